@@ -1,0 +1,355 @@
+"""The linear map ``W`` of one convolution on a fixed input shape, and the test that its adjoint is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import grad as conv_grad
+
+CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONVOLVE_ADJOINT = {1: conv_grad.conv1d_input, 2: conv_grad.conv2d_input, 3: conv_grad.conv3d_input}
+
+
+class LinearOperator(Protocol):
+    """What the solvers ask of a linear map: two shapes (without the batch) and two directions."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without batch dimensions."""
+        ...
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one output, without batch dimensions."""
+        ...
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the map. Shape ``(*batch, *input_shape)`` to ``(*batch, *output_shape)``."""
+        ...
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        """Apply the adjoint. Shape ``(*batch, *output_shape)`` to ``(*batch, *input_shape)``."""
+        ...
+
+
+def per_axis(value: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
+    """Spell a hyper-parameter of a convolution or pooling out per spatial axis.
+
+    Args:
+        value: One number for all axes, or one per axis.
+        dims: Number of spatial axes.
+        name: What the number is, for the message.
+
+    Returns:
+        One number per axis.
+
+    Raises:
+        ValueError: If the number of entries is neither one nor ``dims``.
+    """
+    values = (value,) * dims if isinstance(value, int) else tuple(int(v) for v in value)
+    if len(values) == 1:
+        values *= dims
+    if len(values) != dims:
+        raise ValueError(f"{name} has {len(values)} entries for {dims} spatial axes; give one number or {dims}")
+    return values
+
+
+class ConvOperator:
+    """The convolution ``x -> W x`` (cross-correlation, zero padding) of one filter bank, as a linear map.
+
+    ``W`` holds all shifts of all filters as rows; ``adjoint`` is its exact transpose, the transposed
+    convolution (paper, section 2). 1-D to 3-D, any stride, padding, dilation and groups.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        input_shape: Sequence[int],
+        *,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ) -> None:
+        """Fix a filter bank to one input shape.
+
+        Args:
+            weight: Filters. Shape ``(K, M // groups, *kernel)`` with one to three kernel axes.
+            input_shape: Shape of one input, ``(M, *spatial)``.
+            stride: Step between shifts, one number or one per axis.
+            padding: Zeros added on both sides, one number or one per axis.
+            dilation: Step between filter taps, one number or one per axis.
+            groups: Number of channel groups that are convolved separately.
+
+        Raises:
+            ValueError: If the shapes do not fit together; the message says which and what would.
+        """
+        dims = weight.ndim - 2
+        if dims not in CONVOLVE:
+            raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (K, M // groups, *kernel), 1-D to 3-D")
+        if not weight.dtype.is_floating_point:
+            raise ValueError(f"weight has dtype {weight.dtype}; expected a floating-point one")
+        self.weight = weight.detach()
+        self.input_shape = tuple(int(n) for n in input_shape)
+        self.stride = per_axis(stride, dims, "stride")
+        self.padding = per_axis(padding, dims, "padding")
+        self.dilation = per_axis(dilation, dims, "dilation")
+        self.groups = int(groups)
+        self.dims = dims
+        if len(self.input_shape) != dims + 1:
+            raise ValueError(f"input shape {self.input_shape} does not fit {dims}-D filters; expected (M, *spatial)")
+        if min(self.stride) < 1 or min(self.dilation) < 1 or min(self.padding) < 0 or self.groups < 1:
+            raise ValueError("stride, dilation and groups must be at least 1 and padding at least 0")
+        channels = weight.shape[1] * self.groups
+        if self.input_shape[0] != channels or weight.shape[0] % self.groups:
+            raise ValueError(
+                f"input shape {self.input_shape} and {self.groups} groups do not fit weight {tuple(weight.shape)}; "
+                f"expected {channels} input channels and a number of filters divisible by the groups"
+            )
+        spatial = [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(
+                self.input_shape[1:], self.padding, self.dilation, weight.shape[2:], self.stride, strict=True
+            )
+        ]
+        if min(spatial) < 1:
+            raise ValueError(
+                f"input {self.input_shape[1:]} is smaller than the filter {tuple(weight.shape[2:])} "
+                f"at dilation {self.dilation} and padding {self.padding}; use a larger input"
+            )
+        self.output_shape = (weight.shape[0], *spatial)
+
+    def __repr__(self) -> str:
+        extra = [
+            f"{name}={value}"
+            for name, value, default in [
+                ("stride", self.stride, (1,) * self.dims),
+                ("padding", self.padding, (0,) * self.dims),
+                ("dilation", self.dilation, (1,) * self.dims),
+                ("groups", self.groups, 1),
+            ]
+            if value != default
+        ]
+        kernel = "x".join(str(k) for k in self.weight.shape[2:])
+        return f"ConvOperator({', '.join([f'{self.input_shape} -> {self.output_shape}', f'kernel={kernel}', *extra])})"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the filters."""
+        return self.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the filters."""
+        return self.weight.device
+
+    @property
+    def geometry(self) -> dict[str, tuple[int, ...] | int]:
+        """Stride, padding, dilation and groups, as the keyword arguments of the constructor."""
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution ``W x``.
+
+        Args:
+            x: Inputs. Shape ``(*batch, M, *spatial)``.
+
+        Returns:
+            Shape ``(*batch, K, *output_spatial)``.
+
+        Raises:
+            ValueError: If the shape is not a batch of ``input_shape``.
+        """
+        batch = _batch_shape(x, self.input_shape, "input")
+        flat = x if len(batch) == 1 else x.reshape(-1, *self.input_shape)
+        h = CONVOLVE[self.dims](flat, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        return h if len(batch) == 1 else h.reshape(*batch, *self.output_shape)
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        """The transposed convolution ``W^T z``.
+
+        Args:
+            z: Activations. Shape ``(*batch, K, *output_spatial)``.
+
+        Returns:
+            Shape ``(*batch, M, *spatial)``.
+
+        Raises:
+            ValueError: If the shape is not a batch of ``output_shape``.
+        """
+        batch = _batch_shape(z, self.output_shape, "activation")
+        flat = z if len(batch) == 1 else z.reshape(-1, *self.output_shape)
+        x = CONVOLVE_ADJOINT[self.dims](
+            (flat.shape[0], *self.input_shape),
+            self.weight,
+            flat,
+            self.stride,  # pyright: ignore[reportArgumentType]
+            self.padding,  # pyright: ignore[reportArgumentType]
+            self.dilation,  # pyright: ignore[reportArgumentType]
+            self.groups,
+        )
+        return x if len(batch) == 1 else x.reshape(*batch, *self.input_shape)
+
+    def norm(self, *, tolerance: float = 1e-6, max_steps: int = 300, seed: int = 0) -> float:
+        """Spectral norm ``max ||W x|| / ||x||`` by the Lanczos three-term recurrence on ``W^T W``.
+
+        The value approaches the norm from below. Copies of converged eigenvalues that the recurrence
+        grows without reorthogonalisation do not move the largest one (Paige 1972).
+
+        Args:
+            tolerance: Stop when the estimate of the squared norm moves by less than this, relatively,
+                over five steps.
+            max_steps: Largest number of products with ``W^T W``.
+            seed: Seed of the random start.
+
+        Returns:
+            The norm; 0 for zero filters.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        v = torch.randn(1, *self.input_shape, generator=generator, dtype=torch.float64).to(self.weight)
+        v /= v.norm()
+        previous, beta = torch.zeros_like(v), 0.0
+        alphas: list[float] = []
+        betas: list[float] = []
+        largest = 0.0
+        steps = min(max_steps, math.prod(self.input_shape))
+        for step in range(1, steps + 1):
+            w = self.adjoint(self.forward(v)) - beta * previous
+            alphas.append(torch.sum(v * w).item())
+            w -= alphas[-1] * v
+            beta = w.norm().item()
+            exhausted = beta <= 4 * torch.finfo(self.dtype).eps * max(map(abs, alphas))
+            if step % 5 == 0 or step == steps or exhausted:
+                estimate = _largest_eigenvalue(alphas, betas)
+                settled = estimate - largest <= tolerance * estimate
+                largest = max(largest, estimate)
+                if settled or exhausted:
+                    break
+            betas.append(beta)
+            previous, v = v, w / beta
+        return math.sqrt(largest)
+
+    def to_dense(self) -> Tensor:
+        """The matrix ``W`` itself, for tests and small problems.
+
+        Returns:
+            Shape ``(prod(output_shape), prod(input_shape))``.
+        """
+        n = math.prod(self.input_shape)
+        identity = torch.eye(n, dtype=self.dtype, device=self.device)
+        return self.forward(identity.reshape(n, *self.input_shape)).reshape(n, -1).T.contiguous()
+
+    def full(self) -> ConvOperator:
+        """The same filters and shifts on the padded input, so that the adjoint keeps its full output.
+
+        With the output cropped to the unpadded input, filters at the border lose part of their norm;
+        the paper's Figure 3 keeps the full output.
+
+        Returns:
+            An operator without padding on an input larger by twice the padding.
+        """
+        spatial = tuple(n + 2 * p for n, p in zip(self.input_shape[1:], self.padding, strict=True))
+        return ConvOperator(
+            self.weight,
+            (self.input_shape[0], *spatial),
+            stride=self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+    def with_weight(self, weight: Tensor) -> ConvOperator:
+        """Another filter bank of the same shape on the same geometry.
+
+        Args:
+            weight: Filters of the same shape as ``self.weight``.
+
+        Returns:
+            The new operator.
+
+        Raises:
+            ValueError: If the shape differs.
+        """
+        if weight.shape != self.weight.shape:
+            raise ValueError(f"weight has shape {tuple(weight.shape)}; expected {tuple(self.weight.shape)}")
+        return ConvOperator(weight, self.input_shape, **self.geometry)  # pyright: ignore[reportArgumentType]
+
+    def normalised(self) -> ConvOperator:
+        """The operator with every filter scaled to unit norm; zero filters stay zero.
+
+        Returns:
+            The new operator.
+        """
+        norms = self.weight.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.dtype).tiny)
+        return self.with_weight(self.weight / norms.reshape(-1, *[1] * (self.weight.ndim - 1)))
+
+    def gaussian(self, seed: int) -> ConvOperator:
+        """The operator with i.i.d. Gaussian filters of expected unit norm, variance ``1 / (M l^d / groups)``.
+
+        Args:
+            seed: Seed of the draw, made on the CPU in float64 so that every device and dtype gets the same.
+
+        Returns:
+            The new operator.
+        """
+        return self.with_weight(gaussian_like(self.weight, seed))
+
+    def to(self, *args: torch.dtype | torch.device | str) -> ConvOperator:
+        """The operator on another device or in another floating-point type.
+
+        Args:
+            *args: As for ``torch.Tensor.to``.
+
+        Returns:
+            The new operator.
+        """
+        return self.with_weight(self.weight.to(*args))
+
+
+def gaussian_like(weight: Tensor, seed: int) -> Tensor:
+    """Gaussian filters of the shape of ``weight``, each of expected unit norm (Theorem 3.1's scale).
+
+    Args:
+        weight: Filters. Shape ``(K, M // groups, *kernel)``.
+        seed: Seed of the draw, made on the CPU in float64.
+
+    Returns:
+        Filters of the same shape, dtype and device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    return (draw / math.sqrt(weight[0].numel())).to(weight)
+
+
+def adjoint_gap(operator: LinearOperator, x: Tensor, z: Tensor) -> float:
+    """How far ``adjoint`` is from being one: the largest ``|<Wx, z> - <x, W^T z>|`` relative to ``||Wx|| ||z||``.
+
+    Args:
+        operator: Any linear operator.
+        x: Inputs. Shape ``(batch, *input_shape)``.
+        z: Activations. Shape ``(batch, *output_shape)``.
+
+    Returns:
+        The largest relative gap over the batch; rounding only, for an exact adjoint.
+    """
+    h, a = operator.forward(x), operator.adjoint(z)
+    left = (h * z).flatten(1).sum(1)
+    right = (x * a).flatten(1).sum(1)
+    scale = h.flatten(1).norm(dim=1) * z.flatten(1).norm(dim=1) + x.flatten(1).norm(dim=1) * a.flatten(1).norm(dim=1)
+    return ((left - right).abs() / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max().item()
+
+
+def _largest_eigenvalue(diagonal: list[float], off_diagonal: list[float]) -> float:
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    off = torch.tensor(off_diagonal, dtype=torch.float64)
+    return torch.linalg.eigvalsh(matrix + torch.diag(off, 1) + torch.diag(off, -1))[-1].item()
+
+
+def _batch_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> tuple[int, ...]:
+    if tensor.ndim < len(shape) or tuple(tensor.shape[tensor.ndim - len(shape) :]) != shape:
+        raise ValueError(f"{what} has shape {tuple(tensor.shape)}; expected (*batch, {', '.join(map(str, shape))})")
+    return tuple(tensor.shape[: tensor.ndim - len(shape)])

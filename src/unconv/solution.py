@@ -1,0 +1,43 @@
+"""What every solver returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+Status = Literal["converged", "max_steps", "stalled"]
+
+
+@dataclass(frozen=True)
+class Solution(Generic[T]):
+    """The result of an iterative solver on a batch.
+
+    Attributes:
+        value: What was sought, the best iterate of each input.
+        history: Relative residual before the first step and after each one. Shape ``(steps + 1, N)``; an
+            input that stopped early repeats its last residual. The solver says which residual it is.
+        status: Per input: ``"converged"`` (its stopping rule was met), ``"max_steps"`` (steps ran out) or
+            ``"stalled"`` (no step would have lowered the objective).
+    """
+
+    value: T
+    history: Tensor
+    status: tuple[Status, ...]
+
+    @property
+    def steps(self) -> int:
+        """Number of steps made."""
+        return len(self.history) - 1
+
+    @property
+    def residual(self) -> Tensor:
+        """Relative residual of each input's best iterate. Shape ``(N,)``."""
+        return self.history.amin(0)
+
+    def __repr__(self) -> str:
+        counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}
+        said = ", ".join(f"{n} {s}" for s, n in counts.items())
+        return f"Solution({said}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"

@@ -1,0 +1,420 @@
+"""Unions of subspaces, the projection onto them, and the code that it leaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unconv.operators import per_axis
+
+MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+Switches = Literal["known", "fixed"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The regions of a pooling: a window that slides over each channel's map.
+
+    Attributes:
+        kernel: Size of the window, one number per spatial axis.
+        stride: Step between windows; overlapping where it is smaller than the kernel.
+        padding: Places added on both sides that never win.
+        dilation: Step between the places of one window.
+        ceil_mode: Whether a last, partial window covers what the stride leaves over.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    ceil_mode: bool = False
+
+    @staticmethod
+    def of(
+        dims: int,
+        kernel: int | Sequence[int],
+        *,
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        ceil_mode: bool = False,
+    ) -> Window:
+        """A window with its numbers spelled out per axis.
+
+        Args:
+            dims: Number of spatial axes, one to three.
+            kernel: Size of the window.
+            stride: Step between windows; the kernel where ``None``.
+            padding: Places added on both sides, at most half of the kernel.
+            dilation: Step between the places of one window.
+            ceil_mode: Whether partial windows at the end count.
+
+        Returns:
+            The window.
+
+        Raises:
+            ValueError: If a number is out of range.
+        """
+        sizes = per_axis(kernel, dims, "pooling region")
+        window = Window(
+            sizes,
+            sizes if stride is None else per_axis(stride, dims, "pooling stride"),
+            per_axis(padding, dims, "pooling padding"),
+            per_axis(dilation, dims, "pooling dilation"),
+            ceil_mode,
+        )
+        if min(window.kernel) < 1 or min(window.stride) < 1 or min(window.dilation) < 1:
+            raise ValueError(f"pooling region, stride and dilation must be at least 1, not {window}")
+        if any(p < 0 or 2 * p > k for p, k in zip(window.padding, window.kernel, strict=True)):
+            raise ValueError(f"pooling padding {window.padding} must be between 0 and half of the region {sizes}")
+        return window
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether one place can lie in two regions."""
+        return any(d * (k - 1) >= s for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True))
+
+    def max_pool(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest entry of each region, and where it stands. Ties go to the first place in row-major order.
+
+        Args:
+            h: Activations. Shape ``(N, K, *spatial)``.
+
+        Returns:
+            Values and switches, each of shape ``(N, K, *pooled)``; a switch is the flat index into the
+            channel's map.
+        """
+        spatial = tuple(h.shape[2:])
+        if self.kernel == spatial and not any(self.padding) and set(self.dilation) == {1}:
+            # argmax names the first of equal entries, max_pool does so only within a window's own order
+            flat = h.flatten(2)
+            switches = flat.argmax(dim=2, keepdim=True)
+            ones = (1,) * len(spatial)
+            return flat.gather(2, switches).unflatten(2, ones), switches.unflatten(2, ones)
+        return MAX_POOL[len(spatial)](
+            h, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, return_indices=True
+        )
+
+    def pooled_shape(self, spatial: Sequence[int]) -> tuple[int, ...]:
+        """Number of regions along each axis.
+
+        Args:
+            spatial: Size of the map.
+
+        Returns:
+            One number per axis.
+        """
+        return tuple(len(starts) for starts in self.starts(spatial))
+
+    def starts(self, spatial: Sequence[int]) -> list[list[int]]:
+        """First place of each region along each axis, before clipping to the map (so negative in the padding).
+
+        Args:
+            spatial: Size of the map.
+
+        Returns:
+            One list per axis.
+
+        Raises:
+            ValueError: If the map is smaller than one region.
+        """
+        result = []
+        for n, k, s, p, d in zip(spatial, self.kernel, self.stride, self.padding, self.dilation, strict=True):
+            room = n + 2 * p - d * (k - 1) - 1
+            if room < 0:
+                raise ValueError(f"map {tuple(spatial)} is smaller than the pooling region {self.kernel}")
+            count = (math.ceil(room / s) if self.ceil_mode else room // s) + 1
+            if self.ceil_mode and (count - 1) * s >= n + p:
+                count -= 1
+            result.append([i * s - p for i in range(count)])
+        return result
+
+    def corners(self, spatial: Sequence[int], device: torch.device | None = None) -> Tensor:
+        """Flat index of the first place of each region that lies inside the map (``M_fixed``'s switches).
+
+        Args:
+            spatial: Size of the map.
+            device: Where the tensor goes.
+
+        Returns:
+            Shape ``pooled``, int64.
+        """
+        index = torch.zeros((), dtype=torch.int64, device=device)
+        for n, starts, d in zip(spatial, self.starts(spatial), self.dilation, strict=True):
+            first = torch.tensor([s if s >= 0 else s + d * math.ceil(-s / d) for s in starts], device=device)
+            index = index.unsqueeze(-1) * n + first
+        return index
+
+    def contains(self, switches: Tensor, spatial: Sequence[int]) -> Tensor:
+        """Whether each switch lies in its own region.
+
+        Args:
+            switches: Flat indices. Shape ``(N, K, *pooled)``.
+            spatial: Size of the map.
+
+        Returns:
+            Shape ``(N, K, *pooled)``, bool.
+        """
+        inside = (switches >= 0) & (switches < math.prod(spatial))
+        rest = switches
+        for axis in reversed(range(len(spatial))):
+            place = rest % spatial[axis]
+            rest = rest // spatial[axis]
+            start = torch.tensor(self.starts(spatial)[axis], device=switches.device)
+            start = start.reshape(-1, *[1] * (len(spatial) - axis - 1))
+            step = place - start
+            inside &= (step >= 0) & (step <= self.dilation[axis] * (self.kernel[axis] - 1))
+            inside &= step % self.dilation[axis] == 0
+        return inside
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """Average pooling: one linear equation per region instead of a switch.
+
+    Attributes:
+        window: The regions.
+        count_include_pad: Whether places in the padding count in the mean.
+    """
+
+    window: Window
+    count_include_pad: bool = True
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Mean of each region.
+
+        Args:
+            h: Activations. Shape ``(N, K, *spatial)``.
+
+        Returns:
+            Shape ``(N, K, *pooled)``.
+        """
+        w = self.window
+        pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[h.ndim - 2]
+        return pool(h, w.kernel, w.stride, w.padding, w.ceil_mode, self.count_include_pad)
+
+    def adjoint(self, pooled: Tensor, spatial: Sequence[int]) -> Tensor:
+        """The transpose of ``forward``: each region's value spread over its places with the mean's weights.
+
+        Args:
+            pooled: One value per region. Shape ``(N, K, *pooled)``.
+            spatial: Size of the map.
+
+        Returns:
+            Shape ``(N, K, *spatial)``.
+        """
+        zero = torch.zeros((*pooled.shape[:2], *spatial), dtype=pooled.dtype, device=pooled.device)
+        _, pull = torch.func.vjp(self.forward, zero)
+        return pull(pooled)[0]
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a layer leaves behind for a batch of inputs.
+
+    Attributes:
+        values: Pooled values. Shape ``(N, K, *pooled)``; equal to the dense activation where nothing pools.
+        switches: Flat index of each value's place in its channel's map, same shape, int64; ``None`` where
+            nothing pools or the pooling averages.
+        shape: Shape of the dense activation, ``(K, *spatial)``.
+        pooling: The regions, or ``None``.
+    """
+
+    values: Tensor
+    switches: Tensor | None
+    shape: tuple[int, ...]
+    pooling: Window | AveragePool | None = None
+
+    def __repr__(self) -> str:
+        nonzero = 100 * (self.values != 0).double().mean().item()
+        kind = {type(None): "dense", Window: "max-pooled", AveragePool: "average-pooled"}[type(self.pooling)]
+        return f"Code({kind} {tuple(self.values.shape)} of {self.shape}, {nonzero:.1f} % non-zero)"
+
+    def dense(self) -> Tensor:
+        """Unpool: every value at the place that its switch names, zero elsewhere.
+
+        Where overlapping regions share a place they hold the same value, and it is put there once.
+        Average-pooled values are spread by the transpose of the average.
+
+        Returns:
+            Shape ``(N, K, *spatial)``.
+        """
+        spatial = self.shape[1:]
+        if isinstance(self.pooling, AveragePool):
+            return self.pooling.adjoint(self.values, spatial)
+        if self.switches is None:
+            return self.values
+        flat = self.values.new_zeros(*self.values.shape[:2], math.prod(spatial))
+        return flat.scatter_(2, self.switches.flatten(2), self.values.flatten(2)).unflatten(2, spatial)
+
+    def support(self) -> Tensor:
+        """Places of the non-zero values.
+
+        Returns:
+            Shape ``(N, K, *spatial)``, bool.
+
+        Raises:
+            ValueError: If the pooling averages: its values have no place.
+        """
+        if isinstance(self.pooling, AveragePool):
+            raise ValueError("an average-pooled code has no switches, so no support; use dense() instead")
+        return self.dense() != 0
+
+    def with_switches(self, switches: Switches | Tensor) -> Code:
+        """The same values at other places.
+
+        Args:
+            switches: ``"known"`` (as they are, ``M_known``), ``"fixed"`` (the first place of each region,
+                ``M_fixed``), or flat indices of the shape of ``values``.
+
+        Returns:
+            The new code.
+
+        Raises:
+            ValueError: If the code has no switches, or a given switch lies outside its region.
+        """
+        if not isinstance(self.pooling, Window) or self.switches is None:
+            raise ValueError("this code has no max pooling, so no switches to replace")
+        if isinstance(switches, Tensor):
+            if switches.shape != self.values.shape:
+                raise ValueError(f"switches have shape {tuple(switches.shape)}; expected {tuple(self.values.shape)}")
+            outside = ~self.pooling.contains(switches, self.shape[1:])
+            if outside.any():
+                where = tuple(int(i) for i in outside.nonzero()[0])
+                raise ValueError(f"switch {int(switches[where])} at {where} lies outside its region")
+            return replace(self, switches=switches.to(torch.int64))
+        if switches == "known":
+            return self
+        if switches == "fixed":
+            corners = self.pooling.corners(self.shape[1:], self.values.device)
+            return replace(self, switches=corners.expand(self.values.shape).contiguous())
+        raise ValueError(f"switches {switches!r} are not known; use 'known', 'fixed' or a tensor of flat indices")
+
+
+class SparsityModel(Protocol):
+    """A union of subspaces, given by the projection onto it."""
+
+    def project(self, h: Tensor) -> Code:
+        """Nearest (or structured nearest) point. Shape ``(N, K, *spatial)`` to a code of that shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class TopK:
+    """All vectors with at most ``k`` non-zeros.
+
+    Attributes:
+        k: Number of entries kept per input; the largest in magnitude, ties to the lowest flat index.
+    """
+
+    k: int
+
+    def project(self, h: Tensor) -> Code:
+        """Keep the ``k`` entries of largest magnitude of each input.
+
+        Args:
+            h: Activations. Shape ``(N, K, *spatial)``.
+
+        Returns:
+            A code without pooling.
+        """
+        return Code(keep_largest(h, self.k), None, tuple(h.shape[1:]))
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """At most one non-zero per region, and at most ``k`` in all (the paper's model-k-sparse vectors).
+
+    ``project`` is the paper's structured sparse approximation M(h, k) with the switches of its own pooling
+    (``M_known``); ``project(h).with_switches("fixed")`` is ``M_fixed``. For regions that do not overlap and
+    ``signed=False`` it is the exact projection; where they overlap, a place may win twice.
+
+    Attributes:
+        region: Size of the window, a ``Window``, or ``"map"`` for one region per channel, as in the theory.
+        k: Number of regions kept per input; all where ``None``.
+        signed: Whether the largest entry wins (a network's max pooling) instead of the largest magnitude.
+    """
+
+    region: int | tuple[int, ...] | Window | Literal["map"]
+    k: int | None = None
+    signed: bool = False
+
+    def window(self, spatial: Sequence[int]) -> Window:
+        """The regions on maps of one size.
+
+        Args:
+            spatial: Size of the map.
+
+        Returns:
+            The window.
+        """
+        if isinstance(self.region, Window):
+            return self.region
+        return Window.of(len(spatial), tuple(spatial) if self.region == "map" else self.region)
+
+    def project(self, h: Tensor) -> Code:
+        """Pool, and keep the ``k`` values of largest magnitude of each input.
+
+        Args:
+            h: Activations. Shape ``(N, K, *spatial)``.
+
+        Returns:
+            The code, with its switches.
+        """
+        spatial = tuple(h.shape[2:])
+        window = self.window(spatial)
+        values, switches = window.max_pool(h if self.signed else h.abs())
+        if not self.signed:
+            values = h.flatten(2).gather(2, switches.flatten(2)).reshape(values.shape)
+        if self.k is not None:
+            values = keep_largest(values, self.k)
+        return Code(values, switches, tuple(h.shape[1:]), window)
+
+
+def keep_largest(values: Tensor, k: int) -> Tensor:
+    """Zero all but the ``k`` entries of largest magnitude of each input; ties go to the lowest flat index.
+
+    Args:
+        values: Shape ``(N, *shape)``.
+        k: Number of entries kept, at least 0; everything is kept where it is not below their number.
+
+    Returns:
+        Shape ``(N, *shape)``.
+
+    Raises:
+        ValueError: If ``k`` is negative.
+    """
+    if k < 0:
+        raise ValueError(f"k is {k}; it counts the entries kept, so it is at least 0")
+    flat = values.flatten(1)
+    if k >= flat.shape[1]:
+        return values
+    if k == 0:
+        return torch.zeros_like(values)
+    size = flat.abs()
+    threshold = _kth_largest(size, k)
+    keep = size > threshold
+    short = k - keep.sum(1, keepdim=True)
+    ties = size == threshold
+    if (ties.sum(1, keepdim=True) > short).any():
+        ties &= ties.cumsum(1) <= short
+    return torch.where(keep | ties, flat, 0.0).reshape(values.shape)
+
+
+def _kth_largest(size: Tensor, k: int) -> Tensor:
+    """The k-th largest of each row, shape ``(N, 1)``, for rows without negative entries."""
+    n = size.shape[1]
+    if size.device.type != "cpu" or size.dtype not in {torch.float32, torch.float64}:
+        return size.kthvalue(n - k + 1, dim=1, keepdim=True).values
+    # numpy's vectorised selection is an order of magnitude faster than torch's; floats without a sign order as
+    # their bits do, and integers have no NaN to look for
+    bits = size.contiguous().view(torch.int32 if size.dtype == torch.float32 else torch.int64)
+    kth = np.partition(bits.numpy(), n - k, axis=1)[:, n - k : n - k + 1]
+    return torch.from_numpy(kth.copy()).view(size.dtype)

@@ -1,0 +1,172 @@
+"""ConvOperator against dense matrices, torch.func.vjp and torch's own convolutions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unconv.conformance import OperatorConformance, dense_matrix
+from unconv.operators import ConvOperator, adjoint_gap, gaussian_like
+
+
+def draw(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@st.composite
+def convolutions(choose, dims=st.integers(1, 3)):
+    """A random geometry in which at least one shift fits."""
+    d = choose(dims)
+    axis = st.tuples(*[st.integers(1, 3)] * d)
+    kernel, stride, dilation = choose(axis), choose(axis), choose(axis)
+    padding = choose(st.tuples(*[st.integers(0, 2)] * d))
+    extra = choose(st.tuples(*[st.integers(0, 4 if d < 3 else 2)] * d))
+    spatial = [max(1, dl * (k - 1) + 1 - 2 * p) + e for k, dl, p, e in zip(kernel, dilation, padding, extra)]
+    groups = choose(st.integers(1, 3))
+    channels, filters = groups * choose(st.integers(1, 2)), groups * choose(st.integers(1, 3))
+    weight = draw(filters, channels // groups, *kernel, seed=choose(st.integers(0, 999)))
+    return ConvOperator(
+        weight, (channels, *spatial), stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(convolutions())
+def test_adjoint_over_geometries(operator):
+    OperatorConformance().check(operator)
+
+
+class TestConvOperatorConformance(OperatorConformance):
+    def operators(self):
+        yield ConvOperator(draw(4, 2, 3), (2, 9), stride=2, padding=1)
+        yield ConvOperator(draw(4, 2, 3, 3), (4, 9, 8), stride=(2, 1), padding=1, dilation=(1, 2), groups=2)
+        yield ConvOperator(draw(2, 1, 2, 3, 2), (1, 4, 5, 4))
+
+
+class TestFloat32Conformance(OperatorConformance):
+    dtype = torch.float32
+    tolerance = 1e-5
+
+    def operators(self):
+        yield ConvOperator(draw(5, 3, 3, 3, dtype=torch.float32), (3, 10, 7), padding=1)
+
+
+def test_conformance_catches_a_cropped_adjoint():
+    class Wrong(ConvOperator):
+        def adjoint(self, z):
+            x = super().adjoint(z).clone()
+            x[..., 0] = 0
+            return x
+
+    with pytest.raises(AssertionError, match="not the adjoint"):
+        OperatorConformance().check(Wrong(draw(2, 1, 3), (1, 6)))
+
+
+def test_forward_is_torch_convolution():
+    weight, x = draw(6, 2, 3, 3), draw(2, 4, 11, 9, seed=1)
+    module = torch.nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=False, dtype=torch.float64)
+    module.weight.data = weight
+    operator = ConvOperator(weight, (4, 11, 9), stride=2, padding=1, groups=2)
+    assert torch.equal(operator.forward(x), module(x))
+
+
+def test_batches_of_any_depth():
+    operator = ConvOperator(draw(4, 2, 3, 3), (2, 6, 6))
+    x = draw(2, 3, 2, 6, 6)
+    h = operator.forward(x)
+    assert h.shape == (2, 3, 4, 4, 4)
+    assert torch.allclose(h[1, 2], operator.forward(x[1, 2]))
+    assert torch.allclose(operator.adjoint(h)[1, 2], operator.adjoint(h[1, 2]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(convolutions())
+def test_norm_is_the_largest_singular_value(operator):
+    exact = torch.linalg.matrix_norm(operator.to_dense(), 2).item()
+    assert math.isclose(operator.norm(tolerance=1e-10), exact, rel_tol=1e-6, abs_tol=1e-12)
+
+
+def test_norm_of_zero_filters_is_zero():
+    assert ConvOperator(torch.zeros(2, 1, 3), (1, 8)).norm() == 0
+
+
+def test_norm_in_float32_on_a_larger_map():
+    operator = ConvOperator(draw(8, 4, 3, 3, dtype=torch.float32), (4, 11, 12), padding=1)
+    exact = torch.linalg.matrix_norm(operator.to_dense().double(), 2).item()
+    assert math.isclose(operator.norm(), exact, rel_tol=1e-3)
+
+
+def test_full_boundary_keeps_the_norm_of_border_filters():
+    operator = ConvOperator(draw(3, 2, 3, 3), (2, 5, 5), padding=1).normalised()
+    full = operator.full()
+    assert full.input_shape == (2, 7, 7)
+    assert full.output_shape == operator.output_shape
+    rows = full.to_dense().norm(dim=1)
+    assert torch.allclose(rows, torch.ones_like(rows))
+    assert operator.to_dense().norm(dim=1).min() < 0.999
+    z = draw(1, *operator.output_shape)
+    assert torch.allclose(full.adjoint(z)[..., 1:-1, 1:-1], operator.adjoint(z))
+
+
+def test_gaussian_filters_have_unit_norm_in_expectation_and_a_seed():
+    operator = ConvOperator(draw(400, 8, 3, 3), (8, 5, 5))
+    drawn = operator.gaussian(3)
+    assert torch.equal(drawn.weight, gaussian_like(operator.weight, 3))
+    assert not torch.equal(drawn.weight, operator.gaussian(4).weight)
+    assert abs(drawn.weight.flatten(1).square().sum(1).mean().item() - 1) < 0.03
+
+
+def test_normalised_leaves_zero_filters():
+    weight = draw(3, 1, 3)
+    weight[1] = 0
+    norms = ConvOperator(weight, (1, 6)).normalised().weight.flatten(1).norm(dim=1)
+    assert torch.allclose(norms, torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64))
+
+
+def test_to_changes_dtype():
+    operator = ConvOperator(draw(3, 1, 3), (1, 6), padding=1).to(torch.float32)
+    assert operator.dtype == torch.float32
+    assert operator.padding == (1,)
+
+
+def test_dense_matrix_agrees_with_to_dense():
+    operator = ConvOperator(draw(3, 2, 2, 2), (2, 4, 3), stride=2)
+    assert torch.equal(dense_matrix(operator), operator.to_dense())
+
+
+def test_adjoint_gap_measures():
+    operator = ConvOperator(draw(3, 2, 3), (2, 8))
+    x, z = draw(2, 2, 8), draw(2, 3, 6)
+    assert adjoint_gap(operator, x, z) < 1e-15
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"input_shape": (1, 2)}, "smaller than the filter"),
+        ({"input_shape": (2, 8)}, "do not fit weight"),
+        ({"input_shape": (1, 8, 8)}, "does not fit 1-D filters"),
+        ({"input_shape": (1, 8), "stride": 0}, "at least 1"),
+        ({"input_shape": (1, 8), "padding": (1, 1)}, "2 entries for 1 spatial axes"),
+        ({"input_shape": (3, 8), "groups": 3}, "divisible by the groups"),
+    ],
+)
+def test_bad_geometry_is_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ConvOperator(draw(2, 1, 3), **kwargs)
+
+
+def test_bad_shapes_are_named():
+    operator = ConvOperator(draw(2, 1, 3), (1, 8))
+    with pytest.raises(ValueError, match=r"input has shape \(1, 2, 8\); expected \(\*batch, 1, 8\)"):
+        operator.forward(draw(1, 2, 8))
+    with pytest.raises(ValueError, match="activation has shape"):
+        operator.adjoint(draw(1, 2, 8))
+    with pytest.raises(ValueError, match="expected \\(2, 1, 3\\)"):
+        operator.with_weight(draw(3, 1, 3))
+    with pytest.raises(ValueError, match="1-D to 3-D"):
+        ConvOperator(draw(2, 1), (1,))
+    with pytest.raises(ValueError, match="floating-point"):
+        ConvOperator(torch.ones(2, 1, 3, dtype=torch.int64), (1, 8))

@@ -1,0 +1,218 @@
+"""Pooling, switches and projections against loops over regions and torch's own pooling."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unconv.sparsity import AveragePool, Code, Pooled, TopK, Window, keep_largest
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def regions(window, spatial):
+    """Every region as its list of flat indices inside the map, by definition."""
+    axes = []
+    for n, starts, k, d in zip(spatial, window.starts(spatial), window.kernel, window.dilation):
+        axes.append([[s + d * i for i in range(k) if 0 <= s + d * i < n] for s in starts])
+    for region in itertools.product(*axes):
+        yield [
+            sum(p * math.prod(spatial[a + 1 :]) for a, p in enumerate(place)) for place in itertools.product(*region)
+        ]
+
+
+@st.composite
+def windows(choose):
+    d = choose(st.integers(1, 3))
+    axis = st.tuples(*[st.integers(1, 3)] * d)
+    kernel, stride, dilation = choose(axis), choose(axis), choose(st.tuples(*[st.integers(1, 2)] * d))
+    padding = tuple(choose(st.integers(0, k // 2)) for k in kernel)
+    spatial = tuple(
+        max(1, dl * (k - 1) + 1 - 2 * p) + choose(st.integers(0, 4)) for k, dl, p in zip(kernel, dilation, padding)
+    )
+    window = Window.of(d, kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=choose(st.booleans()))
+    return window, spatial
+
+
+@settings(max_examples=200, deadline=None)
+@given(windows(), st.integers(0, 99), st.booleans())
+def test_max_pool_by_definition_with_ties_to_the_first(case, seed, with_ties):
+    window, spatial = case
+    h = draw(2, 2, *spatial, seed=seed)
+    if with_ties:
+        h = h.round()
+    values, switches = window.max_pool(h)
+    places = list(regions(window, spatial))
+    assert values.shape[2:] == window.pooled_shape(spatial)
+    flat, values, switches = h.flatten(2), values.flatten(2), switches.flatten(2)
+    for r, region in enumerate(places):
+        if not region:
+            continue
+        for n, k in itertools.product(range(2), range(2)):
+            best = max(flat[n, k, p].item() for p in region)
+            first = next(p for p in region if flat[n, k, p] == best)
+            assert values[n, k, r] == best
+            assert switches[n, k, r] == first
+
+
+@settings(max_examples=100, deadline=None)
+@given(windows())
+def test_contains_and_corners_by_definition(case):
+    window, spatial = case
+    places = list(regions(window, spatial))
+    corners = window.corners(spatial).flatten()
+    pooled = window.pooled_shape(spatial)
+    for place in range(math.prod(spatial)):
+        expected = [place in region for region in places]
+        inside = window.contains(torch.full((1, 1, *pooled), place), spatial).flatten().tolist()
+        assert inside == expected
+    for corner, region in zip(corners.tolist(), places):
+        if region:
+            assert corner == min(region)
+
+
+def test_whole_map_ties_go_to_the_first():
+    h = torch.zeros(1, 2, 5)
+    h[0, 1, [1, 3]] = 2.0
+    code = Pooled("map", signed=True).project(h)
+    assert code.switches is not None
+    assert code.switches.flatten().tolist() == [0, 1]
+
+
+def test_signed_pooling_is_torch_pooling():
+    h = draw(2, 3, 9, 7)
+    code = Pooled(Window.of(2, 3, stride=2, padding=1), signed=True).project(h)
+    values, switches = F.max_pool2d(h, 3, 2, 1, return_indices=True)
+    assert torch.equal(code.values, values)
+    assert code.switches is not None
+    assert torch.equal(code.switches, switches)
+
+
+def test_unpooling_is_torch_unpooling_where_regions_do_not_overlap():
+    h = draw(2, 3, 8, 6)
+    code = Pooled(2, signed=True).project(h)
+    assert torch.equal(code.dense(), F.max_unpool2d(code.values, code.switches, 2))
+
+
+def test_overlapping_regions_place_a_shared_winner_once():
+    h = torch.zeros(1, 1, 5, 5)
+    h[0, 0, 2, 2] = 4.0
+    code = Pooled(Window.of(2, 3, stride=2)).project(h)
+    assert (code.values == 4).sum() == 4
+    assert code.dense().sum() == 4
+    assert Window.of(2, 3, stride=2).overlapping
+    assert not Window.of(2, 2).overlapping
+
+
+def test_magnitude_pooling_keeps_the_sign():
+    h = torch.tensor([[[-3.0, 1.0, 0.5, 2.0]]])
+    assert Pooled(2).project(h).values.tolist() == [[[-3.0, 2.0]]]
+    assert Pooled(2, signed=True).project(h).values.tolist() == [[[1.0, 2.0]]]
+
+
+def test_projection_is_the_nearest_point_of_the_model():
+    h = draw(1, 3, 4)
+    code = Pooled(2, k=2).project(h)
+    distance = (code.dense() - h).norm()
+    best = math.inf
+    blocks = [(c, b) for c in range(3) for b in range(2)]
+    for chosen in itertools.combinations(blocks, 2):
+        for places in itertools.product(range(2), repeat=2):
+            z = torch.zeros_like(h)
+            for (c, b), p in zip(chosen, places):
+                z[0, c, 2 * b + p] = h[0, c, 2 * b + p]
+            best = min(best, (z - h).norm().item())
+    assert distance.item() == pytest.approx(best)
+
+
+@pytest.mark.parametrize("region", [2, (2, 3), "map"])
+def test_codes_lie_in_the_model(region):
+    h = draw(3, 4, 6, 6)
+    code = Pooled(region, k=5).project(h)
+    assert code.support().flatten(1).sum(1).tolist() == [5 if region != "map" else 4] * 3
+    assert torch.equal(code.dense()[code.support()], h[code.support()])
+
+
+def test_regions_that_do_not_divide_leave_the_rest_or_cover_it():
+    h = draw(1, 1, 5, 5)
+    assert Pooled(2).project(h).values.shape == (1, 1, 2, 2)
+    assert Pooled(Window.of(2, 2, ceil_mode=True)).project(h).values.shape == (1, 1, 3, 3)
+
+
+def test_fixed_switches_stand_in_the_corner():
+    code = Pooled(2).project(draw(2, 3, 4, 6)).with_switches("fixed")
+    dense = code.dense()
+    assert torch.equal(dense[..., ::2, ::2], code.values)
+    assert (dense != 0).sum() == code.values.numel()
+
+
+def test_given_switches_are_checked():
+    code = Pooled(2).project(draw(1, 1, 4, 4))
+    switches = torch.tensor([[[[5, 2], [8, 15]]]])
+    assert torch.equal(code.with_switches(switches).switches, switches)
+    with pytest.raises(ValueError, match=r"switch 2 at \(0, 0, 0, 0\) lies outside its region"):
+        code.with_switches(torch.tensor([[[[2, 2], [8, 15]]]]))
+    with pytest.raises(ValueError, match="expected"):
+        code.with_switches(switches[..., :1])
+    with pytest.raises(ValueError, match="use 'known', 'fixed'"):
+        code.with_switches("other")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="no switches to replace"):
+        TopK(2).project(draw(1, 1, 4, 4)).with_switches("fixed")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.integers(0, 14), st.sampled_from([torch.float32, torch.float64])
+)
+def test_keep_largest_is_a_stable_sort(entries, k, dtype):
+    kept = keep_largest(torch.tensor([entries], dtype=dtype), k)[0].tolist()
+    order = sorted(range(len(entries)), key=lambda i: (-abs(entries[i]), i))[:k]
+    assert kept == [float(v) if i in order else 0.0 for i, v in enumerate(entries)]
+
+
+def test_keep_largest_in_half_precision_and_many_rows():
+    values = draw(5, 3, 7).to(torch.bfloat16)
+    kept = keep_largest(values, 4)
+    assert ((kept != 0).flatten(1).sum(1) == 4).all()
+    assert torch.equal(kept[kept != 0], values[kept != 0])
+    with pytest.raises(ValueError, match="at least 0"):
+        keep_largest(values, -1)
+
+
+def test_top_k_is_a_dense_code():
+    code = TopK(3).project(draw(2, 4, 5))
+    assert code.switches is None
+    assert code.support().flatten(1).sum(1).tolist() == [3, 3]
+    assert torch.equal(code.dense(), code.values)
+
+
+@pytest.mark.parametrize("count_include_pad", [True, False])
+def test_average_pool_adjoint(count_include_pad):
+    pool = AveragePool(Window.of(2, 3, stride=2, padding=1), count_include_pad)
+    h = draw(2, 3, 7, 6)
+    y = draw(*pool.forward(h).shape, seed=1)
+    assert torch.allclose((pool.forward(h) * y).sum(), (h * pool.adjoint(y, (7, 6))).sum())
+    code = Code(y, None, (3, 7, 6), pool)
+    assert torch.equal(code.dense(), pool.adjoint(y, (7, 6)))
+    with pytest.raises(ValueError, match="no switches"):
+        code.support()
+
+
+def test_bad_windows_are_named():
+    with pytest.raises(ValueError, match="at least 1"):
+        Window.of(2, 0)
+    with pytest.raises(ValueError, match="half of the region"):
+        Window.of(2, 2, padding=2)
+    with pytest.raises(ValueError, match="smaller than the pooling region"):
+        Window.of(1, 4).starts((3,))
+
+
+def test_codes_describe_themselves():
+    h = torch.tensor([[[-3.0, 1.0, 0.0, 0.0]]])
+    assert repr(Pooled(2).project(h)) == "Code(max-pooled (1, 1, 2) of (1, 4), 50.0 % non-zero)"
