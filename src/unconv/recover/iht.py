@@ -1,0 +1,99 @@
+"""Algorithm 1 of the paper, model-based iterative hard thresholding; one step of it is a layer of a CNN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unconv.batched import column, relative_norm
+from unconv.operators import LinearOperator
+from unconv.solution import Solution, Status
+from unconv.sparsity import Code, SparsityModel
+
+
+@dataclass(frozen=True)
+class SparseRecovery:
+    """A sparse code, and what the transposed operator makes of it.
+
+    Attributes:
+        code: The code ``z``.
+        reconstruction: ``W^T z``. Shape ``(N, *input_shape)``.
+    """
+
+    code: Code
+    reconstruction: Tensor
+
+
+def iht(
+    operator: LinearOperator,
+    x: Tensor,
+    model: SparsityModel,
+    *,
+    steps: int = 1,
+    step_size: float = 1.0,
+    tolerance: float = 0.0,
+) -> Solution[SparseRecovery]:
+    """Find a code ``z`` in the model with ``W^T z`` near ``x`` (paper, Algorithm 1 with ``Phi = W^T``).
+
+    From ``z = 0`` and ``d = x`` repeat ``b = z + step_size * W d``, ``z = M(b)``, ``d = x - W^T z``. The first step
+    is the feed-forward layer (convolution, pooling) followed by its decoder (unpooling, transposed
+    convolution); ``steps=1`` is what the paper calls one-step IHT.
+
+    Args:
+        operator: The map ``W``.
+        x: Inputs. Shape ``(N, *input_shape)``.
+        model: The union of subspaces, given by its projection ``M``.
+        steps: Number of steps, at least 1.
+        step_size: Factor of ``W d``; the algorithm converges where it is below ``1 / ||W||^2``.
+        tolerance: An input has converged once ``||x - W^T z|| <= tolerance * ||x||``; the loop ends when all have.
+
+    Returns:
+        The best recovery of each input; ``history`` holds ``||x - W^T z|| / ||x||`` of the iterates,
+        which need not fall.
+
+    Raises:
+        ValueError: If ``steps`` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; iterative hard thresholding makes at least 1")
+    b = operator.forward(x if step_size == 1.0 else step_size * x)
+    code = model.project(b)
+    z = code.dense()
+    reconstruction = operator.adjoint(z)
+    residual = x - reconstruction
+    history = [torch.ones(len(x), dtype=x.dtype, device=x.device), relative_norm(residual, x)]
+    best, best_code, best_reconstruction = history[1], code, reconstruction
+    for _ in range(steps - 1):
+        if tolerance and bool((best <= tolerance).all()):
+            break
+        code = model.project(z.add(operator.forward(residual), alpha=step_size))
+        z = code.dense()
+        reconstruction = operator.adjoint(z)
+        residual = x - reconstruction
+        history.append(relative_norm(residual, x))
+        better = history[-1] < best
+        best_code = choose(better, code, best_code)
+        best_reconstruction = torch.where(column(better, x), reconstruction, best_reconstruction)
+        best = torch.minimum(best, history[-1])
+    status: tuple[Status, ...] = tuple("converged" if r <= tolerance else "max_steps" for r in best.tolist())
+    return Solution(SparseRecovery(best_code, best_reconstruction), torch.stack(history), status)
+
+
+def choose(first: Tensor, code: Code, other: Code) -> Code:
+    """Per input, one of two codes of the same layer.
+
+    Args:
+        first: Which inputs take ``code``. Shape ``(N,)``, bool.
+        code: A code.
+        other: Another code of the same shapes.
+
+    Returns:
+        The mixed code.
+    """
+    pick = column(first, code.values)
+    values = torch.where(pick, code.values, other.values)
+    if code.switches is None or other.switches is None:
+        return replace(code, values=values)
+    return replace(code, values=values, switches=torch.where(pick, code.switches, other.switches))

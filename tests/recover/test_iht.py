@@ -1,0 +1,131 @@
+"""Algorithm 1: one step is a layer of torch, many steps recover sparse codes."""
+
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unconv.conformance import MatrixOperator
+from unconv.operators import ConvOperator
+from unconv.recover import iht
+from unconv.solution import Solution
+from unconv.sparsity import Pooled, TopK
+
+
+def draw(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.sampled_from([1, 3]),
+    st.integers(0, 1),
+    st.integers(6, 11),
+    st.integers(0, 999),
+)
+def test_one_step_is_conv_pool_unpool_conv_transpose_of_torch(channels, filters, kernel, padding, size, seed):
+    """The exact statement of section 1, in float32 and bit by bit except for the order of sums in W^T."""
+    module = torch.nn.Conv2d(channels, filters, kernel, padding=padding, bias=False)
+    module.weight.data = draw(filters, channels, kernel, kernel, seed=seed, dtype=torch.float32)
+    x = draw(2, channels, size, size + 1, seed=seed + 1, dtype=torch.float32)
+    operator = ConvOperator(module.weight, x.shape[1:], padding=padding)
+    with torch.no_grad():
+        h = module(x)
+        values, switches = F.max_pool2d(h, 2, return_indices=True)
+        unpooled = F.max_unpool2d(values, switches, 2, output_size=h.shape[2:])
+        back = F.conv_transpose2d(unpooled, module.weight, padding=padding)
+    found = iht(operator, x, Pooled(2, signed=True))
+    assert torch.equal(found.value.code.values, values)
+    assert found.value.code.switches is not None
+    assert torch.equal(found.value.code.switches, switches)
+    assert torch.equal(found.value.code.dense(), unpooled)
+    assert torch.allclose(found.value.reconstruction, back, atol=1e-5, rtol=1e-5)
+
+
+def test_one_step_with_k_is_the_structured_approximation():
+    operator = ConvOperator(draw(6, 3, 3, 3), (3, 9, 9)).normalised()
+    x = draw(2, 3, 9, 9, seed=1)
+    model = Pooled(2, k=20)
+    found = iht(operator, x, model).value
+    expected = model.project(operator.forward(x))
+    assert torch.equal(found.code.values, expected.values)
+    assert torch.equal(found.reconstruction, operator.adjoint(expected.dense()))
+
+
+def test_many_steps_recover_a_code_from_a_tight_operator():
+    """Gaussian matrices of this shape satisfy the RIP well enough that every sparse code is found."""
+    matrix = draw(40, 30) / 30**0.5
+    operator = MatrixOperator(matrix)
+    # the wrapper gives a vector the shape of a one-channel map
+    z = torch.zeros(5, 1, 40, dtype=torch.float64)
+    for i in range(5):
+        z[i, 0, [3 * i, 3 * i + 7]] = torch.tensor([1.0, -2.0], dtype=torch.float64)
+
+    class Mapped:
+        input_shape, output_shape = (30,), (1, 40)
+
+        def forward(self, x):
+            return operator.forward(x)[:, None]
+
+        def adjoint(self, h):
+            return operator.adjoint(h[:, 0])
+
+    found = iht(Mapped(), operator.adjoint(z[:, 0]), TopK(2), steps=400, step_size=0.5, tolerance=1e-8)
+    assert isinstance(found, Solution)
+    assert set(found.status) == {"converged"}
+    assert torch.allclose(found.value.code.dense(), z, atol=1e-6)
+
+
+def test_small_steps_never_raise_the_residual():
+    operator = ConvOperator(draw(8, 4, 3), (4, 12))
+    found = iht(operator, draw(3, 4, 12, seed=2), Pooled(2, k=9), steps=30, step_size=0.99 / operator.norm() ** 2)
+    assert (found.history.diff(dim=0) <= 1e-12).all()
+    assert found.status == ("max_steps",) * 3
+
+
+def test_the_best_iterate_is_kept_where_steps_are_too_long():
+    operator = ConvOperator(draw(8, 4, 3), (4, 12))
+    x = draw(3, 4, 12, seed=2)
+    found = iht(operator, x, Pooled(2, k=9), steps=12, step_size=0.05)
+    residual = (x - operator.adjoint(found.value.code.dense())).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
+    assert (found.history.diff(dim=0) > 0).any()
+    assert torch.allclose(residual, found.residual)
+    assert torch.allclose(found.value.reconstruction, operator.adjoint(found.value.code.dense()))
+
+
+def test_figure_2_setting_with_the_true_switches_and_without():
+    """paper.md, Figure 2 (c): median 0.14 with the true switches, 0.30 with those of W x."""
+    torch.manual_seed(0)
+    draws, channels, filters, size, kernel, k = 400, 32, 96, 32, 5, 10
+    operator = ConvOperator(draw(filters, channels, kernel), (channels, size)).gaussian(0).to(torch.float64)
+    n = operator.output_shape[1]
+    z = torch.zeros(draws, filters, n, dtype=torch.float64)
+    for i in range(draws):
+        blocks = torch.randperm(filters)[:k]
+        z[i, blocks, torch.randint(n, (k,))] = 2 * torch.rand(k, dtype=torch.float64) - 1
+    x = operator.adjoint(z)
+    found = iht(operator, x, Pooled("map", k=k))
+    assert found.residual.median().item() == pytest.approx(0.30, abs=0.02)
+
+    class TrueSwitches:
+        def project(self, h):
+            return TopK(k).project(torch.where(z != 0, h, 0.0))
+
+    assert iht(operator, x, TrueSwitches()).residual.median().item() == pytest.approx(0.14, abs=0.02)
+
+
+def test_zero_steps_are_refused():
+    operator = ConvOperator(draw(2, 1, 3), (1, 8))
+    with pytest.raises(ValueError, match="at least 1"):
+        iht(operator, draw(1, 1, 8), TopK(1), steps=0)
+
+
+def test_zero_input_gives_a_zero_code():
+    operator = ConvOperator(draw(2, 1, 3), (1, 8))
+    found = iht(operator, torch.zeros(1, 1, 8, dtype=torch.float64), Pooled(2))
+    assert found.value.reconstruction.abs().max() == 0
+    assert found.status == ("converged",)
