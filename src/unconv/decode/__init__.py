@@ -1,0 +1,1 @@
+"""Inputs from codes: given a ``Code``, find the ``x`` that the stage has seen."""

@@ -1,0 +1,109 @@
+"""One stage inverted by a named method: which code, which side information, which decoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unconv.batched import column, norms, relative_norm, tiny
+from unconv.decode.convex import convex
+from unconv.decode.equations import check_code, equations
+from unconv.decode.min_norm import min_norm
+from unconv.decode.transpose import transpose
+from unconv.errors import UsageError
+from unconv.solution import Solution
+from unconv.sparsity import Code, Pooled, Window
+from unconv.stage import NO_ACTIVATION, Stage
+
+CodeKind = Literal["network", "paper"]
+SideInfo = Literal["none", "switches", "gates"]
+METHODS = ("iht", "transpose", "min-norm", "convex")
+
+
+def paper_stage(stage: Stage) -> Stage:
+    """Table 3's reading of a stage: unit filters, no bias, no activation, maxima over the regions that it pools.
+
+    Args:
+        stage: A stage of a network.
+
+    Returns:
+        The stage whose code ``paper_code`` makes.
+    """
+    return replace(
+        stage,
+        operator=stage.operator.normalised(),
+        bias=None,
+        activation=NO_ACTIVATION,
+        pooling=stage.window,
+        batch_norm=None,
+    )
+
+
+def paper_code(stage: Stage, x: Tensor, k: int) -> Code:
+    """``M_known(W x, k)`` with unit filters and magnitude pooling (paper, Table 3).
+
+    Args:
+        stage: From ``paper_stage``; where it does not pool, every place is its own region.
+        x: Inputs of the stage. Shape ``(N, M, *spatial)``.
+        k: Number of regions kept per input.
+
+    Returns:
+        The code.
+    """
+    window = stage.pooling if isinstance(stage.pooling, Window) else 1
+    return Pooled(window, k).project(stage.operator.forward(x))
+
+
+def decode_layer(
+    stage: Stage,
+    code: Code,
+    method: str,
+    *,
+    reading: CodeKind = "network",
+    side_info: SideInfo = "switches",
+    gates: Tensor | None = None,
+    norm: Tensor | None = None,
+) -> Solution[Tensor]:
+    """The stage's input from its code.
+
+    Args:
+        stage: The stage that made the code.
+        code: Codes of ``N`` inputs.
+        method: ``"iht"`` and ``"transpose"``: ``W^T`` of the unpooled code, the paper's decoder; ``"min-norm"``: the
+            solution of least norm of the equations that the code states; ``"convex"``: equations and inequalities.
+        reading: How the code was made; ``"paper"``: magnitude pooling, and a zero means a region that was dropped.
+        side_info: ``"none"`` moves every value to the first place of its region (``M_fixed``), except for
+            ``"convex"``, which then looks for the places itself.
+        gates: On/off pattern, for ``side_info="gates"``. Shape ``(N, K, *spatial)``, bool.
+        norm: True norms of the inputs, which the transpose is rescaled to (Table 3). Shape ``(N,)``.
+
+    Returns:
+        Inputs of shape ``(N, M, *spatial)``. For the transposes ``history`` holds the distance of the rescaled
+        code from the given one, the best scale taken.
+
+    Raises:
+        UsageError: If the method does not exist.
+    """
+    check_code(stage, code)
+    if method == "convex":
+        return convex(stage, code, reading=reading, switches=side_info != "none")
+    if side_info == "none" and code.switches is not None:
+        code = code.with_switches("fixed")
+    if method in {"iht", "transpose"}:
+        estimate = transpose(stage.operator, code, norm=norm)
+        return Solution(estimate, _code_history(stage, code, estimate), ("converged",) * len(estimate))
+    if method == "min-norm":
+        return min_norm(equations(stage, code, gates=gates if side_info == "gates" else None))
+    raise UsageError(f"no method {method!r} decodes a layer; use one of {', '.join(METHODS)}")
+
+
+def _code_history(stage: Stage, code: Code, estimate: Tensor) -> Tensor:
+    """Relative distance of the code from the estimate's, at the code's own places and the best scale."""
+    dense = code.dense()
+    again = stage.operator.forward(estimate) * (dense != 0)
+    scale = (again * dense).flatten(1).sum(1) / norms(again).square().clamp_min(tiny(norms(again)))
+    after = relative_norm(column(scale, dense) * again - dense, dense)
+    return torch.stack([torch.ones_like(after), after])

@@ -1,0 +1,28 @@
+"""The paper's decoder: unpooling and the transposed convolution."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from unconv.batched import column, norms, tiny
+from unconv.operators import LinearOperator
+from unconv.sparsity import Code
+
+
+def transpose(operator: LinearOperator, code: Code, *, norm: Tensor | None = None) -> Tensor:
+    """``W^T`` of the unpooled code (paper, section 1), rescaled where a norm is given (Table 3).
+
+    Args:
+        operator: The map ``W``.
+        code: Codes of ``N`` inputs.
+        norm: Norm that each result gets. Shape ``(N,)``. Table 3 uses the true ``||x||``, so the error
+            measures direction only.
+
+    Returns:
+        Shape ``(N, *input_shape)``.
+    """
+    estimate = operator.adjoint(code.dense())
+    if norm is None:
+        return estimate
+    size = norms(estimate)
+    return estimate * column(norm / size.clamp_min(tiny(size)), estimate)

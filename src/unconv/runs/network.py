@@ -1,0 +1,117 @@
+"""A network under study: its stages at each input size, and the inputs that they receive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from unconv.errors import UnconvError
+from unconv.images import Batch, ImageStream, SkippedImage, one_line
+from unconv.preprocess import Preprocessing
+from unconv.stage import Stages, capture, find_stages
+
+
+@dataclass
+class Network:
+    """A module with its stages, found once per input shape.
+
+    Attributes:
+        module: The network, in evaluation mode.
+        preprocess: From an image to its input, and back to pixels.
+        device: Where it computes.
+    """
+
+    module: nn.Module
+    preprocess: Preprocessing
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _stages: dict[tuple[int, ...], Stages] = field(default_factory=dict)
+
+    def stages(self, shape: Sequence[int]) -> Stages:
+        """The stages on inputs of one shape.
+
+        Args:
+            shape: ``(C, H, W)``.
+
+        Returns:
+            The stages.
+        """
+        key = tuple(shape)
+        if key not in self._stages:
+            self._stages[key] = find_stages(self.module, torch.zeros(1, *key, device=self.device))
+        return self._stages[key]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A batch of images on its way through the network.
+
+    Attributes:
+        batch: The images.
+        stages: The network's stages at their size.
+        inputs: Input of each wanted stage by name. Shape ``(N, M, *spatial)``.
+    """
+
+    batch: Batch
+    stages: Stages
+    inputs: dict[str, Tensor]
+
+
+@dataclass
+class CapturedStream:
+    """Images, and what chosen stages receive of them, batch by batch in constant memory.
+
+    An image whose activations are not finite is skipped by name, like an unreadable one; the others go on.
+
+    Attributes:
+        network: The network.
+        images: The images.
+        names: Which stages' inputs are kept, given the stages.
+        done: Batches that need not be computed, because an earlier run has.
+        skipped: What the last pass, so far, left out.
+    """
+
+    network: Network
+    images: ImageStream
+    names: Callable[[Stages], Sequence[str]]
+    done: Callable[[Batch], bool] = lambda _: False
+    skipped: list[SkippedImage] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Captured]:
+        """Run through the images.
+
+        Yields:
+            Batches with their stage inputs.
+
+        Raises:
+            UnconvError: If no image is left.
+        """
+        unusable: list[SkippedImage] = []
+        passed = 0
+        for batch in self.images:
+            if self.done(batch):
+                passed += len(batch.names)
+                continue
+            for part in self._capture(batch, unusable):
+                passed += len(part.batch.names)
+                self.skipped = [*self.images.skipped, *unusable]
+                yield part
+        self.skipped = [*self.images.skipped, *unusable]
+        if not passed:
+            raise UnconvError(self.skipped[0].reason)
+
+    def _capture(self, batch: Batch, unusable: list[SkippedImage]) -> Iterator[Captured]:
+        try:
+            stages = self.network.stages(batch.inputs.shape[1:])
+            inputs = capture(self.network.module, self.names(stages), batch.inputs.to(self.network.device))
+        except UnconvError as error:
+            if len(batch.names) == 1:
+                unusable.append(SkippedImage(batch.names[0], one_line(str(error))))
+                return
+            for i in range(len(batch.names)):
+                single = Batch(batch.names[i : i + 1], batch.inputs[i : i + 1], batch.indices[i : i + 1])
+                yield from self._capture(single, unusable)
+        else:
+            yield Captured(batch, stages, inputs)

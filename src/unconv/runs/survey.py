@@ -1,0 +1,326 @@
+"""The main job: every stage of a network measured and inverted over a set of images, part by part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from unconv.batched import relative_norm
+from unconv.errors import UnconvError
+from unconv.images import Batch, ImageStream, quality, save_image
+from unconv.invert.ways import Way, coded_stage, fitting_region, invert_batch, stages_needed
+from unconv.measure.activity import Activity, k_from
+from unconv.measure.coherence import Coherence, coherence_pair
+from unconv.measure.rip import Boundary, compare
+from unconv.runs.directory import RunDirectory
+from unconv.runs.network import Captured, CapturedStream, Network
+from unconv.sparsity import Pooled, Window
+from unconv.stage import Stage, Stages
+
+IMPOSED = "imposed "
+BOUNDARIES: tuple[Boundary, ...] = ("full", "cropped")
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a survey does.
+
+    Attributes:
+        names: The stages, in execution order.
+        ways: How each is inverted.
+        region: Side of the regions imposed where the paper's code and the model-RIP meet a stage without pooling.
+        samples: Number of random codes of the sampled model-RIP.
+        pictures: Number of images whose reconstructions are kept as pictures.
+        seed: Seed of Gaussian filters and random codes.
+    """
+
+    names: tuple[str, ...]
+    ways: tuple[Way, ...]
+    region: int
+    samples: int
+    pictures: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a survey found.
+
+    Attributes:
+        stages: One document per stage, as ``report --json`` prints them.
+        rows: One row per image, stage and way, with the fields of ``results.parquet`` and ``seconds``.
+        skipped_images: ``{"file", "reason"}`` of the images left out.
+    """
+
+    stages: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    skipped_images: list[dict[str, str]]
+
+
+def survey(network: Network, images: ImageStream, plan: Plan, run: RunDirectory, progress: Progress) -> Findings:
+    """Measure and invert; every part that is finished stays, and is not computed again.
+
+    Args:
+        network: The network.
+        images: The images; run through twice, once to measure how sparse the codes are, once to invert them.
+        plan: What to do.
+        run: Where the parts go.
+        progress: Called with what has just been done and how many units of work that was; see ``work``.
+
+    Returns:
+        The findings.
+    """
+    counted = run.part("activity", lambda: _count(network, images, plan, progress))
+    stages = network.stages(counted["shape"])
+    fractions = counted["fractions"]
+    documents = [
+        run.part(f"measure-{i:03d}", lambda name=name: _measure(stages.get(name), fractions, plan, progress))
+        for i, name in enumerate(plan.names)
+    ]
+    stream = CapturedStream(
+        network, images, lambda found: _needed(found, plan), lambda batch: run.has(_part_name(batch))
+    )
+    for captured in stream:
+        run.part(_part_name(captured.batch), lambda c=captured: _invert(network, c, fractions, plan, run, progress))
+    rows = [row for part in run.parts("inversion-") for row in part]
+    for document in documents:
+        document["inversion"] = summarise([row for row in rows if row["stage"] == document["stage"]], plan.ways)
+    skipped = {s["file"]: s for s in [*counted["skipped"], *map(asdict, stream.skipped)]}
+    return Findings(documents, rows, list(skipped.values()))
+
+
+def work(plan: Plan, images: int) -> int:
+    """Units of work of a survey, for a progress bar: one per image, stage and pass or way, ten per measured stage."""
+    return len(plan.names) * (images * (1 + len(plan.ways)) + 10)
+
+
+def activity_over(
+    stream: CapturedStream, names: Sequence[str], region: int | None, progress: Progress
+) -> tuple[Activity, tuple[int, ...]]:
+    """Share of non-zeros of each stage over a stream, in constant memory.
+
+    Args:
+        stream: Images with the inputs of the stages.
+        names: The stages.
+        region: Where given, stages without pooling are also counted behind an imposed pooling of this side,
+            under ``IMPOSED`` and their name.
+        progress: As for ``survey``.
+
+    Returns:
+        The counts, and the shape of the first image.
+    """
+    activity = Activity()
+    shape: tuple[int, ...] = ()
+    for captured in stream:
+        shape = shape or tuple(captured.batch.inputs.shape[1:])
+        for name in names:
+            stage = captured.stages.get(name)
+            activated = stage.activate(stage.preactivation(captured.inputs[name]))
+            activity.update(name, activated, None if stage.pooling is None else stage.pool(activated).values)
+            fitting = None if region is None else fitting_region(stage, region)
+            if fitting is not None:
+                imposed = stage.with_region(fitting).pool(activated)
+                activity.update(IMPOSED + name, activated, imposed.values)
+            progress(f"counting {name}", len(captured.batch.names))
+    return activity, shape
+
+
+def paper_k(stage: Stage, fraction: float) -> int:
+    """The ``k`` of the paper's code of a stage, from the measured share of non-zero regions.
+
+    Args:
+        stage: The stage with the pooling that the code has.
+        fraction: Share of regions with a non-zero value, 0 to 1.
+
+    Returns:
+        ``k``, at least 1.
+    """
+    spatial = stage.operator.output_shape[1:]
+    pooled = stage.pooling.pooled_shape(spatial) if isinstance(stage.pooling, Window) else spatial
+    return k_from(fraction, stage.operator.output_shape[0] * math.prod(pooled))
+
+
+def summarise(rows: Iterable[dict[str, Any]], ways: Sequence[Way]) -> list[dict[str, Any]]:
+    """Means over the images, way by way.
+
+    Args:
+        rows: Rows of one stage.
+        ways: The ways, in the order wanted.
+
+    Returns:
+        One document per way that has rows.
+    """
+    documents = []
+    for way in ways:
+        key = way.fields()
+        mine = [row for row in rows if all(row[field] == value for field, value in key.items())]
+        good = [row for row in mine if row["relative_error"] is not None]
+        notes = sorted({row["status"] for row in mine if row["relative_error"] is None})
+        unfinished = sum(row["status"] != "converged" for row in good)
+        if unfinished:
+            notes.append(f"{unfinished} of {len(good)} images ended before the tolerance")
+        if mine:
+            means = {field: mean(row[field] for row in good) for field in ("relative_error", "psnr", "ssim", "seconds")}
+            counts = {"images": len(good), "failed": len(mine) - len(good), "note": "; ".join(notes) or None}
+            documents.append(key | means | counts)
+    return documents
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of what is there; ``None`` of nothing."""
+    there = [v for v in values if v is not None]
+    return math.fsum(there) / len(there) if there else None
+
+
+def _count(network: Network, images: ImageStream, plan: Plan, progress: Progress) -> dict[str, Any]:
+    stream = CapturedStream(network, images, lambda _: plan.names)
+    activity, shape = activity_over(stream, plan.names, plan.region, progress)
+    fractions = {
+        name: {"activation": counted.activation.fraction, "pooled": counted.pooled.fraction}
+        for name, counted in activity.stages.items()
+    }
+    return {"shape": shape, "fractions": fractions, "skipped": [asdict(s) for s in stream.skipped]}
+
+
+def _measure(stage: Stage, fractions: dict[str, Any], plan: Plan, progress: Progress) -> dict[str, Any]:
+    coded = coded_stage(stage, "network", fitting_region(stage, plan.region))
+    k = paper_k(coded, _coded_fraction(stage.name, fractions))
+    region = coded.pooling if isinstance(coded.pooling, Window) else 1
+    ratios = []
+    for boundary in BOUNDARIES if any(stage.operator.padding) else BOUNDARIES[:1]:
+        found = compare(stage.operator, Pooled(region), k, plan.samples, seed=plan.seed, boundary=boundary)
+        for filters, ratio in (
+            ("learned", found.learned),
+            ("normalised", found.normalised),
+            ("gaussian", found.gaussian),
+        ):
+            quantiles = {"p01": ratio.p01, "p50": ratio.p50, "p99": ratio.p99}
+            ratios.append({"filters": filters, "boundary": boundary, "k": k} | quantiles)
+    progress(f"measuring {stage.name}", 10)
+    return stage_document(stage) | {
+        "activation": 100 * fractions[stage.name]["activation"],
+        "pooled": 100 * fractions[stage.name]["pooled"],
+        "coherence": coherence_document(stage, plan.seed),
+        "rip": ratios,
+    }
+
+
+def stage_document(stage: Stage) -> dict[str, Any]:
+    """What every list of stages says of one."""
+    return {
+        "stage": stage.name,
+        "kind": stage.kind,
+        "input_shape": list(stage.input_shape),
+        "code_shape": list(stage.code_shape),
+    }
+
+
+def coherence_document(stage: Stage, seed: int) -> dict[str, dict[str, float | None]]:
+    """Coherence of a stage's filters, learned and Gaussian; ``None`` where a bank has no two filters to compare."""
+    op = stage.operator
+    pair = coherence_pair(op.weight, seed, op.groups, stride=op.stride, dilation=op.dilation)
+
+    def values(found: Coherence) -> dict[str, float | None]:
+        numbers = {"signed": found.signed, "absolute": found.absolute, "shifted": found.shifted}
+        return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+    return {"learned": values(pair.learned), "random": values(pair.random)}
+
+
+def _coded_fraction(name: str, fractions: dict[str, dict[str, float]]) -> float:
+    return fractions.get(IMPOSED + name, fractions[name])["pooled"]
+
+
+def _needed(stages: Stages, plan: Plan) -> list[str]:
+    names = dict.fromkeys(plan.names)
+    for name in plan.names:
+        for way in plan.ways:
+            if _why_not(stages, name, way) is None:
+                names |= dict.fromkeys(stages_needed(stages, name, way))
+    return list(names)
+
+
+def _why_not(stages: Stages, name: str, way: Way) -> str | None:
+    try:
+        stages_needed(stages, name, way)
+    except UnconvError as error:
+        return str(error)
+    return None
+
+
+def _part_name(batch: Batch) -> str:
+    return f"inversion-{batch.indices[0]:06d}-{batch.indices[-1]:06d}"
+
+
+def _invert(
+    network: Network, captured: Captured, fractions: dict[str, Any], plan: Plan, run: RunDirectory, progress: Progress
+) -> list[dict[str, Any]]:
+    batch = captured.batch
+    pixels = network.preprocess.to_pixels(batch.inputs, batch.inputs)
+    for i, index in enumerate(batch.indices):
+        if index < plan.pictures:
+            save_image(pixels[i], run.path / "images" / f"{index:04d}.png")
+    rows = []
+    for number, name in enumerate(plan.names):
+        stage = captured.stages.get(name)
+        imposed = fitting_region(stage, plan.region)
+        k = paper_k(coded_stage(stage, "network", imposed), _coded_fraction(name, fractions))
+        for order, way in enumerate(plan.ways):
+            region = imposed if way.code == "paper" else None
+            found = invert_images(network, captured, name, way, k=k, region=region)
+            for i, (index, file) in enumerate(zip(batch.indices, batch.names, strict=True)):
+                row = {"image": index, "file": file, "stage": name} | way.fields() | found[i][0]
+                picture = found[i][1]
+                if picture is not None and index < plan.pictures:
+                    row["picture"] = f"images/{index:04d}-{number:02d}-{order:02d}.png"
+                    save_image(picture, run.path / row["picture"])
+                rows.append(row)
+            progress(f"inverting {name} by {way.method}", len(batch.names))
+    return rows
+
+
+def invert_images(
+    network: Network, captured: Captured, name: str, way: Way, *, k: int | None, region: int | None
+) -> list[tuple[dict[str, Any], Tensor | None]]:
+    """Invert one stage for a batch, one way, and compare with the truth.
+
+    Args:
+        network: The network.
+        captured: The images with the inputs of the stages that ``stages_needed`` names.
+        name: The stage.
+        way: How.
+        k: Number of regions that the paper's code keeps.
+        region: Side of the regions imposed on a stage without pooling.
+
+    Returns:
+        Per image: ``{"relative_error", "psnr", "ssim", "seconds", "status", "picture"}``, and the reconstruction in
+        pixels, shape ``(C, H, W)``, where it is an image. A way that is not open to the stage has no error, and
+        says why in its status.
+    """
+    empty = {"relative_error": None, "psnr": None, "ssim": None, "seconds": None, "picture": None}
+    try:
+        found = invert_batch(captured.stages, name, captured.inputs, way, k=k, region=region)
+    except UnconvError as error:
+        return [(empty | {"status": str(error)}, None)] * len(captured.batch.names)
+    errors = relative_norm(found.estimate - found.reference, found.reference).tolist()
+    is_image = way.recovered == "image" or captured.stages.get(name).source == "image"
+    results = []
+    pixels = _pixels(network, found.estimate, found.reference) if is_image else None
+    for i, error in enumerate(errors):
+        numbers = empty | {"relative_error": error, "seconds": found.seconds, "status": found.status[i]}
+        if pixels is not None:
+            numbers |= {"psnr": pixels[1][i], "ssim": pixels[2][i]}
+        results.append((numbers, None if pixels is None else pixels[0][i]))
+    return results
+
+
+def _pixels(network: Network, estimate: Tensor, reference: Tensor) -> tuple[Tensor, list[float], list[float]]:
+    true = network.preprocess.to_pixels(reference, reference).cpu()
+    shown = network.preprocess.to_pixels(estimate, reference).cpu().clamp(0, 1)
+    psnr, ssim = quality(true, shown)
+    return shown, psnr.tolist(), ssim.tolist()

@@ -1,0 +1,31 @@
+"""``unconv coherence``: the largest cosines between filters, learned and Gaussian (Table 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unconv.runs.survey import coherence_document
+from unconv.verbs.opening import choose_stages, open_model, rows_of_text
+from unconv.verbs.options import Coherence
+
+KINDS = ("signed", "absolute", "shifted")
+
+
+def run(options: Coherence) -> tuple[dict[str, Any], str]:
+    """Measure the coherence of every stage's filters.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The JSON document and its text.
+    """
+    loaded, network = open_model(options)
+    found = network.stages(loaded.example().shape[1:])
+    names, _ = choose_stages(loaded, found, options.stages)
+    stages: list[dict[str, Any]] = [
+        {"stage": name} | coherence_document(found.get(name), options.seed) for name in names
+    ]
+    header = ("stage", *(f"{bank} {kind}" for bank in ("learned", "random") for kind in KINDS))
+    rows = [(s["stage"], *(s[bank][kind] for bank in ("learned", "random") for kind in KINDS)) for s in stages]
+    return {"stages": stages}, rows_of_text(header, rows)

@@ -1,0 +1,147 @@
+"""What verbs have in common: open the model, its stages and the images that the options name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from unconv.errors import UnconvError, UsageError
+from unconv.images import ImageStream, find_images, sample_photographs
+from unconv.runs.network import Network
+from unconv.stage import Stages
+from unconv.verbs.options import ImageOptions, ModelOptions
+from unconv.zoo import LoadedModel, check_covered, load_model
+
+
+def open_model(options: ModelOptions) -> tuple[LoadedModel, Network]:
+    """The model that the options name, on their device.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The loaded model, and the network to study.
+    """
+    device = _device(options.device)
+    named = options.weights is not None
+    loaded = load_model(
+        options.model,
+        weights=options.weights,
+        size=options.size,
+        mean=options.mean,
+        std=options.std,
+        download=named,
+    )
+    return loaded, Network(loaded.module.to(device), loaded.preprocess, device)
+
+
+def open_images(options: ImageOptions, loaded: LoadedModel) -> ImageStream:
+    """The images that the options name, or the bundled photographs.
+
+    Args:
+        options: The options.
+        loaded: The model whose preprocessing they get.
+
+    Returns:
+        The stream.
+
+    Raises:
+        UsageError: If a number is out of range.
+    """
+    if options.batch < 1:
+        raise UsageError(f"--batch is {options.batch}; it counts images at a time, so it is at least 1")
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit is {options.limit}; it counts images, so it is at least 1")
+    paths = find_images(list(options.images)) if options.images else sample_photographs()
+    root = options.images[0] if len(options.images) == 1 and options.images[0].is_dir() else paths[0].parent
+    return ImageStream(paths[: options.limit], loaded.preprocess, options.batch, root=root)
+
+
+def choose_stages(
+    loaded: LoadedModel, stages: Stages, wanted: Sequence[str]
+) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The stages to study: those asked for, or all that the weights reach.
+
+    Args:
+        loaded: The model.
+        stages: Its stages.
+        wanted: Module paths; all where empty.
+
+    Returns:
+        Names in execution order, and ``{"module", "reason"}`` of what is left out.
+
+    Raises:
+        UsageError: If a wanted stage does not exist.
+        UnconvError: If the weights give nothing for a wanted stage, or for any.
+    """
+    skipped = [{"module": s.module, "reason": s.reason} for s in stages.skipped]
+    for name in wanted:
+        stages.get(name)
+    covered: list[str] = []
+    gap: UnconvError | None = None
+    for stage in stages.stages:
+        try:
+            check_covered(loaded, [stage.name])
+        except UnconvError as error:
+            gap = gap or error
+        if gap is None:
+            covered.append(stage.name)
+        elif stage.name in wanted:
+            raise gap
+        elif not wanted:
+            skipped.append({"module": stage.name, "reason": str(gap)})
+    names = tuple(name for name in covered if not wanted or name in wanted)
+    if not names and gap is not None:
+        raise gap
+    return names, skipped
+
+
+def rows_of_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table for a terminal, numbers to the right.
+
+    Args:
+        header: Column titles.
+        rows: Cells; ``None`` is shown as a dash, floats with four significant digits.
+
+    Returns:
+        Lines of equal columns.
+    """
+    body = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    left = [all(not _is_number(row[i]) for row in body) for i in range(len(header))]
+    lines = []
+    for row in [list(header), *body]:
+        cells = [c.ljust(w) if l else c.rjust(w) for c, w, l in zip(row, widths, left, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"no device {name!r}; use cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UnconvError(f"device {name!r} is not available on this machine; use --device cpu")
+        # TensorFloat-32 keeps 10 bits of the mantissa, too few for adjoints and model-RIP
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    elif device.type != "cpu":
+        raise UsageError(f"no support for device {name!r}; use cpu, cuda or cuda:N")
+    return device
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
+    return str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(".", "", 1).replace("-", "").replace("e", "").replace("+", "").isdigit()

@@ -1,0 +1,129 @@
+"""The options of every verb. Nothing here imports torch, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What every verb takes.
+
+    Attributes:
+        model: A bundled name (cifar-vgg), a torchvision name (vgg16), or module:callable.
+        weights: A .safetensors or state-dict file, or the name of torchvision weights (downloaded then).
+        size: Side of the square that images are resized and cropped to, in pixels.
+        mean: Subtracted from each channel: one number or three with commas; above 1 means pixels in 0..255.
+        std: Divides each channel.
+        stages: Only these stages, by the module paths of their convolutions.
+        device: Where to compute: cpu, cuda, cuda:1.
+        seed: Seed of everything random.
+        json: Print one JSON document on stdout, and nothing else there.
+        debug: Show the traceback of an error.
+    """
+
+    model: tyro.conf.Positional[str]
+    weights: str | None = None
+    size: int | None = None
+    mean: str | None = None
+    std: str | None = None
+    stages: tuple[str, ...] = ()
+    device: str = "cpu"
+    seed: int = 0
+    json: bool = False
+    debug: bool = False
+
+
+@dataclass(frozen=True)
+class ImageOptions(ModelOptions):
+    """What every verb that looks at images takes besides.
+
+    Attributes:
+        images: Folders or files; photographs that ship with scikit-image where none is given.
+        limit: Use only the first so many images.
+        batch: Images at a time.
+    """
+
+    images: tuple[Path, ...] = ()
+    limit: int | None = None
+    batch: int = 4
+
+
+@dataclass(frozen=True)
+class Report(ImageOptions):
+    """Measure and invert every stage over images; write a page with pictures and plots.
+
+    Attributes:
+        out: Run directory; a finished part is not computed again. Named after the settings where not given.
+        region: Side of the pooling imposed where the paper's code meets a stage without pooling.
+        samples: Random codes of the sampled model-RIP.
+        pictures: Number of images whose reconstructions are kept as pictures.
+        methods: Only these methods.
+    """
+
+    out: Path | None = None
+    region: int = 2
+    samples: int = 50
+    pictures: int = 10
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stages(ModelOptions):
+    """List what was found in the model, and why the rest was left out."""
+
+
+@dataclass(frozen=True)
+class Coherence(ModelOptions):
+    """Largest cosines between filters: signed, absolute, over all shifts; learned beside Gaussian."""
+
+
+@dataclass(frozen=True)
+class Sparsity(ImageOptions):
+    """Share of non-zeros of every stage after activation and after pooling, over images (Table 2)."""
+
+
+@dataclass(frozen=True)
+class Rip(ImageOptions):
+    """Sampled ratios ||W^T z|| / ||z|| of random codes at the measured sparsity (Figure 3).
+
+    Attributes:
+        k: Number of active regions; from the measured sparsity where not given.
+        region: Side of the pooling imposed on a stage that has none.
+        samples: Number of random codes.
+        boundary: Whether the transposed convolution keeps its full output or is cropped to the unpadded input.
+        filters: The filters as they are, scaled to unit norm, or Gaussian.
+    """
+
+    k: int | None = None
+    region: int = 2
+    samples: int = 1000
+    boundary: Literal["full", "cropped"] = "full"
+    filters: Literal["learned", "normalised", "gaussian"] = "normalised"
+
+
+@dataclass(frozen=True)
+class Invert(ImageOptions):
+    """Recover a stage's input, or the image, from the stage's code.
+
+    Attributes:
+        stage: The stage, by the module path of its convolution.
+        start: Recover the stage's own input (layer) or the network's (image).
+        code: What the network computes there, or Table 3's reading: unit filters, no bias, magnitude pooling.
+        region: Side of the pooling imposed on a stage that has none.
+        side_info: Known besides the pooled values: nothing, the switches, or switches and on/off patterns.
+        method: iht and transpose: W^T of the unpooled code, rescaled; min-norm: least norm solution of the equations.
+        out: Folder that the recovered images are written to.
+    """
+
+    stage: str = ""
+    start: Annotated[Literal["layer", "image"], tyro.conf.arg(name="from")] = "layer"
+    code: Literal["network", "paper"] = "network"
+    region: int | None = None
+    side_info: Literal["none", "switches", "gates"] = "switches"
+    method: str = "min-norm"
+    out: Path | None = None

@@ -1,0 +1,61 @@
+"""``unconv rip``: the model-RIP of a stage's transposed convolution, sampled (Figure 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unconv.errors import UnconvError, UsageError
+from unconv.invert.ways import coded_stage, fitting_region
+from unconv.measure.rip import RatioSummary, sample_ratios
+from unconv.runs.survey import paper_k
+from unconv.sparsity import Pooled, Window
+from unconv.verbs.opening import choose_stages, open_model, rows_of_text
+from unconv.verbs.options import Rip
+from unconv.verbs.progress import say_skipped
+from unconv.verbs.sparsity import measured_fractions
+
+
+def run(options: Rip) -> tuple[dict[str, Any], str]:
+    """Sample ratios ``||W^T z|| / ||z||`` of every stage.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The JSON document and its text.
+
+    Raises:
+        UsageError: If a number is out of range.
+        UnconvError: If ``k`` is larger than the number of regions of a stage.
+    """
+    if options.samples < 1 or options.region < 1 or (options.k is not None and options.k < 1):
+        raise UsageError("--samples, --region and --k count things, so they are at least 1")
+    loaded, network = open_model(options)
+    found = network.stages(loaded.example().shape[1:])
+    names, _ = choose_stages(loaded, found, options.stages)
+    fractions: dict[str, dict[str, float]] = {}
+    if options.k is None:
+        fractions, skipped = measured_fractions(loaded, network, options, options.region)
+        say_skipped(skipped)
+    stages = []
+    for name in names:
+        stage = coded_stage(found.get(name), "network", fitting_region(found.get(name), options.region))
+        region = stage.pooling if isinstance(stage.pooling, Window) else 1
+        regions = paper_k(stage, 1.0)
+        k = options.k or paper_k(stage, fractions[name]["pooled"])
+        if k > regions:
+            raise UnconvError(f"--k is {k}, but stage {name!r} has {regions} regions; give at most that")
+        op = stage.operator
+        if options.filters != "learned":
+            op = op.normalised() if options.filters == "normalised" else op.gaussian(options.seed)
+        ratios = sample_ratios(op, Pooled(region), k, options.samples, seed=options.seed, boundary=options.boundary)
+        summary = RatioSummary.of(ratios)
+        stages.append({
+            "stage": name,
+            "k": k,
+            "ratio": {"p01": summary.p01, "p50": summary.p50, "p99": summary.p99},
+            "delta": {"lower": summary.delta, "upper": None},
+        })
+    header = ("stage", "k", "p01", "p50", "p99", "delta at least")
+    rows = [(s["stage"], s["k"], *s["ratio"].values(), s["delta"]["lower"]) for s in stages]
+    return {"stages": stages}, rows_of_text(header, rows)
