@@ -1,0 +1,391 @@
+import hashlib
+import json
+import os
+import pickle
+import struct
+import warnings
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unconv.checkpoint import WeightsFile, fit_weights, hash_state, is_finite, read_weights
+from unconv.errors import UnconvError, UsageError
+from unconv.preprocess import Preprocess
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Linear(3, 2)
+
+
+class Translating(nn.Module):
+    """Reads files of its first version, in which the weight was called old, as torchvision's ViT does."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new = nn.Parameter(torch.zeros(2))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:  # pyright: ignore
+        if local_metadata.get("version", None) in {None, 1} and f"{prefix}old" in state_dict:
+            state_dict[f"{prefix}new"] = state_dict.pop(f"{prefix}old")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+class Command:
+    """A pickle of this runs a command when it is loaded."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+def seeded(seed: int = 0) -> Small:
+    torch.manual_seed(seed)
+    model = Small()
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.randn(tensor.shape))
+    return model
+
+
+def saved(path: Path, state: Any, **metadata: str) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(dict(state), path, metadata=metadata or None)
+    else:
+        torch.save(state, path)
+    return path
+
+
+def held(state: dict[str, Tensor], path: str = "w.pth") -> WeightsFile:
+    return WeightsFile(Path(path), OrderedDict(state), "")
+
+
+def assert_same(model: nn.Module, other: nn.Module) -> None:
+    for (key, a), b in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        if not key.endswith("num_batches_tracked"):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, msg=key)
+
+
+def refusal(path: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UnconvError) as caught:
+            read_weights(path)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+# what fits
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.pt", "w.bin", "w.SafeTensors"])
+def test_a_file_comes_back_whole(tmp_path, name):
+    original, model = seeded(0), seeded(1)
+    if name == "w.SafeTensors":
+        saved(tmp_path / "w.safetensors", original.state_dict()).rename(tmp_path / name)
+    else:
+        saved(tmp_path / name, original.state_dict())
+    file = read_weights(tmp_path / name)
+    assert fit_weights(model, file) == ()
+    assert_same(model, original)
+    assert file.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+
+def test_the_format_before_zip_files_is_read_too(tmp_path):
+    original, model = seeded(0), seeded(1)
+    torch.save(original.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert fit_weights(model, read_weights(tmp_path / "w.pth")) == ()
+    assert_same(model, original)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+def test_wrappers_and_prefixes_are_taken_off(tmp_path, wrapper, prefix):
+    original, model = seeded(0), seeded(1)
+    state = {prefix + key: tensor for key, tensor in original.state_dict().items()}
+    saved(tmp_path / "w.pth", {wrapper: state, "epoch": 3, "lr": 0.1})
+    assert fit_weights(model, read_weights(tmp_path / "w.pth")) == ()
+    assert_same(model, original)
+
+
+def test_a_prefix_that_belongs_to_the_model_stays():
+    original = nn.ModuleDict({"module": seeded(0)})
+    model = nn.ModuleDict({"module": seeded(1)})
+    assert fit_weights(model, held(original.state_dict())) == ()
+    assert_same(model, original)
+
+
+def test_a_wrapped_files_versions_stay_with_its_modules(tmp_path):
+    state = OrderedDict({"module.inner.old": torch.ones(2)})
+    state._metadata = OrderedDict({"": {}, "module": {}, "module.inner": {"version": 1}})  # pyright: ignore
+    saved(tmp_path / "w.pth", state)
+    model = nn.ModuleDict({"inner": Translating()})
+    assert fit_weights(model, read_weights(tmp_path / "w.pth")) == ()
+    assert model.state_dict()["inner.new"].tolist() == [1, 1]
+
+
+def test_other_floating_types_become_the_models():
+    original = seeded(0)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        model = seeded(1)
+        fit_weights(model, held({k: v.to(dtype) for k, v in original.state_dict().items() if v.is_floating_point()}))
+        torch.testing.assert_close(model.conv.weight, original.conv.weight.to(dtype).float(), rtol=0, atol=0)
+
+
+def test_what_a_partial_file_leaves_out_is_named_in_the_models_order():
+    original, model = seeded(0), seeded(1)
+    before = model.head.weight.clone()
+    partial = {k: v for k, v in original.state_dict().items() if k in {"conv.weight", "norm.running_mean"}}
+    missing = fit_weights(model, held(partial))
+    assert missing == ("conv.bias", "norm.weight", "norm.bias", "norm.running_var", "head.weight", "head.bias")
+    torch.testing.assert_close(model.conv.weight, original.conv.weight, rtol=0, atol=0)
+    torch.testing.assert_close(model.head.weight, before, rtol=0, atol=0)
+
+
+def test_tied_weights_that_are_stored_once_are_not_missing():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].weight = model[0].weight
+    assert fit_weights(model, held({"0.weight": torch.ones(2, 2)})) == ()
+
+
+def test_a_safetensors_file_can_name_its_preprocessing(tmp_path):
+    caffe = Preprocess(224, 224, (123.68, 116.779, 103.939), scale=255.0)
+    text = json.dumps(caffe.describe())
+    saved(tmp_path / "w.safetensors", seeded().state_dict(), preprocessing=text, format="pt")
+    assert read_weights(tmp_path / "w.safetensors").preprocessing == caffe
+
+
+@pytest.mark.parametrize("text", ["caffe", "[1]", '{"size": 3}', '{"std": [0, 1, 1]}', "[" * 20_000, '{"mean": NaN}'])
+def test_a_preprocessing_that_cannot_be_used_is_said(tmp_path, text):
+    path = saved(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, preprocessing=text)
+    assert "metadata key preprocessing" in refusal(path)
+
+
+# what does not fit
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conv.wieght": torch.zeros(3)}, r"w\.pth: the model has no conv\.wieght; its keys are like conv\.weight"),
+        ({"conv.weight": torch.zeros(3, 2, 5, 5)}, r"conv\.weight has shape \(3, 2, 5, 5\); .* \(3, 2, 3, 3\)"),
+        ({"conv.bias": torch.zeros(3, 1)}, r"conv\.bias has shape \(3, 1\); the model expects \(3,\)"),
+        ({"conv.bias": torch.zeros(3, dtype=torch.int8)}, r"conv\.bias has type torch\.int8; .* torch\.float32"),
+        ({"head.bias": torch.tensor([0, torch.nan])}, r"head\.bias holds NaN or infinite values"),
+        ({"norm.running_var": torch.tensor([1, torch.inf, 1])}, r"norm\.running_var holds NaN or infinite"),
+        ({"head.bias": torch.full((2,), 1e300, dtype=torch.float64)}, r"head\.bias holds NaN or infinite"),
+        ({"x\n\x1b[1m": torch.zeros(1)}, r"no x\\n\\x1b\[1m; its keys"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_the_first_key_that_does_not_fit_is_named(changes, message):
+    with pytest.raises(UnconvError, match=message) as caught:
+        fit_weights(seeded(), held({**seeded().state_dict(), **changes}))
+    assert str(caught.value).isprintable()
+
+
+def test_a_file_without_tensors_is_refused():
+    with pytest.raises(UnconvError, match=r"w\.pth holds no tensors"):
+        fit_weights(seeded(), held({}))
+
+
+def test_a_tensor_that_claims_to_be_huge_is_refused_before_it_is_one():
+    giant = torch.zeros(1).expand(10**15)
+    with pytest.raises(UnconvError, match=r"shape \(1000000000000000,\)"):
+        fit_weights(seeded(), held({"conv.bias": giant}))
+
+
+def test_metadata_of_strangers_are_not_trusted(tmp_path):
+    state = OrderedDict(seeded().state_dict())
+    state._metadata = {"": 3}  # pyright: ignore
+    assert fit_weights(seeded(1), read_weights(saved(tmp_path / "w.pth", state))) == ()
+
+
+# what cannot be read
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "file/x.pth", "nul\0.pth", "folder"])
+def test_a_file_that_does_not_exist_is_wrong_usage(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"give a \.safetensors, \.pt or \.pth file"):
+        read_weights(tmp_path / name)
+
+
+def test_a_pipe_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="not a regular file"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("by", ["pickle", "torch", "torch before zip"])
+def test_a_pickle_that_would_run_code_does_not_run_it(tmp_path, protocol, by):
+    path, flag = tmp_path / "w.pth", tmp_path / "flag"
+    content = {"conv.weight": Command(f"touch {flag}")}
+    if by == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol))
+    else:
+        torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=by == "torch")
+    said = refusal(path)
+    assert not flag.exists()
+    assert "keep its tensors only: torch.save(" in said
+    if protocol in {2, 3}:
+        assert "(posix.system)" in said
+
+
+def test_a_whole_model_is_refused_with_the_way_out(tmp_path):
+    torch.save(seeded(), tmp_path / "w.pth")
+    said = refusal(tmp_path / "w.pth")
+    assert "Small) and is refused" in said
+    assert "torch.save(torch.load(FILE, weights_only=False).state_dict(), 'weights.pth')" in said
+
+
+def test_a_program_is_refused_with_the_way_out(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "w.pt"))
+    assert "TorchScript" in refusal(tmp_path / "w.pt")
+
+
+def test_a_compressed_archive_is_refused_unread(tmp_path):
+    torch.save({"a": torch.zeros(1_000_000)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "w.pth", "w") as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+    assert "compressed archive" in refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(2)], "holds a list"),
+        (torch.zeros(2), "holds a Tensor"),
+        ({"epoch": 3}, "epoch is a int"),
+        ({3: torch.zeros(1)}, "3 is a Tensor"),
+        ({"state_dict": {"a": "text"}}, "a is a str"),
+        ({"a": torch.zeros(2, 2).to_sparse()}, "a is no plain tensor"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, "a is no plain tensor"),
+        ({"a": torch.zeros(2, device="meta")}, "a is no plain tensor"),
+    ],
+    ids=str,
+)
+def test_anything_but_names_and_plain_tensors_is_refused(tmp_path, content, message):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.save(content, tmp_path / "w.pth")
+    assert message in refusal(tmp_path / "w.pth")
+
+
+def header(text: str | bytes, length: int | None = None, body: bytes = b"\0" * 8) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(data) if length is None else length) + data + body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0",
+        header("{}", 2**63),
+        header("{}", 200_000_000),
+        header("not json"),
+        header("[" * 50_000),
+        header(b"\xff\xfe{}"),
+        header('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}'),
+        header('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8000000000]}}'),
+        header('{"a":{"dtype":"F32","shape":[99999999999,99999999999],"data_offsets":[0,8]}}'),
+        header('{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}'),
+        header('{"a":{"dtype":"X9","shape":[2],"data_offsets":[0,8]}}'),
+        header('{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}'),
+    ],
+)
+def test_a_false_safetensors_header_is_refused(tmp_path, content):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    assert "not a readable safetensors file" in refusal(tmp_path / "w.safetensors")
+
+
+def test_an_empty_file_is_said(tmp_path):
+    for name in ["w.safetensors", "w.pth"]:
+        (tmp_path / name).touch()
+        assert "is empty" in refusal(tmp_path / name)
+
+
+def test_a_file_of_another_kind_is_said(tmp_path):
+    (tmp_path / "w.pth").write_text("<html>404</html>")
+    (tmp_path / "w.safetensors").write_text("<html>404</html>")
+    assert "w.pth" in refusal(tmp_path / "w.pth")
+    assert "w.safetensors is not a readable safetensors file" in refusal(tmp_path / "w.safetensors")
+
+
+def outcome(path: Path) -> str | None:
+    try:
+        fit_weights(seeded(1), read_weights(path))
+    except UnconvError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("kind", ["w.safetensors", "w.pth", "legacy.pth"])
+def test_damaged_files_fit_or_give_one_line(tmp_path, kind):
+    if kind == "legacy.pth":
+        torch.save(seeded().state_dict(), tmp_path / kind, _use_new_zipfile_serialization=False)
+    else:
+        saved(tmp_path / kind, seeded().state_dict())
+    content = (tmp_path / kind).read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [content[:n] for n in np.linspace(1, len(content) - 1, 20).astype(int)]
+    for _ in range(80):
+        data = np.frombuffer(content, np.uint8).copy()
+        places = rng.integers(0, min(len(data), 900 if rng.random() < 0.7 else len(data)), 3)
+        data[places] = rng.integers(0, 256, 3)
+        damaged.append(data.tobytes())
+    refused = 0
+    for i, data in enumerate(damaged):
+        path = tmp_path / f"{i}{Path(kind).suffix}"
+        path.write_bytes(data)
+        said = outcome(path)
+        refused += said is not None
+        assert said is None or (said.isprintable() and len(said) < 700)
+    assert refused >= 20
+
+
+# hashes
+
+
+def test_the_hash_of_tensors_sees_names_types_shapes_and_values():
+    base = {"a": torch.arange(6.0), "b": torch.zeros((), dtype=torch.int64)}
+    assert hash_state(base) == hash_state(dict(reversed(base.items())))
+    others = [
+        {"c": base["a"], "b": base["b"]},
+        {**base, "a": base["a"].reshape(2, 3)},
+        {**base, "a": base["a"].double()},
+        {**base, "a": base["a"] + 1},
+        {**base, "a": base["a"].flip(0)},
+    ]
+    assert len({hash_state(state) for state in [base, *others]}) == 6
+
+
+def test_a_transposed_view_hashes_as_its_values():
+    matrix = torch.arange(6.0).reshape(2, 3)
+    assert hash_state({"a": matrix.T}) == hash_state({"a": matrix.T.contiguous()})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_values_that_are_not_finite_are_seen(dtype):
+    assert is_finite(torch.full((3,), 2.0, dtype=dtype))
+    assert not is_finite(torch.tensor([0, torch.nan], dtype=dtype))
+    assert not is_finite(torch.tensor([0, -torch.inf], dtype=dtype))

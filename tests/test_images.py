@@ -1,0 +1,535 @@
+import errno
+import os
+import shutil
+import struct
+import warnings
+import weakref
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unconv import images
+from unconv.errors import UnconvError, UsageError
+from unconv.images import (
+    ImageStream,
+    SkippedImage,
+    display_name,
+    find_images,
+    one_line,
+    psnr,
+    quality,
+    read_image,
+    sample_photographs,
+    save_image,
+    ssim,
+    to_uint8,
+)
+from unconv.preprocess import Preprocess
+
+
+def noise(width: int = 12, height: int = 10, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def picture(width: int = 12, height: int = 10, seed: int = 0) -> Image.Image:
+    return Image.fromarray(noise(width, height, seed=seed))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that announces a size and holds next to nothing."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def reason(path: Path) -> str:
+    with pytest.raises(UnconvError) as caught:
+        read_image(path)
+    return str(caught.value)
+
+
+def read_or_reason(path: Path) -> str | None:
+    try:
+        image, _ = read_image(path)
+    except UnconvError as error:
+        return str(error)
+    return None if image.mode == "RGB" else f"mode {image.mode}\n"
+
+
+def stream(paths: list[Path], **options) -> ImageStream:
+    return ImageStream(paths, Preprocess(), **options)
+
+
+# names
+
+
+def test_names_are_relative_to_the_root_and_print_on_one_line():
+    name = os.fsdecode(b"sub/it's \"<b>\n\x1b[31m\xff\\.jpg") + "\u202eé"
+    assert display_name(Path("/data", name), "/data") == ("sub/it's \"<b>\\n\\x1b[31m\\xff\\\\.jpg\\u202eé")
+    assert display_name("/data/x.png", "/other") == "/data/x.png"
+
+
+def test_different_names_stay_different():
+    assert display_name("a\n") != display_name("a\\n")
+    assert display_name(os.fsdecode(b"\xff")) != display_name("\\xff")
+
+
+def test_a_line_that_prints_is_left_alone():
+    line = one_line("a\n\x1b\\ b")
+    assert line == "a\\n\\x1b\\ b"
+    assert one_line(line) == line
+
+
+# finding
+
+
+def test_images_are_found_in_every_folder_in_the_order_of_their_bytes(tmp_path):
+    names = ["b.JPG", "a.png", "deep/er/c.TiFf", "deep/a.webp", "B.gif", "notes.txt", "archive.zip", "png", "é.ppm"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert found == ["B.gif", "a.png", "b.JPG", "deep/a.webp", "deep/er/c.TiFf", "é.ppm"]
+
+
+def test_files_and_folders_can_be_mixed_and_are_listed_once(tmp_path):
+    for name in ["b.png", "a.png", "odd.name"]:
+        (tmp_path / name).touch()
+    found = find_images([tmp_path / "odd.name", str(tmp_path), tmp_path / "a.png"])
+    assert [path.name for path in found] == ["a.png", "b.png", "odd.name"]
+
+
+@pytest.mark.parametrize("name", ["missing", "missing/x.jpg", "file.png/x.jpg", "nul\0byte"])
+def test_a_folder_that_does_not_exist_is_wrong_usage(tmp_path, name):
+    (tmp_path / "file.png").touch()
+    with pytest.raises(UsageError, match=r"no folder or file .*; give a folder of images"):
+        find_images(tmp_path / name)
+
+
+def test_an_empty_folder_says_what_is_looked_for(tmp_path):
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(UnconvError, match=r"no images in .*\.jpg .*\.webp"):
+        find_images(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_named_not_passed_over(tmp_path, monkeypatch):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    picture().save(tmp_path / "x.png")
+    scandir = os.scandir
+
+    def deny(path):
+        if Path(path) in denied:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in denied)
+    denied = {closed}
+    flow = stream(find_images(tmp_path), root=tmp_path)
+    assert [batch.names for batch in flow] == [("x.png",)]
+    assert flow.skipped == [SkippedImage("closed", "a folder that cannot be listed")]
+    denied = {tmp_path}
+    with pytest.raises(UnconvError, match=r"cannot list .*: permission denied"):
+        find_images(tmp_path)
+
+
+# reading
+
+
+@pytest.mark.parametrize("suffix", images.EXTENSIONS)
+def test_every_extension_that_is_looked_for_can_be_read(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    picture().convert({".pgm": "L", ".pbm": "1"}.get(suffix, "RGB")).save(path)
+    image, note = read_image(path)
+    assert (image.mode, image.size, note) == ("RGB", (12, 10), None)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P"])
+def test_modes_without_loss_keep_their_pixels(tmp_path, mode):
+    original = picture().convert(mode)
+    original.save(tmp_path / "x.png")
+    image, _ = read_image(tmp_path / "x.png")
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(original.convert("RGB")))
+
+
+def test_sixteen_bits_are_rounded_to_eight(tmp_path):
+    values = np.array([[0, 128, 129, 257], [256 * 128, 65_000, 65_406, 65_535]], np.uint16)
+    expected = np.round(values / 257).astype(np.uint8)
+    for name in ["x.png", "x.tif"]:
+        Image.fromarray(values).save(tmp_path / name)
+        image, _ = read_image(tmp_path / name)
+        np.testing.assert_array_equal(np.asarray(image)[..., 1], expected)
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    rgba = noise(channels=4)
+    Image.fromarray(rgba, "RGBA").save(tmp_path / "rgba.png")
+    alpha = rgba[..., 3:] / 255.0
+    image, _ = read_image(tmp_path / "rgba.png")
+    np.testing.assert_allclose(np.asarray(image), rgba[..., :3] * alpha + 255 * (1 - alpha), atol=1.01)
+
+
+@pytest.mark.parametrize("mode", ["LA", "P", "L", "RGB"])
+def test_every_kind_of_transparency_is_seen(tmp_path, mode):
+    black = Image.new(mode, (4, 4), (0, 0) if mode == "LA" else 0)
+    if mode != "LA":
+        black.info["transparency"] = (0, 0, 0) if mode == "RGB" else 0
+    black.save(tmp_path / "x.png")
+    assert np.asarray(read_image(tmp_path / "x.png")[0]).min() == 255
+
+
+def test_cmyk_comes_out_in_its_colours(tmp_path):
+    Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
+    pixel = np.asarray(read_image(tmp_path / "x.jpg")[0])[8, 8].astype(int)
+    assert abs(pixel - [200, 30, 60]).max() <= 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(tmp_path, orientation):
+    upright = noise(5, 4)
+    undone = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(undone[orientation])).save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.png")[0]), upright)
+
+
+def test_damaged_exif_does_not_cost_the_image(tmp_path):
+    picture().save(tmp_path / "x.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\x01\x12")
+    assert read_image(tmp_path / "x.png")[0].size == (12, 10)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+def test_the_first_frame_of_an_animation_is_taken_and_noted(tmp_path, kind):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
+    frames[0].save(tmp_path / "x.jpg", kind, save_all=True, append_images=frames[1:])
+    image, note = read_image(tmp_path / "x.jpg")
+    assert np.abs(np.asarray(image)[8, 8].astype(int) - [255, 0, 0]).max() <= 3
+    assert note == "first of 3 frames"
+
+
+def test_content_decides_not_the_extension(tmp_path):
+    picture().save(tmp_path / "x.jpg", "PNG")
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.jpg")[0]), noise())
+
+
+def test_a_single_pixel_is_an_image(tmp_path):
+    picture(1, 1).save(tmp_path / "x.png")
+    assert [batch.inputs.shape for batch in stream([tmp_path / "x.png"])] == [(1, 3, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "empty file"),
+        (b"hello, this is no image", "not an image that can be read"),
+        (b"\xff\xd8\xff\xe0", "not an image that can be read"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+            "not an image that can be read",
+        ),
+        (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "not an image that can be read"),
+        (b"P6 4 4 255\nabc", "damaged: "),
+        (png_header(30_000, 30_000), "more pixels than Pillow's limit of 89478485"),
+        (png_header(12_000, 10_000), "more pixels than Pillow's limit of 89478485"),
+    ],
+    ids=["empty", "text", "magic only", "postscript", "svg", "short ppm", "bomb", "bomb that Pillow only warns of"],
+)
+def test_what_is_no_usable_image_says_why(tmp_path, content, expected):
+    (tmp_path / "x.jpg").write_bytes(content)
+    assert expected in reason(tmp_path / "x.jpg")
+
+
+def test_pixels_without_a_range_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "int.tif")
+    assert "floating-point pixels" in reason(tmp_path / "float.tif")
+    assert "32-bit integer pixels" in reason(tmp_path / "int.tif")
+
+
+def test_things_that_are_no_files_are_named(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert reason(tmp_path / "folder.jpg") == "a folder"
+    assert reason(tmp_path / "link.jpg") == "broken link"
+    assert "symbolic links" in reason(tmp_path / "loop.jpg")
+    assert reason(tmp_path / "pipe.jpg") == "not a regular file"
+    assert reason(tmp_path / "gone.jpg") == "no such file or directory"
+
+
+def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
+    def deny(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    picture().save(tmp_path / "x.png")
+    monkeypatch.setattr(images, "open", deny, raising=False)
+    assert reason(tmp_path / "x.png") == "permission denied"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_damaged_files_give_an_image_or_one_line(tmp_path, kind):
+    whole = tmp_path / "whole"
+    picture(40, 30).save(whole, kind)
+    content = whole.read_bytes()
+    rng = np.random.default_rng(1)
+    damaged = [content[:n] for n in np.linspace(1, len(content) - 1, 15).astype(int)]
+    for _ in range(25):
+        bits = np.frombuffer(content, np.uint8).copy()
+        places = rng.integers(0, min(len(bits), 200 if rng.random() < 0.5 else len(bits)), 6)
+        bits[places] = rng.integers(0, 256, 6)
+        damaged.append(bits.tobytes())
+    refused = 0
+    for i, data in enumerate(damaged):
+        path = tmp_path / f"{i}.img"
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            said = read_or_reason(path)
+        refused += said is not None
+        assert said is None or (said.isprintable() and 0 < len(said) <= 200)
+    assert refused >= 10
+
+
+# streaming
+
+
+def test_batches_keep_the_order_and_hold_one_size_each(tmp_path):
+    sizes = [(12, 10), (12, 10), (12, 10), (8, 9), (12, 10), (8, 9), (8, 9)]
+    for i, size in enumerate(sizes):
+        picture(*size, seed=i).save(tmp_path / f"{i}.png")
+    flow = stream(find_images(tmp_path), batch_size=2, root=tmp_path)
+    for _ in range(2):
+        batches = list(flow)
+        assert [b.indices for b in batches] == [(0, 1), (2,), (3,), (4,), (5, 6)]
+        assert [b.names for b in batches][-1] == ("5.png", "6.png")
+        for batch in batches:
+            for i, x in zip(batch.indices, batch.inputs, strict=True):
+                expected = torch.tensor(noise(*sizes[i], seed=i)).permute(2, 0, 1) / 255
+                torch.testing.assert_close(x, expected, rtol=0, atol=0)
+    assert len(flow) == 7
+    assert flow.skipped == []
+
+
+def test_bad_images_are_skipped_by_name_and_none_stops_the_others(tmp_path):
+    picture(9, 9).save(tmp_path / "b.png")
+    picture(9, 9).save(tmp_path / "z.png")
+    picture(9, 3).save(tmp_path / "small.png")
+    (tmp_path / "dir.jpg").mkdir()
+    strange = tmp_path / os.fsdecode(b"<i>'\n\xff.jpg")
+    strange.write_bytes(b"no image")
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "c.gif", save_all=True, append_images=frames[1:])
+    flow = stream(find_images(tmp_path), root=tmp_path, min_size=8)
+    for _ in range(2):
+        assert [batch.names for batch in flow] == [("b.png", "c.gif", "z.png")]
+        assert {s.file: s.reason for s in flow.skipped} == {
+            "dir.jpg": "a folder",
+            "<i>'\\n\\xff.jpg": "not an image that can be read (JPEG, PNG, BMP, GIF, TIFF, WebP, PPM)",
+            "small.png": "9x3 pixels after preprocessing; the network takes 8x8 and larger",
+        }
+        assert [(n.file, n.note) for n in flow.noted] == [("c.gif", "first of 2 frames")]
+
+
+def test_what_the_preprocessing_refuses_is_skipped(tmp_path):
+    picture(9, 9).save(tmp_path / "a.png")
+    picture(5, 5).save(tmp_path / "b.png")
+    flow = ImageStream(find_images(tmp_path), Preprocess(crop=8), root=tmp_path)
+    assert [batch.names for batch in flow] == [("a.png",)]
+    assert flow.skipped == [SkippedImage("b.png", "5x5 pixels are less than the crop of 8; use a larger image")]
+
+
+def test_nothing_usable_at_all_is_an_error_unless_allowed(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "b.png").touch()
+    with pytest.raises(UnconvError, match=r"none of the 2 images could be used; the first, a\.png: not an image"):
+        list(stream(find_images(tmp_path), root=tmp_path))
+    flow = stream(find_images(tmp_path), need_one=False)
+    assert list(flow) == []
+    assert len(flow.skipped) == 2
+    assert list(stream([], need_one=False)) == []
+
+
+def test_a_failing_machine_stops_the_pass_instead_of_skipping_everything(tmp_path, monkeypatch):
+    picture().save(tmp_path / "x.png")
+
+    def exhausted(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(images, "open", exhausted, raising=False)
+    with pytest.raises(UnconvError, match=r"cannot go on reading images at .*x\.png: too many open files"):
+        list(stream([tmp_path / "x.png"], need_one=False))
+
+
+def test_a_folder_that_vanishes_stops_the_pass(tmp_path):
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    for i in range(3):
+        picture().save(folder / f"{i}.png")
+    batches = iter(stream(find_images(folder), batch_size=1))
+    next(batches)
+    shutil.rmtree(folder)
+    with pytest.raises(UnconvError, match="cannot go on"):
+        next(batches)
+
+
+def test_a_stream_holds_one_batch_and_no_files(tmp_path):
+    picture().save(tmp_path / "x.png")
+    handles = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else None
+    seen: list[weakref.ref[Tensor]] = []
+    for batch in stream([tmp_path / "x.png"] * 60, batch_size=2):
+        seen.append(weakref.ref(batch.inputs))
+        assert sum(ref() is not None for ref in seen) <= 2
+    assert len(seen) == 30
+    if handles is not None:
+        assert len(os.listdir("/proc/self/fd")) == handles
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"min_size": 0}], ids=str)
+def test_stream_arguments_out_of_range(options):
+    with pytest.raises(ValueError, match="at least 1"):
+        stream([], **options)
+
+
+# samples
+
+
+def test_the_sample_photographs_are_inside_scikit_image():
+    paths = sample_photographs()
+    assert len(paths) == 4
+    for batch in ImageStream(paths, Preprocess(resize=64, crop=64)):
+        assert batch.inputs.std(dim=(1, 2, 3)).min() > 0.1
+        assert len(batch.names) == 4
+
+
+def test_a_scikit_image_without_its_photographs_is_said(monkeypatch):
+    monkeypatch.setattr(images, "SAMPLES", ("astronaut.png", "unicorn.png"))
+    with pytest.raises(UnconvError, match=r"carries no unicorn\.png; give a folder"):
+        sample_photographs()
+
+
+# writing
+
+
+def test_a_png_holds_the_rounded_and_clipped_pixels(tmp_path):
+    pixels = torch.linspace(-0.2, 1.2, 3 * 7 * 5).reshape(3, 7, 5)
+    save_image(pixels, tmp_path / "x.png")
+    written = np.asarray(Image.open(tmp_path / "x.png"))
+    np.testing.assert_array_equal(written, (pixels.double().clamp(0, 1) * 255).round().permute(1, 2, 0).numpy())
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_a_jpeg_and_a_grey_picture_can_be_written(tmp_path):
+    save_image(torch.full((3, 8, 8), 0.5), tmp_path / "x.JPG")
+    save_image(torch.full((1, 8, 8), 0.5), str(tmp_path / "grey.png"))
+    for name in ["x.JPG", "grey.png"]:
+        np.testing.assert_allclose(np.asarray(Image.open(tmp_path / name)), 128, atol=2)
+
+
+def test_writing_replaces_a_file_whole_and_leaves_nothing_behind_on_failure(tmp_path, monkeypatch):
+    save_image(torch.zeros(3, 4, 4), tmp_path / "x.png")
+
+    def full(self, file, *_, **__):
+        file.write(b"half a pict")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        with pytest.raises(UnconvError, match=r"cannot write .*x\.png: no space left on device"):
+            save_image(torch.ones(3, 4, 4), tmp_path / "x.png")
+    assert np.asarray(Image.open(tmp_path / "x.png")).max() == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+    save_image(torch.ones(3, 4, 4), tmp_path / "x.png")
+    assert np.asarray(Image.open(tmp_path / "x.png")).min() == 255
+
+
+@pytest.mark.parametrize("place", ["missing/x.png", "file/x.png"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(UnconvError, match=r"cannot write .*x\.png: "):
+        save_image(torch.zeros(3, 4, 4), tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "name", "message"),
+    [
+        (torch.zeros(3, 4, 4), "x.bmp", "ends in"),
+        (torch.zeros(2, 4, 4), "x.png", "shape"),
+        (torch.zeros(4, 4), "x.png", "shape"),
+        (torch.zeros(3, 0, 4), "x.png", "shape"),
+        (torch.full((3, 4, 4), float("nan")), "x.png", "NaN"),
+    ],
+)
+def test_what_is_no_picture_is_not_written(tmp_path, pixels, name, message):
+    with pytest.raises(ValueError, match=message):
+        save_image(pixels, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_of_every_level_come_back():
+    levels = torch.arange(256, dtype=torch.float32).reshape(1, 16, 16) / 255
+    assert to_uint8(levels)[..., 2].ravel().tolist() == list(range(256))
+
+
+# quality
+
+
+def test_psnr_is_its_formula_on_clipped_pixels():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(4, 3, 9, 11, generator=generator)
+    b = a + 0.3 * torch.randn(a.shape, generator=generator)
+    decibels, _ = quality(a, b)
+    mse = (b.clamp(0, 1) - a).double().square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(decibels, -10 * mse.log10())
+    assert psnr(a[0], a[0]) == float("inf")
+
+
+def test_ssim_is_its_formula_where_one_window_covers_the_image():
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.rand(2, 3, 7, 7, generator=generator).double()
+    x, y = a.flatten(1), b.flatten(1)
+    covariance = ((x - x.mean(1, keepdim=True)) * (y - y.mean(1, keepdim=True))).sum(1) / 48
+    c1, c2 = 0.01**2, 0.03**2
+    expected = (2 * x.mean(1) * y.mean(1) + c1) * (2 * covariance + c2)
+    expected /= (x.mean(1) ** 2 + y.mean(1) ** 2 + c1) * (x.var(1) + y.var(1) + c2)
+    assert ssim(a, b) == pytest.approx(expected.mean().item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (4, 20), (6, 5), (7, 7), (8, 30)])
+def test_ssim_of_small_images_is_one_for_equal_and_less_for_others(size):
+    a = torch.rand(3, *size, generator=torch.Generator().manual_seed(2))
+    assert ssim(a, a) == pytest.approx(1)
+    assert ssim(a, 1 - a) < 0.5
+
+
+def test_quality_that_cannot_be_measured_is_nan():
+    tiny = torch.rand(1, 3, 2, 9)
+    assert quality(tiny, tiny)[1].isnan().all()
+    good, bad = torch.rand(1, 3, 9, 9), torch.full((1, 3, 9, 9), float("nan"))
+    assert all(measure.isnan().all() for measure in quality(good, bad))
+
+
+def test_quality_wants_equal_shapes():
+    with pytest.raises(ValueError, match="expected equal"):
+        quality(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9))
+    with pytest.raises(ValueError, match="expected equal"):
+        psnr(torch.zeros(8, 8), torch.zeros(8, 8))
