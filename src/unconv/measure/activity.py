@@ -1,0 +1,180 @@
+"""How much of each stage is switched on over a set of images, streamed in constant memory (paper, Table 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unconv.errors import UnconvError
+
+
+@dataclass(frozen=True)
+class NonZeros:
+    """Share of non-zero entries over images, with what its standard error needs.
+
+    Only integers are kept, so sums are exact: the same in any order, batching and number of processes.
+
+    Attributes:
+        images: Number of images.
+        entries: Number of entries ``e_i`` over all images.
+        nonzeros: Number of non-zero entries ``c_i`` over all images.
+        entries_squared: Sum of ``e_i^2``.
+        nonzeros_squared: Sum of ``c_i^2``.
+        cross: Sum of ``e_i c_i``.
+    """
+
+    images: int = 0
+    entries: int = 0
+    nonzeros: int = 0
+    entries_squared: int = 0
+    nonzeros_squared: int = 0
+    cross: int = 0
+
+    @staticmethod
+    def of(values: Tensor) -> NonZeros:
+        """Count one batch.
+
+        Args:
+            values: One row per image. Shape ``(N, *shape)``.
+
+        Returns:
+            The counts.
+        """
+        counts: list[int] = torch.count_nonzero(values.flatten(1), dim=1).tolist()
+        each = math.prod(values.shape[1:])
+        return NonZeros(
+            images=len(counts),
+            entries=each * len(counts),
+            nonzeros=sum(counts),
+            entries_squared=each**2 * len(counts),
+            nonzeros_squared=sum(c * c for c in counts),
+            cross=each * sum(counts),
+        )
+
+    def __add__(self, other: NonZeros) -> NonZeros:
+        return NonZeros(
+            self.images + other.images,
+            self.entries + other.entries,
+            self.nonzeros + other.nonzeros,
+            self.entries_squared + other.entries_squared,
+            self.nonzeros_squared + other.nonzeros_squared,
+            self.cross + other.cross,
+        )
+
+    @property
+    def fraction(self) -> float:
+        """Share of non-zeros, 0 to 1; NaN before the first image."""
+        return self.nonzeros / self.entries if self.entries else math.nan
+
+    @property
+    def percent(self) -> float:
+        """Share of non-zeros in percent, as in Table 2."""
+        return 100 * self.fraction
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of ``fraction`` over images (of a ratio estimator where images differ in size).
+
+        ``sqrt(n / (n - 1) * sum_i (c_i - f e_i)^2) / sum_i e_i`` with the fraction ``f``; NaN below two images.
+        """
+        if self.images < 2 or not self.entries:
+            return math.nan
+        # times entries^2, and so in integers: the three terms nearly cancel
+        c, e = self.nonzeros, self.entries
+        spread = self.nonzeros_squared * e * e - 2 * c * e * self.cross + c * c * self.entries_squared
+        return math.sqrt(spread * self.images / (self.images - 1)) / e**2
+
+
+@dataclass(frozen=True)
+class StageActivity:
+    """Shares of non-zeros of one stage.
+
+    Attributes:
+        activation: After the activation function.
+        pooled: After the pooling; the same as ``activation`` where the stage has none.
+    """
+
+    activation: NonZeros = NonZeros()
+    pooled: NonZeros = NonZeros()
+
+    def __add__(self, other: StageActivity) -> StageActivity:
+        return StageActivity(self.activation + other.activation, self.pooled + other.pooled)
+
+
+@dataclass
+class Activity:
+    """Streaming statistics of every stage: memory does not grow with the images.
+
+    Each process updates its own; ``merge`` joins them, and the result equals that of one process exactly.
+
+    Attributes:
+        stages: Counts by stage name, in order of first update.
+    """
+
+    stages: dict[str, StageActivity] = field(default_factory=dict)
+
+    def __getitem__(self, stage: str) -> StageActivity:
+        return self.stages[stage]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def update(self, stage: str, activated: Tensor, pooled: Tensor | None = None) -> None:
+        """Count one batch of one stage.
+
+        Args:
+            stage: Name of the stage.
+            activated: What its activation function returned. Shape ``(N, K, *spatial)``.
+            pooled: What its pooling returned, shape ``(N, K, *pooled)``; ``None`` where it has none.
+
+        Raises:
+            UnconvError: If an activation is NaN or infinite.
+            ValueError: If the two batches differ in size.
+        """
+        if pooled is not None and len(pooled) != len(activated):
+            raise ValueError(f"{len(activated)} activations and {len(pooled)} pooled ones; expected the same images")
+        if not torch.isfinite(activated).all():
+            raise UnconvError(
+                f"activations of stage {stage!r} contain NaN or infinite values; check weights and preprocessing"
+            )
+        after = NonZeros.of(activated)
+        counted = StageActivity(after, after if pooled is None else NonZeros.of(pooled))
+        self.stages[stage] = self.stages.get(stage, StageActivity()) + counted
+
+    def merge(self, other: Activity) -> None:
+        """Add what another process has counted.
+
+        Args:
+            other: Its statistics; unchanged.
+        """
+        for stage, counted in other.stages.items():
+            self.stages[stage] = self.stages.get(stage, StageActivity()) + counted
+
+
+def k_from(fraction: float, regions: int) -> int:
+    """The ``k`` of M(h, k) that keeps a stage's measured share of its regions.
+
+    The rule is ``round(fraction * regions)``, halves to even, and at least 1.
+
+    Args:
+        fraction: Share of non-zeros after pooling, 0 to 1 (``StageActivity.pooled.fraction``).
+        regions: Number of regions of one code, over all channels.
+
+    Returns:
+        ``k``, between 1 and ``regions``.
+
+    Raises:
+        ValueError: If the fraction is not between 0 and 1, or there is no region.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction of non-zeros is {fraction}; expected one between 0 and 1 (not percent)")
+    if regions < 1:
+        raise ValueError(f"number of regions is {regions}; expected at least 1")
+    return max(1, round(fraction * regions))

@@ -1,0 +1,568 @@
+"""Certified upper bounds on the model-RIP constants of a layer, their bracket, and the paper's two theorems.
+
+``delta_k`` is the smallest ``d`` with ``(1 - d) ||z||^2 <= ||W^T z||^2 <= (1 + d) ||z||^2`` for all model-k-sparse
+``z``; ``delta_2k`` the same over sums of two such vectors (paper, section 1). With ``G = W W^T`` and ``G_S`` its
+part on a support ``S``, ``delta`` is the largest ``max(lambda_max(G_S) - 1, 1 - lambda_min(G_S))`` over supports.
+``W`` is never formed: all bounds come from the table of filter correlations at all shifts, and hold whatever the
+rounding, for products summed in any order (no Winograd or Fourier convolution: none is used in float64 on a CPU).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unconv.measure.adversarial import Attained, attack
+from unconv.measure.coherence import correlation_table
+from unconv.measure.exact import exact_delta
+from unconv.measure.subspaces import Blocks, Boundary, Region, blocks_around, blocks_within, entries, prepared
+from unconv.operators import ConvOperator
+
+UNIT = 2.0**-53  # largest relative error of one float64 operation
+CHUNK = 2**25  # float64 entries of one intermediate: 256 MB
+DENSE_EIGENVALUES = 32  # channels up to which the eigenvalues of every symbol are computed, not estimated
+FINE_GRID = 160  # channels up to which the symbol is looked at on 64 frequencies per axis, not on 32
+
+
+@dataclass(frozen=True)
+class UpperBound:
+    """A proven upper bound on a model-RIP constant.
+
+    Attributes:
+        value: The bound.
+        above: Bound on ``lambda_max(G_S) - 1`` over all supports.
+        below: Bound on ``1 - lambda_min(G_S)``, at most 1 since ``G_S`` is positive semidefinite.
+        how: Which argument gave ``above``: ``"gershgorin"``, ``"spectral"`` or ``"thresholded"``.
+        bounds: ``lambda_max(G_S) - 1`` by each argument that was tried.
+    """
+
+    value: float
+    above: float
+    below: float
+    how: str
+    bounds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """What is known about a model-RIP constant.
+
+    Attributes:
+        lower: Attained by ``witness``.
+        upper: Proven.
+        witness: A ``z`` of the model with ``| ||W^T z||^2 / ||z||^2 - 1 | >= lower``. Shape ``(K, *spatial)``, float64.
+        how: What gave the two, e.g. ``"attacked, gershgorin"``, or ``"enumerated"``.
+    """
+
+    lower: float
+    upper: float
+    witness: Tensor
+    how: str
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Correlations of the rows of ``W``: ``values`` ``(K, K, *shifts)`` and how far off each may be, ``(K, K)``."""
+
+    values: Tensor
+    error: Tensor
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        return tuple((n - 1) // 2 for n in self.values.shape[2:])
+
+    @property
+    def squares(self) -> Tensor:
+        """Squared norms of the filters. Shape ``(K,)``."""
+        return self.values.diagonal(dim1=0, dim2=1)[*self.reach]
+
+
+def delta_bracket(
+    operator: ConvOperator,
+    region: Region,
+    k: int,
+    *,
+    twice: bool = False,
+    boundary: Boundary = "full",
+    effort: float = 1.0,
+    seed: int = 0,
+) -> Bracket:
+    """Lower and upper bound on ``delta_k`` of the operator as it is (normalise it first for unit filters).
+
+    Args:
+        operator: The convolution.
+        region: Pooling region, or ``"map"`` for one region per channel, as in the theory.
+        k: Number of regions in use.
+        twice: Whether to bracket ``delta_2k``, the constant over sums of two vectors.
+        boundary: ``"full"`` (``W^T`` keeps its whole output, as in the paper) or ``"cropped"`` (to the input).
+        effort: Work of the search for the lower bound, in units of some seconds on two cores.
+        seed: Seed of the search.
+
+    Returns:
+        The bracket; the two agree up to rounding where the subspaces are few enough to enumerate.
+
+    Raises:
+        UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
+        UsageError: If there is no such boundary.
+    """
+    full = prepared(operator, region, k, boundary)
+    around = blocks_around(region, full.output_shape[1:])
+    channels = full.output_shape[0]
+    size = entries(around, channels, k, twice=twice)
+    upper = upper_bound(operator, region, k, twice=twice, boundary=boundary)
+    lower: Attained = attack(operator, region, k, twice=twice, boundary=boundary, effort=effort, seed=seed)
+    how = f"attacked, {upper.how}"
+    value = upper.value
+    few = size <= 64 and around.supports(channels, k, twice=twice) * size**3 <= 1e7 * effort
+    if few and around == blocks_within(region, around.spatial):
+        found = exact_delta(operator, region, k, twice=twice, boundary=boundary)
+        if found.ceiling <= value:
+            value, how = found.ceiling, "enumerated"
+        if found.attained.delta > lower.delta:
+            lower = found.attained
+    return Bracket(lower.delta, value, lower.witness, how)
+
+
+def upper_bound(
+    operator: ConvOperator, region: Region, k: int, *, twice: bool = False, boundary: Boundary = "full"
+) -> UpperBound:
+    """Certified upper bound on ``delta_k`` (``delta_2k`` if ``twice``) of the operator as it is.
+
+    Three arguments, the best of which counts, each with all rounding errors added outward:
+
+    - *Gershgorin*: an eigenvalue of ``G_S`` is no farther from a diagonal entry than the sum of the other
+      magnitudes in its row; over all supports, the sum of the largest block-wise maxima of the table.
+    - *spectral*: ``lambda_max(G_S) <= lambda_max(G)``, at most the largest eigenvalue of the symbol of ``G``.
+    - *thresholded*: ``G = P + N`` with ``N`` the entries clipped to ``[-r, r]``: the spectral bound of ``P`` plus
+      Gershgorin's of ``N``, the best of several ``r``. (Any ``r`` gives a feasible point of the dual of the
+      semidefinite relaxation of sparse principal components, d'Aspremont et al. 2007.) For whole maps, entries
+      between places of one channel never meet and are left out of both.
+
+    A cropped ``W^T z`` is a part of the full one, so ``above`` of the full boundary holds for the cropped one.
+
+    Args:
+        operator: The convolution.
+        region: Pooling region, or ``"map"`` for one region per channel.
+        k: Number of regions in use.
+        twice: Whether to bound the constant over sums of two vectors.
+        boundary: ``"full"`` or ``"cropped"``.
+
+    Returns:
+        The bound. Beyond 1 it says nothing about invertibility.
+
+    Raises:
+        UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
+        UsageError: If there is no such boundary.
+    """
+    given = prepared(operator, region, k, boundary)
+    blocks = blocks_around(region, given.output_shape[1:])
+    # no row meets one of another group, so each group is bounded alone, with as much of the support as it can hold
+    found = [_group_bound(part, blocks, k, twice=twice) for part in _groups(given)]
+    worst = max(found, key=lambda bound: bound.above)
+    below = max(bound.below for bound in found)
+    return replace(worst, value=max(worst.above, below), below=below)
+
+
+def theorem_31_delta(
+    k: int, channels: int, length: int, size: int, filters: int, *, constant: float = 1.0, failure: float = 0.01
+) -> float:
+    """The ``delta_k`` that Theorem 3.1 promises: ``sqrt(C k D / (M l^2) (log K + log n - log eps))``.
+
+    Args:
+        k: Number of non-zeros.
+        channels: ``M``, channels of the input.
+        length: ``l``, length of a filter.
+        size: ``D``, length of the input.
+        filters: ``K``, number of filters.
+        constant: The theorem's unnamed constant ``C``.
+        failure: The probability ``eps`` with which the promise may fail.
+
+    Returns:
+        The promised constant; 1 or more where the theorem says nothing.
+
+    Raises:
+        ValueError: If a size is below 1, the filter is longer than the input, or ``failure`` is not in (0, 1).
+    """
+    if min(k, channels, length, filters) < 1 or length > size or constant <= 0 or not 0 < failure < 1:
+        raise ValueError(
+            f"k={k}, M={channels}, l={length}, D={size}, K={filters}, C={constant}, eps={failure} do not fit; sizes "
+            "are at least 1, the filter no longer than the input, C positive and eps between 0 and 1"
+        )
+    logs = math.log(filters) + math.log(size - length + 1) - math.log(failure)
+    return math.sqrt(constant * k * size / (channels * length**2) * logs)
+
+
+def theorem_33_bound(delta_k: float, delta_2k: float) -> float:
+    """Theorem 3.3's bound on ``||x^ - x|| / ||x||`` of one-step IHT.
+
+    Args:
+        delta_k: Model-RIP constant, or an upper bound on it.
+        delta_2k: The constant over sums of two vectors, or an upper bound on it.
+
+    Returns:
+        ``5 d_2k / (1 - d_k) sqrt((1 + d_2k) / (1 - d_2k))``; infinite where ``d_2k >= 1``, where the theorem says
+        nothing. (It exceeds 1, the error of answering 0, from ``d_2k`` = 0.169 on at the latest.)
+
+    Raises:
+        ValueError: If not ``0 <= delta_k <= delta_2k``.
+    """
+    if not 0 <= delta_k <= delta_2k:
+        raise ValueError(f"delta_k={delta_k} and delta_2k={delta_2k} do not fit; expected 0 <= delta_k <= delta_2k")
+    if delta_2k >= 1:
+        return math.inf
+    return 5 * delta_2k / (1 - delta_k) * math.sqrt((1 + delta_2k) / (1 - delta_2k))
+
+
+def _groups(operator: ConvOperator) -> list[ConvOperator]:
+    # the operator of each channel group
+    shape = (operator.weight.shape[1], *operator.input_shape[1:])
+    return [
+        ConvOperator(part, shape, stride=operator.stride, padding=operator.padding, dilation=operator.dilation)
+        for part in operator.weight.chunk(operator.groups)
+    ]
+
+
+def _group_bound(given: ConvOperator, blocks: Blocks, k: int, *, twice: bool) -> UpperBound:
+    # the bound of one group, whose channels hold as much of the support as they can
+    full = given.full()
+    size = entries(blocks, len(full.weight), k, twice=twice)
+    table = _table(full)
+    classes = _shift_classes(blocks, table.reach)
+    radius = _radius(table.values.abs() + table.error[(..., *[None] * full.dims)], classes, size, twice=twice)
+    squares, slack = table.squares, table.error.diagonal()
+    bounds = {"gershgorin": _outward((squares + slack - 1 + radius).max().item(), size)}
+    below = _outward((1 - squares + slack + radius).max().item(), size)
+    apart = not twice and max(map(len, map(set, blocks.labels))) == 1
+    bounds["spectral"] = _largest_eigenvalue(table, blocks.spatial, nonnegative=True) - 1
+    bounds |= _thresholded(table, blocks, classes, size, min(bounds.values()), twice=twice, apart=apart)
+    how = min(bounds, key=lambda name: bounds[name])
+    above = max(bounds[how], 0.0)
+    if any(given.padding):
+        below = 1.0
+        if above < 1:
+            near, far = _cropped_sides(given, classes, table.reach, size, twice=twice)
+            above, below = min(above, max(near, 0.0)), far
+    below = min(max(below, 0.0), 1.0)
+    return UpperBound(max(above, below), above, below, how, bounds)
+
+
+def _table(operator: ConvOperator) -> _Table:
+    # the correlation table of a float64 operator, with its rounding error
+    values = correlation_table(operator.weight, operator.groups, stride=operator.stride, dilation=operator.dilation)
+    return _Table(values, _table_error(operator))
+
+
+def _table_error(operator: ConvOperator) -> Tensor:
+    # gamma_n |x| |y| for a product in any order (Higham 2002, section 3.1); twice the terms and some more cover
+    # the rounding of the norms themselves
+    norms = operator.weight.flatten(1).norm(dim=1)
+    return _gamma(2 * operator.weight[0].numel() + 8) * torch.outer(norms, norms)
+
+
+def _gamma(operations: int) -> float:
+    return operations * UNIT / (1 - operations * UNIT)
+
+
+def _outward(value: float, terms: int) -> float:
+    # a sum of ``terms`` non-negative numbers and a few more operations, enlarged by all that rounding can take
+    return value + (abs(value) + 2) * _gamma(2 * terms + 16)
+
+
+def _shift_classes(blocks: Blocks, reach: tuple[int, ...]) -> list[list[list[int]]]:
+    """How the shifts around a place fall into blocks, for every kind of place.
+
+    Returns:
+        The classes of places. A class is a list of groups of flat shift indices, the places that lie in one
+        block; the first group is the place's own block. Classes that another contains are left out.
+    """
+    axes = []
+    for labels, far in zip(blocks.labels, reach, strict=True):
+        seen: dict[tuple[int | None, ...], None] = {}
+        for place, label in enumerate(labels):
+            if label >= 0:
+                around = range(place - far, place + far + 1)
+                seen[tuple(labels[q] - label if 0 <= q < len(labels) and labels[q] >= 0 else None for q in around)] = (
+                    None
+                )
+        kinds = list(seen)
+        axes.append([a for a in kinds if not any(a != b and _contains(b, a) for b in kinds)])
+    strides = [math.prod(2 * r + 1 for r in reach[i + 1 :]) for i in range(len(reach))]
+    classes = []
+    for kind in product(*axes):
+        groups: dict[tuple[int, ...], list[int]] = {(0,) * len(reach): []}
+        for shift in product(*(range(2 * r + 1) for r in reach)):
+            label = tuple(axis[s] for axis, s in zip(kind, shift, strict=True))
+            if None not in label:
+                flat = sum(s * stride for s, stride in zip(shift, strides, strict=True))
+                groups.setdefault(label, []).append(flat)  # pyright: ignore[reportArgumentType]
+        classes.append(list(groups.values()))
+    return classes
+
+
+def _contains(larger: tuple[int | None, ...], smaller: tuple[int | None, ...]) -> bool:
+    return all(b is None or a == b for a, b in zip(larger, smaller, strict=True))
+
+
+def _radius(size: Tensor, classes: list[list[list[int]]], count: int, *, twice: bool) -> Tensor:
+    """Largest sum of the off-diagonal magnitudes in a row of ``G_S`` over supports of ``count`` entries.
+
+    ``size`` holds bounds on the magnitudes, ``(K, K, *shifts)``.
+
+    Returns:
+        One sum per filter. Shape ``(K,)``.
+    """
+    flat = size.flatten(2)
+    channels = flat.shape[1]
+    best = torch.zeros(len(flat), dtype=flat.dtype)
+    centre = flat.shape[2] // 2
+    for groups in classes:
+        most = 2 if twice else 1
+        step = max(1, CHUNK // (channels * max(len(groups) * most, flat.shape[2])))
+        for start in range(0, len(flat), step):
+            part = flat[start : start + step].clone()
+            here = torch.arange(len(part))
+            own = here + start
+            part[here, own, centre] = 0
+            columns = []
+            for index, group in enumerate(groups):
+                top = part[:, :, group].topk(min(most, len(group)), dim=2).values.clone()
+                if index == 0:
+                    # the row's own place already takes one of its block's entries
+                    top[here, own, most - 1 :] = 0
+                columns.append(top)
+            values = torch.cat(columns, 2).flatten(1)
+            if count - 1 < values.shape[1]:
+                values = values.topk(count - 1, dim=1).values
+            best[start : start + step] = torch.maximum(best[start : start + step], values.sum(1))
+    return best
+
+
+def _thresholded(
+    table: _Table,
+    blocks: Blocks,
+    classes: list[list[list[int]]],
+    count: int,
+    best: float,
+    *,
+    twice: bool,
+    apart: bool,
+) -> dict[str, float]:
+    # the thresholded bound at the best of several levels, if one can beat ``best``
+    channels = len(table.values)
+    diagonal = torch.arange(channels)
+    centre = table.reach
+    off = table.values.clone()
+    off[(diagonal, diagonal, *centre)] = 0
+    if apart:
+        off[diagonal, diagonal] = 0
+    if count < 2:
+        return {}
+
+    def split(level: float) -> tuple[_Table, float]:
+        kept = off.sign() * (off.abs() - level).clamp_min(0)
+        rest = _radius((off - kept).abs(), classes, count, twice=twice).max().item()
+        kept[(diagonal, diagonal, *centre)] = table.squares
+        return replace(table, values=kept), _outward(rest, count)
+
+    mean = off.abs().mean().item()
+    tried: dict[float, float] = {}
+
+    def estimate(level: float) -> float:
+        if level not in tried:
+            kept, rest = split(level)
+            tried[level] = rest + _estimated_eigenvalue(kept, blocks.spatial) - 1 if rest < best else math.inf
+        return tried[level]
+
+    levels = [share * (best + 1) / (count - 1) for share in (0.15, 0.25, 0.35, 0.45, 0.55, 0.7)]
+    levels = [level for level in levels if level > mean / 4]
+    if not levels:
+        return {}
+    level = min(levels, key=estimate)
+    for factor in (0.93, 1.07, 0.965, 1.035):
+        level = min(level, level * factor, key=estimate)
+    if tried[level] >= best:
+        return {}
+    kept, rest = split(level)
+    return {"thresholded": _outward(_largest_eigenvalue(kept, blocks.spatial, nonnegative=False) - 1 + rest, 4)}
+
+
+def _grid(table: _Table, spatial: tuple[int, ...], *, rough: bool = False) -> tuple[list[int], float]:
+    """Choose the frequencies on which the symbol is looked at.
+
+    On ``n + r`` frequencies the map's Toeplitz matrix is a part of the circulant one, and the factor is 1. On
+    ``N`` frequencies, a real trigonometric polynomial of degree ``r`` stays above ``cos(r t)`` times its maximum
+    at a distance ``t <= pi / r`` of it (M. Riesz), so the grid, never farther than ``pi / N``, misses a factor
+    of at most ``1 / cos(pi r / N)`` per axis (Ehlich and Zeller 1964).
+
+    Returns:
+        Their number per axis, and the factor by which the symbol can exceed its largest value on them.
+    """
+    sizes, factor = [], 1.0
+    fewest = 16 if rough else 64 if len(table.values) <= FINE_GRID else 32
+    for far, n in zip(table.reach, spatial, strict=True):
+        coarse = max(fewest, (4 if rough else 16) * far)
+        if far and n + far > coarse:
+            sizes.append(coarse)
+            factor /= math.cos(math.pi * far / coarse)
+        else:
+            sizes.append(n + far if far else 1)
+    return sizes, factor * (1 + 16 * UNIT)
+
+
+def _symbols(table: _Table, spatial: tuple[int, ...], *, rough: bool = False) -> Iterator[Tensor]:
+    """The symbol of the Gram matrix, ``sum_a T(a) exp(-i w a)``, on the grid; chunks ``(frequencies, K, K)``.
+
+    The table is real, so half of the frequencies are conjugates of the other half and left out.
+    """
+    sizes, _ = _grid(table, spatial, rough=rough)
+    channels = len(table.values)
+    shifts = torch.cartesian_prod(*(torch.arange(-r, r + 1) for r in table.reach)).reshape(-1, len(sizes))
+    halves = [*sizes[:-1], sizes[-1] // 2 + 1]
+    waves = torch.cartesian_prod(*(torch.arange(n) for n in halves)).reshape(-1, len(sizes))
+    coefficients = table.values.reshape(channels**2, -1)
+    step = max(1, CHUNK // 4 // channels**2)
+    for part in waves.split(step):
+        # whole turns are taken off in integers, so that the angles carry the error of one division and product only
+        angle = sum(
+            (part[:, None, axis] * shifts[:, axis] % n).double() * (2 * math.pi / n) for axis, n in enumerate(sizes)
+        )
+        assert isinstance(angle, Tensor)
+        real, imaginary = (coefficients @ f(angle).T for f in (torch.cos, torch.sin))
+        yield torch.complex(real, -imaginary).T.reshape(-1, channels, channels).contiguous()
+
+
+def _estimated_eigenvalue(table: _Table, spatial: tuple[int, ...]) -> float:
+    # largest eigenvalue of the symbol on a rough grid, from below; not certified
+    return max(_estimates(part).max().item() for part in _symbols(table, spatial, rough=True))
+
+
+def _estimates(symbols: Tensor) -> Tensor:
+    # largest eigenvalue of each Hermitian matrix, by the power method where there are many channels
+    channels = symbols.shape[1]
+    if channels <= DENSE_EIGENVALUES:
+        return torch.linalg.eigvalsh(symbols)[:, -1]
+    single = symbols.to(torch.complex64)
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(channels, 8, generator=generator).to(single).expand(len(single), -1, -1)
+    for _ in range(6):
+        v = torch.linalg.qr(single @ v).Q
+    return torch.linalg.eigvalsh(v.mH @ single @ v)[:, -1].double()
+
+
+def _largest_eigenvalue(table: _Table, spatial: tuple[int, ...], *, nonnegative: bool) -> float:
+    """Bound the largest eigenvalue of the block Toeplitz matrix of a table on a map.
+
+    ``nonnegative``: whether the matrix that the table stands for, without its rounding, is positive semidefinite.
+
+    Returns:
+        The certified bound.
+    """
+    channels = len(table.values)
+    row_sums = table.values.flatten(2).abs().sum(2).sum(1).max().item()
+    # of the table itself, and of the sums and the angles behind the symbol, as a bound on the spectral norm
+    shifts = table.values[0, 0].numel()
+    error = table.error.sum(1).max().item() * shifts + _gamma(shifts + 64) * 4 * row_sums
+    parts = list(_symbols(table, spatial)) if _symbol_entries(table, spatial) <= CHUNK else None
+    top = -math.inf
+    for part in parts or _symbols(table, spatial):
+        guess = _estimates(part)
+        if channels > DENSE_EIGENVALUES:
+            likely = guess.topk(min(2, len(guess))).indices
+            likely = likely[guess[likely] > 0.97 * top]
+            guess = torch.linalg.eigvalsh(part[likely])[:, -1] if len(likely) else guess
+        top = max(top, guess.max().item())
+    # room to spare where the largest eigenvalue may have been missed: a failed proof costs more than it
+    bound = top + (1e-9 if channels <= DENSE_EIGENVALUES else 1e-3) * (abs(top) + 1e-9)
+    for part in parts or _symbols(table, spatial):
+        bound = _raise_to_bound(part, bound)
+    _, factor = _grid(table, spatial)
+    # the factor is for polynomials of one sign: below them lies -error, or minus the largest row sum
+    floor = error if nonnegative else row_sums + error
+    return _outward((bound + error + floor) * factor - floor, channels)
+
+
+def _symbol_entries(table: _Table, spatial: tuple[int, ...]) -> int:
+    return 2 * math.prod(_grid(table, spatial)[0]) * len(table.values) ** 2
+
+
+def _raise_to_bound(symbols: Tensor, bound: float) -> float:
+    """Raise a bound until it is proven to lie above all eigenvalues of all the matrices.
+
+    ``c I - A`` is positive definite if Cholesky's factorisation of ``(c - e) I - A`` in floating point runs
+    through, ``e = gamma_(n+1) / (1 - gamma_(n+1)) tr`` (Rump 2006); eight times that covers complex arithmetic
+    (each operation errs by less than six real ones, Higham 2002, lemma 3.5).
+
+    Returns:
+        The bound.
+    """
+    channels = symbols.shape[1]
+    traces = symbols.diagonal(dim1=1, dim2=2).real.abs().sum(1).max().item()
+    identity = torch.eye(channels, dtype=symbols.dtype)
+    slack = 8 * _gamma(channels + 4)
+    while True:
+        shift = bound - slack * (channels * abs(bound) + traces) - 2 * UNIT * abs(bound)
+        _, info = torch.linalg.cholesky_ex(shift * identity - symbols)
+        failed = info.nonzero().flatten()
+        if not len(failed):
+            return bound
+        found = torch.linalg.eigvalsh(symbols[failed[:4]])[:, -1].max().item()
+        bound = max(found, bound) * (1 + 1e-9) + 4 * slack * (channels * abs(bound) + traces) + 1e-12
+
+
+def _cropped_sides(
+    operator: ConvOperator, classes: list[list[list[int]]], reach: tuple[int, ...], count: int, *, twice: bool
+) -> tuple[float, float]:
+    """Gershgorin's bounds where taps in the padding are cut off.
+
+    A row's inner products with others only see its own taps inside, so masking one of the two is enough.
+
+    Returns:
+        Bounds on ``lambda_max - 1`` and on ``1 - lambda_min``.
+    """
+    error = _table_error(operator)
+    above = below = 0.0
+    for mask in _tap_masks(operator):
+        values = _cross_correlations(operator, mask, reach)
+        radius = _radius(values.abs() + error[(..., *[None] * operator.dims)], classes, count, twice=twice)
+        squares = values.diagonal(dim1=0, dim2=1)[*reach]
+        above = max(above, (squares + error.diagonal() - 1 + radius).max().item())
+        below = max(below, (1 - squares + error.diagonal() + radius).max().item())
+    return _outward(above, count), _outward(below, count)
+
+
+def _tap_masks(operator: ConvOperator) -> Iterator[Tensor]:
+    """The sets of taps inside the input, over all places of the output; bool, of the kernel's shape."""
+    axes = []
+    for n, places, kernel, s, p, d in zip(
+        operator.input_shape[1:],
+        operator.output_shape[1:],
+        operator.weight.shape[2:],
+        operator.stride,
+        operator.padding,
+        operator.dilation,
+        strict=True,
+    ):
+        axes.append(sorted({tuple(0 <= q * s - p + d * a < n for a in range(kernel)) for q in range(places)}))
+    for masks in product(*axes):
+        mask = torch.ones((), dtype=torch.bool)
+        for axis in masks:
+            mask = mask[..., None] & torch.tensor(axis)
+        yield mask
+
+
+def _cross_correlations(operator: ConvOperator, mask: Tensor, reach: tuple[int, ...]) -> Tensor:
+    # inner products of the masked filters with all rows around them. Shape ``(K, K, *shifts)``
+    spread = [d * (n - 1) + 1 for n, d in zip(operator.weight.shape[2:], operator.dilation, strict=True)]
+    around = [n + 2 * r * s for n, r, s in zip(spread, reach, operator.stride, strict=True)]
+    pad = [v for r, s in zip(reversed(reach), reversed(operator.stride), strict=True) for v in (r * s, r * s)]
+    patches = torch.zeros(*operator.weight.shape[:2], *spread, dtype=torch.float64)
+    patches[(..., *(slice(None, None, d) for d in operator.dilation))] = operator.weight * mask
+    shape = (operator.weight.shape[1], *around)
+    window = ConvOperator(operator.weight, shape, stride=operator.stride, dilation=operator.dilation)
+    return window.forward(F.pad(patches, pad))

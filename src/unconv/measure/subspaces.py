@@ -1,0 +1,227 @@
+"""The union of subspaces behind model-RIP on one map: which places compete, and how many supports there are."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unconv.errors import UnconvError, UsageError
+from unconv.operators import ConvOperator
+from unconv.sparsity import Pooled, Window
+
+Region = int | tuple[int, ...] | Window | Literal["map"]
+Boundary = Literal["full", "cropped"]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of one channel: a support holds at most one place of each (two, for sums of two vectors).
+
+    Attributes:
+        labels: Per axis, the block index of each place, -1 where the place lies in no block. Two places share
+            a block if all their labels agree.
+    """
+
+    labels: tuple[tuple[int, ...], ...]
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """Size of the map."""
+        return tuple(len(axis) for axis in self.labels)
+
+    @property
+    def count(self) -> int:
+        """Number of blocks of one channel."""
+        return math.prod(max(axis) + 1 for axis in self.labels)
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """Block of each place of the flattened map, -1 for none. Shape ``(places,)``, int64."""
+        label, inside = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
+        for axis in self.labels:
+            here = torch.tensor(axis)
+            label = (label[:, None] * (max(axis) + 1) + here).flatten()
+            inside = (inside[:, None] & (here >= 0)).flatten()
+        return torch.where(inside, label, -1)
+
+    @cached_property
+    def members(self) -> Tensor:
+        """Flat places of each block, padded with -1. Shape ``(count, largest block)``, int64."""
+        places = (self.flat >= 0).nonzero().flatten()
+        label = self.flat[places]
+        order = label.argsort(stable=True)
+        places, label = places[order], label[order]
+        sizes = torch.bincount(label, minlength=self.count)
+        first = sizes.cumsum(0) - sizes
+        table = torch.full((self.count, int(sizes.max())), -1)
+        table[label, torch.arange(len(label)) - first[label]] = places
+        return table
+
+    def supports(self, channels: int, k: int, *, twice: bool = False) -> int:
+        """Number of maximal supports, i.e. of subspaces that no other of the union contains.
+
+        Args:
+            channels: Number of channels.
+            k: Number of blocks in use.
+            twice: Whether to count those of sums of two vectors: two entries per block, ``2 k`` in all.
+
+        Returns:
+            The number, e.g. ``n^k binom(K, k)`` for whole maps.
+        """
+        want = entries(self, channels, k, twice=twice)
+        ways = [1]
+        for size, blocks in Counter((self.members >= 0).sum(1).tolist()).items():
+            # (1 + size x + binom(size, 2) x^2) ** (channels * blocks), the last term only for sums of two
+            power = [0] * (want + 1)
+            for pairs in range(want // 2 + 1 if twice else 1):
+                for singles in range(want + 1 - 2 * pairs):
+                    blocks_used = math.comb(channels * blocks, pairs) * math.comb(channels * blocks - pairs, singles)
+                    power[2 * pairs + singles] += blocks_used * math.comb(size, 2) ** pairs * size**singles
+                    if not blocks_used:
+                        break
+            ways = [sum(ways[i] * power[j - i] for i in range(min(j + 1, len(ways)))) for j in range(want + 1)]
+        return ways[want]
+
+    def project(self, h: Tensor, k: int, *, twice: bool = False) -> Tensor:
+        """Nearest point of the union: the largest entry of each block (two if ``twice``), then the largest of those.
+
+        Args:
+            h: Activations. Shape ``(N, K, *spatial)``.
+            k: Number of blocks in use.
+            twice: Whether to project onto sums of two vectors.
+
+        Returns:
+            Shape ``(N, K, *spatial)``.
+        """
+        members = self.members.to(h.device)
+        flat = h.flatten(2)
+        size = flat.abs()[:, :, members.clamp_min(0)].masked_fill(members < 0, -1.0)
+        best, which = size.topk(min(2 if twice else 1, members.shape[1]), dim=3)
+        place = members.expand(*which.shape[:2], -1, -1).gather(3, which)
+        place = place.clamp_min(0) + torch.arange(h.shape[1], device=h.device)[:, None, None] * flat.shape[2]
+        kept = best.flatten(1).topk(entries(self, h.shape[1], k, twice=twice), dim=1).indices
+        index = place.flatten(1).gather(1, kept)
+        out = torch.zeros_like(flat).flatten(1)
+        return out.scatter_(1, index, h.flatten(1).gather(1, index)).reshape(h.shape)
+
+
+def entries(blocks: Blocks, channels: int, k: int, *, twice: bool = False) -> int:
+    """Number of entries of a maximal support.
+
+    Args:
+        blocks: The blocks of one channel.
+        channels: Number of channels.
+        k: Number of blocks in use.
+        twice: Whether the support is that of a sum of two vectors.
+
+    Returns:
+        ``k``, or ``2 k`` if ``twice``; fewer where the blocks do not hold as many.
+    """
+    most = 2 if twice else 1
+    return min(most * k, channels * int((blocks.members >= 0).sum(1).clamp_max(most).sum()))
+
+
+def blocks_within(region: Region, spatial: Sequence[int]) -> Blocks:
+    """Blocks whose supports are admissible for sure.
+
+    Regions that do not overlap are the blocks. Where they overlap, the blocks are single places no two of
+    which share a region, so that every reading of "one non-zero per region" admits their supports.
+
+    Args:
+        region: Pooling region, or ``"map"`` for the whole map.
+        spatial: Size of the map.
+
+    Returns:
+        The blocks.
+    """
+    labels = []
+    for owners in _owners(region, spatial):
+        if max(map(len, owners)) <= 1:
+            labels.append(tuple(min(o, default=-1) for o in owners))
+            continue
+        axis, taken, found = [], -1, 0
+        for owner in owners:
+            free = bool(owner) and min(owner) > taken
+            axis.append(found if free else -1)
+            if free:
+                taken, found = max(owner), found + 1
+        labels.append(tuple(axis))
+    return Blocks(tuple(labels))
+
+
+def blocks_around(region: Region, spatial: Sequence[int]) -> Blocks:
+    """Blocks that admit every support that the regions admit.
+
+    Regions that do not overlap are the blocks. Where they overlap along an axis, every place of that axis is
+    a block of its own: more supports than the model has, so an upper bound over them holds for the model.
+
+    Args:
+        region: Pooling region, or ``"map"`` for the whole map.
+        spatial: Size of the map.
+
+    Returns:
+        The blocks.
+    """
+    labels = []
+    for owners in _owners(region, spatial):
+        if max(map(len, owners)) <= 1:
+            labels.append(tuple(min(o, default=-1) for o in owners))
+        else:
+            covered = iter(range(len(owners)))
+            labels.append(tuple(next(covered) if o else -1 for o in owners))
+    return Blocks(tuple(labels))
+
+
+def prepared(operator: ConvOperator, region: Region, k: int, boundary: Boundary) -> ConvOperator:
+    """Check the arguments of a model-RIP question, and give the operator that it asks about.
+
+    Args:
+        operator: The convolution.
+        region: Pooling region, or ``"map"``.
+        k: Number of blocks in use.
+        boundary: ``"full"`` (``W^T`` keeps its whole output, as in the paper) or ``"cropped"`` (to the input).
+
+    Returns:
+        The operator in float64; without padding if ``"full"``.
+
+    Raises:
+        UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of blocks.
+        UsageError: If there is no such boundary.
+    """
+    if boundary not in {"full", "cropped"}:
+        raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
+    size = operator.weight.flatten(1).abs().amax(1)
+    if not torch.isfinite(size).all():
+        raise UnconvError(f"filter {int((~torch.isfinite(size)).nonzero()[0])} is not finite; check the weights")
+    if (size == 0).any():
+        zero = (size == 0).nonzero().flatten().tolist()
+        raise UnconvError(
+            f"filter {zero[0]} of {len(size)} is zero ({len(zero)} are): delta is at least 1 with it; leave it out"
+        )
+    spatial = operator.output_shape[1:]
+    total = operator.output_shape[0] * math.prod(Pooled(region).window(spatial).pooled_shape(spatial))
+    if not 1 <= k <= total:
+        raise UnconvError(f"k is {k}; it counts the blocks in use, so it lies between 1 and their number, {total}")
+    operator = operator.to(torch.float64)
+    return operator.full() if boundary == "full" else operator
+
+
+def _owners(region: Region, spatial: Sequence[int]) -> list[list[list[int]]]:
+    # per axis and place, the indices of the regions that it lies in
+    window = Pooled(region).window(tuple(spatial))
+    result = []
+    for n, size, dilation, starts in zip(spatial, window.kernel, window.dilation, window.starts(spatial), strict=True):
+        owners: list[list[int]] = [[] for _ in range(n)]
+        for index, start in enumerate(starts):
+            for place in range(start, start + dilation * size, dilation):
+                if 0 <= place < n:
+                    owners[place].append(index)
+        result.append(owners)
+    return result

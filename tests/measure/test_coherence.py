@@ -1,0 +1,172 @@
+"""Against loops over pairs, and against the rows of the dense matrix W at all their places."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from unconv.measure.coherence import coherence, coherence_pair, correlation_table
+from unconv.operators import ConvOperator, gaussian_like
+
+Bank = tuple[torch.Tensor, int, tuple[int, ...], tuple[int, ...]]
+
+
+@st.composite
+def banks(draw: st.DrawFn) -> Bank:
+    """Filters, groups, stride and dilation."""
+    dims = draw(st.sampled_from([1, 1, 2, 2, 3]))
+    small = st.integers(1, 3 if dims < 3 else 2)
+    groups = draw(st.integers(1, 3))
+    shape = (groups * draw(st.integers(1, 3)), draw(st.integers(1, 2)), *(draw(small) for _ in range(dims)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    stride, dilation = (tuple(draw(small) for _ in range(dims)) for _ in range(2))
+    return torch.randn(shape, generator=generator, dtype=torch.float64), groups, stride, dilation
+
+
+def gram_from_the_middle(bank: Bank) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Gram matrix rows of W for the middle place of a map just wider than all overlaps, ``(K, K, *map)``."""
+    weight, groups, stride, dilation = bank
+    reach = tuple(d * (k - 1) // t for k, t, d in zip(weight.shape[2:], stride, dilation, strict=True))
+    spatial = [
+        (2 * r + 2) * t + d * (k - 1) + 1 for r, k, t, d in zip(reach, weight.shape[2:], stride, dilation, strict=True)
+    ]
+    operator = ConvOperator(
+        weight, (weight.shape[1] * groups, *spatial), stride=stride, dilation=dilation, groups=groups
+    )
+    rows = operator.to_dense().reshape(*operator.output_shape, -1)
+    middle = rows[(slice(None), *(r + 1 for r in reach))]
+    return torch.einsum("ix,j...x->ij...", middle, rows), reach
+
+
+@settings(deadline=None, max_examples=60)
+@given(banks())
+def test_table_is_the_gram_matrix_of_the_rows(bank: Bank) -> None:
+    weight, groups, stride, dilation = bank
+    gram, reach = gram_from_the_middle(bank)
+    table = correlation_table(weight, groups, stride=stride, dilation=dilation)
+    inner = (slice(None), slice(None), *(slice(1, 2 * r + 2) for r in reach))
+    torch.testing.assert_close(table, gram[inner], rtol=0, atol=1e-12)
+    gram[inner] = 0
+    assert gram.abs().max() == 0  # the table leaves no overlap out
+
+
+@settings(deadline=None, max_examples=60)
+@given(banks())
+def test_coherence_is_that_of_the_rows(bank: Bank) -> None:
+    weight, groups, stride, dilation = bank
+    count = len(weight)
+    size = weight.flatten(1).norm(dim=1)
+    gram, reach = gram_from_the_middle((weight / size.reshape(-1, *[1] * (weight.ndim - 1)), groups, stride, dilation))
+    centre = tuple(r + 1 for r in reach)
+    found = coherence(weight, groups, stride=stride, dilation=dilation)
+
+    cosines = {(i, j): gram[(i, j, *centre)].item() for i, j in product(range(count), repeat=2) if i != j}
+    if count > 1:
+        assert found.signed == pytest.approx(max(cosines.values()), abs=1e-12)
+        assert found.absolute == pytest.approx(max(map(abs, cosines.values())), abs=1e-12)
+        assert found.signed_pair is not None
+        assert found.absolute_pair is not None
+        assert cosines[found.signed_pair] == pytest.approx(found.signed, abs=1e-12)
+        assert abs(cosines[found.absolute_pair]) == pytest.approx(found.absolute, abs=1e-12)
+
+    for i in range(count):
+        gram[(i, i, *centre)] = 0
+    assert found.shifted == pytest.approx(gram.abs().max().item(), abs=1e-12)
+    if found.shifted_pair is None or found.shift is None:
+        assert found.shifted == 0
+    else:
+        there = tuple(c + s // t for c, s, t in zip(centre, found.shift, stride, strict=True))
+        assert abs(gram[(*found.shifted_pair, *there)].item()) == pytest.approx(found.shifted, abs=1e-12)
+    assert found.signed <= found.absolute <= found.shifted or count == 1
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = gaussian_like(torch.empty(10, 3, 3, 3, dtype=torch.float64), 0)
+    whole, table = coherence(weight, 2), correlation_table(weight, 2)
+    monkeypatch.setattr("unconv.measure.coherence.BLOCK_ENTRIES", 25)
+    blocks = coherence(weight, 2)
+    assert blocks.shifted == pytest.approx(whole.shifted, abs=1e-14)
+    assert (blocks.signed_pair, blocks.shifted_pair, blocks.shift) == (
+        whole.signed_pair,
+        whole.shifted_pair,
+        whole.shift,
+    )
+    torch.testing.assert_close(correlation_table(weight, 2), table, rtol=0, atol=1e-14)
+
+
+def test_a_filter_that_repeats_itself_is_coherent_with_its_own_shift() -> None:
+    found = coherence(torch.tensor([[[1.0, 0.0, -1.0, 0.0, 1.0]], [[0.0, 1.0, 0.0, 0.0, 0.0]]]))
+    assert (found.signed, found.absolute) == (0.0, 0.0)
+    assert found.shifted == pytest.approx(2 / 3)  # by two taps: -1 -1 over a squared norm of 3
+    assert (found.shifted_pair, found.shift) == ((0, 0), (2,))
+
+
+def test_opposite_filters_differ_in_sign_only() -> None:
+    found = coherence(torch.tensor([[[1.0, 2.0]], [[-1.0, -2.0]]]))
+    assert found.signed == pytest.approx(-1)
+    assert found.absolute == found.shifted == pytest.approx(1)
+    assert found.absolute <= 1
+
+
+def test_groups_see_different_channels() -> None:
+    weight = torch.tensor([[[1.0, 2.0]], [[1.0, 2.0]]])
+    assert coherence(weight).signed == pytest.approx(1)
+    apart = coherence(weight, groups=2)
+    assert (apart.signed, apart.absolute) == (0.0, 0.0)
+    assert apart.shifted == pytest.approx(2 / 5)
+
+
+def test_a_single_filter_has_no_pair() -> None:
+    found = coherence(torch.ones(1, 2, 2))
+    assert (found.signed, found.absolute, found.signed_pair, found.absolute_pair) == (0.0, 0.0, None, None)
+    assert found.shifted == pytest.approx(0.5)
+
+
+def test_half_precision_is_computed_in_single() -> None:
+    weight = gaussian_like(torch.empty(4, 3, 3, 3), 0).half()
+    assert coherence(weight).shifted == coherence(weight.float()).shifted
+    assert correlation_table(weight).dtype == torch.float32
+
+
+def test_pair_is_the_filters_and_gaussian_ones() -> None:
+    weight = torch.rand(6, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    pair = coherence_pair(weight, 7)
+    assert pair.learned == coherence(weight)
+    assert pair.random == coherence(gaussian_like(weight, 7))
+    assert pair.learned.signed > pair.random.signed  # all filters point into the positive orthant
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_filters_without_a_direction_are_named(value: float) -> None:
+    weight = torch.ones(3, 2, 3)
+    weight[1] = value
+    with pytest.raises(ValueError, match="filter 1 has norm"):
+        coherence(weight)
+
+
+def test_shapes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="3 filters do not divide into 2 groups"):
+        coherence(torch.ones(3, 2, 3), groups=2)
+    with pytest.raises(ValueError, match="expected floating-point"):
+        correlation_table(torch.ones(3, 2))
+    with pytest.raises(ValueError, match="stride has 2 entries"):
+        coherence(torch.ones(3, 2, 3), stride=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "signed"),
+    [("features.2", 0.9066), ("features.5", 0.7236), ("features.7", 0.6254), ("features.10", 0.6692)],
+    ids=["conv1_2", "conv2_1", "conv2_2", "conv3_1"],
+)
+def test_vgg19(research_data: Path, key: str, signed: float) -> None:
+    path = research_data / "vgg19-blocks1-3.safetensors"
+    if not path.is_file():
+        pytest.skip("research data absent: vgg19-blocks1-3.safetensors is not in UNCONV_DATA")
+    with safe_open(path, "pt") as file:
+        found = coherence(file.get_tensor(f"{key}.weight"))
+    assert round(found.signed, 4) == signed
+    assert found.signed <= found.absolute <= found.shifted <= 1

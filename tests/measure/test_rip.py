@@ -1,0 +1,283 @@
+"""Against the dense matrix W^T, in every geometry and by every method; and the paper's Figures 2 and 3."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from unconv.measure.rip import (
+    Boundary,
+    Method,
+    RatioSummary,
+    SparseCodes,
+    cheapest_method,
+    compare,
+    draw_codes,
+    sample_ratios,
+    support_ratios,
+)
+from unconv.operators import ConvOperator, gaussian_like
+from unconv.sparsity import Pooled, Window
+
+
+def gaussian(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return gaussian_like(torch.empty(shape, dtype=dtype), seed)
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[ConvOperator, Pooled, int]:
+    """A convolution, regions on its output, and a k that they allow."""
+    dims = draw(st.sampled_from([1, 1, 2, 2, 3]))
+    sizes = st.tuples(*[st.integers(1, 3 if dims < 3 else 2)] * dims)
+    kernel, stride, dilation, out = draw(sizes), draw(sizes), draw(sizes), draw(sizes)
+    padding = draw(st.tuples(*[st.integers(0, 2)] * dims))
+    rest = draw(st.tuples(*[st.integers(0, 2)] * dims))
+    spatial = [
+        (m + 1) * t + d * (k - 1) + 1 - 2 * p + min(e, t - 1)
+        for m, t, d, k, p, e in zip(out, stride, dilation, kernel, padding, rest, strict=True)
+    ]
+    assume(min(spatial) >= 1)
+    groups = draw(st.integers(1, 3))
+    weight = gaussian(groups * draw(st.integers(1, 3)), draw(st.integers(1, 3)), *kernel, seed=draw(st.integers(0, 99)))
+    operator = ConvOperator(
+        weight,
+        (groups * weight.shape[1], *spatial),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+    region: Window | str = "map"
+    if draw(st.booleans()):
+        size, step = draw(sizes), draw(sizes)
+        pad = tuple(draw(st.integers(0, n // 2)) for n in size)
+        region = Window.of(dims, size, stride=step, padding=pad, ceil_mode=draw(st.booleans()))
+        assume(all(n <= m + 2 * p for n, m, p in zip(size, operator.output_shape[1:], pad, strict=True)))
+    model = Pooled(region)  # pyright: ignore[reportArgumentType]
+    regions = len(weight) * math.prod(model.window(operator.output_shape[1:]).pooled_shape(operator.output_shape[1:]))
+    return operator, model, draw(st.integers(1, min(regions, 12)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(layers(), st.sampled_from(["full", "cropped"]), st.sampled_from(["uniform", "gaussian", "sign"]))
+def test_every_method_agrees_with_the_dense_matrix(layer, boundary, values) -> None:
+    operator, model, k = layer
+    bounded = operator.full() if boundary == "full" else operator
+    (z,) = draw_codes(operator, model, k, 5, values=values, seed=3)
+    dense = z.dense().flatten(1)
+    expected = (dense @ bounded.to_dense()).norm(dim=1) / dense.norm(dim=1)
+    methods: list[Method] = ["auto", "dense", "patches", "gram"]
+    for method in methods[:3] if any(bounded.padding) else methods:
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+            ratios = sample_ratios(
+                operator.to(dtype), model, k, 5, values=values, seed=3, boundary=boundary, method=method
+            )
+            assert ratios.dtype == dtype
+            # squares: where W^T z nearly cancels, the root of a Gram sum has half of its digits
+            torch.testing.assert_close(ratios.double().square(), expected.square(), rtol=tolerance, atol=tolerance)
+
+
+@settings(deadline=None, max_examples=40)
+@given(layers())
+def test_codes_are_model_k_sparse(layer) -> None:
+    operator, model, k = layer
+    window = model.window(operator.output_shape[1:])
+    (codes,) = draw_codes(operator, model, k, 20, values="sign", seed=1)
+    dense = codes.dense()
+    assert dense.shape == (20, *operator.output_shape)
+    entries = (dense != 0).flatten(1).sum(1)
+    assert (entries <= k).all()
+    torch.testing.assert_close(codes.norms, dense.flatten(1).norm(dim=1))
+    if not window.overlapping:
+        assert (entries == k).all()
+        for z in dense:  # pooling keeps everything: no region holds two entries
+            kept = Pooled(window).project(z.unsqueeze(0)).dense()[0]
+            torch.testing.assert_close(kept, z, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("values", ["uniform", "gaussian", "sign"])
+@pytest.mark.parametrize(("k", "region"), [(7, 2), (90, Window.of(2, 3, stride=2))], ids=["few", "many, overlapping"])
+def test_codes_do_not_depend_on_the_batch(values, k, region) -> None:
+    operator = ConvOperator(gaussian(8, 2, 3, 3), (2, 12, 12))
+    (whole,) = draw_codes(operator, Pooled(region), k, 23, values=values, seed=5)
+    parts = list(draw_codes(operator, Pooled(region), k, 23, values=values, seed=5, batch=4))
+    assert [len(part.values) for part in parts] == [4, 4, 4, 4, 4, 3]
+    for name in ("channels", "places", "values"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    (other,) = draw_codes(operator, Pooled(region), k, 23, values=values, seed=6)
+    assert not torch.equal(other.places, whole.places)
+
+
+@pytest.mark.parametrize("method", ["dense", "patches", "gram"])
+def test_ratios_do_not_depend_on_the_batch(method) -> None:
+    operator = ConvOperator(gaussian(8, 2, 3, 3), (2, 12, 12), padding=1)
+    whole = sample_ratios(operator, Pooled(2), 7, 23, seed=5, method=method)
+    parts = sample_ratios(operator, Pooled(2), 7, 23, seed=5, method=method, batch=4)
+    torch.testing.assert_close(parts, whole, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("k", [2, 80], ids=["all sets at once", "set by set"])
+def test_regions_and_places_are_uniform(k) -> None:
+    """Frequencies within 5 standard deviations; the last region of each axis is cut to one place."""
+    operator = ConvOperator(gaussian(30, 1, 1), (1, 5))
+    window = Window.of(1, 2, ceil_mode=True)
+    samples = 4000
+    (codes,) = draw_codes(operator, Pooled(window), k, samples, values="sign", seed=0)
+    frequency = (codes.dense() != 0).double().mean(0)
+    for place, share in enumerate([0.5, 0.5, 0.5, 0.5, 1.0]):
+        p = share * k / 90
+        assert (frequency[:, place] - p).abs().max() < 5 * math.sqrt(p * (1 - p) / samples)
+
+
+def test_every_pair_of_regions_is_as_likely() -> None:
+    operator = ConvOperator(gaussian(5, 1, 1), (1, 1))
+    (codes,) = draw_codes(operator, Pooled("map"), 2, 5000, seed=0)
+    low, high = codes.channels.sort(dim=1).values.T
+    counts = torch.bincount(low * 5 + high, minlength=25).reshape(5, 5)
+    assert (counts.triu(1) == counts).all()
+    assert (counts[counts > 0] - 500).abs().max() < 5 * math.sqrt(5000 * 0.1 * 0.9)
+    assert (counts > 0).sum() == 10
+
+
+def test_values_are_drawn_as_named() -> None:
+    operator = ConvOperator(gaussian(50, 1, 1), (1, 1))
+
+    def values(name) -> torch.Tensor:
+        (codes,) = draw_codes(operator, Pooled("map"), 20, 500, values=name, seed=0)
+        return codes.values.flatten()
+
+    uniform, normal, sign = values("uniform"), values("gaussian"), values("sign")
+    assert uniform.abs().max() <= 1
+    assert uniform.mean().abs() < 0.03
+    assert uniform.square().mean() == pytest.approx(1 / 3, abs=0.02)
+    assert normal.square().mean() == pytest.approx(1, abs=0.07)
+    assert normal.abs().max() > 3
+    assert set(sign.tolist()) == {-1.0, 1.0}
+    assert sign.mean().abs() < 0.05
+
+
+def test_a_place_of_two_regions_is_active_once() -> None:
+    operator = ConvOperator(gaussian(1, 1, 1), (1, 3))
+    (codes,) = draw_codes(operator, Pooled(Window.of(1, 2, stride=1)), 2, 200, values="sign", seed=0)
+    shared = (codes.places == 1).all(dim=1)
+    assert 0 < shared.sum() < 200
+    assert (codes.values[shared] != 0).sum(dim=1).eq(1).all()
+    assert (codes.values[shared][:, 0] != 0).all()
+    assert (codes.values[~shared] != 0).all()
+
+
+def test_support_ratios_are_those_of_the_gram_matrix() -> None:
+    operator = ConvOperator(gaussian(6, 3, 3, 3), (3, 7, 6), padding=1, stride=(1, 2))
+    model = Pooled(Window.of(2, 2, stride=1))  # overlapping
+    cases: list[tuple[Boundary, ConvOperator]] = [("full", operator.full()), ("cropped", operator)]
+    for boundary, bounded in cases:
+        found = support_ratios(operator, model, 30, 6, seed=2, boundary=boundary, batch=4)
+        (codes,) = draw_codes(operator, model, 30, 6, seed=2)
+        w, z = bounded.to_dense(), codes.dense().flatten(1)
+        back = z @ w @ w.T
+        torch.testing.assert_close(found.everywhere, back.norm(dim=1) / z.norm(dim=1), rtol=1e-12, atol=0)
+        kept = torch.where(z != 0, back, 0.0)
+        torch.testing.assert_close(found.on_support, kept.norm(dim=1) / z.norm(dim=1), rtol=1e-12, atol=0)
+
+
+def test_summary_against_numpy() -> None:
+    r = torch.rand(501, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.6
+    summary, a = RatioSummary.of(r), r.numpy()
+    assert summary.samples == 501
+    assert (summary.p01, summary.p50, summary.p99) == tuple(np.percentile(a, [1, 50, 99]))
+    assert (summary.min, summary.max) == (a.min(), a.max())
+    assert summary.mean == pytest.approx(a.mean(), rel=1e-14)
+    assert summary.std == pytest.approx(a.std(ddof=1), rel=1e-14)
+    assert summary.delta == max(a.max() ** 2 - 1, 1 - a.min() ** 2)
+    assert RatioSummary.of(torch.tensor([2.0])).std == 0
+    assert RatioSummary.of(torch.tensor([2.0])).delta == 3
+    for bad in (torch.tensor([]), torch.tensor([1.0, math.nan])):
+        with pytest.raises(ValueError, match="expected finite"):
+            RatioSummary.of(bad)
+
+
+def test_compare_uses_the_same_codes_for_all_three() -> None:
+    weight = gaussian(8, 4, 3, 3)
+    weight *= 3 / weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    operator = ConvOperator(weight, (4, 8, 8), padding=1)
+    found = compare(operator, Pooled(2), 20, 50, seed=4)
+    assert found.learned.p50 == pytest.approx(3 * found.normalised.p50, rel=1e-12)
+    assert found.learned.max == pytest.approx(3 * found.normalised.max, rel=1e-12)
+    expected = sample_ratios(operator.gaussian(4), Pooled(2), 20, 50, seed=4)
+    assert found.gaussian == RatioSummary.of(expected)
+
+
+def test_half_precision_is_measured_in_single() -> None:
+    operator = ConvOperator(gaussian(8, 4, 3, 3, dtype=torch.float16), (4, 8, 8))
+    half = sample_ratios(operator, Pooled(2), 5, 10)
+    assert torch.equal(half, sample_ratios(operator.to(torch.float32), Pooled(2), 5, 10))
+
+
+def test_choice_of_method() -> None:
+    figure_2 = ConvOperator(gaussian(96, 32, 5), (32, 32))
+    assert cheapest_method(figure_2, 10, 1000) == "gram"
+    cropped = ConvOperator(gaussian(96, 32, 5), (32, 32), padding=2)
+    assert cheapest_method(cropped, 10, 1000) == "patches"
+    wide = ConvOperator(torch.zeros(512, 512, 3, 3), (512, 14, 14), padding=1).full()
+    assert cheapest_method(wide, round(0.131 * 512 * 49), 1000) == "patches"
+    assert cheapest_method(figure_2, 96 * 28, 1000) == "dense"
+
+
+def test_figure_2() -> None:
+    """1-D, l = 5, M = 32, K = 96, D = 32, k = 10, Gaussian filters (paper, "Checked")."""
+    ratios, support, everywhere = [], [], []
+    for seed in range(5):
+        operator = ConvOperator(torch.empty(96, 32, 5), (32, 32)).gaussian(seed)
+        ratios.append(sample_ratios(operator, Pooled("map"), 10, 1000, seed=seed))
+        both = support_ratios(operator, Pooled("map"), 10, 200, seed=seed)
+        support.append(both.on_support)
+        everywhere.append(both.everywhere)
+    summary = RatioSummary.of(torch.cat(ratios))
+    assert (summary.p01, summary.p50, summary.p99) == pytest.approx((0.93, 1.0, 1.08), abs=0.012)
+    on_support = RatioSummary.of(torch.cat(support))
+    assert (on_support.p01, on_support.p99) == pytest.approx((0.87, 1.17), abs=0.03)
+    assert RatioSummary.of(torch.cat(everywhere)).p50 == pytest.approx(1.96, abs=0.03)
+
+
+def test_figure_3_boundaries() -> None:
+    """Gaussian filters keep norms on the full boundary; cropped, border filters lose the taps outside."""
+    operator = ConvOperator(torch.empty(64, 64, 3, 3), (64, 14, 14), padding=1).gaussian(0).normalised()
+    k = round(0.131 * 64 * 49)
+    full = RatioSummary.of(sample_ratios(operator, Pooled(2), k, 60, seed=0))
+    cropped = RatioSummary.of(sample_ratios(operator, Pooled(2), k, 60, seed=0, boundary="cropped"))
+    assert full.mean == pytest.approx(1, abs=0.005)
+    inside = (14 * 3 - 2) / (14 * 3)  # share of the taps that meet the map, per axis
+    assert cropped.mean == pytest.approx(inside, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "k is 0; the code .* has 36 regions, so use 1 to 36"),
+        ({"k": 37}, "k is 37"),
+        ({"samples": 0}, "samples 0"),
+        ({"batch": 0}, "batch 0"),
+        ({"values": "laplace"}, "values 'laplace' are not known; use one of uniform, gaussian, sign"),
+        ({"boundary": "same"}, "boundary 'same' is not known; use 'full' or 'cropped'"),
+        ({"method": "fft"}, "method 'fft' is not known; use one of auto, dense, patches, gram"),
+        ({"method": "gram", "boundary": "cropped"}, "method 'gram' needs whole filters"),
+        ({"model": Pooled(9)}, "smaller than the pooling region"),
+        ({"model": Pooled(2, k=5)}, "the model keeps 5 regions and k is 3"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message) -> None:
+    operator = ConvOperator(gaussian(4, 2, 3, 3), (2, 6, 6), padding=1)
+    with pytest.raises(ValueError, match=message):
+        sample_ratios(**{"operator": operator, "model": Pooled(2), "k": 3, "samples": 2} | arguments)
+
+
+def test_codes_spelled_out() -> None:
+    codes = SparseCodes(
+        torch.tensor([[0, 1], [1, 1]]), torch.tensor([[2, 0], [1, 2]]), torch.tensor([[3.0, 4.0], [5.0, 12.0]]), (2, 3)
+    )
+    expected = torch.tensor([[[0.0, 0, 3], [4, 0, 0]], [[0, 0, 0], [0, 5, 12]]])
+    assert torch.equal(codes.dense(), expected)
+    assert codes.norms.tolist() == [5.0, 13.0]
