@@ -1,6 +1,5 @@
 """Algorithm 1: one step is a layer of torch, many steps recover sparse codes."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -20,6 +21,7 @@ from unconv.stage import NO_ACTIVATION, Stage
 
 CodeKind = Literal["network", "paper"]
 SideInfo = Literal["none", "switches", "gates"]
+CONVEX_STEPS, MIN_NORM_STEPS = 200, 100
 METHODS = ("iht", "transpose", "min-norm", "convex")
 
 
@@ -66,6 +68,7 @@ def decode_layer(
     side_info: SideInfo = "switches",
     gates: Tensor | None = None,
     norm: Tensor | None = None,
+    effort: float = 1.0,
 ) -> Solution[Tensor]:
     """The stage's input from its code.
 
@@ -79,6 +82,7 @@ def decode_layer(
             ``"convex"``, which then looks for the places itself.
         gates: On/off pattern, for ``side_info="gates"``. Shape ``(N, K, *spatial)``, bool.
         norm: True norms of the inputs, which the transpose is rescaled to (Table 3). Shape ``(N,)``.
+        effort: Factor of the solvers' largest numbers of steps.
 
     Returns:
         Inputs of shape ``(N, M, *spatial)``. For the transposes ``history`` holds the distance of the rescaled
@@ -89,14 +93,16 @@ def decode_layer(
     """
     check_code(stage, code)
     if method == "convex":
-        return convex(stage, code, reading=reading, switches=side_info != "none")
+        steps = math.ceil(CONVEX_STEPS * effort)
+        return convex(stage, code, reading=reading, switches=side_info != "none", max_steps=steps)
     if side_info == "none" and code.switches is not None:
         code = code.with_switches("fixed")
     if method in {"iht", "transpose"}:
         estimate = transpose(stage.operator, code, norm=norm)
         return Solution(estimate, _code_history(stage, code, estimate), ("converged",) * len(estimate))
     if method == "min-norm":
-        return min_norm(equations(stage, code, gates=gates if side_info == "gates" else None))
+        system = equations(stage, code, gates=gates if side_info == "gates" else None)
+        return min_norm(system, max_steps=math.ceil(MIN_NORM_STEPS * effort))
     raise UsageError(f"no method {method!r} decodes a layer; use one of {', '.join(METHODS)}")
 
 

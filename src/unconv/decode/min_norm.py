@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from unconv.batched import column, norms, tiny
 from unconv.decode.equations import Equations
-from unconv.solution import Solution, Status
+from unconv.least_squares import cgls
+from unconv.solution import Solution
 
 
 def min_norm(system: Equations, *, tolerance: float = 1e-3, max_steps: int = 100) -> Solution[Tensor]:
@@ -26,26 +25,4 @@ def min_norm(system: Equations, *, tolerance: float = 1e-3, max_steps: int = 100
     Returns:
         Inputs, shape ``(N, *input_shape)``; ``history`` holds ``||A x - target|| / ||target||``.
     """
-    residual = system.target
-    gradient = system.adjoint(residual)
-    x = torch.zeros_like(gradient)
-    direction = gradient
-    size = norms(residual)
-    slope = start = norms(gradient)
-    history = [(size > 0).to(size.dtype)]
-    converged = (size == 0) | (slope == 0)
-    for _ in range(max_steps):
-        if converged.all():
-            break
-        image = system.forward(direction)
-        length = torch.where(converged, 0.0, slope**2 / norms(image).square().clamp_min(tiny(slope)))
-        x = x + column(length, x) * direction
-        residual = residual - column(length, residual) * image
-        gradient = system.adjoint(residual)
-        new_slope = norms(gradient)
-        history.append(norms(residual) / size.clamp_min(tiny(size)))
-        converged = converged | (history[-1] <= tolerance) | (new_slope <= tolerance**2 * start)
-        direction = gradient + column((new_slope / slope.clamp_min(tiny(slope))).square(), x) * direction
-        slope = new_slope
-    status: tuple[Status, ...] = tuple("converged" if done else "max_steps" for done in converged.tolist())
-    return Solution(x, torch.stack(history), status)
+    return cgls(system, system.target, tolerance=tolerance, slope_tolerance=tolerance**2, max_steps=max_steps)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unconv.batched import column, norms, tiny
 from unconv.decode.layer import CodeKind, SideInfo, decode_layer
 from unconv.errors import UnconvError
 from unconv.solution import Solution, Status
@@ -79,6 +78,7 @@ def decode_chain(
     reading: CodeKind = "network",
     side_info: SideInfo = "switches",
     norm: Tensor | None = None,
+    effort: float = 1.0,
 ) -> Solution[Tensor]:
     """The image from the code of the last stage: each stage's estimate is the code of the stage before.
 
@@ -93,32 +93,34 @@ def decode_chain(
         reading: How the code was made.
         side_info: What is known of every stage on the way.
         norm: True norms of the images, which the transposes are rescaled to. Shape ``(N,)``.
+        effort: Factor of the solvers' largest numbers of steps.
 
     Returns:
         Images of shape ``(N, C, *spatial)``; history and status are those of the last decoding, an image having
         converged only where every decoding on its way did.
     """
-    *earlier, last = chain
-    solution = _decode(last, code, trail, method, side_info, reading)
-    ended = [solution.status]
-    for stage in reversed(earlier):
-        true = trail.codes[stage.name]
-        values = solution.value.clamp_min(0) if stage.activation.name == "relu" else solution.value
-        if side_info == "gates":
-            values = torch.where(true.values != 0, values, 0.0)
-        solution = _decode(stage, Code(values, true.switches, true.shape, true.pooling), trail, method, side_info)
-        ended.append(solution.status)
-    image = solution.value
-    if norm is not None and method in {"iht", "transpose"}:
-        image = image * column(norm / norms(image).clamp_min(tiny(image)), image)
+    estimate: Solution[Tensor] | None = None
+    ended = []
+    for stage in reversed(chain):
+        if estimate is not None:
+            true = trail.codes[stage.name]
+            values = estimate.value.clamp_min(0) if stage.activation.name == "relu" else estimate.value
+            if side_info == "gates":
+                values = torch.where(true.values != 0, values, 0.0)
+            code = Code(values, true.switches, true.shape, true.pooling)
+        estimate = decode_layer(
+            stage,
+            code,
+            method,
+            reading=reading if estimate is None else "network",
+            side_info=side_info,
+            gates=trail.gates.get(stage.name),
+            norm=norm if stage is chain[0] else None,
+            effort=effort,
+        )
+        ended.append(estimate.status)
+    assert estimate is not None
     status: tuple[Status, ...] = tuple(
         next((s for s in on_the_way if s != "converged"), "converged") for on_the_way in zip(*ended, strict=True)
     )
-    return Solution(image, solution.history, status)
-
-
-def _decode(
-    stage: Stage, code: Code, trail: Trail, method: str, side_info: SideInfo, reading: CodeKind = "network"
-) -> Solution[Tensor]:
-    gates = trail.gates.get(stage.name)
-    return decode_layer(stage, code, method, reading=reading, side_info=side_info, gates=gates)
+    return Solution(estimate.value, estimate.history, status)

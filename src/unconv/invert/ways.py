@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unconv.batched import norms
-from unconv.decode.layer import METHODS, CodeKind, SideInfo, decode_layer, paper_code, paper_stage
+from unconv.decode.layer import METHODS, CodeKind, SideInfo, paper_code, paper_stage
 from unconv.errors import UnconvError, UsageError
 from unconv.invert.chain import chain_to_image, decode_chain, follow
+from unconv.invert.gauss_newton import Box, gauss_newton
+from unconv.invert.surgery import Features
 from unconv.sparsity import Code
 from unconv.stage import Stage, Stages
 
 Recovered = Literal["layer", "image"]
+WHOLE_NETWORK = ("gauss-newton",)
+STEPS, INNER_STEPS = 12, 40
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,10 @@ class Way:
     side_info: SideInfo
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(f"no method {self.method!r}; use one of {', '.join(METHODS)}")
+        if self.method not in (*METHODS, *WHOLE_NETWORK):
+            raise UsageError(f"no method {self.method!r}; use one of {', '.join((*METHODS, *WHOLE_NETWORK))}")
+        if self.method in WHOLE_NETWORK and (self.recovered, self.code) != ("image", "network"):
+            raise UsageError(f"{self.method} inverts the whole network; use --from image --code network with it")
 
     def fields(self) -> dict[str, str]:
         """The way in the words of the command line and of ``results.parquet``."""
@@ -104,62 +111,82 @@ def stages_needed(stages: Stages, name: str, way: Way) -> tuple[str, ...]:
     Returns:
         Names, the image's side first.
     """
-    if way.recovered == "layer":
+    if way.recovered == "layer" or way.method in WHOLE_NETWORK:
         return (stages.get(name).name,)
     return tuple(stage.name for stage in chain_to_image(stages, name))
 
 
 def invert_batch(
+    module: nn.Module,
     stages: Stages,
     name: str,
+    images: Tensor,
     inputs: Mapping[str, Tensor],
     way: Way,
     *,
     k: int | None = None,
     region: int | None = None,
+    box: Box | None = None,
+    effort: float = 1.0,
 ) -> Inversion:
     """Recover a stage's input, or the image, from the stage's code.
 
     Args:
-        stages: The stages of the network.
+        module: The network.
+        stages: Its stages.
         name: The stage whose code is given.
+        images: The true images, as the network receives them. Shape ``(N, C, *spatial)``.
         inputs: True input of each stage that ``stages_needed`` names. Shape ``(N, M, *spatial)``.
         way: How.
         k: Number of regions that the paper's code keeps per image; all where ``None``.
         region: Side of the regions imposed on a stage without pooling.
+        box: Bounds of images, where they are known.
+        effort: Factor of the solvers' largest numbers of steps.
 
     Returns:
         The inversion.
 
     Raises:
-        UnconvError: If the result is not finite.
+        UnconvError: If the way is not open to the stage, or the result is not finite.
     """
     original = stages.get(name)
     stage = coded_stage(original, way.code, region)
     x = inputs[name]
     code = _code(stage, x, way.code, k)
-    gates = original.preactivation(x) > 0 if way.side_info == "gates" else None
-    if way.recovered == "layer":
+    reference = x if way.recovered == "layer" else images
+    alone = way.recovered == "layer" or way.method in WHOLE_NETWORK
+    chain = () if alone else chain_to_image(stages, name)[:-1]
+    trail = follow(chain, inputs)
+    if way.side_info == "gates":
+        trail.gates[name] = original.preactivation(x) > 0
+    start = time.perf_counter()
+    if way.method in WHOLE_NETWORK:
+        features = Features(module, stage, images.shape[1:])
+        known = features.record(images, way.side_info)
         start = time.perf_counter()
-        solution = decode_layer(
-            stage, code, way.method, reading=way.code, side_info=way.side_info, gates=gates, norm=norms(x)
+        solution = gauss_newton(
+            features,
+            code.values,
+            known,
+            box=box,
+            max_steps=math.ceil(STEPS * effort),
+            inner_steps=math.ceil(INNER_STEPS * min(1.0, 2 * effort)),
         )
-        estimate, reference, status = solution.value, x, solution.status
     else:
-        chain = (*chain_to_image(stages, name)[:-1], stage)
-        reference = inputs[chain[0].name]
-        trail = follow(chain[:-1], inputs)
-        if gates is not None:
-            trail.gates[name] = gates
-        start = time.perf_counter()
         solution = decode_chain(
-            chain, code, trail, way.method, reading=way.code, side_info=way.side_info, norm=norms(reference)
+            (*chain, stage),
+            code,
+            trail,
+            way.method,
+            reading=way.code,
+            side_info=way.side_info,
+            norm=norms(reference),
+            effort=effort,
         )
-        estimate, status = solution.value, solution.status
     seconds = (time.perf_counter() - start) / len(x)
-    if not torch.isfinite(estimate).all():
+    if not torch.isfinite(solution.value).all():
         raise UnconvError(f"inverting stage {name!r} by {way.method} gave NaN or infinite values; check the weights")
-    return Inversion(estimate, reference, seconds, status)
+    return Inversion(solution.value, reference, seconds, solution.status)
 
 
 def _code(stage: Stage, x: Tensor, kind: CodeKind, k: int | None) -> Code:

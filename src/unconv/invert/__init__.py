@@ -1,0 +1,1 @@
+"""Images from features: stage after stage, or the whole network at once."""

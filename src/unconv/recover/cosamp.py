@@ -1,0 +1,79 @@
+"""Model-based CoSaMP: merge the residual's support with the code's, fit, prune."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from unconv.operators import LinearOperator
+from unconv.recover.iht import SparseRecovery
+from unconv.recover.pursuit import Iterate, fit, pursue, refill
+from unconv.solution import Solution
+from unconv.sparsity import Pooled, SparsityModel, keep_largest
+
+
+def cosamp(
+    operator: LinearOperator,
+    x: Tensor,
+    model: SparsityModel,
+    *,
+    tolerance: float = 1e-6,
+    max_steps: int = 50,
+) -> Solution[SparseRecovery]:
+    """Compressive sampling matching pursuit (Needell and Tropp 2009), model-based (Baraniuk et al. 2010).
+
+    The error of a code lies in sums of two codes, so the support of the residual's proxy ``W (x - W^T z)`` among
+    those is merged with that of ``z``; least squares on the merged support, by conjugate gradients; projection of the
+    result back onto the model. A second fit on what is left makes every iterate a function of its support, as in
+    subspace pursuit (Dai and Milenkovic 2009), so a support that repeats itself is the end. There is no step size.
+
+    Args:
+        operator: The map ``W``.
+        x: Inputs. Shape ``(N, *input_shape)``.
+        model: The union of subspaces, given by its projection.
+        tolerance: An input has converged once ``||x - W^T z|| <= tolerance * ||x||``.
+        max_steps: Largest number of steps, at least 1.
+
+    Returns:
+        The best recoveries; ``history`` holds ``||x - W^T z|| / ||x||`` of the iterates, which need not fall. An input
+        has stalled once its support repeats, or its best residual has not fallen by a millionth within ten steps:
+        with noise in ``x``, that is the regular end.
+
+    Raises:
+        ValueError: If ``x`` is no finite batch of the operator's inputs, or ``max_steps`` is below 1.
+    """
+
+    def step(now: Iterate, active: Tensor) -> tuple[Iterate, Tensor]:
+        old = now.z != 0
+        merged = old | doubled_support(model, operator.forward(now.residual))
+        b = fit(operator, x, merged, now.z, skip=~active, tolerance=tolerance)
+        pruned = model.project(b)
+        start = pruned.dense()
+        support = start != 0
+        z = fit(operator, x, support, start, skip=~active, tolerance=tolerance)
+        return Iterate.of(operator, x, refill(pruned, z)), (support == old).flatten(1).all(1)
+
+    return pursue(operator, x, model, step, tolerance=tolerance, max_steps=max_steps)
+
+
+def doubled_support(model: SparsityModel, h: Tensor) -> Tensor:
+    """Where the best sum of two codes of a model lies, the paper's ``M_k^2``.
+
+    Exact for ``TopK`` (its ``2 k`` largest entries) and for ``Pooled`` over regions that do not overlap (the two
+    largest of each region, and of those the ``2 k`` largest). For any other model it is the projection's support and
+    the support of the projection of what is left.
+
+    Args:
+        model: The union of subspaces.
+        h: Activations. Shape ``(N, K, *spatial)``.
+
+    Returns:
+        Shape ``(N, K, *spatial)``, bool.
+    """
+    parts = replace(model, k=None) if isinstance(model, Pooled) else model
+    first = parts.project(h).dense()
+    both = first + parts.project(h.masked_fill(first != 0, 0.0)).dense()
+    if isinstance(model, Pooled) and model.k is not None:
+        both = keep_largest(both, 2 * model.k)
+    return both != 0

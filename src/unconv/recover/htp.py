@@ -1,0 +1,64 @@
+"""Hard thresholding pursuit: a step of IHT finds a support, least squares finds the values on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unconv.batched import norms
+from unconv.operators import LinearOperator
+from unconv.recover.iht import SparseRecovery
+from unconv.recover.niht import normalised_step
+from unconv.recover.pursuit import Iterate, fit, pick, pursue, refill
+from unconv.solution import Solution
+from unconv.sparsity import SparsityModel
+
+
+def htp(
+    operator: LinearOperator,
+    x: Tensor,
+    model: SparsityModel,
+    *,
+    tolerance: float = 1e-6,
+    max_steps: int = 100,
+) -> Solution[SparseRecovery]:
+    """Hard thresholding pursuit (Foucart 2011), for any union of subspaces.
+
+    The support is that of ``M(z + mu W (x - W^T z))``; the values on it minimise ``||x - W^T z||``, by conjugate
+    gradients from where the step has led. The gradient vanishes on the support of such values, so they set the step
+    size themselves, ``mu = ||z||^2 / ||W^T z||^2``. Where the new support fits no better than the old one, the step is
+    made again as short as normalised IHT's acceptance test asks for. So, for exact projections, the residual falls
+    whenever the support changes, no support comes twice, and one that repeats itself is the end.
+
+    Args:
+        operator: The map ``W``.
+        x: Inputs. Shape ``(N, *input_shape)``.
+        model: The union of subspaces, given by its projection ``M``.
+        tolerance: An input has converged once ``||x - W^T z|| <= tolerance * ||x||``.
+        max_steps: Largest number of supports, at least 1.
+
+    Returns:
+        The best recoveries; ``history`` holds ``||x - W^T z|| / ||x||`` of the iterates. An input has stalled once its
+        support repeats, or its best residual has not fallen by a millionth within ten steps: with noise in ``x``,
+        that is the regular end.
+
+    Raises:
+        ValueError: If ``x`` is no finite batch of the operator's inputs, or ``max_steps`` is below 1.
+    """
+
+    def advance(now: Iterate, active: Tensor, tested: Tensor) -> Iterate:
+        found = normalised_step(operator, x, model, now, tested)
+        z = fit(operator, x, found.z != 0, found.z, skip=~active, tolerance=tolerance)
+        return Iterate.of(operator, x, refill(found.code, z))
+
+    def repeated(now: Iterate, following: Iterate) -> Tensor:
+        return ((following.z != 0) == (now.z != 0)).flatten(1).all(1)
+
+    def step(now: Iterate, active: Tensor) -> tuple[Iterate, Tensor]:
+        following = advance(now, active, torch.zeros_like(active))
+        worse = active & ~repeated(now, following) & (norms(following.residual) >= norms(now.residual))
+        if worse.any():
+            following = pick(worse, advance(now, worse, worse), following)
+        return following, repeated(now, following)
+
+    return pursue(operator, x, model, step, tolerance=tolerance, max_steps=max_steps)

@@ -1,0 +1,63 @@
+"""Algorithm 2 against its three steps, done with the lasso of scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Lasso
+
+from unconv.operators import ConvOperator
+from unconv.recover import activation_recovery, iht
+from unconv.sparsity import Pooled
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def lasso(matrix, x, weight):
+    model = Lasso(alpha=weight / len(x), fit_intercept=False, tol=1e-12, max_iter=100000)
+    return torch.from_numpy(np.array(model.fit(matrix.numpy(), x.numpy()).coef_))
+
+
+def test_the_three_steps_are_those_of_the_paper():
+    operator = ConvOperator(draw(6, 2, 3, 3), (2, 6, 6))
+    x = draw(2, 2, 6, 6, seed=1)
+    model = Pooled(2, k=7)
+    found = activation_recovery(operator, x, model, weight=1.5, tolerance=1e-11, max_steps=5000)
+    assert found.status == ("converged", "converged")
+    dense = operator.to_dense().T
+    for row in range(2):
+        first = lasso(dense, x[row].flatten(), 1.5)
+        kept = model.project(first.reshape(1, 6, 4, 4))
+        support = kept.support().flatten()
+        expected = torch.zeros(96, dtype=torch.float64)
+        expected[support] = lasso(dense[:, support], x[row].flatten(), 1.5)
+        code = found.value.code
+        assert torch.allclose(code.dense()[row].flatten(), expected, atol=1e-5)
+        assert code.switches is not None
+        assert torch.equal(code.switches[row][kept.values[0] != 0], kept.switches[0][kept.values[0] != 0])
+    assert torch.allclose(found.value.reconstruction, operator.adjoint(found.value.code.dense()))
+
+
+def test_it_explains_more_of_the_input_than_one_step():
+    operator = ConvOperator(draw(12, 3, 3, 3), (3, 8, 8)).normalised()
+    x = draw(4, 3, 8, 8, seed=1)
+    model = Pooled(2, k=40)
+    found = activation_recovery(operator, x, model)
+    left = (x - found.value.reconstruction).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
+    assert (left < 0.8 * iht(operator, x, model).residual).all()
+
+
+def test_zero_input_gives_a_zero_code():
+    operator = ConvOperator(draw(2, 1, 3), (1, 8))
+    found = activation_recovery(operator, torch.zeros(1, 1, 8, dtype=torch.float64), Pooled(2))
+    assert found.value.reconstruction.abs().max() == 0
+    assert found.status == ("converged",)
+
+
+def test_running_out_of_steps_in_either_minimisation_is_said():
+    operator = ConvOperator(draw(12, 3, 3, 3), (3, 8, 8))
+    found = activation_recovery(operator, draw(2, 3, 8, 8), Pooled(2), weight=0.1, tolerance=1e-9, max_steps=2)
+    assert found.status == ("max_steps", "max_steps")
+    with pytest.raises(ValueError, match="at least 1"):
+        activation_recovery(operator, draw(2, 3, 8, 8), Pooled(2), max_steps=0)

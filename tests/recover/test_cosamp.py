@@ -1,0 +1,76 @@
+"""Model-based CoSaMP: the support of sums of two codes, against brute force; and recovery where steps fail."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from unconv.conformance import MatrixOperator
+from unconv.recover import cosamp
+from unconv.recover.cosamp import doubled_support
+from unconv.sparsity import Code, Pooled, TopK
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_doubled_support_of_pooled_codes_is_that_of_brute_force(k, seed):
+    """All sets of at most two places per region and 2k in all; the largest energy wins."""
+    h = draw(1, 2, 6, seed=seed)
+    flat = h.flatten()
+    sets = (
+        chosen
+        for chosen in combinations(range(12), 2 * k)
+        if max(sum(place // 3 == region for place in chosen) for region in range(4)) <= 2
+    )
+    best = max(sets, key=lambda chosen: flat[list(chosen)].square().sum().item())
+    assert doubled_support(Pooled(3, k=k), h).flatten().nonzero().flatten().tolist() == list(best)
+
+
+def test_two_large_entries_in_a_region_that_comes_second_are_both_found():
+    """Projecting twice, k each time, would take one of 8 and 7 and the entry of value 1."""
+    h = torch.tensor([[[10.0, 0.5, 9.0, 1.0, 8.0, 7.0]]])
+    assert doubled_support(Pooled(2, k=2), h).flatten().tolist() == [True, False, True, False, True, True]
+
+
+def test_the_doubled_support_of_top_k_has_the_2k_largest():
+    h = draw(3, 4, 5)
+    assert torch.equal(doubled_support(TopK(3), h), TopK(6).project(h).support())
+
+
+def test_all_regions_give_two_places_each():
+    support = doubled_support(Pooled(2), draw(2, 3, 4, 4))
+    per_region = support.unflatten(3, (2, 2)).unflatten(2, (2, 2)).sum((3, 5))
+    assert (per_region == 2).all()
+
+
+def test_a_model_of_ones_own_is_projected_onto_twice():
+    class FirstHalf:
+        """The two largest entries among the first half of the places."""
+
+        def project(self, h):
+            half = torch.arange(h.shape[-1]) < h.shape[-1] // 2
+            return Code(TopK(2).project(h * half).values, None, tuple(h.shape[1:]))
+
+    matrix = draw(30, 40)
+    z = torch.zeros(3, 40, dtype=torch.float64)
+    z[:, [3, 11]] = draw(3, 2, seed=1)
+    support = doubled_support(FirstHalf(), draw(3, 40, seed=2))
+    assert support[:, :20].sum(1).tolist() == [4, 4, 4]
+    assert not support[:, 20:].any()
+    found = cosamp(MatrixOperator(matrix.T.contiguous()), z @ matrix.T, FirstHalf())
+    assert torch.allclose(found.value.code.dense(), z, atol=1e-5)
+
+
+def test_values_are_the_least_squares_fit_on_the_support():
+    matrix = draw(20, 40)
+    x = draw(6, 20, seed=1)
+    found = cosamp(MatrixOperator(matrix.T.contiguous()), x, TopK(4), tolerance=1e-10)
+    for row, z in zip(x, found.value.code.dense(), strict=True):
+        support = z != 0
+        assert support.sum() == 4
+        expected = torch.linalg.lstsq(matrix[:, support], row[:, None]).solution[:, 0]
+        assert torch.allclose(z[support], expected, atol=1e-8)

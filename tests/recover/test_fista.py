@@ -1,0 +1,114 @@
+"""FISTA against the lasso of scikit-learn, and the duality gap against the true distance from the optimum."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Lasso
+
+from unconv.conformance import MatrixOperator
+from unconv.operators import ConvOperator
+from unconv.recover import fista
+from unconv.recover.fista import default_weight
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def lasso(matrix, x, weight):
+    """The minimiser by scikit-learn, whose objective is ours divided by the number of rows."""
+    model = Lasso(alpha=weight / len(x), fit_intercept=False, tol=1e-12, max_iter=100000)
+    return torch.from_numpy(np.array(model.fit(matrix.numpy(), x.numpy()).coef_))
+
+
+def objective(matrix, x, z, weight):
+    return (x - z @ matrix.T).square().sum(1) / 2 + weight * z.abs().sum(1)
+
+
+@pytest.mark.parametrize("shape", [(30, 60), (40, 20)], ids=["wide", "tall"])
+def test_minimisers_are_those_of_scikit_learn(shape):
+    matrix, x = draw(*shape), draw(3, shape[0], seed=1)
+    weight = torch.tensor([0.5, 3.0, 10.0], dtype=torch.float64)
+    found = fista(MatrixOperator(matrix.T.contiguous()), x, weight=weight, tolerance=1e-11, max_steps=5000)
+    assert set(found.status) == {"converged"}
+    for row in range(3):
+        expected = lasso(matrix, x[row], weight[row].item())
+        assert torch.allclose(found.value.code.dense()[row], expected, atol=1e-5)
+
+
+def test_convolutions_too():
+    operator = ConvOperator(draw(5, 2, 3), (2, 9), padding=1)
+    x = draw(2, 2, 9, seed=1)
+    weight = default_weight(operator, x)
+    found = fista(operator, x, tolerance=1e-11, max_steps=5000)
+    for row in range(2):
+        expected = lasso(operator.to_dense().T, x[row].flatten(), weight[row].item())
+        assert torch.allclose(found.value.code.dense()[row].flatten(), expected, atol=1e-5)
+    assert torch.allclose(found.value.reconstruction, operator.adjoint(found.value.code.dense()))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 30])
+def test_the_gap_is_no_less_than_the_distance_from_the_optimum(steps):
+    matrix, x, weight = draw(30, 60), draw(4, 30, seed=1), 2.0
+    optimum = torch.stack([objective(matrix, row[None], lasso(matrix, row, weight)[None], weight)[0] for row in x])
+    found = fista(MatrixOperator(matrix.T.contiguous()), x, weight=weight, tolerance=0, max_steps=steps)
+    reached = objective(matrix, x, found.value.code.dense(), weight)
+    gap = found.residual * x.square().sum(1) / 2
+    assert (reached - optimum <= gap * (1 + 1e-9)).all()
+    assert (found.history.diff(dim=0) <= 0).all()
+    assert found.status == ("max_steps",) * 4
+
+
+def test_nothing_is_found_above_the_largest_correlation():
+    matrix, x = draw(30, 60), draw(3, 30, seed=1)
+    most = (x @ matrix).abs().amax(1)
+    found = fista(MatrixOperator(matrix.T.contiguous()), x, weight=most)
+    assert found.value.code.dense().abs().max() == 0
+    assert found.steps == 0
+    below = fista(MatrixOperator(matrix.T.contiguous()), x, weight=0.99 * most, tolerance=1e-9)
+    assert (below.value.code.support().sum(1) == 1).all()
+
+
+def test_entries_off_the_support_stay_zero_and_the_rest_is_a_smaller_lasso():
+    matrix, x = draw(30, 60), draw(2, 30, seed=1)
+    support = torch.rand(2, 60, generator=torch.Generator().manual_seed(2)) < 0.3
+    found = fista(
+        MatrixOperator(matrix.T.contiguous()), x, weight=1.0, support=support, tolerance=1e-11, max_steps=5000
+    )
+    z = found.value.code.dense()
+    assert (z[~support] == 0).all()
+    for row in range(2):
+        assert torch.allclose(z[row, support[row]], lasso(matrix[:, support[row]], x[row], 1.0), atol=1e-5)
+
+
+def test_inputs_do_not_meet_and_units_do_not_matter():
+    operator = MatrixOperator(draw(60, 30))
+    x = draw(4, 30, seed=1) * torch.tensor([1e-3, 1.0, 0.0, 1e3]).double()[:, None]
+    found = fista(operator, x, tolerance=1e-7)
+    assert set(found.status) == {"converged"}
+    assert (found.value.code.dense()[2] == 0).all()
+    for row in (0, 1, 3):
+        alone = fista(operator, x[row : row + 1], tolerance=1e-7)
+        assert torch.allclose(
+            alone.value.code.dense()[0], found.value.code.dense()[row], atol=1e-9 * float(x[row].norm())
+        )
+        unit = fista(operator, x[row : row + 1] / x[row].norm(), tolerance=1e-7)
+        assert torch.allclose(unit.value.code.dense()[0], found.value.code.dense()[row] / x[row].norm(), atol=1e-7)
+
+
+def test_single_precision_reaches_its_tolerance():
+    operator = ConvOperator(draw(8, 3, 3, 3), (3, 8, 8)).to(torch.float32)
+    found = fista(operator, draw(3, 3, 8, 8, seed=1).float())
+    assert set(found.status) == {"converged"}
+    assert found.value.code.values.dtype == torch.float32
+
+
+def test_bad_input_is_refused_in_one_line():
+    operator = ConvOperator(draw(2, 1, 3), (1, 8))
+    for weight in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="finite weight above 0"):
+            fista(operator, draw(1, 1, 8), weight=weight)
+    with pytest.raises(ValueError, match="expected \\(N, 1, 8\\)"):
+        fista(operator, draw(1, 2, 8))
+    with pytest.raises(ValueError, match="at least 1"):
+        fista(operator, draw(1, 1, 8), max_steps=0)

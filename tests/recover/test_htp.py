@@ -1,0 +1,41 @@
+"""Hard thresholding pursuit: least squares on every support, and an end after finitely many."""
+
+import torch
+
+from unconv.conformance import MatrixOperator
+from unconv.recover import htp, niht
+from unconv.sparsity import TopK
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_values_are_the_least_squares_fit_on_the_support():
+    matrix = draw(20, 40)
+    x = draw(6, 20, seed=1)
+    found = htp(MatrixOperator(matrix.T.contiguous()), x, TopK(4), tolerance=1e-10)
+    for row, z in zip(x, found.value.code.dense(), strict=True):
+        support = z != 0
+        assert support.sum() == 4
+        expected = torch.linalg.lstsq(matrix[:, support], row[:, None]).solution[:, 0]
+        assert torch.allclose(z[support], expected, atol=1e-8)
+
+
+def test_the_residual_never_rises_and_supports_end():
+    matrix = draw(12, 40) + 1
+    found = htp(MatrixOperator(matrix.T.contiguous()), draw(20, 12, seed=1), TopK(4))
+    assert (found.history.diff(dim=0) <= 1e-9).all()
+    assert set(found.status) == {"stalled"}
+    assert found.steps < 40
+
+
+def test_a_recovered_code_takes_fewer_steps_than_niht():
+    matrix = draw(60, 120) / 60**0.5
+    operator = MatrixOperator(matrix.T.contiguous())
+    z = torch.zeros(5, 120, dtype=torch.float64)
+    z[:, ::20] = draw(5, 6, seed=1).sign()
+    x = operator.adjoint(z)
+    slow, fast = niht(operator, x, TopK(6)), htp(operator, x, TopK(6))
+    assert set(slow.status) == set(fast.status) == {"converged"}
+    assert fast.steps < slow.steps

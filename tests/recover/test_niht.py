@@ -1,0 +1,64 @@
+"""Normalised IHT: descent without a step size, and the step of Blumensath and Davies."""
+
+import torch
+
+from unconv.conformance import MatrixOperator
+from unconv.operators import ConvOperator
+from unconv.recover import iht, niht
+from unconv.recover.niht import normalised_step
+from unconv.recover.pursuit import Iterate
+from unconv.sparsity import Pooled, TopK
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_residual_never_rises_where_iht_of_unit_step_diverges():
+    operator = ConvOperator(draw(8, 4, 3), (4, 12))
+    x = draw(5, 4, 12, seed=2)
+    model = Pooled(2, k=9)
+    found = niht(operator, x, model, max_steps=60)
+    assert (found.history.diff(dim=0) <= 1e-12).all()
+    assert (iht(operator, x, model, steps=5).history[-1] > 1).all()
+
+
+def test_on_an_unchanged_support_the_step_is_the_exact_line_search():
+    matrix = draw(30, 12)
+    operator = MatrixOperator(matrix.T.contiguous())
+    z = torch.zeros(1, 12, dtype=torch.float64)
+    z[0, :3] = torch.tensor([50.0, -60.0, 70.0])
+    x = z @ matrix.T + draw(1, 30, seed=1)
+    moved = z + 0.5 * (z != 0)
+    model = TopK(3)
+    now = Iterate.of(operator, x, model.project(moved))
+    following = normalised_step(operator, x, model, now, torch.ones(1, dtype=torch.bool))
+    gradient = (now.residual @ matrix) * (z != 0)
+    length = gradient.square().sum() / (gradient @ matrix.T).square().sum()
+    assert torch.allclose(following.z, moved + length * gradient)
+
+
+def test_a_step_that_changes_the_support_passes_the_acceptance_test():
+    """``||W^T (z' - z)||^2 mu <= 0.99 ||z' - z||^2`` implies that the residual falls; without the test it rises."""
+    rises = 0
+    for seed in range(30):
+        matrix = draw(6, 16, seed=seed) + 2
+        operator = MatrixOperator(matrix.T.contiguous())
+        x, model = draw(1, 6, seed=seed + 100), TopK(3)
+        now = Iterate.of(operator, x, model.project(draw(1, 16, seed=seed + 200)))
+        tested, free = (normalised_step(operator, x, model, now, torch.tensor([a])) for a in (True, False))
+        assert tested.residual.norm() <= now.residual.norm()
+        rises += int(free.residual.norm() > now.residual.norm())
+    assert rises > 0
+
+
+def test_a_fixed_point_has_no_slope_on_its_support():
+    matrix = draw(20, 40)
+    operator = MatrixOperator(matrix.T.contiguous())
+    x = draw(4, 20, seed=1)
+    found = niht(operator, x, TopK(4), tolerance=0)
+    assert set(found.status) == {"stalled"}
+    for row, z in zip(x, found.value.code.dense(), strict=True):
+        support = z != 0
+        expected = torch.linalg.lstsq(matrix[:, support], row[:, None]).solution[:, 0]
+        assert torch.allclose(z[support], expected, atol=1e-3)
