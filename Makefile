@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint format bench clean
 
 demo: $(VENV)/installed
-	$(BIN)/unconv report cifar-vgg --size 128 --out runs/demo
+	$(BIN)/unconv report cifar-vgg --size 32 --effort 0.35 --samples 20 --out runs/demo
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow and not gpu"

@@ -1,7 +1,8 @@
 """One-step IHT against the torch calls that no version can do without: ``make bench``.
 
-Floor: ``conv2d``, ``max_pool2d(return_indices=True)``, ``max_unpool2d``, ``conv_transpose2d`` of the same batch. Ours also
-takes magnitudes, keeps signs and, with k, the k largest values of each image. Each run times both in turn; the ratio of the two is what counts, and its spread over the runs. Writes ``benchmarks/one_step_iht.json``.
+Floor: ``conv2d``, ``max_pool2d`` with indices, ``max_unpool2d`` and ``conv_transpose2d`` of the same batch. Ours
+also takes magnitudes, keeps signs and, with k, the k largest values of each image. Each run times both in
+turn; the ratio of the two is what counts, and its spread over the runs. Writes ``benchmarks/one_step_iht.json``.
 """
 
 from __future__ import annotations

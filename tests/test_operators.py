@@ -16,9 +16,9 @@ def draw(*shape, seed=0, dtype=torch.float64):
 
 
 @st.composite
-def convolutions(choose, dims=st.integers(1, 3)):
+def convolutions(choose):
     """A random geometry in which at least one shift fits."""
-    d = choose(dims)
+    d = choose(st.integers(1, 3))
     axis = st.tuples(*[st.integers(1, 3)] * d)
     kernel, stride, dilation = choose(axis), choose(axis), choose(axis)
     padding = choose(st.tuples(*[st.integers(0, 2)] * d))
@@ -27,9 +27,7 @@ def convolutions(choose, dims=st.integers(1, 3)):
     groups = choose(st.integers(1, 3))
     channels, filters = groups * choose(st.integers(1, 2)), groups * choose(st.integers(1, 3))
     weight = draw(filters, channels // groups, *kernel, seed=choose(st.integers(0, 999)))
-    return ConvOperator(
-        weight, (channels, *spatial), stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
+    return ConvOperator(weight, (channels, *spatial), stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
 @settings(max_examples=150, deadline=None)

@@ -168,7 +168,9 @@ def test_given_switches_are_checked():
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.integers(0, 14), st.sampled_from([torch.float32, torch.float64])
+    st.lists(st.integers(-3, 3), min_size=1, max_size=12),
+    st.integers(0, 14),
+    st.sampled_from([torch.float32, torch.float64]),
 )
 def test_keep_largest_is_a_stable_sort(entries, k, dtype):
     kept = keep_largest(torch.tensor([entries], dtype=dtype), k)[0].tolist()

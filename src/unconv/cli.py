@@ -15,7 +15,7 @@ from typing import Any
 import tyro
 
 from unconv.errors import UnconvError, UsageError
-from unconv.verbs.options import Coherence, Invert, Report, Rip, Sparsity, Stages
+from unconv.verbs.options import Coherence, Invert, Report, Reproduce, Rip, Sparsity, Stages
 
 VERBS = {
     "report": Report,
@@ -24,6 +24,7 @@ VERBS = {
     "sparsity": Sparsity,
     "rip": Rip,
     "invert": Invert,
+    "reproduce": Reproduce,
 }
 
 

@@ -57,7 +57,7 @@ class OperatorConformance:
         dense = dense_matrix(operator, self.dtype)
         self._close(h.flatten(1), x.flatten(1) @ dense.T, "forward differs from its dense matrix")
         self._close(a.flatten(1), z.flatten(1) @ dense, "adjoint differs from the dense matrix's transpose")
-        _, pull = torch.func.vjp(operator.forward, x)
+        pull = torch.func.vjp(operator.forward, x)[1]
         self._close(a, pull(z)[0], "adjoint differs from torch.func.vjp of forward")
 
         y = self._draw(3, operator.input_shape, seed=3)
@@ -142,9 +142,7 @@ class SolverConformance:
         """
         generator = torch.Generator().manual_seed(0)
         for m, n in [(12, 12), (8, 20), (20, 8)]:
-            u, _, v = torch.linalg.svd(
-                torch.randn(m, n, dtype=torch.float64, generator=generator), full_matrices=False
-            )
+            u, _, v = torch.linalg.svd(torch.randn(m, n, dtype=torch.float64, generator=generator), full_matrices=False)
             matrix = u * torch.linspace(1, 3, min(m, n), dtype=torch.float64) @ v
             yield MatrixOperator(matrix), torch.randn(4, n, dtype=torch.float64, generator=generator) @ matrix.T
 

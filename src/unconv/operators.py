@@ -307,7 +307,7 @@ class ConvOperator:
         Returns:
             The new operator.
         """
-        return self.with_weight(self.weight.to(*args))
+        return self.with_weight(self.weight.to(*args))  # pyright: ignore
 
 
 def gaussian_like(weight: Tensor, seed: int) -> Tensor:

@@ -34,8 +34,8 @@ class Solution(Generic[T]):
 
     @property
     def residual(self) -> Tensor:
-        """Relative residual of each input's best iterate. Shape ``(N,)``."""
-        return self.history.amin(0)
+        """Relative residual of each input's best iterate, the start not counted. Shape ``(N,)``."""
+        return self.history[1:].amin(0) if self.steps else self.history[0]
 
     def __repr__(self) -> str:
         counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}

@@ -211,8 +211,7 @@ class AveragePool:
             Shape ``(N, K, *spatial)``.
         """
         zero = torch.zeros((*pooled.shape[:2], *spatial), dtype=pooled.dtype, device=pooled.device)
-        _, pull = torch.func.vjp(self.forward, zero)
-        return pull(pooled)[0]
+        return torch.func.vjp(self.forward, zero)[1](pooled)[0]
 
 
 @dataclass(frozen=True)

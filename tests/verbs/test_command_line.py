@@ -293,7 +293,7 @@ def test_images_that_overflow_are_skipped_by_name(call, photographs, tmp_path):
 )
 def test_errors_are_one_line(call, words, status, message):
     found, out, err = call(*words)
-    lines = [line for line in err.splitlines() if line]
+    lines = [line for line in err.splitlines() if not line.startswith("note: ")]
     assert found == status, err
     assert out == ""
     assert len(lines) == 1, err
@@ -303,7 +303,7 @@ def test_errors_are_one_line(call, words, status, message):
 
 def test_an_empty_folder_and_an_unreadable_one(call, tmp_path):
     status, _, err = call("sparsity", "tiny_networks:vgg", "--images", tmp_path)
-    assert (status, err.count("\n")) == (1, 1)
+    assert (status, err.count("unconv: ")) == (1, 1)
     (tmp_path / "x.png").write_bytes(b"")
     status, _, err = call("sparsity", "tiny_networks:vgg", "--images", tmp_path)
     assert status == 1

@@ -1,0 +1,1 @@
+"""The paper's tables and figures and the project's own experiments, one file each."""

@@ -3,7 +3,9 @@
 FOLDER is an ImageFolder tree, ``train/<class>/*`` and ``test/<class>/*``. SGD with Nesterov momentum under a
 triangular learning rate, label smoothing, random flips, shifts by up to four pixels and, if asked for,
 square cut-outs. Writes the weights as safetensors, and beside them a JSON log with the
-accuracy after each epoch. Nothing is selected on the test set: the last epoch is what is kept.
+accuracy after each epoch. Nothing is selected on the test set: the last epoch is what is kept. With
+``--init`` a further cycle of the schedule starts from given weights (warm restarts, Loshchilov and Hutter 2017); with
+``--average`` the rate stays and the weights on the way are averaged (Izmailov et al. 2018).
 """
 
 from __future__ import annotations
@@ -12,15 +14,18 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unconv.cifar_vgg import CLASSES, MEAN, STD, CifarVGG
+
+AVERAGE_EVERY = 65  # steps, three times an epoch
 
 
 def load_split(folder: Path) -> tuple[Tensor, Tensor]:
@@ -100,6 +105,24 @@ def accuracy(model: CifarVGG, images: Tensor, labels: Tensor, batch: int = 1000)
     return sum(hits) / len(labels)
 
 
+@torch.no_grad()
+def measure_statistics(model: CifarVGG, images: Tensor, batch: int = 1000) -> None:
+    """Measure the batch norms' running statistics anew, which averaged weights need.
+
+    Args:
+        model: The network; left in training mode.
+        images: Normalised images. Shape ``(N, 3, H, W)``.
+        batch: Images per forward pass.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    model.train()
+    for x in images.split(batch):
+        model(x)
+
+
 def train(args: argparse.Namespace) -> None:
     """Train, and write weights and log.
 
@@ -113,7 +136,10 @@ def train(args: argparse.Namespace) -> None:
     images, labels = (t.to(device) for t in load_split(args.data / "train"))
     test_images, test_labels = (t.to(device) for t in load_split(args.data / "test"))
 
-    model = CifarVGG().to(device, memory_format=torch.channels_last)
+    model = CifarVGG()
+    if args.init is not None:
+        model.load_state_dict(load_file(args.init), strict=False)
+    model = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     decayed = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
@@ -125,11 +151,16 @@ def train(args: argparse.Namespace) -> None:
     steps_per_epoch = len(images) // args.batch
     total = args.epochs * steps_per_epoch
     rise = 0.2 * total
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(step / rise, (total - step) / (total - rise)) if step < total else 0.0
-    )
 
-    log: list[dict[str, float]] = []
+    def rate(step: int) -> float:
+        if args.average:
+            return 1.0
+        return min(step / rise, (total - step) / (total - rise)) if step < total else 0.0
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    mean = torch.optim.swa_utils.AveragedModel(model) if args.average else None
+
+    log: list[dict[str, Any]] = []
     start = time.perf_counter()
     for epoch in range(args.epochs):
         model.train()
@@ -146,6 +177,8 @@ def train(args: argparse.Namespace) -> None:
             optimizer.step()
             schedule.step()
             losses.append(loss.detach())
+            if mean is not None and step % AVERAGE_EVERY == AVERAGE_EVERY - 1:
+                mean.update_parameters(model)
         row = {
             "epoch": epoch + 1,
             "train_loss": round(torch.stack(losses).mean().item(), 4),
@@ -155,10 +188,17 @@ def train(args: argparse.Namespace) -> None:
         log.append(row)
         print(json.dumps(row), flush=True)
 
+    if mean is not None:
+        model = cast(CifarVGG, mean.module)
+        measure_statistics(model, images)
+        log.append({"epoch": args.epochs, "averaged": True, "test_accuracy": accuracy(model, test_images, test_labels)})
+        print(json.dumps(log[-1]), flush=True)
+
     args.out.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     save_file({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, args.out)
-    config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("out", "data")}
+    config = {k: v for k, v in vars(args).items() if k not in {"out", "data", "init"}}
+    earlier = [] if args.init is None else json.loads(args.init.with_suffix(".json").read_text())["cycles"]
     environment = {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -166,17 +206,15 @@ def train(args: argparse.Namespace) -> None:
     record = {
         "command": "python -m unconv.experiments.train_cifar_vgg",
         "data": "CIFAR-10, JPEG re-encoded; no validation split, last epoch kept",
-        "config": config,
-        "environment": environment,
         "test_accuracy": log[-1]["test_accuracy"],
-        "epochs": log,
+        "cycles": [*earlier, {"config": config, "environment": environment, "epochs": log}],
     }
     args.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*")
     parser.add_argument("--out", type=Path, default=Path("cifar_vgg.safetensors"))
     parser.add_argument("--epochs", type=int, default=20)
@@ -184,6 +222,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.2)
     parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--label-smoothing", type=float, default=0.1)
+    parser.add_argument("--init", type=Path, help="weights of an earlier cycle to start from, under a new schedule")
+    parser.add_argument("--average", action="store_true", help="constant rate, and the mean of the weights on the way")
     parser.add_argument("--cut", type=int, default=0, help="side of the blanked square in pixels; 0 for none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

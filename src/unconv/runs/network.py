@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from unconv.errors import UnconvError
 from unconv.images import Batch, ImageStream, SkippedImage, one_line
-from unconv.preprocess import Preprocessing
+from unconv.invert.gauss_newton import Box
+from unconv.preprocess import Preprocess, Preprocessing
 from unconv.stage import Stages, capture, find_stages
 
 
@@ -28,6 +29,16 @@ class Network:
     preprocess: Preprocessing
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _stages: dict[tuple[int, ...], Stages] = field(default_factory=dict)
+
+    @property
+    def box(self) -> Box | None:
+        """What pixels between black and white become; ``None`` for a preprocessing of the user's own."""
+        if not isinstance(self.preprocess, Preprocess):
+            return None
+        mean, std = (
+            torch.tensor(v, device=self.device)[:, None, None] for v in (self.preprocess.mean, self.preprocess.std)
+        )
+        return Box(-mean / std, (self.preprocess.scale - mean) / std)
 
     def stages(self, shape: Sequence[int]) -> Stages:
         """The stages on inputs of one shape.

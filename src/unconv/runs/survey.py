@@ -37,6 +37,7 @@ class Plan:
         samples: Number of random codes of the sampled model-RIP.
         pictures: Number of images whose reconstructions are kept as pictures.
         seed: Seed of Gaussian filters and random codes.
+        effort: Factor of the solvers' largest numbers of steps.
     """
 
     names: tuple[str, ...]
@@ -45,6 +46,7 @@ class Plan:
     samples: int
     pictures: int
     seed: int
+    effort: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,7 @@ def _invert(
         k = paper_k(coded_stage(stage, "network", imposed), _coded_fraction(name, fractions))
         for order, way in enumerate(plan.ways):
             region = imposed if way.code == "paper" else None
-            found = invert_images(network, captured, name, way, k=k, region=region)
+            found = invert_images(network, captured, name, way, k=k, region=region, effort=plan.effort)
             for i, (index, file) in enumerate(zip(batch.indices, batch.names, strict=True)):
                 row = {"image": index, "file": file, "stage": name} | way.fields() | found[i][0]
                 picture = found[i][1]
@@ -285,7 +287,14 @@ def _invert(
 
 
 def invert_images(
-    network: Network, captured: Captured, name: str, way: Way, *, k: int | None, region: int | None
+    network: Network,
+    captured: Captured,
+    name: str,
+    way: Way,
+    *,
+    k: int | None,
+    region: int | None,
+    effort: float = 1.0,
 ) -> list[tuple[dict[str, Any], Tensor | None]]:
     """Invert one stage for a batch, one way, and compare with the truth.
 
@@ -296,6 +305,7 @@ def invert_images(
         way: How.
         k: Number of regions that the paper's code keeps.
         region: Side of the regions imposed on a stage without pooling.
+        effort: Factor of the solvers' largest numbers of steps.
 
     Returns:
         Per image: ``{"relative_error", "psnr", "ssim", "seconds", "status", "picture"}``, and the reconstruction in
@@ -304,7 +314,19 @@ def invert_images(
     """
     empty = {"relative_error": None, "psnr": None, "ssim": None, "seconds": None, "picture": None}
     try:
-        found = invert_batch(captured.stages, name, captured.inputs, way, k=k, region=region)
+        images = captured.batch.inputs.to(network.device)
+        found = invert_batch(
+            network.module,
+            captured.stages,
+            name,
+            images,
+            captured.inputs,
+            way,
+            k=k,
+            region=region,
+            box=network.box,
+            effort=effort,
+        )
     except UnconvError as error:
         return [(empty | {"status": str(error)}, None)] * len(captured.batch.names)
     errors = relative_norm(found.estimate - found.reference, found.reference).tolist()
@@ -314,7 +336,8 @@ def invert_images(
     for i, error in enumerate(errors):
         numbers = empty | {"relative_error": error, "seconds": found.seconds, "status": found.status[i]}
         if pixels is not None:
-            numbers |= {"psnr": pixels[1][i], "ssim": pixels[2][i]}
+            quality_of = {"psnr": pixels[1][i], "ssim": pixels[2][i]}
+            numbers |= {name: value if math.isfinite(value) else None for name, value in quality_of.items()}
         results.append((numbers, None if pixels is None else pixels[0][i]))
     return results
 

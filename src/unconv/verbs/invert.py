@@ -48,7 +48,9 @@ def run(options: Invert) -> tuple[dict[str, Any], str]:
         for captured in stream:
             stage = coded_stage(captured.stages.get(options.stage), "network", options.region)
             k = None if fraction is None else paper_k(stage, fraction)
-            results = invert_images(network, captured, options.stage, way, k=k, region=options.region)
+            results = invert_images(
+                network, captured, options.stage, way, k=k, region=options.region, effort=options.effort
+            )
             for index, file, (numbers, picture) in zip(
                 captured.batch.indices, captured.batch.names, results, strict=True
             ):

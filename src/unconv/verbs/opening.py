@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,11 +16,12 @@ from unconv.verbs.options import ImageOptions, ModelOptions
 from unconv.zoo import LoadedModel, check_covered, load_model
 
 
-def open_model(options: ModelOptions) -> tuple[LoadedModel, Network]:
+def open_model(options: ModelOptions, *, otherwise: str | None = None) -> tuple[LoadedModel, Network]:
     """The model that the options name, on their device.
 
     Args:
         options: The options.
+        otherwise: Weights to take where the options name none; they are not downloaded.
 
     Returns:
         The loaded model, and the network to study.
@@ -28,12 +30,14 @@ def open_model(options: ModelOptions) -> tuple[LoadedModel, Network]:
     named = options.weights is not None
     loaded = load_model(
         options.model,
-        weights=options.weights,
+        weights=options.weights or otherwise,
         size=options.size,
         mean=options.mean,
         std=options.std,
         download=named,
     )
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
     return loaded, Network(loaded.module.to(device), loaded.preprocess, device)
 
 

@@ -63,6 +63,7 @@ class Report(ImageOptions):
         samples: Random codes of the sampled model-RIP.
         pictures: Number of images whose reconstructions are kept as pictures.
         methods: Only these methods.
+        effort: Factor of the solvers' largest numbers of steps; less is quicker and leaves larger errors.
     """
 
     out: Path | None = None
@@ -70,6 +71,7 @@ class Report(ImageOptions):
     samples: int = 50
     pictures: int = 10
     methods: tuple[str, ...] = ()
+    effort: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ class Invert(ImageOptions):
         code: What the network computes there, or Table 3's reading: unit filters, no bias, magnitude pooling.
         region: Side of the pooling imposed on a stage that has none.
         side_info: Known besides the pooled values: nothing, the switches, or switches and on/off patterns.
-        method: iht and transpose: W^T of the unpooled code, rescaled; min-norm: least norm solution of the equations.
+        method: iht and transpose: W^T of the unpooled code, rescaled; min-norm: least norm solution of the equations;
+            convex: all equations and inequalities; gauss-newton: the whole network, from image only.
+        effort: Factor of the solvers' largest numbers of steps.
         out: Folder that the recovered images are written to.
     """
 
@@ -125,5 +129,36 @@ class Invert(ImageOptions):
     code: Literal["network", "paper"] = "network"
     region: int | None = None
     side_info: Literal["none", "switches", "gates"] = "switches"
-    method: str = "min-norm"
+    method: str = "convex"
+    effort: float = 1.0
+    out: Path | None = None
+
+
+Experiment = Literal["all", "prop1", "fig1", "fig2", "thm31", "thm33", "table2", "fig3", "table3", "table4", "alexnet"]
+
+
+@dataclass(frozen=True)
+class Reproduce(ImageOptions):
+    """A table or figure of the paper, ours beside theirs; with "all" everything that runs for the model, as a page.
+
+    Attributes:
+        model: The network, as for every verb; vgg16 has the paper's weights from torch's cache, or give --weights.
+        name: Which one.
+        draws: Random codes of fig2.
+        samples: Random codes of fig3 and thm33.
+        recovered: Images whose codes Algorithm 2 finds for fig3.
+        steps: Largest number of steps of Algorithm 2.
+        region: Side of the pooling imposed on a stage that has none.
+        sizes: k M l D K of fig2 and thm31: non-zeros, channels, length of a filter, length of the input, filters.
+        out: Folder for the JSON with its settings, the figure, and the page of "all".
+    """
+
+    model: str = "vgg16"
+    name: tyro.conf.Positional[Experiment] = "all"
+    draws: int = 20_000
+    samples: int = 1000
+    recovered: int = 4
+    steps: int = 300
+    region: int = 2
+    sizes: tuple[int, int, int, int, int] = (10, 32, 5, 32, 96)
     out: Path | None = None

@@ -25,6 +25,7 @@ from unconv.zoo import LoadedModel
 WAYS = (
     Way("image", "network", "transpose", "switches"),
     Way("image", "network", "min-norm", "switches"),
+    *(Way("image", "network", "gauss-newton", known) for known in ("none", "switches", "gates")),
     Way("layer", "network", "transpose", "switches"),
     Way("layer", "network", "min-norm", "switches"),
     Way("layer", "network", "convex", "switches"),
@@ -44,8 +45,8 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
     Raises:
         UsageError: If a number is out of range.
     """
-    if min(options.region, options.samples) < 1 or options.pictures < 0:
-        raise UsageError("--region and --samples are at least 1, --pictures at least 0")
+    if min(options.region, options.samples) < 1 or options.pictures < 0 or options.effort <= 0:
+        raise UsageError("--region and --samples are at least 1, --pictures at least 0, --effort above 0")
     known = dict.fromkeys(way.method for way in WAYS)
     for method in options.methods:
         if method not in known:
@@ -55,7 +56,7 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
     images = open_images(options, loaded)
     shape = next(iter(images)).inputs.shape[1:]
     names, skipped_modules = choose_stages(loaded, network.stages(shape), options.stages)
-    plan = Plan(names, ways, options.region, options.samples, options.pictures, options.seed)
+    plan = Plan(names, ways, options.region, options.samples, options.pictures, options.seed, options.effort)
     config = _config(options, loaded, images, plan)
     path = options.out or Path("runs") / f"{_safe(options.model)}-{_fingerprint(config)}"
     run = RunDirectory(path, config)
@@ -96,6 +97,7 @@ def _config(options: Report, loaded: LoadedModel, images: ImageStream, plan: Pla
         "pictures": plan.pictures,
         "batch": options.batch,
         "seed": plan.seed,
+        "effort": plan.effort,
         "device": options.device,
     }
 
@@ -149,7 +151,7 @@ def command(options: Report) -> str:
 
 
 def _text(findings: Findings, plan: Plan, page: Path) -> str:
-    header = ("stage", *(f"{way.recovered}: {way.method}" for way in plan.ways))
+    header = ("stage", *(f"{way.recovered}: {way.method} ({way.side_info})" for way in plan.ways))
     rows = []
     for stage in findings.stages:
         found = {

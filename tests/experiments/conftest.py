@@ -1,0 +1,41 @@
+"""A tiny network with overlapping poolings, and pictures for it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from unconv.experiments.subject import Subject
+from unconv.images import ImageStream
+from unconv.preprocess import Preprocess
+from unconv.runs.network import Network
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(8, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(12, 6, 3, padding=1),
+    ).eval()
+
+
+@pytest.fixture
+def subject(tmp_path):
+    """Three 16x16 pictures; the weights reach all stages but the last."""
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    preprocess = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    images = ImageStream(sorted(tmp_path.glob("*.png")), preprocess, 2)
+    network = Network(build().requires_grad_(False), preprocess)
+    return Subject("tiny", network, ("0", "2", "5", "7"), images, (3, 16, 16))

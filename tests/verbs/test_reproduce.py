@@ -1,0 +1,93 @@
+"""``unconv reproduce`` end to end on a tiny network: documents, files, the page, one-line errors."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unconv.cli import main
+
+FAST = ("--samples", 10, "--steps", 5, "--recovered", 1, "--draws", 100)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    def run(*words):
+        monkeypatch.chdir(Path(__file__).parents[1])
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+        capsys.readouterr()
+        status = main(["reproduce", *map(str, words)])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def test_one_experiment_as_json_and_as_files(call, photographs, tmp_path):
+    words = ("table4", "--model", "tiny_networks:vgg", "--images", photographs, "--out", tmp_path / "out", "--json")
+    status, out, err = call(*words)
+    assert status == 0, err
+    document = json.loads(out)
+    assert list(document) == ["name", "paper", "ours", "notes"]
+    assert document["name"] == "table4"
+    kept = json.loads((tmp_path / "out" / "table4.json").read_text())
+    assert kept["ours"] == document["ours"]
+    assert kept["command"].startswith("unconv reproduce table4 --model tiny_networks:vgg")
+    assert kept["environment"]["packages"]["torch"]
+
+
+def test_no_network_is_opened_where_none_is_needed(call, tmp_path):
+    status, out, err = call("fig2", "--draws", 50, "--out", tmp_path)
+    assert status == 0, err
+    assert "M_fixed" in out
+    assert (tmp_path / "fig2.svg").read_text().startswith("<svg")
+
+
+def test_all_makes_a_page_and_names_what_it_leaves_out(call, photographs, tmp_path):
+    words = ("all", "--model", "tiny_networks:vgg", "--images", photographs, "--out", tmp_path, "--json", *FAST)
+    status, out, err = call(*words)
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["name"] == "all"
+    assert set(document["ours"]) == {
+        "prop1", "fig1", "fig2", "thm31", "thm33", "table2", "fig3", "table3", "table4",
+    }  # fmt: skip
+    assert any(note.startswith("alexnet: ") and "cache" in note for note in document["notes"])
+    page = Path(document["page"]).read_text()
+    assert all(f'id="{name}"' in page for name in document["ours"])
+    assert page.count("<svg") == 4
+    assert not re.search(r"(src|href)=[\"']https?:", page)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (("table9",), 2, "table9"),
+        (("table4",), 1, "not in torch's cache.*--weights FILE"),
+        (("fig2", "--draws", 0), 2, "--draws is 0"),
+        (("fig3", "--recovered", -1), 2, "--recovered is -1"),
+        (("fig2", "--sizes", 10, 32, 50, 32, 96), 2, "--sizes"),
+        (("table3", "--model", "tiny_networks:unpadded"), 1, "pooled stage"),
+        (("table2", "--model", "tiny_networks:vgg", "--images", "nowhere"), 2, "nowhere"),
+        (("all", "--model", "no-such-model"), 2, "no-such-model"),
+    ],
+)
+def test_errors_are_one_line(call, words, status, message):
+    found, out, err = call(*words)
+    lines = [line for line in err.splitlines() if line.startswith("unconv: ")]
+    assert found == status, err
+    assert out == ""
+    assert len(lines) == 1, err
+    assert re.search(message, lines[0]), err
