@@ -74,8 +74,8 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "D": (16, 32, 64, 128),
     "K": (24, 48, 96, 192),
 }
-PHASE_K, PHASE_M = (1, 2, 4, 8, 16, 32), (16, 64, 256, 1024, 4096)
-IHT_K, IHT_M = 2, (32, 128, 512, 2048, 8192)
+PHASE_K, PHASE_M = (1, 2, 4, 8, 16), (16, 64, 256, 1024)
+IHT_K, IHT_M = 2, (32, 128, 512, 2048)
 
 
 def measure(setting: Setting, seed: int, *, draws: int, effort: float) -> dict[str, float]:
@@ -223,7 +223,7 @@ def run(*, seeds: int = 3, draws: int = 2000, effort: float = 0.1) -> dict[str, 
     cells = [replace(CENTRE, k=k, M=m) for k in PHASE_K for m in PHASE_M]
     diagram = [phase(s, 0, effort=effort) for s in tqdm(cells, desc="phase diagram")]
     iht = [
-        one_step(replace(CENTRE, k=IHT_K, M=m), 0, draws=min(draws, 1000), effort=effort)
+        one_step(replace(CENTRE, k=IHT_K, M=m), 0, draws=min(draws, 200), effort=effort)
         for m in tqdm(IHT_M, desc="one step")
     ]
     return {

@@ -27,7 +27,7 @@ from unconv.operators import ConvOperator
 UNIT = 2.0**-53  # largest relative error of one float64 operation
 CHUNK = 2**25  # float64 entries of one intermediate: 256 MB
 DENSE_EIGENVALUES = 32  # channels up to which the eigenvalues of every symbol are computed, not estimated
-FINE_GRID = 160  # channels up to which the symbol is looked at on 64 frequencies per axis, not on 32
+FINE_GRID = 160  # channels up to which 64 frequencies per axis are affordable, and a finer choice of the level
 
 
 @dataclass(frozen=True)
@@ -384,7 +384,7 @@ def _thresholded(
     if not levels:
         return {}
     level = min(levels, key=estimate)
-    for factor in (0.93, 1.07, 0.965, 1.035):
+    for factor in (0.93, 1.07, 0.965, 1.035) if channels <= FINE_GRID else ():
         level = min(level, level * factor, key=estimate)
     if tried[level] >= best:
         return {}

@@ -99,6 +99,9 @@ def choose_stages(
     names = tuple(name for name in covered if not wanted or name in wanted)
     if not names and gap is not None:
         raise gap
+    if not names:
+        first = skipped[0] if skipped else {"module": "the model", "reason": "it has no convolution"}
+        raise UnconvError(f"no stage to study: {first['module']}: {first['reason']}; give a model with one")
     return names, skipped
 
 

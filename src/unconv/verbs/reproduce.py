@@ -207,7 +207,7 @@ def _check(options: Reproduce) -> None:
 
 
 def _write(options: Reproduce, result: Result, out: Path) -> None:
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    settings = {key: value for key, value in vars(options).items() if key not in {"out", "json", "debug"}}
     settings["images"] = [str(path) for path in options.images] or "bundled photographs"
     document = result | {"command": command(options), "config": settings, "environment": environment()}
     try:
