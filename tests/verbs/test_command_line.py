@@ -170,10 +170,12 @@ def test_rip(document, photographs):
     found = document("rip", "tiny_networks:vgg", "--images", photographs, "--samples", 50)["stages"]
     for stage in found:
         assert 0.5 < stage["ratio"]["p01"] <= stage["ratio"]["p50"] <= stage["ratio"]["p99"] < 1.6
-        assert stage["delta"]["lower"] > 0
+        assert 0 < stage["delta"]["lower"] <= stage["delta"]["upper"]
     one = document("rip", "tiny_networks:vgg", "--size", 16, "--k", 1, "--stages", "3", "--samples", 20)["stages"]
     assert [s["stage"] for s in one] == ["3"]
     assert one[0]["ratio"]["p50"] == pytest.approx(1, abs=1e-5)
+    sampled = document("rip", "tiny_networks:vgg", "--size", 16, "--k", 4, "--samples", 20, "--effort", 0)["stages"]
+    assert all(s["delta"]["upper"] is None for s in sampled)
 
 
 def test_invert_a_layer_and_the_image(document, photographs):

@@ -29,7 +29,8 @@ METHOD_MEANINGS = {
     "transpose": "The code, put back at its places, goes through the transposed convolution and is rescaled to the "
     "true norm of the input, so that the error measures direction only.",
     "min-norm": "Of all inputs that would give these values at these places, the one of smallest norm.",
-    "convex": "An input that satisfies every equation and inequality that the code implies, a smooth one where several do.",
+    "convex": "An input that satisfies every equation and inequality that the code implies, a smooth one where several "
+    "do.",
     "gauss-newton": "Gauss–Newton steps on the whole network until its output matches the code, from smooth images to "
     "detailed ones; pixels outside of their range count as violations.",
     "gradient": "Gradient descent on the image until the network’s output matches the code.",

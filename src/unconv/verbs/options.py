@@ -91,7 +91,7 @@ class Sparsity(ImageOptions):
 
 @dataclass(frozen=True)
 class Rip(ImageOptions):
-    """Sampled ratios ||W^T z|| / ||z|| of random codes at the measured sparsity (Figure 3).
+    """Ratios ||W^T z|| / ||z|| of random codes at the measured sparsity (Figure 3), and a bracket of delta_k.
 
     Attributes:
         k: Number of active regions; from the measured sparsity where not given.
@@ -99,6 +99,7 @@ class Rip(ImageOptions):
         samples: Number of random codes.
         boundary: Whether the transposed convolution keeps its full output or is cropped to the unpadded input.
         filters: The filters as they are, scaled to unit norm, or Gaussian.
+        effort: Work of the search for the bracket's lower end; 0 samples only, without a certified upper end.
     """
 
     k: int | None = None
@@ -106,6 +107,7 @@ class Rip(ImageOptions):
     samples: int = 1000
     boundary: Literal["full", "cropped"] = "full"
     filters: Literal["learned", "normalised", "gaussian"] = "normalised"
+    effort: float = 0.2
 
 
 @dataclass(frozen=True)

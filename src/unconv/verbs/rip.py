@@ -1,4 +1,4 @@
-"""``unconv rip``: the model-RIP of a stage's transposed convolution, sampled (Figure 3)."""
+"""``unconv rip``: the model-RIP of a stage's transposed convolution, sampled (Figure 3) and bracketed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from unconv.errors import UnconvError, UsageError
 from unconv.invert.ways import coded_stage, fitting_region
+from unconv.measure.bounds import delta_bracket
 from unconv.measure.rip import RatioSummary, sample_ratios
 from unconv.runs.survey import paper_k
 from unconv.sparsity import Pooled, Window
@@ -16,7 +17,7 @@ from unconv.verbs.sparsity import measured_fractions
 
 
 def run(options: Rip) -> tuple[dict[str, Any], str]:
-    """Sample ratios ``||W^T z|| / ||z||`` of every stage.
+    """Sample ratios ``||W^T z|| / ||z||`` of every stage, and bracket ``delta_k``.
 
     Args:
         options: The options.
@@ -50,12 +51,19 @@ def run(options: Rip) -> tuple[dict[str, Any], str]:
             op = op.normalised() if options.filters == "normalised" else op.gaussian(options.seed)
         ratios = sample_ratios(op, Pooled(region), k, options.samples, seed=options.seed, boundary=options.boundary)
         summary = RatioSummary.of(ratios)
+        bracket = None
+        if options.effort > 0:
+            bracket = delta_bracket(op, region, k, boundary=options.boundary, effort=options.effort, seed=options.seed)
         stages.append({
             "stage": name,
             "k": k,
             "ratio": {"p01": summary.p01, "p50": summary.p50, "p99": summary.p99},
-            "delta": {"lower": summary.delta, "upper": None},
+            "delta": {
+                "lower": summary.delta if bracket is None else max(summary.delta, bracket.lower),
+                "upper": None if bracket is None else bracket.upper,
+            },
+            "delta_how": "sampled" if bracket is None else bracket.how,
         })
-    header = ("stage", "k", "p01", "p50", "p99", "delta at least")
-    rows = [(s["stage"], s["k"], *s["ratio"].values(), s["delta"]["lower"]) for s in stages]
+    header = ("stage", "k", "p01", "p50", "p99", "delta at least", "at most", "how")
+    rows = [(s["stage"], s["k"], *s["ratio"].values(), *s["delta"].values(), s["delta_how"]) for s in stages]
     return {"stages": stages}, rows_of_text(header, rows)
