@@ -110,6 +110,16 @@ def test_overlapping_regions_place_a_shared_winner_once():
     assert not Window.of(2, 2).overlapping
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_dropped_region_does_not_erase_the_place_it_shares(sign):
+    h = torch.zeros(1, 1, 7)
+    h[0, 0, 2] = 4.0 * sign
+    h[0, 0, 5] = 1.0
+    for k in (1, 2, 3):
+        dense = Pooled(Window.of(1, 3, stride=2), k=k).project(h).dense()
+        assert dense[0, 0, 2] == 4.0 * sign
+
+
 def test_magnitude_pooling_keeps_the_sign():
     h = torch.tensor([[[-3.0, 1.0, 0.5, 2.0]]])
     assert Pooled(2).project(h).values.tolist() == [[[-3.0, 2.0]]]

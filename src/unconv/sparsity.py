@@ -251,7 +251,12 @@ class Code:
         if self.switches is None:
             return self.values
         flat = self.values.new_zeros(*self.values.shape[:2], math.prod(spatial))
-        return flat.scatter_(2, self.switches.flatten(2), self.values.flatten(2)).unflatten(2, spatial)
+        places, values = self.switches.flatten(2), self.values.flatten(2)
+        if isinstance(self.pooling, Window) and self.pooling.overlapping:
+            # of two regions that share a place one may have been dropped, and its zero must not win
+            above, below = (flat.scatter_reduce(2, places, values, reduce) for reduce in ("amax", "amin"))
+            return (above + below).unflatten(2, spatial)
+        return flat.scatter_(2, places, values).unflatten(2, spatial)
 
     def support(self) -> Tensor:
         """Places of the non-zero values.
