@@ -230,12 +230,22 @@ def test_summary_says_what_the_numbers_say(make: Make) -> None:
     data, _ = make()
     said = " ".join(summary(data))
     assert "each of 3 stages leaves, the network’s input was recovered for 2 images" in said
-    assert "Minimum norm with switches and gates known comes closest" in said
+    assert "Minimum norm with switches and gates known comes closest on average" in said
+    assert "below 1" not in said
     assert "goes from 0.050 at features.0 to 0.300 at features.7" in said
     assert "The stage that loses most is features.7, where the error rises from 0.150 to 0.300" in said
     assert "0.450 with switches known (minimum norm) and 0.300 with switches and gates known (minimum norm)" in said
     assert "0.800 to 0.900 by transpose and 0.050 to 0.450 by minimum norm" in said
     assert "Left out, for the reasons given below: 1 image and 1 module of the network." in said
+
+
+def test_summary_says_where_nothing_beats_a_blank_answer(make: Make) -> None:
+    data, _ = make()
+    worse = [
+        stage | {"inversion": [r | {"relative_error": r["relative_error"] + 0.9 * (i > 0)} for r in stage["inversion"]]}
+        for i, stage in enumerate(data.stages)
+    ]
+    assert "From features.3 on, no mean error is below 1." in summary(replace(data, stages=worse))
 
 
 def test_summary_of_layers_names_the_worst_and_the_best(make: Make) -> None:

@@ -273,7 +273,7 @@ def draw_scaling(result: dict[str, Any]) -> Figure:
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(13, 3.2), layout="constrained")
+    figure = Figure(figsize=(13, 4), layout="constrained")
     panels = figure.subplots(1, len(VARIABLES), sharey=True)
     for panel, name in zip(panels, VARIABLES, strict=True):
         rows = [r for r in result["ours"]["scaling"] if all(r[v] == getattr(CENTRE, v) for v in VARIABLES if v != name)]
@@ -287,7 +287,9 @@ def draw_scaling(result: dict[str, Any]) -> Figure:
         panel.set(xscale="log", yscale="log", xlabel=name)
         panel.set_xticks(values, [str(value) for value in values])
         panel.minorticks_off()
-        panel.legend(fontsize=7, title="exponent", title_fontsize=7)
+        panel.legend(
+            fontsize=7, title="exponent", title_fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False
+        )
     panels[0].set_ylabel(r"$\delta_k$")
     return figure
 

@@ -291,6 +291,10 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, float):
         return f"{value:g}"
+    if value is None:
+        return "none"
+    if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
+        return "; ".join(", ".join(map(_text, v.values())) for v in value)
     return json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from unconv.report.data import FEW, Point, ReportData, Series, curves, image_count, main_series, worst_stage
@@ -225,7 +226,7 @@ def _image_story(
     first, last = min(errors), max(errors)
     closest = f"{METHODS.get(best.method, best.method)} with {SIDES.get(best.side_info, best.side_info)}"
     nothing = "where 0 is the image itself and 1 is what an all-zero answer gets"
-    comes = f"{capital(closest)} comes closest: its mean" if len(group) > 1 else f"With {closest}, the mean"
+    comes = f"{capital(closest)} comes closest on average: its mean" if len(group) > 1 else f"With {closest}, the mean"
     if first == last:
         return [f"{comes} relative error at {names[first]} is {number(errors[first])}, {nothing}."]
     story = [
@@ -240,6 +241,9 @@ def _image_story(
             f"The stage that loses most is {names[worst]}, where the error rises from"
             f" {number(errors[max(i for i in errors if i < worst)])} to {number(errors[worst])}."
         )
+    blank = _no_better_than_blank(group)
+    if blank is not None:
+        story.append(f"From {names[blank]} on, no mean error is below 1.")
     known: dict[str, tuple[float, str]] = {}
     for series, points in group.items():
         error = points[last].error if last in points else None
@@ -250,6 +254,17 @@ def _image_story(
         each = [f"{number(known[s][0])} with {SIDES.get(s, s)} ({known[s][1]})" for s in sides]
         story.append(f"The smallest mean errors at {names[last]} are {_and(each)}.")
     return story
+
+
+def _no_better_than_blank(group: Mapping[Series, Mapping[int, Point]]) -> int | None:
+    # the stage from which on no series does better than an all-zero answer
+    smallest: dict[int, float] = {}
+    for points in group.values():
+        for i, point in points.items():
+            if point.error is not None:
+                smallest[i] = min(point.error, smallest.get(i, point.error))
+    lost = list(itertools.takewhile(lambda i: smallest[i] >= 1, sorted(smallest, reverse=True)))
+    return min(lost, default=None)
 
 
 def _layer_story(best: Series, errors: dict[int, float], names: list[str]) -> list[str]:
