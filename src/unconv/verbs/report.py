@@ -112,12 +112,9 @@ def _report_data(
 ) -> ReportData:
     pictures: dict[int, dict[str, Any]] = {}
     for row in findings.rows:
-        if row["image"] < options.pictures:
-            original = f"images/{row['image']:04d}.png"
-            entry = pictures.setdefault(
-                row["image"], {"file": row["file"], "original": original, "reconstructions": []}
-            )
-            entry["reconstructions"].append(row | {"path": row["picture"]})
+        original = f"images/{row['image']:04d}.png" if row["image"] < options.pictures else None
+        entry = pictures.setdefault(row["image"], {"file": row["file"], "original": original, "reconstructions": []})
+        entry["reconstructions"].append(row | {"path": row["picture"]})
     return ReportData(
         model=options.model,
         weights=f"{loaded.weights.source} (SHA-256 {loaded.weights.sha256})",

@@ -59,7 +59,7 @@ def run(options: Rip) -> tuple[dict[str, Any], str]:
             "k": k,
             "ratio": {"p01": summary.p01, "p50": summary.p50, "p99": summary.p99},
             "delta": {
-                "lower": summary.delta if bracket is None else max(summary.delta, bracket.lower),
+                "lower": summary.delta if bracket is None else min(max(summary.delta, bracket.lower), bracket.upper),
                 "upper": None if bracket is None else bracket.upper,
             },
             "delta_how": "sampled" if bracket is None else bracket.how,
