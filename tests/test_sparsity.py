@@ -188,6 +188,28 @@ def test_keep_largest_is_a_stable_sort(entries, k, dtype):
     assert kept == [float(v) if i in order else 0.0 for i, v in enumerate(entries)]
 
 
+LONG_ROWS = {
+    "noise": lambda g: torch.randn(2, 60_000, generator=g),
+    "mostly zero": lambda g: torch.randn(2, 60_000, generator=g) * (torch.rand(2, 60_000, generator=g) < 0.1),
+    "few values": lambda g: torch.randint(-3, 4, (2, 60_000), generator=g).float(),
+    "constant": lambda g: torch.ones(2, 60_000),
+    "one period of the sample": lambda g: torch.randn(14, generator=g).repeat(2, 60_000 // 14),
+    "all large where the sample looks": lambda g: (
+        torch.randn(2, 60_000, generator=g) + 10 * (torch.arange(60_000) % 14 == 0)
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", LONG_ROWS.values(), ids=LONG_ROWS)
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.98])
+def test_keep_largest_of_long_rows_is_a_stable_sort(rows, share):
+    values = rows(torch.Generator().manual_seed(0))
+    k = int(share * values.shape[1])
+    places = values.abs().argsort(dim=1, descending=True, stable=True)[:, :k]
+    expected = torch.zeros_like(values).scatter(1, places, values.gather(1, places))
+    assert torch.equal(keep_largest(values, k), expected)
+
+
 def test_keep_largest_in_half_precision_and_many_rows():
     values = draw(5, 3, 7).to(torch.bfloat16)
     kept = keep_largest(values, 4)

@@ -16,6 +16,7 @@ from unconv.operators import per_axis
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 Switches = Literal["known", "fixed"]
+LONG, SAMPLE = 50_000, 4096  # entries from which a sample pays, and its size
 
 
 @dataclass(frozen=True)
@@ -404,12 +405,12 @@ def keep_largest(values: Tensor, k: int) -> Tensor:
         return torch.zeros_like(values)
     size = flat.abs()
     threshold = _kth_largest(size, k)
-    keep = size > threshold
-    short = k - keep.sum(1, keepdim=True)
-    ties = size == threshold
-    if (ties.sum(1, keepdim=True) > short).any():
-        ties &= ties.cumsum(1) <= short
-    return torch.where(keep | ties, flat, 0.0).reshape(values.shape)
+    keep = size >= threshold
+    if (keep.sum(1) > k).any():
+        ties = size == threshold
+        keep &= ~ties
+        keep |= ties & (ties.cumsum(1) <= k - keep.sum(1, keepdim=True))
+    return torch.where(keep, flat, 0.0).reshape(values.shape)
 
 
 def _kth_largest(size: Tensor, k: int) -> Tensor:
@@ -419,6 +420,21 @@ def _kth_largest(size: Tensor, k: int) -> Tensor:
         return size.kthvalue(n - k + 1, dim=1, keepdim=True).values
     # numpy's vectorised selection is an order of magnitude faster than torch's; floats without a sign order as
     # their bits do, and integers have no NaN to look for
-    bits = size.contiguous().view(torch.int32 if size.dtype == torch.float32 else torch.int64)
-    kth = np.partition(bits.numpy(), n - k, axis=1)[:, n - k : n - k + 1]
-    return torch.from_numpy(kth.copy()).view(size.dtype)
+    bits = size.contiguous().view(torch.int32 if size.dtype == torch.float32 else torch.int64).numpy()
+    if n < LONG:
+        kth = np.partition(bits, n - k, axis=1)[:, n - k : n - k + 1].copy()
+    else:
+        kth = np.array([[_order_statistic(row, n - k)] for row in bits])
+    return torch.from_numpy(kth).view(size.dtype)
+
+
+def _order_statistic(row: np.ndarray, rank: int) -> np.generic:
+    """The entry with ``rank`` entries before it in sorted order: bracketed by a sample, selected within the bracket."""
+    sample = np.sort(row[:: len(row) // SAMPLE])
+    place, margin = rank * len(sample) // len(row), int(2 * len(sample) ** 0.5)
+    low, high = sample[max(place - margin, 0)], sample[min(place + margin, len(sample) - 1)]
+    inside = row[(row >= low) & (row <= high)]
+    rest = rank - np.count_nonzero(row < low)
+    if not 0 <= rest < len(inside):
+        inside, rest = row, rank
+    return np.partition(inside, rest)[rest]

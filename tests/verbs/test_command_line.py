@@ -1,6 +1,7 @@
 """The command line as a contract: verbs, JSON, exit codes, one-line errors."""
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -76,6 +77,16 @@ SCHEMAS = {
         },
         ["from", "code", "skipped"],
     ),
+    "invert over all": closed(
+        {
+            "stages": objects(
+                STAGE
+                | {name: {"type": "integer"} for name in ("equations", "inequalities", "unknowns")}
+                | {"inversion": objects(INVERSION)}
+            ),
+        },
+        ["skipped_modules", "skipped"],
+    ),
     "report": closed(
         {
             "run": TEXT,
@@ -135,7 +146,7 @@ def document(call):
         status, out, err = call(verb, *words, "--json")
         assert status == 0, err
         found = json.loads(out)
-        jsonschema.validate(found, SCHEMAS[verb])
+        jsonschema.validate(found, SCHEMAS["invert over all" if verb == "invert" and "stages" in found else verb])
         return found
 
     return run
@@ -203,6 +214,42 @@ def test_side_information_helps(document, photographs):
         return document("invert", "tiny_networks:vgg", *words)["summary"]["relative_error"]
 
     assert error("switches") < error("none")
+
+
+def test_the_gradient_baseline_and_priors_are_within_reach(document, photographs):
+    def error(*words):
+        found = document("invert", "tiny_networks:vgg", "--stage", "3", "--images", photographs, *words)
+        return found["summary"]["relative_error"]
+
+    adam = error("--method", "gradient", "--effort", 0.5)
+    assert adam < 1
+    assert error("--method", "gradient", "--effort", 0.5, "--optimizer", "lbfgs") != adam
+    assert error("--method", "gradient", "--effort", 0.5, "--total-variation", 10, "--jitter", 1) != adam
+    plain = error("--from", "image")
+    assert plain < 1
+    assert error("--from", "image", "--prior", "tv", "--prior-weight", 10) != plain
+    assert error("--prior", "none") != error("--prior", "tv", "--prior-weight", 1)
+
+
+def test_invert_over_all_stages(document, photographs, tmp_path):
+    words = ("tiny_networks:vgg", "--images", photographs, "--effort", 0.2, "--out", tmp_path / "pictures")
+    stages = document("invert", *words)["stages"]
+    assert [s["stage"] for s in stages] == ["0", "3", "6"]
+    for stage in stages:
+        assert stage["unknowns"] == math.prod(stage["input_shape"])
+        assert 0 < stage["equations"] <= math.prod(stage["code_shape"])
+        kinds = [(i["from"], i["method"], i["side_info"]) for i in stage["inversion"]]
+        assert ("layer", "iht", "switches") in kinds
+        assert [kind for kind in kinds if kind[1] == "gauss-newton"] == [
+            ("image", "gauss-newton", known) for known in ("none", "switches", "gates")
+        ]
+    first = {(i["from"], i["method"]): i["relative_error"] for i in stages[0]["inversion"]}
+    assert first["layer", "convex"] < first["layer", "iht"]
+    assert len(list((tmp_path / "pictures").glob("0000-0-*.png"))) == len(stages[0]["inversion"])
+
+    chosen = document("invert", *words[:-2], "--stages", "3", "--method", "gradient", "--side-info", "gates")
+    (only,) = chosen["stages"]
+    assert [(i["from"], i["method"], i["side_info"]) for i in only["inversion"]] == [("image", "gradient", "gates")]
 
 
 def test_invert_the_papers_code(document, photographs):
@@ -276,7 +323,30 @@ def test_images_that_overflow_are_skipped_by_name(call, photographs, tmp_path):
     [
         (["report", "no-such-model"], 2, "no-such-model"),
         (["invert", "tiny_networks:vgg", "--size", "16", "--stage", "9"], 2, r"'?9'?.*0, 3, 6"),
-        (["invert", "tiny_networks:vgg", "--size", "16"], 2, "--stage is missing; use one of 0, 3, 6"),
+        (["invert", "tiny_networks:vgg", "--size", "16", "--method", "magic"], 2, "no method 'magic'"),
+        (["invert", "tiny_networks:vgg", "--code", "paper", "--from", "image"], 2, "leave out --from"),
+        (["invert", "tiny_networks:vgg", "--stage", "0", "--effort", "0"], 2, "--effort is 0"),
+        (["invert", "tiny_networks:vgg", "--stage", "0", "--prior", "magic"], 2, "magic.*smooth"),
+        (["invert", "tiny_networks:vgg", "--stage", "0", "--method", "iht", "--prior", "tv"], 2, "takes no prior 'tv'"),
+        (["invert", "tiny_networks:vgg", "--stage", "0", "--from", "image", "--prior", "l1"], 2, "none, tv"),
+        (["invert", "tiny_networks:vgg", "--stage", "0", "--prior-weight", "1"], 2, "--prior-weight is that of"),
+        (["invert", "tiny_networks:vgg", "--stage", "0", "--jitter", "2"], 2, "use them with --method gradient"),
+        (
+            [
+                "invert",
+                "tiny_networks:vgg",
+                "--stage",
+                "0",
+                "--method",
+                "gradient",
+                "--jitter",
+                "1",
+                "--optimizer",
+                "lbfgs",
+            ],
+            2,
+            "0 with L-BFGS",
+        ),
         (["invert", "tiny_networks:vgg", "--size", "16", "--stage", "0", "--method", "magic"], 2, "no method 'magic'"),
         (["sparsity", "tiny_networks:vgg", "--images", "nowhere"], 2, "nowhere"),
         (["coherence", "tiny_networks:without_convolutions", "--size", "16"], 1, "no convolution"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unconv.batched import column, norms, relative_norm, tiny
-from unconv.decode.convex import convex
+from unconv.decode.convex import Prior, convex
 from unconv.decode.equations import check_code, equations
 from unconv.decode.min_norm import min_norm
 from unconv.decode.transpose import transpose
@@ -68,6 +68,8 @@ def decode_layer(
     side_info: SideInfo = "switches",
     gates: Tensor | None = None,
     norm: Tensor | None = None,
+    prior: Prior | None = "smooth",
+    weight: float | None = None,
     effort: float = 1.0,
 ) -> Solution[Tensor]:
     """The stage's input from its code.
@@ -82,6 +84,8 @@ def decode_layer(
             ``"convex"``, which then looks for the places itself.
         gates: On/off pattern, for ``side_info="gates"``. Shape ``(N, K, *spatial)``, bool.
         norm: True norms of the inputs, which the transpose is rescaled to (Table 3). Shape ``(N,)``.
+        prior: Of ``"convex"``, as for ``convex``.
+        weight: Of that prior.
         effort: Factor of the solvers' largest numbers of steps.
 
     Returns:
@@ -94,7 +98,8 @@ def decode_layer(
     check_code(stage, code)
     if method == "convex":
         steps = math.ceil(CONVEX_STEPS * effort)
-        return convex(stage, code, reading=reading, switches=side_info != "none", max_steps=steps)
+        known = side_info != "none"
+        return convex(stage, code, prior=prior, weight=weight, reading=reading, switches=known, max_steps=steps)
     if side_info == "none" and code.switches is not None:
         code = code.with_switches("fixed")
     if method in {"iht", "transpose"}:

@@ -229,6 +229,24 @@ def statements(stage: Stage, code: Code, *, reading: Reading = "network", switch
     return losers.won(code.switches, winners) if switches else UnknownSwitches(losers, winners, code.pooling)
 
 
+def count_statements(stage: Stage, code: Code) -> dict[str, int]:
+    """Equations, inequalities and unknowns of a stage, for the first input of a code, its switches known.
+
+    Args:
+        stage: The stage that made the code.
+        code: Its code.
+
+    Returns:
+        ``{"equations", "inequalities", "unknowns"}``. Averages of an activation count as equations, linear or not.
+    """
+    unknowns = math.prod(stage.operator.input_shape)
+    said = statements(stage, code)
+    if not isinstance(said, Intervals):
+        return {"equations": code.values[0].numel(), "inequalities": 0, "unknowns": unknowns}
+    equal, bounds = (int(part[0]) for part in said.count())
+    return {"equations": equal, "inequalities": bounds, "unknowns": unknowns}
+
+
 def _check_switches(stage: Stage, code: Code, window: Window) -> None:
     assert code.switches is not None
     outside = ~window.contains(code.switches, code.shape[1:])

@@ -22,17 +22,20 @@ from unconv.batched import norms, relative_norm
 from unconv.decode.convex import convex
 from unconv.decode.equations import equations
 from unconv.decode.min_norm import min_norm
-from unconv.decode.statements import Intervals, statements
+from unconv.decode.statements import count_statements
 from unconv.decode.transpose import transpose
 from unconv.errors import UnconvError, UsageError
-from unconv.images import ImageStream, find_images, quality
+from unconv.images import Batch, ImageStream, find_images, quality, sample_photographs, save_image
+from unconv.invert.chain import chain_to_image
 from unconv.invert.gauss_newton import gauss_newton
 from unconv.invert.gradient import gradient_inversion
-from unconv.invert.surgery import SIDE_INFO, Features
+from unconv.invert.surgery import SIDE_INFO, Features, SideInfo
+from unconv.invert.ways import Way, invert_batch
+from unconv.runs.directory import write_json
 from unconv.runs.network import Network
 from unconv.solution import Solution
 from unconv.sparsity import AveragePool, Code
-from unconv.stage import Stage, capture
+from unconv.stage import Stage, Stages, capture
 from unconv.zoo import check_covered, load_model
 
 LayerDecoder = Callable[[Stage, Code, Tensor], Tensor]
@@ -49,6 +52,7 @@ IMAGE_METHODS: dict[str, Callable[..., Solution[Tensor]]] = {
     "adam": lambda *args, **options: gradient_inversion(*args, optimizer="adam", **options),
     "lbfgs": lambda *args, **options: gradient_inversion(*args, optimizer="lbfgs", **options),
 }
+CHAINED = ("iht", "min-norm", "convex")
 
 
 @dataclass
@@ -68,19 +72,22 @@ class Cell:
     curves: list[list[tuple[float, float]]] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """Means, and the errors they are of."""
+        """Means, and the lists they are of."""
         count = len(self.errors)
         result: dict[str, Any] = {
             "images": count,
             "relative_error": sum(self.errors) / count,
             "seconds": sum(self.seconds) / count,
-            "errors": self.errors,
         }
         if self.psnrs:
             result["psnr"] = sum(self.psnrs) / count
-        if any(self.curves):
-            result["curves"] = self.curves
-        return result
+        lists = {"errors": self.errors, "psnrs": self.psnrs, "times": self.seconds, "curves": self.curves}
+        return result | {key: value for key, value in lists.items() if value}
+
+    @staticmethod
+    def read(row: dict[str, Any]) -> Cell:
+        """The cell that ``summary`` wrote."""
+        return Cell(row["errors"], row.get("psnrs", []), row["times"], row.get("curves", []))
 
 
 def run(
@@ -90,9 +97,12 @@ def run(
     *,
     layer_methods: Sequence[str] = tuple(LAYER_METHODS),
     image_methods: Sequence[str] = tuple(IMAGE_METHODS),
-    side_infos: Sequence[str] = SIDE_INFO,
+    side_infos: Sequence[SideInfo] = SIDE_INFO,
     max_steps: dict[str, int] | None = None,
     region: int = 2,
+    done: dict[str, Any] | None = None,
+    save: Callable[[dict[str, Any]], None] = lambda _: None,
+    pictures: Path | None = None,
 ) -> dict[str, Any]:
     """Decode every image from every stage in every way.
 
@@ -101,10 +111,13 @@ def run(
         images: The images; timings are per image, so batches of one say most.
         names: Stages.
         layer_methods: Decoders of the stage's own input, from ``LAYER_METHODS``.
-        image_methods: Decoders of the image, from ``IMAGE_METHODS``; those start from stages that pool.
-        side_infos: What decoders of the image know.
+        image_methods: Decoders of the image, from ``IMAGE_METHODS`` and ``CHAINED``; from stages that pool.
+        side_infos: What decoders of the image know; those of ``CHAINED`` know the switches.
         max_steps: Steps of each decoder of the image; its default where absent.
         region: Side of the regions imposed on stages without pooling, for decoders of the stage's own input.
+        done: Result of an earlier run of the same settings that was stopped; its images are not decoded again.
+        save: Called with the result so far after every batch.
+        pictures: Folder for the originals and the images decoded from their features.
 
     Returns:
         ``name``, ``stages`` and ``rows``, fit for JSON.
@@ -112,60 +125,68 @@ def run(
     Raises:
         UsageError: If a method does not exist.
     """
-    for wanted, methods in ((layer_methods, LAYER_METHODS), (image_methods, IMAGE_METHODS)):
+    for wanted, methods in ((layer_methods, LAYER_METHODS), (image_methods, (*IMAGE_METHODS, *CHAINED))):
         for method in wanted:
             if method not in methods:
                 raise UsageError(f"there is no method {method!r} here; use one of {', '.join(methods)}")
-    cells: dict[tuple[str, str, str, str], Cell] = {}
-    counted: dict[str, dict[str, int]] = {}
+    result = done or {"name": "decoding", "finished": 0, "stages": {}, "rows": []}
+    cells = {(row["stage"], row["from"], row["side_info"], row["method"]): Cell.read(row) for row in result["rows"]}
+    counted: dict[str, dict[str, int]] = result["stages"]
+    ways: list[tuple[str, SideInfo]] = []
+    for method in image_methods:
+        kinds: Sequence[SideInfo] = ("switches",) if method in CHAINED else side_infos
+        for known in kinds:
+            ways.append((method, known))
     for batch in images:
+        if batch.indices[-1] < result["finished"]:
+            continue
         stages = network.stages(batch.inputs.shape[1:])
-        inputs = capture(network.module, names, batch.inputs)
+        inputs = capture(network.module, _needed(stages, names), batch.inputs)
+        if pictures is not None:
+            _save(network, batch, batch.inputs, pictures, "original")
         for name in names:
             stage = stages.get(name)
             pooled = stage.with_region(region) if stage.pooling is None and region > 1 else stage
             code = pooled.encode(inputs[name])
-            counted.setdefault(name, count(pooled, code))
+            counted.setdefault(name, count_statements(pooled, code))
             for method in layer_methods:
-                cell = cells.setdefault(
-                    (name, "layer", "none" if "no switches" in method else "switches", method), Cell()
+                known = "none" if "no switches" in method else "switches"
+                _decode_layer(
+                    cells.setdefault((name, "layer", known, method), Cell()), method, pooled, code, inputs[name]
                 )
-                _decode_layer(cell, method, pooled, code, inputs[name])
-            if stage.pooling is None:
-                continue
-            features = Features(network.module, stage, batch.inputs.shape[1:])
-            for side_info in side_infos:
-                for method in image_methods:
-                    cell = cells.setdefault((name, "image", side_info, method), Cell())
-                    _decode_image(
-                        cell, method, side_info, network, features, batch.inputs, (max_steps or {}).get(method)
-                    )
-    rows = [
-        {"stage": name, "from": what, "side_info": side_info, "method": method, **cell.summary()}
-        for (name, what, side_info, method), cell in cells.items()
-        if cell.errors
-    ]
-    return {"name": "decoding", "stages": counted, "rows": rows}
+            for method, known in ways if stage.pooling is not None else ():
+                cell = cells.setdefault((name, "image", known, method), Cell())
+                if method in CHAINED and not _is_chained(stages, name):
+                    continue
+                if method in CHAINED:
+                    estimate = _decode_chain(cell, method, network, stages, name, batch.inputs, inputs)
+                else:
+                    features = Features(network.module, stage, batch.inputs.shape[1:])
+                    steps = (max_steps or {}).get(method)
+                    estimate = _decode_image(cell, method, known, network, features, batch.inputs, steps)
+                if pictures is not None:
+                    _save(network, batch, estimate, pictures, f"{name}-{method}-{known}")
+        result["rows"] = [
+            {"stage": name, "from": what, "side_info": side_info, "method": method, **cell.summary()}
+            for (name, what, side_info, method), cell in cells.items()
+            if cell.errors
+        ]
+        result["finished"] = batch.indices[-1] + 1
+        save(result)
+    return result
 
 
-def count(stage: Stage, code: Code) -> dict[str, int]:
-    """Equations, inequalities and unknowns of a stage, for the first input of a code.
+def _needed(stages: Stages, names: Sequence[str]) -> list[str]:
+    chains = [chain_to_image(stages, name) for name in names if _is_chained(stages, name)]
+    return list(dict.fromkeys([*names, *(stage.name for chain in chains for stage in chain)]))
 
-    Args:
-        stage: The stage.
-        code: Its code.
 
-    Returns:
-        The three numbers.
-    """
-    unknowns = stage.operator.input_shape[0]
-    for n in stage.operator.input_shape[1:]:
-        unknowns *= n
-    said = statements(stage, code)
-    if not isinstance(said, Intervals):
-        return {"equations": code.values[0].numel(), "inequalities": 0, "unknowns": unknowns}
-    equal, bounds = (int(part[0]) for part in said.count())
-    return {"equations": equal, "inequalities": bounds, "unknowns": unknowns}
+def _is_chained(stages: Stages, name: str) -> bool:
+    try:
+        chain_to_image(stages, name)
+    except UnconvError:
+        return False
+    return True
 
 
 def _decode_layer(cell: Cell, method: str, stage: Stage, code: Code, x: Tensor) -> None:
@@ -173,56 +194,95 @@ def _decode_layer(cell: Cell, method: str, stage: Stage, code: Code, x: Tensor) 
         return  # averages of an activation are no linear equations
     start = time.perf_counter()
     estimate = LAYER_METHODS[method](stage, code, x)
-    cell.seconds += [(time.perf_counter() - start) / len(x)] * len(x)
-    cell.errors += relative_norm(estimate - x, x).tolist()
+    _note(cell, time.perf_counter() - start, estimate, x)
 
 
 def _decode_image(
-    cell: Cell, method: str, side_info: Any, network: Network, features: Features, x: Tensor, max_steps: int | None
-) -> None:
+    cell: Cell, method: str, side_info: SideInfo, network: Network, features: Features, x: Tensor, steps: int | None
+) -> Tensor:
     known = features.record(x, side_info)
     target = features(x)
     curve: list[tuple[float, float]] = []
-    options = {} if max_steps is None else {"max_steps": max_steps}
+    options = {} if steps is None else {"max_steps": steps}
     start = time.perf_counter()
 
     def watch(estimate: Tensor) -> None:
-        curve.append((time.perf_counter() - start, relative_norm(estimate - x, x).mean().item()))
+        error = relative_norm(estimate - x, x).mean().item()
+        curve.append((round(time.perf_counter() - start, 2), round(error, 5)))
 
     solution = IMAGE_METHODS[method](features, target, known, box=network.box, watch=watch, **options)
-    cell.seconds += [(time.perf_counter() - start) / len(x)] * len(x)
-    cell.errors += relative_norm(solution.value - x, x).tolist()
-    cell.curves.append([(round(seconds, 2), round(error, 5)) for seconds, error in curve])
-    psnr, _ = quality(network.preprocess.to_pixels(x), network.preprocess.to_pixels(solution.value))
-    cell.psnrs += psnr.tolist()
+    _note(cell, time.perf_counter() - start, solution.value, x, network)
+    cell.curves.append(curve)
+    return solution.value
+
+
+def _decode_chain(
+    cell: Cell, method: str, network: Network, stages: Stages, name: str, x: Tensor, inputs: dict[str, Tensor]
+) -> Tensor:
+    way = Way("image", "network", method, "switches")
+    found = invert_batch(network.module, stages, name, x, inputs, way, box=network.box)
+    _note(cell, found.seconds * len(x), found.estimate, x, network)
+    return found.estimate
+
+
+def _note(cell: Cell, seconds: float, estimate: Tensor, x: Tensor, network: Network | None = None) -> None:
+    cell.seconds += [round(seconds / len(x), 3)] * len(x)
+    cell.errors += relative_norm(estimate - x, x).tolist()
+    if network is not None:
+        shown = network.preprocess.to_pixels(estimate, x).clamp(0, 1)
+        cell.psnrs += quality(network.preprocess.to_pixels(x, x), shown)[0].tolist()
+
+
+def _save(network: Network, batch: Batch, x: Tensor, folder: Path, name: str) -> None:
+    for index, pixels in zip(batch.indices, network.preprocess.to_pixels(x, batch.inputs).clamp(0, 1), strict=True):
+        save_image(pixels, folder / f"{index:04d}-{name}.png")
 
 
 def main() -> None:
-    """Run the table and write it."""
+    """Run the table and write it, image by image; the same command goes on where it was stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model")
     parser.add_argument("--weights")
     parser.add_argument("--size", type=int)
     parser.add_argument("--mean")
     parser.add_argument("--std")
-    parser.add_argument("--images", type=Path, required=True, help="folder of images")
+    parser.add_argument("--images", type=Path, help="folder of images; the bundled photographs by default")
     parser.add_argument("--limit", type=int, default=10, help="number of images")
     parser.add_argument("--batch", type=int, default=1, help="images at a time")
     parser.add_argument("--stages", nargs="*", default=[], help="module paths; all that the weights reach by default")
     parser.add_argument("--layer-methods", nargs="*", default=list(LAYER_METHODS))
-    parser.add_argument("--image-methods", nargs="*", default=list(IMAGE_METHODS))
+    parser.add_argument("--image-methods", nargs="*", default=[*IMAGE_METHODS, *CHAINED])
     parser.add_argument("--side-info", nargs="*", default=list(SIDE_INFO), choices=SIDE_INFO)
     parser.add_argument("--steps", nargs="*", default=[], metavar="METHOD=N", help="steps of decoders of the image")
+    parser.add_argument("--pictures", type=Path, help="folder for pictures")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     chosen = parser.parse_args()
     loaded = load_model(
         chosen.model, weights=chosen.weights, size=chosen.size, mean=chosen.mean, std=chosen.std, download=False
     )
-    images = ImageStream(find_images(chosen.images)[: chosen.limit], loaded.preprocess, chosen.batch)
+    paths = sample_photographs() if chosen.images is None else find_images(chosen.images)
+    images = ImageStream(paths[: chosen.limit], loaded.preprocess, chosen.batch)
     network = Network(loaded.module, loaded.preprocess)
     first = next(iter(images)).inputs
     names = [stage.name for stage in network.stages(first.shape[1:]) if _covered(loaded, stage.name)]
-    result = run(
+    here = {"weights", "images", "out", "pictures"}
+    about = {
+        "config": {key: value for key, value in vars(chosen).items() if key not in here},
+        "images": [path.name for path in paths[: chosen.limit]],
+        "weights": {"sha256": loaded.weights.sha256},
+        "environment": {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+        },
+    }
+    done = json.loads(chosen.out.read_text()) if chosen.out.exists() else None
+    if done is not None and {key: done[key] for key in about} != about:
+        raise SystemExit(f"{chosen.out} holds results of other settings; remove it or give another --out")
+    for folder in (chosen.out.parent, chosen.pictures):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    run(
         network,
         images,
         chosen.stages or names,
@@ -230,16 +290,10 @@ def main() -> None:
         image_methods=chosen.image_methods,
         side_infos=chosen.side_info,
         max_steps={method: int(steps) for method, steps in (part.split("=") for part in chosen.steps)},
+        done=done,
+        save=lambda result: write_json(chosen.out, result | about),
+        pictures=chosen.pictures,
     )
-    result["config"] = {key: str(value) if isinstance(value, Path) else value for key, value in vars(chosen).items()}
-    result["weights"] = {"source": loaded.weights.source, "sha256": loaded.weights.sha256}
-    result["environment"] = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-    }
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _covered(loaded: Any, name: str) -> bool:

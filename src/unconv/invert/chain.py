@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unconv.decode.convex import Prior
 from unconv.decode.layer import CodeKind, SideInfo, decode_layer
 from unconv.errors import UnconvError
 from unconv.solution import Solution, Status
@@ -78,6 +79,8 @@ def decode_chain(
     reading: CodeKind = "network",
     side_info: SideInfo = "switches",
     norm: Tensor | None = None,
+    prior: Prior | None = "smooth",
+    weight: float | None = None,
     effort: float = 1.0,
 ) -> Solution[Tensor]:
     """The image from the code of the last stage: each stage's estimate is the code of the stage before.
@@ -93,6 +96,8 @@ def decode_chain(
         reading: How the code was made.
         side_info: What is known of every stage on the way.
         norm: True norms of the images, which the transposes are rescaled to. Shape ``(N,)``.
+        prior: Of ``"convex"``, at every stage.
+        weight: Of that prior.
         effort: Factor of the solvers' largest numbers of steps.
 
     Returns:
@@ -116,6 +121,8 @@ def decode_chain(
             side_info=side_info,
             gates=trail.gates.get(stage.name),
             norm=norm if stage is chain[0] else None,
+            prior=prior,
+            weight=weight,
             effort=effort,
         )
         ended.append(estimate.status)

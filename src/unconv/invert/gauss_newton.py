@@ -21,6 +21,7 @@ HALVINGS = 8
 SUFFICIENT = 1e-4
 FORCING = (1e-4, 0.5)
 BOUND = 1.0
+WEIGHT = 1e-4
 PROBES = 2
 SHRINKAGE = 1e-2
 SMOOTHNESS = ((0.3, 1.0), (0.1, 0.5), (0.01, 0.25), (-1.0, 0.0))
@@ -41,6 +42,11 @@ class Box:
     def project(self, x: Tensor) -> Tensor:
         """Nearest image within the bounds."""
         return torch.minimum(torch.maximum(x, self.low), self.high)
+
+
+def contrast(box: Box | None) -> float:
+    """What counts as one unit of contrast: a quarter of the mean width of the bounds, 1 without bounds."""
+    return 1.0 if box is None else (box.high - box.low).mean().item() / 4
 
 
 class Jacobian:
@@ -171,7 +177,7 @@ def gauss_newton(
     start: Tensor | None = None,
     box: Box | None = None,
     prior: Prior | None = None,
-    weight: float = 1e-4,
+    weight: float = WEIGHT,
     tolerance: float = 1e-4,
     max_steps: int = 12,
     inner_steps: int = 40,
@@ -310,11 +316,11 @@ class Objective:
     ) -> Objective:
         """The objective, with weights in the units of the features and of the box."""
         energy = _dot(target, weighting.apply(target))
-        contrast = 1.0 if box is None else (box.high - box.low).mean().item() / 4
+        unit = contrast(box)
         entries = math.prod(features.input_shape)
-        penalty = None if prior is None else TotalVariation(0.05 * contrast)
-        bound = BOUND * energy / (contrast**2 * entries)
-        weights = weight * energy / (contrast * entries)
+        penalty = None if prior is None else TotalVariation(0.05 * unit)
+        bound = BOUND * energy / (unit**2 * entries)
+        weights = weight * energy / (unit * entries)
         return Objective(features, target, known, weighting, box, bound, penalty, weights)
 
     def at(self, rows: Tensor) -> Objective:

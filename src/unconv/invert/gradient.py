@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unconv.batched import column, norms, tiny
 from unconv.errors import UnconvError
-from unconv.invert.gauss_newton import Box, check_target
+from unconv.invert.gauss_newton import Box, check_target, contrast
 from unconv.invert.surgery import NOTHING, Features, Known
 from unconv.solution import Solution, Status
 
@@ -99,7 +99,7 @@ def gradient_inversion(
     if jitter and optimizer == "lbfgs":
         raise UnconvError("L-BFGS needs the same loss at every step; leave the jitter out or use adam")
     x = target.new_zeros(len(target), *features.input_shape) if start is None else start.clone()
-    scale = 1.0 if box is None else (box.high - box.low).mean().item() / 4
+    scale = contrast(box)
     descent = _Descent(features, target, known, regulariser or Regulariser(), box, x)
     if optimizer == "adam":
         rate = scale * (0.1 if learning_rate is None else learning_rate)

@@ -5,24 +5,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from unconv.batched import norms
+from unconv.decode.convex import PRIORS
+from unconv.decode.convex import Prior as ConvexPrior
 from unconv.decode.layer import METHODS, CodeKind, SideInfo, paper_code, paper_stage
 from unconv.errors import UnconvError, UsageError
 from unconv.invert.chain import chain_to_image, decode_chain, follow
-from unconv.invert.gauss_newton import Box, gauss_newton
-from unconv.invert.surgery import Features
+from unconv.invert.gauss_newton import WEIGHT, Box, contrast, gauss_newton
+from unconv.invert.gradient import Optimizer, Regulariser, gradient_inversion
+from unconv.invert.surgery import Features, Known
+from unconv.solution import Solution
 from unconv.sparsity import Code
 from unconv.stage import Stage, Stages
 
 Recovered = Literal["layer", "image"]
-WHOLE_NETWORK = ("gauss-newton",)
-STEPS, INNER_STEPS = 12, 40
+WHOLE_NETWORK = ("gauss-newton", "gradient")
+STEPS, INNER_STEPS, GRADIENT_STEPS = 12, 40, 200
+OPEN_PRIORS = {"convex": ("none", *PRIORS), "gauss-newton": ("none", "tv")}
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,65 @@ class Way:
     def fields(self) -> dict[str, str]:
         """The way in the words of the command line and of ``results.parquet``."""
         return {"from": self.recovered, "code": self.code, "method": self.method, "side_info": self.side_info}
+
+
+WAYS = (
+    Way("image", "network", "transpose", "switches"),
+    Way("image", "network", "min-norm", "switches"),
+    *(Way("image", "network", "gauss-newton", known) for known in ("none", "switches", "gates")),
+    Way("layer", "network", "transpose", "switches"),
+    Way("layer", "network", "min-norm", "switches"),
+    Way("layer", "network", "convex", "switches"),
+    Way("layer", "paper", "iht", "switches"),
+)
+"""The ways that a report and a table over all stages show."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What solvers are told besides; what does not concern a method is ignored, unless ``check`` is asked.
+
+    Attributes:
+        effort: Factor of the largest numbers of steps.
+        prior: What is assumed where the code leaves the input open, one of ``OPEN_PRIORS`` of the method; its own
+            choice where ``None``.
+        weight: Of the prior, where it has one.
+        optimizer: Of ``"gradient"``.
+        regulariser: Of ``"gradient"``, in units of the image's contrast.
+        jitter: Of ``"gradient"``: largest random shift in pixels before each step.
+        seed: Seed of the jitter.
+    """
+
+    effort: float = 1.0
+    prior: str | None = None
+    weight: float | None = None
+    optimizer: Optimizer = "adam"
+    regulariser: Regulariser = field(default_factory=Regulariser)
+    jitter: int = 0
+    seed: int = 0
+
+    def check(self, method: str) -> None:
+        """Refuse what a method cannot take, before any work.
+
+        Args:
+            method: Name of the decoder.
+
+        Raises:
+            UsageError: If a prior, a weight or an option of the gradient baseline does not fit.
+        """
+        if self.effort <= 0:
+            raise UsageError(f"--effort is {self.effort}; it multiplies numbers of steps, so it is above 0")
+        open_ = OPEN_PRIORS.get(method, ())
+        if self.prior is not None and self.prior not in open_:
+            known = f"use one of {', '.join(open_)}" if open_ else f"use it with {' or '.join(OPEN_PRIORS)}"
+            raise UsageError(f"{method} takes no prior {self.prior!r}; {known}")
+        if self.weight is not None and (self.prior not in {"l1", "tv"} or self.weight < 0):
+            raise UsageError("--prior-weight is that of --prior l1 or --prior tv, and at least 0; give both or neither")
+        tuned = self.regulariser != Regulariser() or self.jitter or self.optimizer != "adam"
+        if tuned and method != "gradient":
+            raise UsageError(f"{method} has no optimizer, regulariser or jitter; use them with --method gradient")
+        if self.jitter < 0 or (self.jitter and self.optimizer == "lbfgs"):
+            raise UsageError(f"--jitter is {self.jitter}; it is at least 0, and 0 with L-BFGS, which needs one loss")
 
 
 @dataclass(frozen=True)
@@ -127,7 +191,7 @@ def invert_batch(
     k: int | None = None,
     region: int | None = None,
     box: Box | None = None,
-    effort: float = 1.0,
+    tuning: Tuning | None = None,
 ) -> Inversion:
     """Recover a stage's input, or the image, from the stage's code.
 
@@ -141,7 +205,7 @@ def invert_batch(
         k: Number of regions that the paper's code keeps per image; all where ``None``.
         region: Side of the regions imposed on a stage without pooling.
         box: Bounds of images, where they are known.
-        effort: Factor of the solvers' largest numbers of steps.
+        tuning: What the solvers are told besides.
 
     Returns:
         The inversion.
@@ -149,6 +213,7 @@ def invert_batch(
     Raises:
         UnconvError: If the way is not open to the stage, or the result is not finite.
     """
+    tuning = tuning or Tuning()
     original = stages.get(name)
     stage = coded_stage(original, way.code, region)
     x = inputs[name]
@@ -164,15 +229,9 @@ def invert_batch(
         features = Features(module, stage, images.shape[1:])
         known = features.record(images, way.side_info)
         start = time.perf_counter()
-        solution = gauss_newton(
-            features,
-            code.values,
-            known,
-            box=box,
-            max_steps=math.ceil(STEPS * effort),
-            inner_steps=math.ceil(INNER_STEPS * min(1.0, 2 * effort)),
-        )
+        solution = _whole_network(way.method, features, code.values, known, box, tuning)
     else:
+        prior = "smooth" if tuning.prior is None else tuning.prior
         solution = decode_chain(
             (*chain, stage),
             code,
@@ -181,12 +240,41 @@ def invert_batch(
             reading=way.code,
             side_info=way.side_info,
             norm=norms(reference),
-            effort=effort,
+            prior=None if prior == "none" else cast(ConvexPrior, prior),
+            weight=tuning.weight,
+            effort=tuning.effort,
         )
     seconds = (time.perf_counter() - start) / len(x)
     if not torch.isfinite(solution.value).all():
         raise UnconvError(f"inverting stage {name!r} by {way.method} gave NaN or infinite values; check the weights")
     return Inversion(solution.value, reference, seconds, solution.status)
+
+
+def _whole_network(
+    method: str, features: Features, target: Tensor, known: Known, box: Box | None, tuning: Tuning
+) -> Solution[Tensor]:
+    if method == "gradient":
+        return gradient_inversion(
+            features,
+            target,
+            known,
+            optimizer=tuning.optimizer,
+            regulariser=replace(tuning.regulariser, scale=contrast(box)),
+            jitter=tuning.jitter,
+            box=box,
+            max_steps=math.ceil(GRADIENT_STEPS * tuning.effort),
+            seed=tuning.seed,
+        )
+    return gauss_newton(
+        features,
+        target,
+        known,
+        box=box,
+        prior="tv" if tuning.prior == "tv" else None,
+        max_steps=math.ceil(STEPS * tuning.effort),
+        inner_steps=math.ceil(INNER_STEPS * min(1.0, 2 * tuning.effort)),
+        weight=WEIGHT if tuning.weight is None else tuning.weight,
+    )
 
 
 def _code(stage: Stage, x: Tensor, kind: CodeKind, k: int | None) -> Code:

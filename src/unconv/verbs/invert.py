@@ -1,14 +1,22 @@
-"""``unconv invert``: the input back from a stage's code."""
+"""``unconv invert``: the input back from a stage's code; without a stage, a table over all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import product
 from typing import Any
 
+from unconv.decode.layer import METHODS
+from unconv.decode.statements import count_statements
 from unconv.errors import UnconvError, UsageError
-from unconv.images import save_image
-from unconv.invert.ways import Way, coded_stage, stages_needed
-from unconv.runs.network import CapturedStream
-from unconv.runs.survey import activity_over, invert_images, mean, paper_k
+from unconv.images import SkippedImage, cannot_write, save_image
+from unconv.invert.gradient import Regulariser
+from unconv.invert.surgery import SIDE_INFO
+from unconv.invert.ways import WAYS, WHOLE_NETWORK, Tuning, Way, coded_stage, fitting_region, stages_needed
+from unconv.runs.network import Captured, CapturedStream, Network
+from unconv.runs.survey import IMPOSED, activity_over, invert_images, mean, paper_k, stage_document, summarise
+from unconv.stage import Stages
 from unconv.verbs.opening import choose_stages, open_images, open_model, rows_of_text
 from unconv.verbs.options import Invert
 from unconv.verbs.progress import progress_bar, say_skipped
@@ -17,7 +25,7 @@ MEANS = ("relative_error", "psnr", "ssim", "seconds")
 
 
 def run(options: Invert) -> tuple[dict[str, Any], str]:
-    """Invert one stage over the images.
+    """Invert one stage over the images, or every stage in every way.
 
     Args:
         options: The options.
@@ -26,31 +34,34 @@ def run(options: Invert) -> tuple[dict[str, Any], str]:
         The JSON document and its text.
 
     Raises:
-        UsageError: If no stage is named.
+        UsageError: If options do not go together.
         UnconvError: If no image could be inverted.
     """
+    if options.out is not None:
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnconvError(cannot_write(options.out, error)) from error
+    return _one_stage(options) if options.stage else _all_stages(options)
+
+
+def _one_stage(options: Invert) -> tuple[dict[str, Any], str]:
+    way, tuning = _way(options), _tuning(options)
+    tuning.check(way.method)
     loaded, network = open_model(options)
     found = network.stages(loaded.example().shape[1:])
-    if not options.stage:
-        raise UsageError(f"--stage is missing; use one of {', '.join(s.name for s in found.stages)}")
-    way = Way(options.start, options.code, options.method, options.side_info)
     names = stages_needed(found, options.stage, way)
     choose_stages(loaded, found, (options.stage,))
     images = open_images(options, loaded)
     stream = CapturedStream(network, images, lambda _: names)
-    passes = 2 if options.code == "paper" else 1
     rows: list[dict[str, Any]] = []
-    with progress_bar(passes * len(images)) as progress:
-        fraction = None
-        if options.code == "paper":
+    with progress_bar((2 if way.code == "paper" else 1) * len(images)) as progress:
+        fractions = {}
+        if way.code == "paper":
             activity, _ = activity_over(stream, [options.stage], options.region, progress)
-            fraction = activity.stages.get(f"imposed {options.stage}", activity[options.stage]).pooled.fraction
+            fractions = {name: counted.pooled.fraction for name, counted in activity.stages.items()}
         for captured in stream:
-            stage = coded_stage(captured.stages.get(options.stage), "network", options.region)
-            k = None if fraction is None else paper_k(stage, fraction)
-            results = invert_images(
-                network, captured, options.stage, way, k=k, region=options.region, effort=options.effort
-            )
+            results = _invert(network, captured, options.stage, way, options.region, fractions, tuning)
             for index, file, (numbers, picture) in zip(
                 captured.batch.indices, captured.batch.names, results, strict=True
             ):
@@ -63,16 +74,147 @@ def run(options: Invert) -> tuple[dict[str, Any], str]:
         raise UnconvError(rows[0]["status"])
     document = {
         "stage": options.stage,
-        "method": options.method,
-        "side_info": options.side_info,
-        "from": options.start,
-        "code": options.code,
+        **{key: value for key, value in way.fields().items() if key in {"method", "side_info"}},
+        **{key: value for key, value in way.fields().items() if key in {"from", "code"}},
         "images": rows,
         "summary": {field: mean(row[field] for row in rows) for field in MEANS} | {"images": len(rows)},
-        "skipped": [{"file": s.file, "reason": s.reason} for s in stream.skipped],
+        "skipped": _skipped(stream.skipped),
     }
     header = ("file", *MEANS, "status")
     table = [
         tuple(row[field] for field in header) for row in [*rows, document["summary"] | {"file": "mean", "status": ""}]
     ]
     return document, rows_of_text(header, table)
+
+
+def _all_stages(options: Invert) -> tuple[dict[str, Any], str]:
+    ways, tuning = _ways(options), _tuning(options)
+    for method in dict.fromkeys(way.method for way in ways):
+        tuning.check(method)
+    loaded, network = open_model(options)
+    images = open_images(options, loaded)
+    shape = next(iter(images)).inputs.shape[1:]
+    names, skipped_modules = choose_stages(loaded, network.stages(shape), options.stages)
+    region = 2 if options.region is None else options.region
+    stream = CapturedStream(network, images, lambda found: _inputs_of(found, names, ways))
+    paper = any(way.code == "paper" for way in ways)
+    counts: dict[str, dict[str, int]] = {}
+    rows: list[dict[str, Any]] = []
+    with progress_bar(len(names) * len(images) * (len(ways) + paper)) as progress:
+        fractions = {}
+        if paper:
+            activity, _ = activity_over(stream, names, region, progress)
+            fractions = {name: counted.pooled.fraction for name, counted in activity.stages.items()}
+        for captured in stream:
+            for name in names:
+                stage = captured.stages.get(name)
+                if name not in counts:
+                    counts[name] = count_statements(stage, stage.encode(captured.inputs[name]))
+                imposed = fitting_region(stage, region)
+                for way in ways:
+                    own = imposed if way.code == "paper" else options.region and imposed
+                    results = _invert(network, captured, name, way, own, fractions, tuning)
+                    rows += _rows(options, captured, name, way, results)
+                    progress(f"inverting {name} by {way.method}", len(results))
+    say_skipped(stream.skipped)
+    if all(row["relative_error"] is None for row in rows):
+        raise UnconvError(rows[0]["status"])
+    documents = [
+        stage_document(network.stages(shape).get(name))
+        | counts[name]
+        | {"inversion": summarise([row for row in rows if row["stage"] == name], ways)}
+        for name in names
+    ]
+    document = {"stages": documents, "skipped_modules": skipped_modules, "skipped": _skipped(stream.skipped)}
+    return document, _text(documents)
+
+
+def _way(options: Invert) -> Way:
+    start = options.start or ("image" if options.method in WHOLE_NETWORK else "layer")
+    method = options.method or ("convex" if start == "layer" or options.code == "paper" else "gauss-newton")
+    return Way(start, options.code or "network", method, options.side_info or "switches")
+
+
+def _ways(options: Invert) -> tuple[Way, ...]:
+    """The ways of a report as far as they fit the options; all ways of a method that is named."""
+    candidates = WAYS
+    if options.method is not None:
+        if options.method not in (*METHODS, *WHOLE_NETWORK):
+            raise UsageError(f"no method {options.method!r}; use one of {', '.join((*METHODS, *WHOLE_NETWORK))}")
+        starts = ("image",) if options.method in WHOLE_NETWORK else ("layer", "image")
+        code = options.code or "network"
+        candidates = tuple(Way(start, code, options.method, known) for start, known in product(starts, SIDE_INFO))
+    wanted = {"from": options.start, "code": options.code, "side_info": options.side_info}
+    fitting = [way for way in candidates if all(way.fields()[key] == v for key, v in wanted.items() if v is not None)]
+    if not fitting:
+        raise UsageError("no way of inverting fits these options together; leave out --from, --code or --side-info")
+    return tuple(fitting)
+
+
+def _tuning(options: Invert) -> Tuning:
+    regulariser = Regulariser(total_variation=options.total_variation, alpha_norm=options.alpha_norm)
+    return Tuning(
+        options.effort,
+        options.prior,
+        options.prior_weight,
+        options.optimizer,
+        regulariser,
+        options.jitter,
+        options.seed,
+    )
+
+
+def _inputs_of(stages: Stages, names: Sequence[str], ways: Iterable[Way]) -> list[str]:
+    needed = dict.fromkeys(names)
+    for name, way in product(names, ways):
+        try:
+            needed |= dict.fromkeys(stages_needed(stages, name, way))
+        except UnconvError:
+            continue  # a way that is not open to this stage; its rows say why
+    return list(needed)
+
+
+def _invert(
+    network: Network,
+    captured: Captured,
+    name: str,
+    way: Way,
+    region: int | None,
+    fractions: dict[str, float],
+    tuning: Tuning,
+) -> list[tuple[dict[str, Any], Any]]:
+    k = None
+    if way.code == "paper":
+        stage = coded_stage(captured.stages.get(name), "network", region)
+        k = paper_k(stage, fractions.get(IMPOSED + name, fractions[name]))
+    return invert_images(network, captured, name, way, k=k, region=region, tuning=tuning)
+
+
+def _rows(
+    options: Invert, captured: Captured, name: str, way: Way, results: list[tuple[dict[str, Any], Any]]
+) -> list[dict[str, Any]]:
+    rows = []
+    for index, file, (numbers, picture) in zip(captured.batch.indices, captured.batch.names, results, strict=True):
+        rows.append({"file": file, "stage": name} | way.fields() | numbers)
+        if options.out is not None and picture is not None:
+            words = (f"{index:04d}", name, *way.fields().values())
+            save_image(picture, options.out / f"{'-'.join(words)}.png")
+    return rows
+
+
+def _skipped(skipped: Iterable[SkippedImage]) -> list[dict[str, str]]:
+    return [asdict(image) for image in skipped]
+
+
+def _text(documents: list[dict[str, Any]]) -> str:
+    header = ("stage", "equations", "inequalities", "unknowns", "from", "code", "method", "side info", *MEANS)
+    table = [
+        (
+            *(document[key] for key in ("stage", "equations", "inequalities", "unknowns")),
+            *(found[key] for key in ("from", "code", "method", "side_info")),
+            *(found[key] for key in MEANS),
+        )
+        for document in documents
+        for found in document["inversion"]
+    ]
+    return rows_of_text(header, table)

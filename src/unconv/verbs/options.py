@@ -112,31 +112,88 @@ class Rip(ImageOptions):
 
 @dataclass(frozen=True)
 class Invert(ImageOptions):
-    """Recover a stage's input, or the image, from the stage's code.
+    """Recover a stage's input, or the image, from the stage's code; without --stage, a table over all stages.
 
     Attributes:
-        stage: The stage, by the module path of its convolution.
-        start: Recover the stage's own input (layer) or the network's (image).
-        code: What the network computes there, or Table 3's reading: unit filters, no bias, magnitude pooling.
+        stage: The stage, by the module path of its convolution; all stages, as a table, where not given.
+        start: Recover the stage's own input (layer) or the network's (image); layer where not given, except for
+            methods that invert the whole network.
+        code: What the network computes there, or Table 3's reading: unit filters, no bias, magnitude pooling;
+            network where not given.
         region: Side of the pooling imposed on a stage that has none.
-        side_info: Known besides the pooled values: nothing, the switches, or switches and on/off patterns.
+        side_info: Known besides the pooled values: nothing, the switches, or switches and on/off patterns; switches
+            where not given.
         method: iht and transpose: W^T of the unpooled code, rescaled; min-norm: least norm solution of the equations;
-            convex: all equations and inequalities; gauss-newton: the whole network, from image only.
+            convex: all equations and inequalities; gauss-newton: the whole network; gradient: the whole network by
+            plain gradient descent, the baseline. convex where not given, gauss-newton with --from image.
+        prior: What is assumed where the code leaves the input open: none, smooth, gaussian, l1 or tv for convex (smooth
+            where not given); none or tv for gauss-newton.
+        prior_weight: Weight of the priors l1 and tv.
+        optimizer: Of --method gradient.
+        total_variation: Weight of the total variation, for --method gradient.
+        alpha_norm: Weight of the mean sixth power of the image, for --method gradient.
+        jitter: Largest random shift in pixels before each step, for --method gradient.
         effort: Factor of the solvers' largest numbers of steps.
         out: Folder that the recovered images are written to.
     """
 
     stage: str = ""
-    start: Annotated[Literal["layer", "image"], tyro.conf.arg(name="from")] = "layer"
-    code: Literal["network", "paper"] = "network"
+    start: Annotated[Literal["layer", "image"] | None, tyro.conf.arg(name="from")] = None
+    code: Literal["network", "paper"] | None = None
     region: int | None = None
-    side_info: Literal["none", "switches", "gates"] = "switches"
-    method: str = "convex"
+    side_info: Literal["none", "switches", "gates"] | None = None
+    method: str | None = None
+    prior: Literal["none", "smooth", "gaussian", "l1", "tv"] | None = None
+    prior_weight: float | None = None
+    optimizer: Literal["adam", "lbfgs"] = "adam"
+    total_variation: float = 0.0
+    alpha_norm: float = 0.0
+    jitter: int = 0
     effort: float = 1.0
     out: Path | None = None
 
 
-Experiment = Literal["all", "prop1", "fig1", "fig2", "thm31", "thm33", "table2", "fig3", "table3", "table4", "alexnet"]
+@dataclass(frozen=True)
+class TrainDecoder(ImageOptions):
+    """Train a what-where decoder: the image from a stage's code and the switches on the way (Zhang et al. 2016).
+
+    Attributes:
+        stage: The stage, by the module path of its convolution.
+        images: Folders or files of the images to train on.
+        batch: Images of a step.
+        steps: Number of steps.
+        rate: Learning rate at the start; it falls with a cosine.
+        held_out: Share of the images that is kept for validation.
+        crop: Side of the random squares trained on, in pixels after preprocessing; whole images where not given.
+        every: Steps between validations, each with a checkpoint.
+        out: Run directory; the same command goes on from its last checkpoint. Named after the settings where not given.
+    """
+
+    stage: str = ""
+    batch: int = 32
+    steps: int = 2000
+    rate: float = 2e-3
+    held_out: float = 0.1
+    crop: int | None = None
+    every: int = 100
+    out: Path | None = None
+
+
+Experiment = Literal[
+    "all",
+    "prop1",
+    "fig1",
+    "fig2",
+    "thm31",
+    "thm33",
+    "table1",
+    "table2",
+    "fig3",
+    "table3",
+    "fig4",
+    "table4",
+    "alexnet",
+]
 
 
 @dataclass(frozen=True)
@@ -149,6 +206,7 @@ class Reproduce(ImageOptions):
         draws: Random codes of fig2.
         samples: Random codes of fig3 and thm33.
         recovered: Images whose codes Algorithm 2 finds for fig3.
+        decoders: Files from train-decoder, for table3 and fig4; committed ones that belong to the network are found.
         steps: Largest number of steps of Algorithm 2.
         region: Side of the pooling imposed on a stage that has none.
         sizes: k M l D K of fig2 and thm31: non-zeros, channels, length of a filter, length of the input, filters.
@@ -160,6 +218,7 @@ class Reproduce(ImageOptions):
     draws: int = 20_000
     samples: int = 1000
     recovered: int = 4
+    decoders: tuple[Path, ...] = ()
     steps: int = 300
     region: int = 2
     sizes: tuple[int, int, int, int, int] = (10, 32, 5, 32, 96)

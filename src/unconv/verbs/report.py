@@ -10,27 +10,17 @@ from typing import Any
 
 from unconv.errors import UsageError
 from unconv.images import ImageStream
-from unconv.invert.ways import Way
+from unconv.invert.ways import WAYS, Way
 from unconv.report.data import ReportData
 from unconv.report.figures import write_figures
 from unconv.report.page import write_page
 from unconv.runs.directory import RunDirectory, environment
-from unconv.runs.network import Network
+from unconv.runs.network import Network, first_stages
 from unconv.runs.survey import Findings, Plan, survey, work
 from unconv.verbs.opening import choose_stages, open_images, open_model, rows_of_text
 from unconv.verbs.options import Report
 from unconv.verbs.progress import progress_bar
 from unconv.zoo import LoadedModel
-
-WAYS = (
-    Way("image", "network", "transpose", "switches"),
-    Way("image", "network", "min-norm", "switches"),
-    *(Way("image", "network", "gauss-newton", known) for known in ("none", "switches", "gates")),
-    Way("layer", "network", "transpose", "switches"),
-    Way("layer", "network", "min-norm", "switches"),
-    Way("layer", "network", "convex", "switches"),
-    Way("layer", "paper", "iht", "switches"),
-)
 
 
 def run(options: Report) -> tuple[dict[str, Any], str]:
@@ -54,8 +44,7 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
     ways = tuple(way for way in WAYS if not options.methods or way.method in options.methods)
     loaded, network = open_model(options)
     images = open_images(options, loaded)
-    shape = next(iter(images)).inputs.shape[1:]
-    names, skipped_modules = choose_stages(loaded, network.stages(shape), options.stages)
+    names, skipped_modules = choose_stages(loaded, first_stages(network, images), options.stages)
     plan = Plan(names, ways, options.region, options.samples, options.pictures, options.seed, options.effort)
     config = _config(options, loaded, images, plan)
     path = options.out or Path("runs") / f"{_safe(options.model)}-{_fingerprint(config)}"
@@ -65,8 +54,9 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
             findings = survey(network, images, plan, run, progress)
         run.write_results(findings.rows)
         data = _report_data(options, loaded, network, findings, skipped_modules, config)
-        write_figures(data, path)
-        page = write_page(data, path)
+        with run.writing():
+            write_figures(data, path)
+            page = write_page(data, path)
     finally:
         run.close()
     document = {
@@ -79,7 +69,7 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
 
 
 def _config(options: Report, loaded: LoadedModel, images: ImageStream, plan: Plan) -> dict[str, Any]:
-    listing = "\n".join(f"{path} {path.stat().st_size if path.exists() else '-'}" for path in images.paths)
+    listing = "\n".join(f"{path} {_size(path)}" for path in images.paths)
     return {
         "verb": "report",
         "model": options.model,
@@ -100,6 +90,13 @@ def _config(options: Report, loaded: LoadedModel, images: ImageStream, plan: Pla
         "effort": plan.effort,
         "device": options.device,
     }
+
+
+def _size(path: Path) -> int | str:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return "-"
 
 
 def _report_data(
