@@ -2,13 +2,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-faults lint format bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/unconv report cifar-vgg --size 32 --effort 0.35 --samples 20 --out runs/demo
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow and not gpu"
+
+# kills, full disks, malformed files, 100,000 images; -rP prints the figures (a quarter of an hour)
+test-faults: $(VENV)/installed
+	$(BIN)/pytest -rP tests/robustness tests/fuzz
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks

@@ -448,13 +448,12 @@ def test_a_jpeg_and_a_grey_picture_can_be_written(tmp_path):
 def test_writing_replaces_a_file_whole_and_leaves_nothing_behind_on_failure(tmp_path, monkeypatch):
     save_image(torch.zeros(3, 4, 4), tmp_path / "x.png")
 
-    def full(self, file, *_, **__):
-        file.write(b"half a pict")
+    def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "save", full)
-        with pytest.raises(UnconvError, match=r"cannot write .*x\.png: no space left on device"):
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UnconvError, match=r"cannot write .*x\.png: no space left on device; make room"):
             save_image(torch.ones(3, 4, 4), tmp_path / "x.png")
     assert np.asarray(Image.open(tmp_path / "x.png")).max() == 0
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]

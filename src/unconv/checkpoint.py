@@ -8,7 +8,9 @@ import json
 import os
 import pickle
 import re
+import reprlib
 import stat
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -29,6 +31,8 @@ from unconv.preprocess import Preprocess
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "model.")
+# the largest published models stay below 1 MB; a long header is millions of names to make objects of
+MOST_HEADER_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ def read_weights(path: str | Path) -> WeightsFile:
             ``state_dict``, ``model_state_dict`` or ``model``.
 
     Returns:
-        What it holds. The tensors may be views of the file, which has to stay as it is while they are in use.
+        What it holds. Tensors of a ``.safetensors`` file may be views of it, so it has to stay as it is while they
+        are in use.
 
     Raises:
         UsageError: If there is no such file.
@@ -75,11 +80,6 @@ def read_weights(path: str | Path) -> WeightsFile:
         raise UsageError(f"{name} is not a regular file; give a .safetensors, .pt or .pth file")
     if status.st_size == 0:
         raise UnconvError(f"{name} is empty; give a .safetensors, .pt or .pth file with weights")
-    try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UnconvError(f"cannot read {name}: {error.strerror}") from error
     preprocessing = None
     if path.suffix.lower() == ".safetensors":
         state, metadata = _read_safetensors(path)
@@ -89,7 +89,12 @@ def read_weights(path: str | Path) -> WeightsFile:
         state = _unwrap(_read_pickle(path), name)
     for key, tensor in state.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
-            raise UnconvError(f"{name}: {one_line(key)} is no plain tensor of real numbers; save it as one")
+            raise UnconvError(f"{name}: {_shown(key)} is no plain tensor of real numbers; save it as one")
+    try:
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UnconvError(f"cannot read {name}: {error.strerror}") from error
     return WeightsFile(path, state, sha256, preprocessing)
 
 
@@ -127,14 +132,14 @@ def fit_weights(module: nn.Module, file: WeightsFile) -> tuple[str, ...]:
         raise UnconvError(one_line(f"{name} does not fit the model: {' '.join(str(error).split())}")[:400]) from error
     if result.unexpected_keys:
         key = result.unexpected_keys[0]
-        near = difflib.get_close_matches(key, list(target), n=1)
+        near = difflib.get_close_matches(key[:200], list(target), n=1)
         expected = near[0] if near else next(iter(target), "nothing")
-        raise UnconvError(f"{name}: the model has no {one_line(key)}; its keys are like {expected}")
+        raise UnconvError(f"{name}: the model has no {_shown(key)}; its keys are like {expected}")
     absent = set(result.missing_keys)
     given = module.state_dict()
     for key, tensor in given.items():
         if key not in absent and not is_finite(tensor):
-            raise UnconvError(f"{name}: {one_line(key)} holds NaN or infinite values; use weights of numbers")
+            raise UnconvError(f"{name}: {_shown(key)} holds NaN or infinite values; use weights of numbers")
     # safetensors stores tied parameters once, so the second name is given too
     storages = {t.data_ptr() for key, t in given.items() if key not in absent and t.numel()}
     return tuple(
@@ -160,13 +165,17 @@ def hash_state(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _shown(key: str) -> str:
+    return one_line(key if len(key) <= 80 else f"{key[:77]}...")
+
+
 def _check_tensor(name: str, key: str, found: Tensor, expected: Tensor) -> None:
     if found.shape != expected.shape:
         raise UnconvError(
-            f"{name}: {one_line(key)} has shape {tuple(found.shape)}; the model expects {tuple(expected.shape)}"
+            f"{name}: {_shown(key)} has shape {tuple(found.shape)}; the model expects {tuple(expected.shape)}"
         )
     if expected.is_floating_point() and not found.is_floating_point():
-        raise UnconvError(f"{name}: {one_line(key)} has type {found.dtype}; the model expects {expected.dtype}")
+        raise UnconvError(f"{name}: {_shown(key)} has type {found.dtype}; the model expects {expected.dtype}")
 
 
 def _strip_prefixes(state: OrderedDict[str, Tensor], target: Mapping[str, Tensor]) -> None:
@@ -177,7 +186,11 @@ def _strip_prefixes(state: OrderedDict[str, Tensor], target: Mapping[str, Tensor
 
 def _read_safetensors(path: Path) -> tuple[OrderedDict[str, Tensor], Mapping[str, str]]:
     try:
-        # the library itself bounds the header and checks every offset against the file's length
+        with open(path, "rb") as start:
+            claimed = struct.unpack("<Q", start.read(8).ljust(8, b"\0"))[0]
+        if claimed > MOST_HEADER_BYTES:
+            raise ValueError(f"its header claims {claimed} bytes; at most {MOST_HEADER_BYTES} are read")
+        # the library itself checks every offset against the file's length
         with safe_open(path, framework="pt", device="cpu") as file:
             keys = list(file.keys())
             return OrderedDict((key, file.get_tensor(key)) for key in keys), file.metadata() or {}
@@ -199,12 +212,12 @@ def _stated_preprocessing(text: str, name: str) -> Preprocess:
 def _read_pickle(path: Path) -> Any:
     name = display_name(path)
     try:
-        zipped = zipfile.is_zipfile(path)
-        if zipped:
+        if zipfile.is_zipfile(path):
             _check_archive(path, name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            # not mapped into memory: mapped records are not checked against their sizes
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except UnconvError:
         raise
     except pickle.UnpicklingError as error:
@@ -253,9 +266,9 @@ def _unwrap(content: Any, name: str) -> OrderedDict[str, Tensor]:
         raise UnconvError(f"{name} holds a {type(content).__name__}; expected a state dict of names and tensors")
     for key, tensor in content.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            raise UnconvError(
-                one_line(f"{name}: {str(key)[:80]} is a {type(tensor).__name__}; expected a state dict of tensors only")
-            )
+            # the text of a key that is no text can be as long as it likes
+            shown = _shown(key if isinstance(key, str) else reprlib.repr(key))
+            raise UnconvError(f"{name}: {shown} is a {type(tensor).__name__}; expected a state dict of tensors only")
     state = OrderedDict(content)
     metadata = getattr(content, "_metadata", None)
     if isinstance(metadata, Mapping) and all(

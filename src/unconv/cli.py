@@ -10,12 +10,13 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import tyro
 
 from unconv.errors import UnconvError, UsageError
-from unconv.verbs.options import Coherence, Invert, Report, Reproduce, Rip, Sparsity, Stages
+from unconv.verbs.options import Coherence, Doctor, Invert, Report, Reproduce, Rip, Sparsity, Stages, TrainDecoder
 
 VERBS = {
     "report": Report,
@@ -25,7 +26,24 @@ VERBS = {
     "rip": Rip,
     "invert": Invert,
     "reproduce": Reproduce,
+    "train-decoder": TrainDecoder,
+    "doctor": Doctor,
 }
+
+COMPLETION, SHELLS = "--tyro-print-completion", ("bash", "zsh", "fish")
+WELCOME = """\
+unconv says how much of an image is still in each layer of a convolutional network, and shows it.
+
+  unconv doctor                           check that everything works here (a few seconds)
+  unconv report cifar-vgg --size 32       analyse the bundled network on sample photographs, and write a page
+  unconv report resnet18 --weights my-resnet18.pth --images photos/
+  unconv report mymodels:build --images photos/ --dry-run
+                                          a network of your own; says what would be done and how long it takes
+
+  unconv --help                           all verbs; unconv VERB --help shows the options of one
+  unconv --tyro-print-completion bash     completion for your shell: bash, zsh or fish
+
+In Python: import unconv; unconv.invert("cifar-vgg", "features.3", "photos/")"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,13 +58,24 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     try:
+        if not given:
+            print(WELCOME)
+            return 0
         options = parse(given)
         if options is None:
             return 0
-        verb = importlib.import_module(f"unconv.verbs.{type(options).__name__.lower()}")
+        name = next(name for name, kind in VERBS.items() if kind is type(options))
+        if getattr(options, "dry_run", False):
+            name = "dry-run"
+        verb = importlib.import_module(f"unconv.verbs.{name.replace('-', '_')}")
         document, text = verb.run(options)
+        # the name of a folder may hold bytes that are no text
+        with contextlib.suppress(AttributeError):
+            sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
         print(json.dumps(document, indent=1, allow_nan=False) if options.json else text)
         sys.stdout.flush()
+        if document.get("ok") is False:  # what doctor says of an installation that does not work
+            return 1
     except UnconvError as error:
         return _fail(str(error), 2 if isinstance(error, UsageError) else 1, debug)
     except KeyboardInterrupt:
@@ -54,6 +83,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        where = "" if error.filename is None else f" ({error.filename})"
+        reason = error.strerror or error
+        return _fail(f"the machine failed: {reason}{where}; the same command goes on from what is finished", 1, debug)
     except Exception as error:  # the contract: one line, and the traceback only under --debug
         kind = type(error).__name__
         return _fail(f"unexpected {kind}: {error}; run again with --debug and report what it prints", 1, debug)
@@ -72,6 +105,8 @@ def parse(arguments: list[str]) -> Any:
     Raises:
         UsageError: If the words are not understood, in one line.
     """
+    if arguments[:1] == [COMPLETION] and arguments[1:] not in ([shell] for shell in SHELLS):
+        raise UsageError(f"{COMPLETION} needs the name of your shell: {', '.join(SHELLS)}")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -79,7 +114,7 @@ def parse(arguments: list[str]) -> Any:
                 VERBS,
                 prog="unconv",
                 description="How much of the input is still in a layer of a CNN, and what does it look like?",
-                args=arguments or ["--help"],
+                args=arguments,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
@@ -91,15 +126,58 @@ def parse(arguments: list[str]) -> Any:
 def _one_line(box: str) -> str:
     """Tyro frames its messages; what is wrong and what would be right, without the frame."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [re.sub(r"^[│|]\s?|\s*[│|]\s*$", "", line).strip() for line in plain.splitlines()]
-    words = " ".join(line for line in lines if line and not set(line) <= set("─╭╮╰╯") and line[0] not in "╭╰")
-    return re.sub(r"\s+", " ", words.replace("For full helptext, run", "; see")).replace(". ;", ";").replace(" ;", ";")
+    lines = [re.sub(r"^[│|]\s?|\s*[│|]\s*$", "", line).strip() for line in plain.splitlines() if line.strip()]
+    if len(lines) > 1 and set(lines[1]) == {"-"}:  # without box characters the title stands on a line of its own
+        del lines[0]
+    words = " ".join(line for line in lines if line and not set(line) <= set("─-╭╮╰╯") and line[0] not in "╭╰")
+    words = words.replace("For full helptext, run", "; see").replace("For full helptext, see", "; see")
+    words = re.sub(r"\s+", " ", words).replace(". ;", ";").replace(" ;", ";")
+    for pattern, prose in PROSE:
+        words = re.sub(pattern, prose, words)
+    return words
+
+
+def _choice(found: re.Match[str]) -> str:
+    # tyro lists choices in the order of a set, and None among them where an option may be left out
+    choices = sorted(set(re.findall(r"'([^']*)'", found["choices"])) - {"None"})
+    return f"{found['option']} is {found['value']}; use {', '.join(choices[:-1])} or {choices[-1]}"
+
+
+def _value(found: re.Match[str]) -> str:
+    kind = {"INT": "a whole number", "FLOAT": "a number"}.get(found["kind"], found["kind"])
+    return f"{found['option']} is {found['value']}; it takes {kind}{found['rest']}"
+
+
+def _missing(found: re.Match[str]) -> str:
+    return f"Missing from {found['verb']}: MODEL, {found['first'].lower()}{found['help']}; see "
+
+
+PROSE: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (
+        r"^invalid choice (?P<value>'.*?') for argument '(?P<option>.*?)'\. "
+        r"Expected one of \((?P<choices>.*?)\)",
+        _choice,
+    ),
+    (
+        r"^Error parsing (?P<option>--\S+): .*?(from \[|: )(?P<value>'.*?').*"
+        r"Argument helptext: --\S+ (\{None\}\|)?(?P<kind>\S+) .*(?P<rest>; see .*)$",
+        _value,
+    ),
+    (r"^Missing from (?P<verb>unconv \S+): STR (?P<first>.)(?P<help>.*?)\.? \(required\)\.?; see: ", _missing),
+    (r"^Unrecognized or misplaced options: (.*?) \(applied to (.*?)\).*(; see .*)$", r"\2 has no option \1\3"),
+    (r"^Unrecognized options: (.*?) Available subcommands: (.*)(; see .*)$", r"there is no verb \1; use one of \2\3"),
+    (r"^Unrecognized options: (.*?) Perhaps you meant: (--\S+).*(; see .*)$", r"there is no option \1; try \2\3"),
+    (r"^Unrecognized options: ", "there is no option "),
+    (r"Expected 1 values", "It takes one"),
+]
 
 
 def _fail(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"unconv: {' '.join(message.split())}", file=sys.stderr)
+    message = " ".join(message.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in message)
+    print(f"unconv: {line}", file=sys.stderr)
     return status
 
 

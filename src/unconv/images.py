@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import stat
@@ -29,6 +30,7 @@ EXTENSIONS = (
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
 # errors of the machine, not of one image: going on would record every further image as bad
 MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
@@ -355,7 +357,11 @@ class ImageStream:
 
     def _prepare(self, path: Path, name: str) -> Tensor:
         image, note = read_image(path)
-        x = self.preprocess(image)
+        try:
+            x = self.preprocess(image)
+        except (MemoryError, RuntimeError) as error:
+            # torch says with a RuntimeError that there is no memory left
+            raise UnconvError(f"{image.width}x{image.height} pixels cannot be prepared: {_reason(error)}") from error
         height, width = x.shape[-2:]
         if min(height, width) < self.min_size:
             raise UnconvError(
@@ -408,19 +414,38 @@ def save_image(pixels: Tensor, path: str | Path) -> None:
     if suffix not in {".png", ".jpg", ".jpeg"}:
         raise ValueError(f"cannot write {display_name(path)}; its name ends in .png, .jpg or .jpeg")
     image = Image.fromarray(to_uint8(pixels))
+    # encoded in memory: where a disk is full, Pillow's JPEG encoder says so without the reason
+    encoded = io.BytesIO()
+    if suffix == ".png":
+        image.save(encoded, "PNG")
+    else:
+        image.save(encoded, "JPEG", quality=92, subsampling=0)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with open(part, "xb") as file:
-            if suffix == ".png":
-                image.save(file, "PNG")
-            else:
-                image.save(file, "JPEG", quality=92, subsampling=0)
+            file.write(encoded.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise UnconvError(f"cannot write {display_name(path)}: {_reason(error)}") from error
+        raise UnconvError(cannot_write(path, error)) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> str:
+    """What to say when a file or folder cannot be written.
+
+    Args:
+        path: The file or folder.
+        error: What the machine said.
+
+    Returns:
+        One line: what failed, why, and what would help.
+    """
+    help_ = "make room there and run the same command again" if error.errno in NO_ROOM else "make it writable"
+    return f"cannot write {display_name(path)}: {_reason(error)}; {help_}, or choose another directory with --out"
 
 
 def psnr(reference: Tensor, estimate: Tensor) -> float:

@@ -92,6 +92,8 @@ class ConvOperator:
         dims = weight.ndim - 2
         if dims not in CONVOLVE:
             raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (K, M // groups, *kernel), 1-D to 3-D")
+        if not weight.numel():
+            raise ValueError(f"weight has shape {tuple(weight.shape)}; expected at least one filter with one tap")
         if not weight.dtype.is_floating_point:
             raise ValueError(f"weight has dtype {weight.dtype}; expected a floating-point one")
         self.weight = weight.detach()
@@ -209,7 +211,12 @@ class ConvOperator:
 
         Returns:
             The norm; 0 for zero filters.
+
+        Raises:
+            ValueError: If ``max_steps`` is below 1 or ``tolerance`` below 0.
         """
+        if max_steps < 1 or not tolerance >= 0:
+            raise ValueError(f"max_steps is {max_steps} and tolerance {tolerance}; expected at least 1 and at least 0")
         generator = torch.Generator().manual_seed(seed)
         v = torch.randn(1, *self.input_shape, generator=generator, dtype=torch.float64).to(self.weight)
         v /= v.norm()

@@ -7,6 +7,8 @@ from typing import Generic, Literal, TypeVar
 
 from torch import Tensor
 
+from unconv import notebook
+
 T = TypeVar("T")
 Status = Literal["converged", "max_steps", "stalled"]
 
@@ -41,3 +43,17 @@ class Solution(Generic[T]):
         counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}
         said = ", ".join(f"{n} {s}" for s, n in counts.items())
         return f"Solution({said}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"
+
+    def _repr_html_(self) -> str:
+        counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}
+        rows: dict[str, object] = {
+            "ended": ", ".join(f"{n} {s}" for s, n in counts.items()),
+            "steps": self.steps,
+            "residual, smallest to largest": f"{self.residual.min().item():.3g} to {self.residual.max().item():.3g}",
+        }
+        shown = ""
+        if isinstance(self.value, Tensor):
+            rows["value"] = tuple(self.value.shape)
+            if notebook.is_picture(self.value):
+                shown = notebook.mosaic(self.value, "The value, each input scaled to its own range")
+        return notebook.table(rows) + shown

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unconv import notebook
 from unconv.operators import per_axis
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -91,6 +92,10 @@ class Window:
         Returns:
             Values and switches, each of shape ``(N, K, *pooled)``; a switch is the flat index into the
             channel's map.
+
+        Raises:
+            ValueError: If the map is smaller than a region.
+            RuntimeError: If torch cannot pool it for another reason.
         """
         spatial = tuple(h.shape[2:])
         if self.kernel == spatial and not any(self.padding) and set(self.dilation) == {1}:
@@ -99,9 +104,13 @@ class Window:
             switches = flat.argmax(dim=2, keepdim=True)
             ones = (1,) * len(spatial)
             return flat.gather(2, switches).unflatten(2, ones), switches.unflatten(2, ones)
-        return MAX_POOL[len(spatial)](
-            h, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, return_indices=True
-        )
+        try:
+            return MAX_POOL[len(spatial)](
+                h, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, return_indices=True
+            )
+        except RuntimeError:
+            self.starts(spatial)  # says what is wrong where the map is smaller than a region
+            raise
 
     def pooled_shape(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """Number of regions along each axis.
@@ -196,10 +205,18 @@ class AveragePool:
 
         Returns:
             Shape ``(N, K, *pooled)``.
+
+        Raises:
+            ValueError: If the map is smaller than a region.
+            RuntimeError: If torch cannot pool it for another reason.
         """
         w = self.window
         pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[h.ndim - 2]
-        return pool(h, w.kernel, w.stride, w.padding, w.ceil_mode, self.count_include_pad)
+        try:
+            return pool(h, w.kernel, w.stride, w.padding, w.ceil_mode, self.count_include_pad)
+        except RuntimeError:
+            w.starts(h.shape[2:])  # says what is wrong where the map is smaller than a region
+            raise
 
     def adjoint(self, pooled: Tensor, spatial: Sequence[int]) -> Tensor:
         """The transpose of ``forward``: each region's value spread over its places with the mean's weights.
@@ -236,6 +253,22 @@ class Code:
         nonzero = 100 * (self.values != 0).double().mean().item()
         kind = {type(None): "dense", Window: "max-pooled", AveragePool: "average-pooled"}[type(self.pooling)]
         return f"Code({kind} {tuple(self.values.shape)} of {self.shape}, {nonzero:.1f} % non-zero)"
+
+    def _repr_html_(self) -> str:
+        kind = {type(None): "none", Window: "maximum", AveragePool: "average"}[type(self.pooling)]
+        rows: dict[str, object] = {
+            "inputs": len(self.values),
+            "values of one": tuple(self.values.shape[1:]),
+            "activation": self.shape,
+            "pooling": kind,
+            "switches": "none" if self.switches is None else "known",
+            "non-zero": f"{100 * (self.values != 0).double().mean().item():.1f} %",
+        }
+        if self.values.ndim != 4 or self.values.numel() == 0:
+            return notebook.table(rows)
+        maps = self.values[0, : notebook.TILES].unsqueeze(1)
+        said = f"First {len(maps)} channels of the first input, each scaled to its own range"
+        return notebook.table(rows) + notebook.mosaic(maps, said)
 
     def dense(self) -> Tensor:
         """Unpool: every value at the place that its switch names, zero elsewhere.

@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torchvision.ops import FrozenBatchNorm2d
 
+from unconv import notebook
 from unconv.errors import UnconvError, UsageError
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.sparsity import AveragePool, Code, Pooled, Window
@@ -121,6 +122,21 @@ class Stage:
 
     def __repr__(self) -> str:
         return f"Stage({self.name}: {self.kind}, {self.input_shape} -> {self.code_shape})"
+
+    def _repr_html_(self) -> str:
+        weight = self.operator.weight
+        rows = {
+            "stage": self.name,
+            "parts": self.kind,
+            "input": self.input_shape,
+            "code": self.code_shape,
+            "filters": tuple(weight.shape),
+            "reads": self.source or "something that is not the output of one stage",
+        }
+        # a single tap per filter is no picture
+        if not notebook.is_picture(weight) or max(weight.shape[2:]) < 2:
+            return notebook.table(rows)
+        return notebook.table(rows) + notebook.mosaic(weight, "The first filters, each scaled to its own range")
 
     @property
     def kind(self) -> str:
@@ -274,6 +290,14 @@ class Stages:
 
     def __len__(self) -> int:
         return len(self.stages)
+
+    def _repr_html_(self) -> str:
+        found = notebook.grid(
+            ("stage", "parts", "input", "code", "reads"),
+            [(s.name, s.kind, s.input_shape, s.code_shape, s.source) for s in self.stages],
+        )
+        left_out = notebook.grid(("left out", "why"), [(s.module, s.reason) for s in self.skipped])
+        return found + left_out if self.skipped else found
 
     @property
     def names(self) -> tuple[str, ...]:

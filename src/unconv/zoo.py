@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import itertools
+import math
 import os
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -156,11 +158,7 @@ def load_model(
         UsageError: If a name or an option's value does not exist.
         UnconvError: If the model cannot be built or its weights do not fit.
     """
-    if size is not None and size < 1:
-        raise UsageError(f"--size is {size}; expected a number of pixels, at least 1")
-    if (mean is None) != (std is None):
-        raise UsageError("--mean and --std belong together; give both or neither")
-    normal = None if mean is None or std is None else normalisation(mean, std)
+    normal = _checked(size, mean, std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         if spec == BUNDLED:
@@ -176,13 +174,68 @@ def load_model(
                 f"unknown model {one_line(spec)!r}{hint}; give {BUNDLED}, a torchvision name such as vgg16, "
                 "or module:callable"
             )
+    return _loaded(spec, built, size, normal)
+
+
+def adopt_model(
+    module: nn.Module,
+    *,
+    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    size: int | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+) -> LoadedModel:
+    """A network that the caller has built, with its preprocessing. It is copied, and left as it is.
+
+    How an image is prepared is decided by the first of these that says it: ``mean`` and ``std``; ``preprocess``; the
+    module's own attribute ``preprocess``; the default, pixels in ``[0, 1]`` at the image's own size.
+
+    Args:
+        module: The network.
+        preprocess: From an RGB PIL image to a tensor of shape ``(C, H, W)``.
+        size: As for ``load_model``.
+        mean: As for ``load_model``.
+        std: As for ``load_model``.
+
+    Returns:
+        The model; its module is on the CPU.
+
+    Raises:
+        UsageError: If an option's value does not exist.
+        UnconvError: If the network cannot be copied, or its weights are not numbers.
+    """
+    normal = _checked(size, mean, std)
+    name = type(module).__name__
+    try:
+        copied = copy.deepcopy(module)
+    except Exception as error:
+        raise UnconvError(one_line(f"{name} cannot be copied: {type(error).__name__}: {error}")) from error
+    built = _Built(copied, Preprocess(), f"as given in {name}")
+    own = preprocess or getattr(module, "preprocess", None)
+    if own is not None:
+        built.preprocess = of_user(own)
+    else:
+        built.assumed = f"{name} has no attribute preprocess; pixels in [0, 1] are assumed"
+    return _loaded(name, built, size, normal)
+
+
+def _checked(size: int | None, mean: Numbers | None, std: Numbers | None) -> Preprocess | None:
+    most = math.isqrt(Image.MAX_IMAGE_PIXELS or 2**31)
+    if size is not None and not 1 <= size <= most:
+        raise UsageError(f"--size is {size}; expected a number of pixels, at least 1 and at most {most}")
+    if (mean is None) != (std is None):
+        raise UsageError("--mean and --std belong together; give both or neither")
+    return None if mean is None or std is None else normalisation(mean, std)
+
+
+def _loaded(name: str, built: _Built, size: int | None, normal: Preprocess | None) -> LoadedModel:
     preprocess = _override(built.preprocess, size, normal)
     module = _settle(built.module)
     for key, tensor in module.state_dict().items():
         if not is_finite(tensor):
             raise UnconvError(f"{built.source}: {one_line(key)} holds NaN or infinite values; use weights of numbers")
     return LoadedModel(
-        name=one_line(spec),
+        name=one_line(name),
         module=module,
         preprocess=preprocess,
         weights=WeightsIdentity(built.source, built.sha256 or hash_state(module.state_dict())),
@@ -338,6 +391,8 @@ def _look_up(spec: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     importlib.invalidate_caches()
+    writes = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # a run writes into its own directory only
     try:
         found: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
@@ -345,6 +400,8 @@ def _look_up(spec: str) -> Any:
         if absent is not None and (module_name == absent or module_name.startswith(f"{absent}.")):
             raise UsageError(one_line(f"no module {module_name} in {here} or installed")) from error
         raise UnconvError(one_line(f"cannot import {module_name}: {type(error).__name__}: {error}")) from error
+    finally:
+        sys.dont_write_bytecode = writes
     for name in path.split("."):
         try:
             found = getattr(found, name)

@@ -1,4 +1,4 @@
-"""A tiny network with overlapping poolings, and pictures for it."""
+"""A tiny network with overlapping poolings, pictures for it, and a decoder of its first pooling."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from unconv.decode.learned import Card, WhatWhereDecoder, decoder_bytes, mirror
+from unconv.experiments.committed import open_decoders
 from unconv.experiments.subject import Subject
 from unconv.images import ImageStream
 from unconv.preprocess import Preprocess
+from unconv.runs.decoder_training import decoder_chain, encoder_sha256, preparation
 from unconv.runs.network import Network
 
 
@@ -39,3 +42,21 @@ def subject(tmp_path):
     images = ImageStream(sorted(tmp_path.glob("*.png")), preprocess, 2)
     network = Network(build().requires_grad_(False), preprocess)
     return Subject("tiny", network, ("0", "2", "5", "7"), images, (3, 16, 16))
+
+
+@pytest.fixture
+def decoder_file(subject, tmp_path):
+    """A decoder with random weights in a file."""
+    chain = decoder_chain(subject.stages, "2")
+    torch.manual_seed(0)
+    card = Card("2", mirror(chain), encoder_sha256(subject.network, chain), preparation(subject.network), {"steps": 0})
+    (tmp_path / "decoders").mkdir()
+    file = tmp_path / "decoders" / "tiny-2.safetensors"
+    file.write_bytes(decoder_bytes(WhatWhereDecoder(card.layers), card))
+    return file
+
+
+@pytest.fixture
+def decoders(subject, decoder_file):
+    """That decoder by its stage."""
+    return open_decoders(subject, [], decoder_file.parent)

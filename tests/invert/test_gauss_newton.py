@@ -7,7 +7,8 @@ from torch import nn
 from unconv.batched import relative_norm
 from unconv.decode.priors import Euclidean, Smooth
 from unconv.errors import UnconvError
-from unconv.invert.gauss_newton import Box, Jacobian, Weighting, conjugate_gradients, gauss_newton
+from unconv.invert.box import Box
+from unconv.invert.gauss_newton import Jacobian, Weighting, conjugate_gradients, gauss_newton
 from unconv.invert.gradient import Regulariser, gradient_inversion
 from unconv.invert.surgery import Features
 from unconv.stage import find_stages

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from unconv.errors import UnconvError, UsageError
 from unconv.measure.adversarial import attack
-from unconv.measure.bounds import delta_bracket, theorem_31_delta, theorem_33_bound, upper_bound
+from unconv.measure.bounds import delta_bracket, layer_bounds, theorem_31_delta, theorem_33_bound, upper_bound
 from unconv.measure.exact import exact_delta
-from unconv.measure.subspaces import blocks_around, blocks_within
+from unconv.measure.subspaces import blocks_around, blocks_within, regions
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.sparsity import Window
 
@@ -161,6 +161,32 @@ def test_overlapping_regions_are_bracketed():
     pairs = torch.combinations(torch.arange(len(dense)))
     values = torch.linalg.eigvalsh((dense @ dense.T)[pairs[:, :, None], pairs[:, None, :]])
     assert 0 < bracket.lower <= max(values.max().item() - 1, 1 - values.min().item()) <= bracket.upper
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("region", ["map", 2, Window.of(1, 3, stride=2)])
+def test_all_bounds_of_a_layer_are_those_asked_for_one_by_one(region, groups):
+    operator = ConvOperator(bank(8, 60 // groups, 3), (60, 9), groups=groups).normalised()
+    for refine in (True, False):
+        found = layer_bounds(operator, region, 4, refine=refine)
+        assert found.single == upper_bound(operator, region, 4, refine=refine)
+        assert found.double == upper_bound(operator, region, 4, twice=True, refine=refine)
+        assert ("thresholded" in found.single.bounds) <= refine
+    # the largest k of Gershgorin's argument, by trying one after the other
+    total = regions(operator, region)
+    assert total == 8 * (1 if region == "map" else 3)
+    proven = [
+        max(bound.bounds["gershgorin"], bound.below) < 1
+        for k in range(1, total + 1)
+        for bound in [upper_bound(operator, region, k, refine=False)]
+    ]
+    assert found.largest_k == (proven.index(False) if False in proven else total)
+    assert found.largest_k > 1
+
+
+def test_filters_far_from_unit_norm_are_proven_for_no_k():
+    operator = ConvOperator(2 * bank(4, 20, 3), (20, 9))
+    assert layer_bounds(operator, "map", 2).largest_k == 0
 
 
 def test_groups_are_bounded_as_the_dense_operator_they_are():

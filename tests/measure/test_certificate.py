@@ -119,6 +119,29 @@ def test_unseen_part_of_an_image_is_shown(iterative):
     assert torch.allclose(found.direction.flatten(), unseen / unseen.norm(), atol=1e-6)
 
 
+def test_no_direction_is_sought_where_none_is_asked_for(iterative):
+    operator = gaussian(4, 3, 3, 3, input_shape=(3, 6, 6))
+    whole, bare = certify(operator, steps=40), certify(operator, steps=40, seek=0)
+    assert (bare.direction, bare.gain) == (None, None)
+    assert (bare.sigma, bare.interval, bare.undetermined) == (whole.sigma, whole.interval, whole.undetermined)
+    rough, fine = certify(operator, steps=40, seek=2), certify(operator, steps=40, seek=100)
+    assert 0 <= fine.gain < 1e-6 < rough.gain
+
+
+def test_memory_limits_the_steps(iterative, monkeypatch):
+    operator = gaussian(8, 3, 3, 3, input_shape=(3, 6, 6))
+    monkeypatch.setattr(certificate, "BASIS_ENTRIES", 108 * 7)
+    found = certify(operator, steps=50)
+    assert found.steps == 7
+    assert found.sigma >= torch.linalg.svdvals(operator.to_dense())[-1].item()
+
+
+def test_larger_systems_may_be_decomposed_whole_or_not():
+    operator = gaussian(8, 3, 3, 3, input_shape=(3, 6, 6))
+    assert certify(operator, whole=108).steps == 0
+    assert certify(operator, whole=107).steps > 0
+
+
 def test_jacobian_of_a_network_is_its_derivative():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 9, 2)).double().eval()

@@ -25,7 +25,7 @@ from unconv.report.data import (
     worst_stage,
 )
 from unconv.report.page import write_page
-from unconv.report.words import number, spread_words, summary
+from unconv.report.words import number, significant, spread_words, summary
 
 Make = Callable[..., tuple[ReportData, Path]]
 
@@ -87,6 +87,33 @@ class Page(HTMLParser):
         return [base64.b64decode(uri.split(",", 1)[1]) for uri in uris if uri]
 
 
+def certificate(**changes: object) -> dict[str, object]:
+    """What is proven of a stage, as a survey says it."""
+    bracket: dict[str, object] = {"k": 1234, "lower": 1.5, "upper": 4.5, "ratio": 3.0, "how": "spectral"}
+    layer: dict[str, object] = {
+        "known": "switches",
+        "images": 2,
+        "equations": 500,
+        "unknowns": 2000,
+        "undetermined": 1500,
+        "exact": False,
+        "sigma": {"lower": 0.25, "upper": 0.375},
+        "moves": {"lower": 2.7, "upper": 4.0},
+    }
+    document: dict[str, object] = {
+        "delta_k": bracket,
+        "delta_2k": bracket | {"lower": 2.25, "ratio": 2.0},
+        "proven_k": 3,
+        "layer": layer,
+        "image": layer | {"unknowns": 192, "undetermined": 0, "exact": True, "sigma": {"lower": 0.0, "upper": 0.0123}},
+        "images": [],
+        "direction": None,
+        "notes": [],
+        "words": "Vacuous, in words.",
+    }
+    return document | changes
+
+
 def point(error: float | None) -> Point:
     return Point({"relative_error": error, "psnr": None, "ssim": None}, {}, None, 1, 0, None)
 
@@ -137,7 +164,9 @@ def test_everything_from_files_is_escaped(make: Make) -> None:
         environment={name: [name] for name in NASTY},
         skipped_modules=[{"module": name, "reason": name} for name in NASTY],
         skipped_images=[{"file": name, "reason": name} for name in NASTY],
-        stages=[s | {"kind": NASTY[0], "certificate": {NASTY[5]: NASTY[0], "lower": 0.5}} for s in data.stages],
+        stages=[
+            s | {"kind": NASTY[0], "certificate": certificate(notes=[NASTY[0]], words=NASTY[5])} for s in data.stages
+        ],
     )
     for stage in hostile.stages:
         stage["inversion"] = [r | {"note": NASTY[i]} for i, r in enumerate(stage["inversion"])]
@@ -160,6 +189,10 @@ def test_everything_from_files_is_escaped(make: Make) -> None:
         "thead",
         "tbody",
         "button",
+        "dl",
+        "i",
+        "p",
+        "span",
     }
     assert {tag for tag, _ in page.tags} - free == {tag for tag, _ in plain.tags} - free
     for tag in ("script", "img", "style", "option"):
@@ -293,6 +326,22 @@ def test_number(value: float | None, digits: int, text: str) -> None:
     assert number(value, digits) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (41.5012, "41.5"),
+        (118.4, "118"),
+        (12345.6, "12,346"),
+        (0.04, "0.0400"),
+        (2.0, "2.00"),
+        (1.234e-7, "1.23e−7"),
+        (None, "–"),
+    ],
+)
+def test_significant_digits(value: float | None, text: str) -> None:
+    assert significant(value) == text
+
+
 def test_names_are_shown_without_what_they_share() -> None:
     assert short_names(["features.0", "features.3"]) == ("features.", ["0", "3"])
     assert short_names(["layer1.0.conv1", "layer1.1.conv1"]) == ("layer1.", ["0.conv1", "1.conv1"])
@@ -321,6 +370,67 @@ def test_tables_hold_every_stage_and_measure(make: Make) -> None:
     assert "tiny.safetensors (SHA-256 00ff)" in text
     assert "preprocessing.size" in text
     assert "Gaussian" in text
+
+
+def with_certificates(data: ReportData, **changes: object) -> ReportData:
+    return replace(data, stages=[stage | {"certificate": certificate(**changes)} for stage in data.stages])
+
+
+def test_certificates_are_a_row_and_a_sentence_per_stage(make: Make) -> None:
+    data, run = make()
+    page = Page(write_page(with_certificates(data), run))
+    assert page.text.count("Vacuous, in words.") == 3
+    for words in (
+        "1,234",
+        "1.50 to 4.50",
+        "ratio 3.00",
+        "2.25 to 4.50",
+        "0.250 to 0.375",
+        "at least 1,500 undetermined (75 %)",
+        "at most 0.0123",
+        "500 equations, 192 unknowns",
+        "The maps are those of the first 2 images",
+        "δₖ, δ₂ₖ",
+    ):
+        assert words in page.text
+    facts = dict(page.data["stages"][0]["facts"])
+    assert facts["δₖ, attained to proven"] == "1.50 to 4.50"
+    assert facts["σ, image"] == "at most 0.0123"
+    assert "Certificates" not in Page(write_page(data, run)).text
+
+
+def test_what_could_not_be_certified_is_a_note_on_its_row(make: Make) -> None:
+    data, run = make()
+    missing = dict.fromkeys(("delta_k", "delta_2k", "proven_k", "layer", "image", "direction"))
+    failed = certificate(**missing, words="", notes=["no bracket of delta: filter 2 of 16 is zero"])
+    stages = [data.stages[0] | {"certificate": failed}, data.stages[1] | {"certificate": certificate()}, data.stages[2]]
+    page = Page(write_page(replace(data, stages=stages), run))
+    assert "filter 2 of 16 is zero." in page.text
+    assert page.text.count("Vacuous, in words.") == 1
+    rows = [attributes for attributes in page.all("tr") if attributes.get("data-stage")]
+    assert len(rows) % 3 == 0
+
+
+def test_a_direction_is_shown_with_what_it_is(make: Make) -> None:
+    data, run = make()
+    before = len(Page(write_page(data, run)).pictures())
+    direction = {"picture": "images/0-0-0.png", "undetermined": True, "gain": 0.5, "largest": 10.0}
+    shares = {"share_of_image": 0.825, "share_of_code": 0.0592}
+    page = Page(write_page(with_certificates(data, direction=direction | shares), run))
+    # one file for three stages is embedded in each place
+    assert len(page.pictures()) == before + 3
+    assert (
+        "held by the code: the part of the first image that is pictured has 82 % of its length and makes up 5.9 %"
+        in page.text
+    )
+    exact = Page(write_page(with_certificates(data, direction=direction | {"gain": 1e-9}), run))
+    assert "The picture is an undetermined direction" in exact.text
+    seen = Page(write_page(with_certificates(data, direction=direction | {"undetermined": False}), run))
+    assert (
+        "The change pictured moves the code by 0.500 per unit of its length, the most visible one by 10.0." in seen.text
+    )
+    gone = with_certificates(data, direction=direction | {"picture": "images/absent.png"})
+    assert "Vacuous, in words." in Page(write_page(gone, run)).text
 
 
 def test_remarks_and_failures_are_given(make: Make) -> None:

@@ -1,6 +1,8 @@
 """Parts are whole or absent, other settings are refused, one writer at a time."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -42,7 +44,7 @@ def test_parts_are_computed_once(tmp_path):
     assert run.has("a")
     assert not run.has("b")
     run.part("a2", lambda: 5)
-    assert run.parts("a") == [{"x": [1, 2]}, 5]
+    assert run.parts(["a2", "b", "a"]) == [5, {"x": [1, 2]}]
 
 
 def test_a_failed_part_leaves_nothing(tmp_path):
@@ -96,10 +98,87 @@ def test_two_writers_are_one_too_many_and_a_dead_one_is_none(tmp_path):
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "ready\n"
-        with pytest.raises(UnconvError, match="written by another process"):
+        with pytest.raises(UnconvError, match=f"being written by process {holder.pid} on .*; wait for it"):
             open_run(tmp_path / "run")
         holder.kill()
+    assert str(holder.pid) in (tmp_path / "run" / ".lock").read_text()
     open_run(tmp_path / "run").close()
+
+
+def test_a_lock_that_holds_nonsense_is_still_a_lock(tmp_path):
+    run = open_run(tmp_path / "run")
+    (tmp_path / "run" / ".lock").write_bytes(b"\x1b[31m\xff process 1 on <b>")
+    with pytest.raises(UnconvError, match="being written by another process"):
+        open_run(tmp_path / "run")
+    run.close()
+    open_run(tmp_path / "run").close()
+
+
+def test_a_refused_directory_is_not_held(tmp_path):
+    open_run(tmp_path / "run").close()
+    with pytest.raises(UnconvError, match="other settings") as refused:
+        open_run(tmp_path / "run", seed=1)
+    # the error, which is still alive here, holds no lock
+    open_run(tmp_path / "run").close()
+    assert refused.value.args
+
+
+def test_a_lock_is_not_a_way_to_write_elsewhere(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(UnconvError, match=r"cannot write .*symbolic links"):
+        open_run(tmp_path / "run")
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".config.json.1234.tmp").write_text("{")
+    open_run(run).close()
+    halves = [".results.parquet.7.tmp", "parts/.activity.json.99.tmp", f"images/.{'0' * 16}.part", "report.html.part"]
+    mine = [".notes", "images/.thumbnails", "notes.tmp", ".5.tmp", "images/0000.png"]
+    for name in (*halves, *mine):
+        (run / name).write_text("x")
+    open_run(run).close()
+    assert not any((run / name).exists() for name in (*halves, ".config.json.1234.tmp"))
+    assert all((run / name).exists() for name in mine)
+
+
+def test_leftovers_in_a_folder_of_others_stay(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    (tmp_path / ".draft.12.tmp").write_text("x")
+    with pytest.raises(UnconvError, match="not empty and holds no run"):
+        open_run(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"thesis.tex", ".draft.12.tmp"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"nul\0"])
+def test_a_damaged_part_is_computed_again(tmp_path, content):
+    run = open_run(tmp_path / "run")
+    run.part("a", lambda: 1)
+    (tmp_path / "run" / "parts" / "a.json").write_bytes(content)
+    assert not run.has("a")
+    assert run.part("a", lambda: 2) == 2
+    assert run.parts(["a"]) == [2]
+
+
+def test_a_disk_that_fails_is_said_in_one_line(tmp_path, monkeypatch):
+    run = open_run(tmp_path / "run")
+    run.part("a", lambda: 1)
+
+    def fail(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UnconvError, match=r"cannot write .*run: input/output error; make it writable, or"):
+        run.part("b", lambda: 2)
+    with pytest.raises(UnconvError, match=r"cannot write .*input/output error"):
+        run.write_results([row(0)])
+    assert run.has("a")
+    assert not run.has("b")
+    assert not (tmp_path / "run" / "results.parquet").exists()
 
 
 def test_results_do_not_depend_on_the_order_of_rows(tmp_path):

@@ -108,6 +108,25 @@ def test_pictures_are_kept_for_the_first_images_only(network, paths, tmp_path):
     assert all(name.startswith("0000") for name in names)
 
 
+def test_every_stage_has_a_certificate_and_a_picture_of_what_it_shows_least(network, paths, tmp_path):
+    found, _ = run_survey(network, paths, tmp_path / "run")
+    for number, stage in enumerate(found.stages):
+        certificate = stage["certificate"]
+        # the k of the sampled ratios, and the first images
+        assert certificate["delta_k"]["k"] == stage["rip"][0]["k"]
+        assert 0 < certificate["delta_k"]["lower"] <= certificate["delta_k"]["upper"]
+        assert certificate["image"]["images"] == 3
+        assert certificate["image"]["unknowns"] == 3 * 16 * 16
+        assert certificate["direction"]["picture"] == f"images/0000-{number:02d}-unseen.png"
+        with Image.open(tmp_path / "run" / certificate["direction"]["picture"]) as picture:
+            assert picture.size == (16, 16)
+        assert certificate["words"]
+        assert certificate["notes"] == []
+    none, _ = run_survey(network, paths[:1], tmp_path / "none", pictures=0)
+    assert none.stages[0]["certificate"]["direction"]["picture"] is None
+    assert not list((tmp_path / "none" / "images").iterdir())
+
+
 def test_finished_parts_are_not_computed_again(network, paths, tmp_path):
     first, _ = run_survey(network, paths, tmp_path / "run")
     again, made = run_survey(network, paths, tmp_path / "run")

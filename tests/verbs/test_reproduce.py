@@ -17,7 +17,7 @@ FAST = ("--samples", 10, "--steps", 5, "--recovered", 1, "--draws", 100)
 def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
-    for i in range(2):
+    for i in range(3):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{i}.png")
     return folder
 
@@ -62,13 +62,34 @@ def test_all_makes_a_page_and_names_what_it_leaves_out(call, photographs, tmp_pa
     document = json.loads(out)
     assert document["name"] == "all"
     assert set(document["ours"]) == {
-        "prop1", "fig1", "fig2", "thm31", "thm33", "table2", "fig3", "table3", "table4",
+        "prop1", "fig1", "fig2", "thm31", "thm33", "table1", "table2", "fig3", "table3", "table4",
     }  # fmt: skip
+    assert any(note.startswith("fig4: ") and "train-decoder" in note for note in document["notes"])
+    assert any(note.startswith("table1: Not computed now; made by: python -m ") for note in document["notes"])
     assert any(note.startswith("alexnet: ") and "cache" in note for note in document["notes"])
     page = Path(document["page"]).read_text()
     assert all(f'id="{name}"' in page for name in document["ours"])
     assert page.count("<svg") == 4
     assert not re.search(r"(src|href)=[\"']https?:", page)
+
+
+def test_image_space_with_a_decoder_trained_before(call, photographs, tmp_path):
+    words = ["train-decoder", "tiny_networks:vgg", "--stage", "0", "--images", photographs, "--steps", 2]
+    assert main([str(word) for word in [*words, "--out", tmp_path / "d"]]) == 0
+    given = ("--model", "tiny_networks:vgg", "--images", photographs, "--out", tmp_path / "out")
+    decoder = tmp_path / "d" / "decoder.safetensors"
+    status, out, err = call("fig4", *given, "--decoders", decoder, "--json")
+    assert status == 0, err
+    assert list(json.loads(out)) == ["name", "paper", "ours", "notes"]
+    with Image.open(tmp_path / "out" / "fig4.png") as sheet:
+        assert sheet.width > 200
+    assert "pictures" not in json.loads((tmp_path / "out" / "fig4.json").read_text())
+    status, out, err = call("table3", *given, "--decoders", decoder)
+    assert status == 0, err
+    assert "image space" in out
+    status, out, err = call("table3", *given[:4], "--decoders", decoder, "--mean", 0.1, "--std", 1)
+    assert status == 1
+    assert "prepared as" in err
 
 
 @pytest.mark.parametrize(
@@ -82,6 +103,8 @@ def test_all_makes_a_page_and_names_what_it_leaves_out(call, photographs, tmp_pa
         (("table3", "--model", "tiny_networks:unpadded"), 1, "pooled stage"),
         (("table2", "--model", "tiny_networks:vgg", "--images", "nowhere"), 2, "nowhere"),
         (("all", "--model", "no-such-model"), 2, "no-such-model"),
+        (("fig4", "--model", "tiny_networks:vgg"), 1, "has no decoder at hand: unconv train-decoder"),
+        (("table3", "--model", "tiny_networks:vgg", "--decoders", "no.safetensors"), 2, "no decoder no.safetensors"),
     ],
 )
 def test_errors_are_one_line(call, words, status, message):

@@ -71,11 +71,13 @@ def convex(
         stated values.
 
     Raises:
-        ValueError: If the prior does not exist, or a weight is given to a prior without one.
+        ValueError: If the prior does not exist, a weight is given to a prior without one, or a number is out of range.
     """
     if prior is not None and prior not in PRIORS:
         raise ValueError(f"prior {prior!r} does not exist; use None or one of {', '.join(PRIORS)}")
-    if weight is not None and (prior not in WEIGHTED or weight < 0):
+    if max_steps < 0:
+        raise ValueError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 0")
+    if weight is not None and (prior not in WEIGHTED or not 0 <= weight < math.inf):
         raise ValueError(f"weight {weight} does not fit prior {prior!r}; only l1 and tv have one, at least 0")
     said = statements(stage, code, reading=reading, switches=switches)
     zero = torch.zeros(

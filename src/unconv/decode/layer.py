@@ -94,8 +94,11 @@ def decode_layer(
 
     Raises:
         UsageError: If the method does not exist.
+        ValueError: If ``effort`` is not a number above 0.
     """
     check_code(stage, code)
+    if not 0 < effort < math.inf:
+        raise ValueError(f"effort is {effort}; it multiplies numbers of steps, so it is above 0")
     if method == "convex":
         steps = math.ceil(CONVEX_STEPS * effort)
         known = side_info != "none"

@@ -24,5 +24,10 @@ def min_norm(system: Equations, *, tolerance: float = 1e-3, max_steps: int = 100
 
     Returns:
         Inputs, shape ``(N, *input_shape)``; ``history`` holds ``||A x - target|| / ||target||``.
+
+    Raises:
+        ValueError: If ``max_steps`` is negative.
     """
+    if max_steps < 0:
+        raise ValueError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 0")
     return cgls(system, system.target, tolerance=tolerance, slope_tolerance=tolerance**2, max_steps=max_steps)

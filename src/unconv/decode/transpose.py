@@ -20,9 +20,14 @@ def transpose(operator: LinearOperator, code: Code, *, norm: Tensor | None = Non
 
     Returns:
         Shape ``(N, *input_shape)``.
+
+    Raises:
+        ValueError: If there is not one norm per input.
     """
     estimate = operator.adjoint(code.dense())
     if norm is None:
         return estimate
     size = norms(estimate)
+    if norm.shape != size.shape:
+        raise ValueError(f"norm has shape {tuple(norm.shape)}; expected {tuple(size.shape)}, one number per input")
     return estimate * column(norm / size.clamp_min(tiny(size)), estimate)

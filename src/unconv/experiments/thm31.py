@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
@@ -31,6 +32,7 @@ from unconv.sparsity import Pooled
 
 VARIABLES = ("k", "M", "l", "D", "K")
 MEASURES = ("sampled", "lower", "upper")
+LABELS = {"sampled": "sampled", "lower": "attained", "upper": "proven"}
 THEOREM = {"k": 0.5, "M": -0.5, "l": -1.0, "D": 0.5, "K": 0.0}  # up to logarithms
 FAILURE = 0.01
 
@@ -75,6 +77,7 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "K": (24, 48, 96, 192),
 }
 PHASE_K, PHASE_M = (1, 2, 4, 8, 16), (16, 64, 256, 1024)
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5)
 IHT_K, IHT_M = 2, (32, 128, 512, 2048)
 
 
@@ -281,7 +284,7 @@ def draw_scaling(result: dict[str, Any]) -> Figure:
         for kind, marker in zip(MEASURES, ("o", "^", "v"), strict=True):
             means = [np.mean([row[kind] for row in rows if row[name] == value]) for value in values]
             slope = result["ours"]["fits"][kind]["exponents"][name]["exponent"]
-            panel.plot(values, means, marker=marker, label=f"{kind}: {slope:+.2f}")
+            panel.plot(values, means, marker=marker, label=f"{LABELS[kind]}: {slope:+.2f}")
         promised = [next(row["promised"] for row in rows if row[name] == value) for value in values]
         panel.plot(values, promised, "k--", linewidth=1, label=f"theorem, C = 1: {THEOREM[name]:+.1f}")
         panel.set(xscale="log", yscale="log", xlabel=name)
@@ -291,6 +294,7 @@ def draw_scaling(result: dict[str, Any]) -> Figure:
             fontsize=7, title="exponent", title_fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False
         )
     panels[0].set_ylabel(r"$\delta_k$")
+    panels[0].set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
     return figure
 
 
@@ -303,21 +307,22 @@ def draw_phase(result: dict[str, Any]) -> Figure:
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
     panel = figure.subplots()
     colours = {"proven": "#2a7f62", "open": "#e0b23c", "refuted": "#b03a2e"}
     for verdict, colour in colours.items():
         cells = [cell for cell in result["ours"]["phase"] if cell["verdict"] == verdict]
-        panel.scatter([c["M"] for c in cells], [c["k"] for c in cells], s=500, marker="s", color=colour, label=verdict)
+        panel.scatter([c["M"] for c in cells], [c["k"] for c in cells], s=1700, marker="s", color=colour, label=verdict)
         for cell in cells:
-            label = f"{cell['lower']:.2f}\n{cell['upper']:.2f}"
-            panel.annotate(label, (cell["M"], cell["k"]), ha="center", va="center", fontsize=6, color="white")
+            label = f"{cell['lower']:.3f}\n{cell['upper']:.3f}"
+            ink = "black" if verdict == "open" else "white"
+            panel.annotate(label, (cell["M"], cell["k"]), ha="center", va="center", fontsize=9, color=ink)
     panel.set(xscale="log", yscale="log", xlabel="M, input channels", ylabel="k", title=r"is $\delta_{2k} < 1$?")
     panel.set_xticks(PHASE_M, [str(m) for m in PHASE_M])
     panel.set_yticks(PHASE_K, [str(k) for k in PHASE_K])
     panel.minorticks_off()
     panel.margins(0.15)
-    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, markerscale=0.4, frameon=False)
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, markerscale=0.25, frameon=False)
     return figure
 
 
@@ -343,6 +348,9 @@ def draw_one_step(result: dict[str, Any]) -> Figure:
         panel.plot([row["M"] for row in known], [row[key] for row in known], style, label=label)
     panel.axhline(1, color="k", linewidth=0.8, linestyle=":")
     panel.set(xscale="log", yscale="log", xlabel="M, input channels", ylabel=r"$\|\hat x - x\| / \|x\|$")
+    sizes = [row["M"] for row in rows]
+    panel.set_xticks(sizes, [str(size) for size in sizes])
+    panel.minorticks_off()
     panel.legend(fontsize=8)
     return figure
 
@@ -351,16 +359,21 @@ def main() -> None:
     """Run the experiment and write its data and figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="folder for thm31.json and the figures")
+    parser.add_argument("--data", type=Path, help="draw the figures of this thm31.json again, and measure nothing")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--effort", type=float, default=0.1)
     chosen = parser.parse_args()
-    result = run(seeds=chosen.seeds, draws=chosen.draws, effort=chosen.effort)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "thm31.json").write_text(json.dumps(result, indent=1) + "\n")
-    draw_scaling(result).savefig(chosen.out / "thm31-scaling.svg")
-    draw_phase(result).savefig(chosen.out / "thm31-phase.svg")
-    draw_one_step(result).savefig(chosen.out / "thm33-one-step.svg")
+    if chosen.data is None:
+        result = run(seeds=chosen.seeds, draws=chosen.draws, effort=chosen.effort)
+        (chosen.out / "thm31.json").write_text(json.dumps(result, indent=1) + "\n")
+    else:
+        result = json.loads(chosen.data.read_text())
+    drawings = {"thm31-scaling": draw_scaling, "thm31-phase": draw_phase, "thm33-one-step": draw_one_step}
+    with rc_context({"svg.hashsalt": "unconv"}):
+        for name, draw in drawings.items():
+            draw(result).savefig(chosen.out / f"{name}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from torch import Tensor
 from unconv.batched import column, norms, tiny
 from unconv.decode.priors import Euclidean, Metric, Smooth, TotalVariation
 from unconv.errors import UnconvError
+from unconv.invert.box import Box, contrast
+from unconv.invert.outline import natural_images, outline
 from unconv.invert.surgery import NOTHING, Features, Known
 from unconv.solution import Solution, Status
 
-Prior = Literal["tv"]
+Prior = Literal["auto", "natural", "tv"]
 HALVINGS = 8
 SUFFICIENT = 1e-4
 FORCING = (1e-4, 0.5)
@@ -25,28 +27,9 @@ WEIGHT = 1e-4
 PROBES = 2
 SHRINKAGE = 1e-2
 SMOOTHNESS = ((0.3, 1.0), (0.1, 0.5), (0.01, 0.25), (-1.0, 0.0))
-
-
-@dataclass(frozen=True)
-class Box:
-    """Bounds of an image, such as those of pixels after preprocessing.
-
-    Attributes:
-        low: Broadcasts against images, such as ``(C, 1, 1)``.
-        high: The same.
-    """
-
-    low: Tensor
-    high: Tensor
-
-    def project(self, x: Tensor) -> Tensor:
-        """Nearest image within the bounds."""
-        return torch.minimum(torch.maximum(x, self.low), self.high)
-
-
-def contrast(box: Box | None) -> float:
-    """What counts as one unit of contrast: a quarter of the mean width of the bounds, 1 without bounds."""
-    return 1.0 if box is None else (box.high - box.low).mean().item() / 4
+NATURAL_SMOOTHNESS = ((0.02, 2.0), (-1.0, 1.0))
+OUTLINE_STEPS = 300
+ENOUGH = 1.5  # equations per unknown: neighbouring filters say much the same, so one each leaves directions open
 
 
 class Jacobian:
@@ -131,7 +114,9 @@ class Weighting:
 class Continuation:
     """Preconditioners that give up smoothness as the residual falls, so that outlines come before details.
 
-    While gates and switches are still wrong, details are what fits them best and not what the image holds.
+    While gates and switches are still wrong, details are what fits them best and not what the image holds. Where
+    the features leave the image open, conjugate gradients end near the image that is closest in the metric, so there
+    it stays that of natural images: power falls with frequency, and channels are alike.
 
     Attributes:
         groups: Images with the metric of each.
@@ -140,23 +125,29 @@ class Continuation:
     groups: tuple[tuple[Tensor, Metric], ...]
 
     @staticmethod
-    def of(left: Tensor, like: Tensor) -> Continuation:
+    def of(left: Tensor, natural: Tensor, like: Tensor) -> Continuation:
         """The metrics for given relative residuals.
 
         Args:
             left: Relative residuals. Shape ``(N,)``.
+            natural: Which images keep the metric of natural images. Shape ``(N,)``, bool.
             like: Images.
 
         Returns:
             The preconditioners.
         """
         groups: list[tuple[Tensor, Metric]] = []
-        above = torch.inf
-        for limit, power in SMOOTHNESS:
-            rows = ((left > limit) & (left <= above)).nonzero().flatten()
-            if len(rows):
-                groups.append((rows, Smooth.of(like.shape[2:], power, like) if power else Euclidean()))
-            above = limit
+        for kind, levels in ((~natural, SMOOTHNESS), (natural, NATURAL_SMOOTHNESS)):
+            above = torch.inf
+            for limit, power in levels:
+                rows = (kind & (left > limit) & (left <= above)).nonzero().flatten()
+                if len(rows):
+                    places = Smooth.of(like.shape[2:], power, like) if power else Euclidean()
+                    groups.append((
+                        rows,
+                        natural_images(len(rows), places, like) if levels is NATURAL_SMOOTHNESS else places,
+                    ))
+                above = limit
         return Continuation(tuple(groups))
 
     def apply(self, x: Tensor) -> Tensor:
@@ -176,11 +167,12 @@ def gauss_newton(
     *,
     start: Tensor | None = None,
     box: Box | None = None,
-    prior: Prior | None = None,
+    prior: Prior | None = "auto",
     weight: float = WEIGHT,
     tolerance: float = 1e-4,
     max_steps: int = 12,
     inner_steps: int = 40,
+    start_steps: int = OUTLINE_STEPS,
     watch: Callable[[Tensor], None] | None = None,
 ) -> Solution[Tensor]:
     """Find images with given features (paper.md, section 3).
@@ -195,14 +187,19 @@ def gauss_newton(
         features: The network up to a stage.
         target: Features of ``N`` images. Shape ``(N, *stage.code_shape)``.
         known: Switches and gates, from ``features.record``.
-        start: First images; zero, the mean image after the usual preprocessing, where ``None``.
+        start: First images; where ``None``, those of ``outline`` if the features leave the image open and gates are
+            to be found, else zero, the mean image after the usual preprocessing.
         box: Bounds of the images.
-        prior: ``"tv"``: total variation, for features that leave the image open.
-        weight: Of the prior: an image whose entries step by a quarter of the box's width at every place (by 1
+        prior: What is assumed where the features leave the image open. ``"natural"``: of all images that fit, one near
+            zero in the metric of natural images (a preconditioner: it costs nothing and moves no determined image);
+            ``"auto"``: the same for images with less than 1.5 non-zero values per entry; ``"tv"``:
+            a penalty on total variation on top of that; ``None``: nothing.
+        weight: Of ``"tv"``: an image whose entries step by a quarter of the box's width at every place (by 1
             without a box) costs ``weight * ||target||^2``.
         tolerance: An image has converged once ``||f(x) - target|| <= tolerance * ||target||``.
         max_steps: Largest number of linearisations.
         inner_steps: Largest number of conjugate-gradient steps in each, one ``J`` and one ``J^T`` apiece.
+        start_steps: Number of steps of ``outline``, one pass forward and back apiece.
         watch: Called with the images after every step.
 
     Returns:
@@ -213,9 +210,17 @@ def gauss_newton(
         UnconvError: If the target is not finite or has another shape than the stage's code.
     """
     check_target(features, target)
-    x = target.new_zeros(len(target), *features.input_shape) if start is None else start.clone()
-    result = x.clone()
     size = norms(target).clamp_min(tiny(target))
+    natural = (
+        _open(target, features)
+        if prior in {"auto", "tv"}
+        else torch.full_like(size, prior == "natural", dtype=torch.bool)
+    )
+    x = target.new_zeros(len(target), *features.input_shape) if start is None else start.clone()
+    if start is None and known.side_info != "gates" and natural.any():
+        rows = natural.nonzero().flatten()
+        x[rows] = outline(features, target[rows], known.at(rows), box=box, steps=start_steps)
+    result = x.clone()
     if known.side_info == "gates":
         weighting = Weighting.learn(Jacobian(lambda v: features(v, known), x), x)
     else:
@@ -245,7 +250,7 @@ def gauss_newton(
         jacobian = Jacobian(objective.features_at, x)
         product = objective.quadratic(jacobian, x)
         gradient = jacobian.adjoint(objective.weighting.apply(residual)) + objective.input_gradient(x)
-        metric = Continuation.of(history[-1][rows], x)
+        metric = Continuation.of(history[-1][rows], natural[rows], x)
         direction, promised = conjugate_gradients(product, -gradient, metric, tolerance=forcing, max_steps=inner_steps)
         del jacobian, product
         before = objective.value(x, residual)
@@ -318,7 +323,7 @@ class Objective:
         energy = _dot(target, weighting.apply(target))
         unit = contrast(box)
         entries = math.prod(features.input_shape)
-        penalty = None if prior is None else TotalVariation(0.05 * unit)
+        penalty = TotalVariation(0.05 * unit) if prior == "tv" else None
         bound = BOUND * energy / (unit**2 * entries)
         weights = weight * energy / (unit * entries)
         return Objective(features, target, known, weighting, box, bound, penalty, weights)
@@ -438,6 +443,11 @@ def _search(
             break
         length = length / 2
     return taken, after, open_
+
+
+def _open(target: Tensor, features: Features) -> Tensor:
+    """Which images have few equations for their entries; a zero behind a ReLU is no equation. Shape ``(N,)``."""
+    return (target != 0).flatten(1).sum(1) < ENOUGH * math.prod(features.input_shape)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from unconv.batched import column, norms, tiny
 from unconv.errors import UnconvError
-from unconv.invert.gauss_newton import Box, check_target, contrast
+from unconv.invert.box import Box, contrast
+from unconv.invert.gauss_newton import check_target
 from unconv.invert.surgery import NOTHING, Features, Known
 from unconv.solution import Solution, Status
 

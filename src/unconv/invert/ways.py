@@ -16,8 +16,10 @@ from unconv.decode.convex import PRIORS
 from unconv.decode.convex import Prior as ConvexPrior
 from unconv.decode.layer import METHODS, CodeKind, SideInfo, paper_code, paper_stage
 from unconv.errors import UnconvError, UsageError
+from unconv.invert.box import Box, contrast
 from unconv.invert.chain import chain_to_image, decode_chain, follow
-from unconv.invert.gauss_newton import WEIGHT, Box, contrast, gauss_newton
+from unconv.invert.gauss_newton import OUTLINE_STEPS, WEIGHT, gauss_newton
+from unconv.invert.gauss_newton import Prior as NetworkPrior
 from unconv.invert.gradient import Optimizer, Regulariser, gradient_inversion
 from unconv.invert.surgery import Features, Known
 from unconv.solution import Solution
@@ -27,7 +29,7 @@ from unconv.stage import Stage, Stages
 Recovered = Literal["layer", "image"]
 WHOLE_NETWORK = ("gauss-newton", "gradient")
 STEPS, INNER_STEPS, GRADIENT_STEPS = 12, 40, 200
-OPEN_PRIORS = {"convex": ("none", *PRIORS), "gauss-newton": ("none", "tv")}
+OPEN_PRIORS = {"convex": ("none", *PRIORS), "gauss-newton": ("none", "natural", "tv")}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,28 @@ class Way:
             raise UsageError(f"no method {self.method!r}; use one of {', '.join((*METHODS, *WHOLE_NETWORK))}")
         if self.method in WHOLE_NETWORK and (self.recovered, self.code) != ("image", "network"):
             raise UsageError(f"{self.method} inverts the whole network; use --from image --code network with it")
+
+    @staticmethod
+    def of(
+        recovered: Recovered | None = None,
+        code: CodeKind | None = None,
+        method: str | None = None,
+        side_info: SideInfo | None = None,
+    ) -> Way:
+        """A way of which not all has been said.
+
+        Args:
+            recovered: The layer's input where ``None``, or the image for a method that inverts the whole network.
+            code: The network's where ``None``.
+            method: Where ``None``: ``"convex"``, or ``"gauss-newton"`` for the image from the network's code.
+            side_info: Switches where ``None``.
+
+        Returns:
+            The way.
+        """
+        recovered = recovered or ("image" if method in WHOLE_NETWORK else "layer")
+        method = method or ("convex" if recovered == "layer" or code == "paper" else "gauss-newton")
+        return Way(recovered, code or "network", method, side_info or "switches")
 
     def fields(self) -> dict[str, str]:
         """The way in the words of the command line and of ``results.parquet``."""
@@ -102,7 +126,7 @@ class Tuning:
         Raises:
             UsageError: If a prior, a weight or an option of the gradient baseline does not fit.
         """
-        if self.effort <= 0:
+        if not 0 < self.effort < math.inf:
             raise UsageError(f"--effort is {self.effort}; it multiplies numbers of steps, so it is above 0")
         open_ = OPEN_PRIORS.get(method, ())
         if self.prior is not None and self.prior not in open_:
@@ -270,9 +294,10 @@ def _whole_network(
         target,
         known,
         box=box,
-        prior="tv" if tuning.prior == "tv" else None,
+        prior=None if tuning.prior == "none" else cast(NetworkPrior, tuning.prior or "auto"),
         max_steps=math.ceil(STEPS * tuning.effort),
         inner_steps=math.ceil(INNER_STEPS * min(1.0, 2 * tuning.effort)),
+        start_steps=math.ceil(OUTLINE_STEPS * tuning.effort),
         weight=WEIGHT if tuning.weight is None else tuning.weight,
     )
 

@@ -93,7 +93,10 @@ def attack(
     Raises:
         UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
         UsageError: If there is no such boundary.
+        ValueError: If ``effort`` is negative or no number.
     """
+    if not 0 <= effort < math.inf:
+        raise ValueError(f"effort is {effort}; it multiplies the work of the search, so it is finite and at least 0")
     exact = prepared(operator, region, k, boundary)
     blocks = blocks_within(region, exact.output_shape[1:])
     patch = _patch(exact, k, effort)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import torch
@@ -21,12 +22,13 @@ from torch import Tensor
 from unconv.measure.adversarial import Attained, attack
 from unconv.measure.coherence import correlation_table
 from unconv.measure.exact import exact_delta
-from unconv.measure.subspaces import Blocks, Boundary, Region, blocks_around, blocks_within, entries, prepared
+from unconv.measure.subspaces import Blocks, Boundary, Region, blocks_around, blocks_within, entries, prepared, regions
 from unconv.operators import ConvOperator
 
 UNIT = 2.0**-53  # largest relative error of one float64 operation
 CHUNK = 2**25  # float64 entries of one intermediate: 256 MB
 DENSE_EIGENVALUES = 32  # channels up to which the eigenvalues of every symbol are computed, not estimated
+MOST_PROVEN = 64  # regions in use up to which ``largest_k`` looks
 FINE_GRID = 160  # channels up to which 64 frequencies per axis are affordable, and a finer choice of the level
 
 
@@ -130,7 +132,13 @@ def delta_bracket(
 
 
 def upper_bound(
-    operator: ConvOperator, region: Region, k: int, *, twice: bool = False, boundary: Boundary = "full"
+    operator: ConvOperator,
+    region: Region,
+    k: int,
+    *,
+    twice: bool = False,
+    boundary: Boundary = "full",
+    refine: bool = True,
 ) -> UpperBound:
     """Certified upper bound on ``delta_k`` (``delta_2k`` if ``twice``) of the operator as it is.
 
@@ -152,6 +160,7 @@ def upper_bound(
         k: Number of regions in use.
         twice: Whether to bound the constant over sums of two vectors.
         boundary: ``"full"`` or ``"cropped"``.
+        refine: Whether to try the third argument, which takes most of the time.
 
     Returns:
         The bound. Beyond 1 it says nothing about invertibility.
@@ -163,10 +172,48 @@ def upper_bound(
     given = prepared(operator, region, k, boundary)
     blocks = blocks_around(region, given.output_shape[1:])
     # no row meets one of another group, so each group is bounded alone, with as much of the support as it can hold
-    found = [_group_bound(part, blocks, k, twice=twice) for part in _groups(given)]
-    worst = max(found, key=lambda bound: bound.above)
-    below = max(bound.below for bound in found)
-    return replace(worst, value=max(worst.above, below), below=below)
+    return _worst([_Group(part, blocks).bound(k, twice=twice, refine=refine) for part in _groups(given)])
+
+
+@dataclass(frozen=True)
+class LayerBounds:
+    """What is proven about one layer at the full boundary.
+
+    Attributes:
+        single: Upper bound on ``delta_k``.
+        double: Upper bound on ``delta_2k``, at least that on ``delta_k``.
+        largest_k: The largest number of regions in use, up to 64, for which ``delta_k < 1`` is proven by the first
+            argument; 0 where it is not even for one.
+    """
+
+    single: UpperBound
+    double: UpperBound
+    largest_k: int
+
+
+def layer_bounds(operator: ConvOperator, region: Region, k: int, *, refine: bool = True) -> LayerBounds:
+    """Certified upper bounds on ``delta_k`` and ``delta_2k`` at once, and how far ``delta < 1`` is proven.
+
+    Args:
+        operator: The convolution.
+        region: Pooling region, or ``"map"`` for one region per channel.
+        k: Number of regions in use.
+        refine: As for ``upper_bound``.
+
+    Returns:
+        The bounds.
+
+    Raises:
+        UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
+    """
+    given = prepared(operator, region, k, "full")
+    blocks = blocks_around(region, given.output_shape[1:])
+    groups = [_Group(part, blocks) for part in _groups(given)]
+    single, double = (
+        _worst([group.bound(k, twice=twice, refine=refine) for group in groups]) for twice in (False, True)
+    )
+    proven = min(group.largest_k(MOST_PROVEN) for group in groups)
+    return LayerBounds(single, double, min(regions(operator, region), proven))
 
 
 def theorem_31_delta(
@@ -189,7 +236,7 @@ def theorem_31_delta(
     Raises:
         ValueError: If a size is below 1, the filter is longer than the input, or ``failure`` is not in (0, 1).
     """
-    if min(k, channels, length, filters) < 1 or length > size or constant <= 0 or not 0 < failure < 1:
+    if min(k, channels, length, filters) < 1 or length > size or not constant > 0 or not 0 < failure < 1:
         raise ValueError(
             f"k={k}, M={channels}, l={length}, D={size}, K={filters}, C={constant}, eps={failure} do not fit; sizes "
             "are at least 1, the filter no longer than the input, C positive and eps between 0 and 1"
@@ -228,28 +275,74 @@ def _groups(operator: ConvOperator) -> list[ConvOperator]:
     ]
 
 
-def _group_bound(given: ConvOperator, blocks: Blocks, k: int, *, twice: bool) -> UpperBound:
-    # the bound of one group, whose channels hold as much of the support as they can
-    full = given.full()
-    size = entries(blocks, len(full.weight), k, twice=twice)
-    table = _table(full)
-    classes = _shift_classes(blocks, table.reach)
-    radius = _radius(table.values.abs() + table.error[(..., *[None] * full.dims)], classes, size, twice=twice)
-    squares, slack = table.squares, table.error.diagonal()
-    bounds = {"gershgorin": _outward((squares + slack - 1 + radius).max().item(), size)}
-    below = _outward((1 - squares + slack + radius).max().item(), size)
-    apart = not twice and max(map(len, map(set, blocks.labels))) == 1
-    bounds["spectral"] = _largest_eigenvalue(table, blocks.spatial, nonnegative=True) - 1
-    bounds |= _thresholded(table, blocks, classes, size, min(bounds.values()), twice=twice, apart=apart)
-    how = min(bounds, key=lambda name: bounds[name])
-    above = max(bounds[how], 0.0)
-    if any(given.padding):
-        below = 1.0
-        if above < 1:
-            near, far = _cropped_sides(given, classes, table.reach, size, twice=twice)
-            above, below = min(above, max(near, 0.0)), far
-    below = min(max(below, 0.0), 1.0)
-    return UpperBound(max(above, below), above, below, how, bounds)
+def _worst(bounds: list[UpperBound]) -> UpperBound:
+    # over groups of channels, whose rows do not meet
+    worst = max(bounds, key=lambda bound: bound.above)
+    below = max(bound.below for bound in bounds)
+    return replace(worst, value=max(worst.above, below), below=below)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The rows of one group of channels, which may hold as much of the support as they can, and what is asked of them.
+
+    Attributes:
+        given: The operator of the group.
+        blocks: The blocks of one channel.
+    """
+
+    given: ConvOperator
+    blocks: Blocks
+
+    @cached_property
+    def table(self) -> _Table:
+        return _table(self.given.full())
+
+    @cached_property
+    def magnitudes(self) -> Tensor:
+        return self.table.values.abs() + self.table.error[(..., *[None] * self.given.dims)]
+
+    @cached_property
+    def classes(self) -> list[list[list[int]]]:
+        return _shift_classes(self.blocks, self.table.reach)
+
+    @cached_property
+    def spectral(self) -> float:
+        return _largest_eigenvalue(self.table, self.blocks.spatial, nonnegative=True) - 1
+
+    def bound(self, k: int, *, twice: bool, refine: bool) -> UpperBound:
+        """The best bound on what a support of ``k`` regions (sums of two such vectors if ``twice``) can do."""
+        size = entries(self.blocks, len(self.given.weight), k, twice=twice)
+        radius = _radius(self.magnitudes, self.classes, size, twice=twice)
+        squares, slack = self.table.squares, self.table.error.diagonal()
+        bounds = {"gershgorin": _outward((squares + slack - 1 + radius).max().item(), size)}
+        below = _outward((1 - squares + slack + radius).max().item(), size)
+        bounds["spectral"] = self.spectral
+        if refine:
+            apart = not twice and max(map(len, map(set, self.blocks.labels))) == 1
+            best = min(bounds.values())
+            bounds |= _thresholded(self.table, self.blocks, self.classes, size, best, twice=twice, apart=apart)
+        how = min(bounds, key=lambda name: bounds[name])
+        above = max(bounds[how], 0.0)
+        if any(self.given.padding):
+            below = 1.0
+            if above < 1:
+                near, far = _cropped_sides(self.given, self.classes, self.table.reach, size, twice=twice)
+                above, below = min(above, max(near, 0.0)), far
+        below = min(max(below, 0.0), 1.0)
+        return UpperBound(max(above, below), above, below, how, bounds)
+
+    def largest_k(self, most: int) -> int:
+        """The largest ``k`` up to ``most`` for which Gershgorin's argument alone proves ``delta_k < 1``."""
+        squares, slack = self.table.squares, self.table.error.diagonal()
+        room = 1 - torch.maximum(squares - 1, 1 - squares) - slack
+        proven = most
+        for start, rivals in _rivals(self.magnitudes, self.classes, most, twice=False):
+            sums = torch.cat([torch.zeros(len(rivals), 1, dtype=rivals.dtype), rivals.cumsum(1)], 1)
+            below = (_outward_all(sums, most) < room[start : start + len(sums), None]).all(0)
+            if not below.all():
+                proven = min(proven, int(below.int().argmin()))
+        return proven
 
 
 def _table(operator: ConvOperator) -> _Table:
@@ -272,6 +365,11 @@ def _gamma(operations: int) -> float:
 def _outward(value: float, terms: int) -> float:
     # a sum of ``terms`` non-negative numbers and a few more operations, enlarged by all that rounding can take
     return value + (abs(value) + 2) * _gamma(2 * terms + 16)
+
+
+def _outward_all(values: Tensor, terms: int) -> Tensor:
+    # ``_outward`` of every entry
+    return values + (values.abs() + 2) * _gamma(2 * terms + 16)
 
 
 def _shift_classes(blocks: Blocks, reach: tuple[int, ...]) -> list[list[list[int]]]:
@@ -317,12 +415,27 @@ def _radius(size: Tensor, classes: list[list[list[int]]], count: int, *, twice: 
     Returns:
         One sum per filter. Shape ``(K,)``.
     """
+    best = torch.zeros(len(size), dtype=size.dtype)
+    for start, rivals in _rivals(size, classes, count, twice=twice):
+        rows = slice(start, start + len(rivals))
+        best[rows] = torch.maximum(best[rows], rivals.sum(1))
+    return best
+
+
+def _rivals(size: Tensor, classes: list[list[list[int]]], count: int, *, twice: bool) -> Iterator[tuple[int, Tensor]]:
+    """The largest magnitudes that can stand beside the diagonal in a row of ``G_S``, for every kind of place.
+
+    ``size`` holds bounds on the magnitudes, ``(K, K, *shifts)``.
+
+    Yields:
+        The first of some consecutive filters, and for each of them at most ``count - 1`` magnitudes, the largest
+        first. Shape ``(filters, magnitudes)``.
+    """
     flat = size.flatten(2)
     channels = flat.shape[1]
-    best = torch.zeros(len(flat), dtype=flat.dtype)
     centre = flat.shape[2] // 2
+    most = 2 if twice else 1
     for groups in classes:
-        most = 2 if twice else 1
         step = max(1, CHUNK // (channels * max(len(groups) * most, flat.shape[2])))
         for start in range(0, len(flat), step):
             part = flat[start : start + step].clone()
@@ -331,16 +444,16 @@ def _radius(size: Tensor, classes: list[list[list[int]]], count: int, *, twice: 
             part[here, own, centre] = 0
             columns = []
             for index, group in enumerate(groups):
-                top = part[:, :, group].topk(min(most, len(group)), dim=2).values.clone()
+                if most == 1:
+                    top = part[:, :, group].amax(2, keepdim=True)
+                else:
+                    top = part[:, :, group].topk(min(most, len(group)), dim=2).values.clone()
                 if index == 0:
                     # the row's own place already takes one of its block's entries
                     top[here, own, most - 1 :] = 0
                 columns.append(top)
             values = torch.cat(columns, 2).flatten(1)
-            if count - 1 < values.shape[1]:
-                values = values.topk(count - 1, dim=1).values
-            best[start : start + step] = torch.maximum(best[start : start + step], values.sum(1))
-    return best
+            yield start, values.topk(min(count - 1, values.shape[1]), dim=1).values
 
 
 def _thresholded(
@@ -433,8 +546,8 @@ def _symbols(table: _Table, spatial: tuple[int, ...], *, rough: bool = False) ->
             (part[:, None, axis] * shifts[:, axis] % n).double() * (2 * math.pi / n) for axis, n in enumerate(sizes)
         )
         assert isinstance(angle, Tensor)
-        real, imaginary = (coefficients @ f(angle).T for f in (torch.cos, torch.sin))
-        yield torch.complex(real, -imaginary).T.reshape(-1, channels, channels).contiguous()
+        real, imaginary = (f(angle) @ coefficients.T for f in (torch.cos, torch.sin))
+        yield torch.complex(real, -imaginary).reshape(-1, channels, channels)
 
 
 def _estimated_eigenvalue(table: _Table, spatial: tuple[int, ...]) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from unconv.sparsity import AveragePool, Code
 
 DENSE_ENTRIES = 2**24  # of a matrix that is decomposed whole
 DENSE_SIDE = 1500  # of its shorter side
+BASIS_ENTRIES = 2**27  # of all Lanczos vectors together
 FAILURE = 1e-9  # probability with which ``floor`` may fail
 
 
@@ -40,8 +41,8 @@ class Certificate:
         undetermined: Dimensions of the input that the equations do not determine; at least this many.
         exact: Whether ``undetermined`` is exactly that.
         direction: A change of the input, of unit norm, that the equations see least: out of the null space if
-            there is one. Shape ``input_shape``.
-        gain: ``||A direction||``.
+            there is one, as far as the iteration comes. Shape ``input_shape``; ``None`` where none was asked for.
+        gain: ``||A direction||``; ``None`` likewise.
         equations: Number of rows of ``A``.
         unknowns: Number of columns of ``A``.
         steps: Lanczos steps made; 0 for a matrix decomposed whole.
@@ -53,8 +54,8 @@ class Certificate:
     largest: float
     undetermined: int
     exact: bool
-    direction: Tensor
-    gain: float
+    direction: Tensor | None
+    gain: float | None
     equations: int
     unknowns: int
     steps: int
@@ -158,6 +159,8 @@ def certify(
     steps: int = 200,
     tolerance: float = 1e-3,
     start: Tensor | None = None,
+    seek: int | None = None,
+    whole: int = DENSE_SIDE,
     seed: int = 0,
 ) -> Certificate:
     """Certify how well the equations ``(operator x)[mask] = b`` determine ``x``.
@@ -171,10 +174,14 @@ def certify(
     Args:
         operator: A convolution, a ``Jacobian``, or any other linear operator.
         mask: Which outputs are known. Shape ``output_shape``, bool; all where ``None``.
-        steps: Largest number of Lanczos steps; memory is ``steps`` vectors of the shorter side.
+        steps: Largest number of Lanczos steps; memory is ``steps`` vectors of the shorter side, and fewer steps are
+            made where that is more than a gigabyte in float64.
         tolerance: Stop when the residual is below this share of ``sigma``.
         start: An input whose unseen part becomes ``direction`` where the equations leave dimensions open, e.g.
             the image itself; random where ``None``. Shape ``input_shape``.
+        seek: Largest number of conjugate-gradient steps in search of ``direction`` where dimensions are open; as many
+            as ``steps`` where ``None``; 0 for no direction.
+        whole: Systems whose shorter side is at most this are decomposed whole, at one product for each of its entries.
         seed: Seed of the random starts.
 
     Returns:
@@ -189,9 +196,14 @@ def certify(
         raise ValueError(f"start has shape {tuple(start.shape)}; expected the input's, {operator.input_shape}")
     rows = _Rows(operator, mask)
     generator = torch.Generator().manual_seed(seed)
-    if rows.unknowns * rows.equations <= DENSE_ENTRIES and min(rows.unknowns, rows.equations) <= DENSE_SIDE:
+    if rows.unknowns * rows.equations <= DENSE_ENTRIES and min(rows.unknowns, rows.equations) <= whole:
         return _decompose(rows, start, generator)
-    return _iterate(rows, steps, tolerance, start, generator)
+    found, least = _iterate(rows, steps, tolerance, generator)
+    if seek == 0:
+        return found
+    if found.undetermined:
+        least = _unseen(rows, start, steps if seek is None else seek, generator)
+    return replace(found, direction=least.reshape(operator.input_shape), gain=rows.forward(least[None]).norm().item())
 
 
 class _Rows:
@@ -264,25 +276,38 @@ def _identity(rows: _Rows, size: int) -> tuple[Tensor, ...]:
     return torch.eye(size, dtype=rows.dtype, device=rows.device).split(64)
 
 
-def _iterate(
-    rows: _Rows, steps: int, tolerance: float, start: Tensor | None, generator: torch.Generator
-) -> Certificate:
-    # the certificate of a large system, by Lanczos bidiagonalisation of the taller of ``A`` and its transpose
+def _unseen(rows: _Rows, start: Tensor | None, steps: int, generator: torch.Generator) -> Tensor:
+    # what is left of a vector without the least-norm solution of its own equations, the part in the row space
+    first = rows.random(rows.unknowns, generator) if start is None else start.reshape(1, -1).to(rows.device, rows.dtype)
+    accuracy = 8 * torch.finfo(rows.dtype).eps
+    seen = cgls(rows, rows.forward(first), tolerance=accuracy, slope_tolerance=accuracy, max_steps=steps)
+    left = (first - seen.value)[0]
+    return left / left.norm().clamp_min(torch.finfo(rows.dtype).tiny)
+
+
+def _iterate(rows: _Rows, steps: int, tolerance: float, generator: torch.Generator) -> tuple[Certificate, Tensor]:
+    """The certificate of a large system, by Lanczos bidiagonalisation of the taller of ``A`` and its transpose.
+
+    Returns:
+        The certificate without a direction, and the singular vector of ``sigma`` on the shorter side.
+    """
     tall = rows.equations >= rows.unknowns
     there, back = (rows.forward, rows.adjoint) if tall else (rows.adjoint, rows.forward)
     short = min(rows.equations, rows.unknowns)
-    eps = torch.finfo(rows.dtype).eps
-    basis = rows.random(short, generator)
-    u = there(basis)
+    eps, tiny = torch.finfo(rows.dtype).eps, torch.finfo(rows.dtype).tiny
+    limit = min(steps, short, max(2, BASIS_ENTRIES // short))
+    basis = torch.empty(limit, short, dtype=rows.dtype, device=rows.device)
+    basis[0] = rows.random(short, generator)
+    u = there(basis[:1])
     alphas, betas = [u.norm().item()], []
-    u = u / max(alphas[0], torch.finfo(rows.dtype).tiny)
+    u = u / max(alphas[0], tiny)
     while True:
-        v = back(u) - alphas[-1] * basis[-1]
-        for _ in range(2):
-            v = v - (v @ basis.T) @ basis
-        beta = v.norm().item()
         size = len(alphas)
-        done = size >= min(steps, short) or beta <= 8 * eps * max(alphas)
+        v = back(u) - alphas[-1] * basis[size - 1]
+        for _ in range(2):
+            v = v - (v @ basis[:size].T) @ basis[:size]
+        beta = v.norm().item()
+        done = size >= limit or beta <= 8 * eps * max(alphas)
         if done or size % 10 == 0:
             bidiagonal = torch.diag(torch.tensor(alphas, dtype=torch.float64))
             if betas:
@@ -291,36 +316,28 @@ def _iterate(
             sigma, residual = values[-1].item(), beta * abs(left[-1, -1].item())
             if done or residual <= tolerance * sigma:
                 break
-        basis = torch.cat([basis, v / beta])
+        basis[size] = v / beta
         betas.append(beta)
-        u = there(basis[-1:]) - beta * u
+        u = there(basis[size : size + 1]) - beta * u
         alphas.append(u.norm().item())
-        u = u / max(alphas[-1], torch.finfo(rows.dtype).tiny)
+        u = u / max(alphas[-1], tiny)
     missed = (math.log(1.648 * math.sqrt(short) / FAILURE) / (2 * len(alphas) - 1)) ** 2
     top = values[0].item()
     # on top^2 / (1 - missed) I - A^T A, which is semidefinite if the largest singular value was not missed either
     square = sigma**2 - missed / max(1 - missed, eps) * top**2
     slack = 16 * eps * top
-    if tall:
-        direction = right[-1].to(basis) @ basis
-        undetermined = 0
-    else:
-        first = rows.random(rows.unknowns, generator) if start is None else start.reshape(1, -1).to(basis)
-        # the least-norm solution is the part in the row space; what is left is the part that no equation sees
-        seen = cgls(rows, rows.forward(first), tolerance=8 * eps, slope_tolerance=8 * eps, max_steps=steps)
-        direction = (first - seen.value)[0]
-        undetermined = rows.unknowns - rows.equations
-    direction = direction / direction.norm()
-    return Certificate(
+    least = right[-1].to(basis) @ basis[: len(alphas)]
+    found = Certificate(
         sigma=sigma,
         interval=(max(sigma - residual - slack, 0.0), sigma + slack),
         floor=max(math.sqrt(max(square, 0.0)) - slack, 0.0),
         largest=top,
-        undetermined=undetermined,
+        undetermined=max(0, rows.unknowns - rows.equations),
         exact=square > 0,
-        direction=direction.reshape(rows.operator.input_shape),
-        gain=rows.forward(direction[None]).norm().item(),
+        direction=None,
+        gain=None,
         equations=rows.equations,
         unknowns=rows.unknowns,
         steps=len(alphas),
     )
+    return found, least / least.norm()

@@ -76,7 +76,7 @@ def coherence(
         ValueError: If a filter is zero or not finite (its index is named), or the shapes do not fit.
     """
     dims = _dims(weight, groups)
-    strides, dilations = per_axis(stride, dims, "stride"), per_axis(dilation, dims, "dilation")
+    strides, dilations = _steps(stride, dims, "stride"), _steps(dilation, dims, "dilation")
     unit = _unit_filters(weight)
     # filters of different groups are orthogonal, so with groups no maximum is below 0
     apart = (0.0, (0, len(weight) // groups)) if groups > 1 else (-math.inf, None)
@@ -161,7 +161,7 @@ def correlation_table(
         ValueError: If the shapes do not fit.
     """
     dims = _dims(weight, groups)
-    strides, dilations = per_axis(stride, dims, "stride"), per_axis(dilation, dims, "dilation")
+    strides, dilations = _steps(stride, dims, "stride"), _steps(dilation, dims, "dilation")
     reach = [d * (k - 1) // t for k, t, d in zip(weight.shape[2:], strides, dilations, strict=True)]
     weight = _at_least_single(weight)
     each = len(weight) // groups
@@ -197,6 +197,13 @@ def _inner_products(weight: Tensor, groups: int, steps: Sequence[int]) -> Iterat
         right = grouped[(..., *behind)].flatten(2).transpose(1, 2)
         for start in range(0, each, rows):
             yield shift, start, left[:, start : start + rows] @ right
+
+
+def _steps(value: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
+    steps = per_axis(value, dims, name)
+    if min(steps) < 1:
+        raise ValueError(f"{name} is {value}; it counts places, so it is at least 1")
+    return steps
 
 
 def _tap_steps(strides: Sequence[int], dilations: Sequence[int]) -> tuple[int, ...]:

@@ -179,6 +179,20 @@ def blocks_around(region: Region, spatial: Sequence[int]) -> Blocks:
     return Blocks(tuple(labels))
 
 
+def regions(operator: ConvOperator, region: Region) -> int:
+    """Number of regions of all channels together, the largest ``k``.
+
+    Args:
+        operator: The convolution.
+        region: Pooling region, or ``"map"``.
+
+    Returns:
+        The number.
+    """
+    spatial = operator.output_shape[1:]
+    return operator.output_shape[0] * math.prod(Pooled(region).window(spatial).pooled_shape(spatial))
+
+
 def prepared(operator: ConvOperator, region: Region, k: int, boundary: Boundary) -> ConvOperator:
     """Check the arguments of a model-RIP question, and give the operator that it asks about.
 
@@ -205,8 +219,7 @@ def prepared(operator: ConvOperator, region: Region, k: int, boundary: Boundary)
         raise UnconvError(
             f"filter {zero[0]} of {len(size)} is zero ({len(zero)} are): delta is at least 1 with it; leave it out"
         )
-    spatial = operator.output_shape[1:]
-    total = operator.output_shape[0] * math.prod(Pooled(region).window(spatial).pooled_shape(spatial))
+    total = regions(operator, region)
     if not 1 <= k <= total:
         raise UnconvError(f"k is {k}; it counts the blocks in use, so it lies between 1 and their number, {total}")
     operator = operator.to(torch.float64)

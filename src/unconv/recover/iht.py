@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,10 +55,12 @@ def iht(
         which need not fall.
 
     Raises:
-        ValueError: If ``steps`` is below 1.
+        ValueError: If ``steps`` is below 1, or ``step_size`` is not finite.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; iterative hard thresholding makes at least 1")
+    if not math.isfinite(step_size):
+        raise ValueError(f"step_size is {step_size}; expected a finite number, below 1 / ||W||^2 to converge")
     b = operator.forward(x if step_size == 1.0 else step_size * x)
     code = model.project(b)
     z = code.dense()

@@ -33,7 +33,7 @@ class ReportData:
             "shifted"}, "random": {...}}``), ``"rip"`` (list of ``{"filters", "boundary", "k", "p01", "p50", "p99"}``),
             ``"inversion"`` (list of ``{"from", "code", "method", "side_info", "relative_error", "psnr", "ssim",
             "seconds", "images", "failed", "note"}``; means over ``images`` images, ``failed`` others have no result)
-            and ``"certificate"`` (any numbers).
+            and ``"certificate"`` (see ``unconv.runs.certificates.certificate_document``; all of it may be missing).
         skipped_modules: ``{"module", "reason"}`` of whatever is no stage.
         skipped_images: ``{"file", "reason"}`` of whatever was not used.
         pictures: Per image ``{"file", "original", "reconstructions"}``; ``original`` and each reconstruction's

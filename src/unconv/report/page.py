@@ -35,6 +35,7 @@ __all__ = ["ReportData", "write_page"]
 
 PAGE_BYTES = 10_000_000
 TEXT_BYTES = 400_000
+PATTERN_BYTES = 1_000_000
 MOST_IMAGES = 40
 COLOURS = 7
 DASHES = {"gates": 0, "switches": 1, "none": 2}
@@ -42,6 +43,7 @@ FILTERS = ("learned", "normalised", "gaussian")
 BOUNDARIES = ("full", "cropped")
 COHERENCES = ("signed", "absolute", "shifted")
 QUANTILES = ("p01", "p50", "p99")
+CERTIFIED = ("δₖ, attained to proven", "σ, own input", "σ, image")
 
 
 def write_page(data: ReportData, run: Path) -> Path:
@@ -61,16 +63,25 @@ def write_page(data: ReportData, run: Path) -> Path:
     shown = [picture for picture in data.pictures if picture.get("original")][:MOST_IMAGES]
     # the paths are used as they are; everything that is shown passes through printable()
     paths = [[p["original"], *(r["path"] for r in p["reconstructions"] if r.get("path"))] for p in shown]
-    text = _render(data.printable(), Gallery({}, {}, len(shown), 0, 0), shown, run)
-    pictures = gallery(run, paths, PAGE_BYTES - max(TEXT_BYTES, len(text.encode()) + TEXT_BYTES // 4))
+    text = _render(data.printable(), Gallery({}, {}, len(shown), 0, 0), {}, shown, run)
+    patterns = [path for stage in data.stages if (path := _pattern(stage))]
+    unseen = gallery(run, [patterns] if patterns else [], PATTERN_BYTES)
+    room = PAGE_BYTES - max(TEXT_BYTES, len(text.encode()) + TEXT_BYTES // 4) - sum(map(len, unseen.uris.values()))
+    pictures = gallery(run, paths, room)
     page = run / "report.html"
     part = run / "report.html.part"
-    part.write_text(_render(data.printable(), pictures, shown, run), encoding="utf-8", newline="\n")
+    part.write_text(_render(data.printable(), pictures, unseen.uris, shown, run), encoding="utf-8", newline="\n")
     os.replace(part, page)
     return page
 
 
-def _render(data: ReportData, pictures: Gallery, sources: Sequence[Mapping[str, Any]], run: Path) -> str:
+def _render(
+    data: ReportData,
+    pictures: Gallery,
+    patterns: Mapping[str, str],
+    sources: Sequence[Mapping[str, Any]],
+    run: Path,
+) -> str:
     lines = curves(data)
     start = main_series(lines)
     here = files("unconv.report")
@@ -98,7 +109,10 @@ def _render(data: ReportData, pictures: Gallery, sources: Sequence[Mapping[str, 
         groups=_groups(lines),
         coherences=COHERENCES if any(stage.get("coherence") for stage in data.stages) else (),
         rips=_rip_columns(data),
-        certificates=list(dict.fromkeys(k for s in data.stages for k, _ in rows(s.get("certificate") or {}))),
+        certificates=[_certificate_row(stage, patterns) for stage in data.stages]
+        if any(stage.get("certificate") for stage in data.stages)
+        else [],
+        certified=max((c["images"] for stage in data.stages for c in _maps(stage) if c), default=0),
         names=names,
         columns=sorted({i for image in sheet for i, cells in image["cells"].items() if _pictured(cells)}),
         series=series,
@@ -216,8 +230,57 @@ def _stage_row(stage: Mapping[str, Any]) -> dict[str, Any]:
             for name in COHERENCES
         },
         "rip": rip,
-        "certificate": dict(rows(stage.get("certificate") or {})),
     }
+
+
+def _certificate_row(stage: Mapping[str, Any], patterns: Mapping[str, str]) -> dict[str, Any]:
+    # what is proven of a stage, each cell as the number that it sorts by and its lines of text
+    found = stage.get("certificate") or {}
+    bracket = found.get("delta_k") or {}
+    return {
+        "name": stage["stage"],
+        "k": (k := bracket.get("k")),
+        "k_lines": [] if k is None else [words.count(k)],
+        "brackets": [_bracket_cell(found.get(name)) for name in ("delta_k", "delta_2k")],
+        "proven": found.get("proven_k"),
+        "maps": [_map_cell(code) for code in _maps(stage)],
+        "pattern": patterns.get(_pattern(stage) or ""),
+        "pictured": words.direction(found.get("direction") or {}),
+        "words": found.get("words") or "",
+        "notes": found.get("notes") or [],
+    }
+
+
+def _bracket_cell(bracket: Mapping[str, Any] | None) -> tuple[float | None, list[str]]:
+    upper = finite((bracket or {}).get("upper"))
+    if bracket is None or upper is None:
+        return None, []
+    lines = [f"{words.significant(finite(bracket['lower']))} to {words.significant(upper)}"]
+    if (ratio := finite(bracket.get("ratio"))) is not None:
+        lines.append(f"ratio {words.significant(ratio)}")
+    return upper, lines
+
+
+def _map_cell(code: Mapping[str, Any] | None) -> tuple[float | None, list[str]]:
+    if code is None:
+        return None, []
+    low, high = (finite(code["sigma"][end]) for end in ("lower", "upper"))
+    span = f"{words.significant(low)} to {words.significant(high)}" if low else f"at most {words.significant(high)}"
+    left = code["undetermined"]
+    if not left:
+        return high, [span, f"{words.count(code['equations'])} equations, {words.count(code['unknowns'])} unknowns"]
+    known = "" if code["exact"] else "at least "
+    share = words.number(100 * left / max(1, code["unknowns"]), 0)
+    return high, [span, f"{known}{words.count(left)} undetermined ({share} %)"]
+
+
+def _maps(stage: Mapping[str, Any]) -> list[Mapping[str, Any] | None]:
+    found = stage.get("certificate") or {}
+    return [found.get("layer"), found.get("image")]
+
+
+def _pattern(stage: Mapping[str, Any]) -> str | None:
+    return ((stage.get("certificate") or {}).get("direction") or {}).get("picture")
 
 
 def _rip_columns(data: ReportData) -> list[dict[str, Any]]:
@@ -273,7 +336,10 @@ def _facts(stage: Mapping[str, Any]) -> list[list[str]]:
         if record["filters"] == "normalised" and record["boundary"] == "full":
             low, high = (number(finite(record.get(name))) for name in ("p01", "p99"))
             facts.append(["RIP ratio, unit norm, full", f"{low} to {high} (k = {record['k']})"])
-    facts += [[name, _text(value)] for name, value in rows(stage.get("certificate") or {})]
+    certificate = _certificate_row(stage, {})
+    for name, (value, lines) in zip(CERTIFIED, [*certificate["brackets"][:1], *certificate["maps"]]):
+        if value is not None:
+            facts.append([name, lines[0]])
     return facts
 
 

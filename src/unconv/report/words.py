@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from unconv.report.data import FEW, Point, ReportData, Series, curves, image_count, main_series, worst_stage
 
@@ -42,6 +43,27 @@ SIDE_MEANINGS = {
     "switches": "Known as well: the place of the largest value in each max-pooling region, at every stage on the way.",
     "gates": "Known as well: the switches, and which ReLUs were on, at every stage on the way.",
 }
+UNSEEN = 1e-5  # of the largest singular value: what a change may move a code in single precision
+CERTIFICATE_MEANINGS = [
+    (
+        "δₖ, δ₂ₖ",
+        "The smallest δ with (1 − δ) ‖z‖² ≤ ‖Wᵀz‖² ≤ (1 + δ) ‖z‖² for all codes z with at most one non-zero per"
+        " region and k in all, for filters of unit norm; δ₂ₖ for sums of two such codes. The lower end is attained by a"
+        " code that was found, the upper end is proven. From 1 on, δ does not exclude that some code is sent to zero:"
+        " as a certificate it is vacuous.",
+    ),
+    (
+        "σ",
+        "The smallest singular value of the linear map that a code fixes, on what the map sees. An error of e in the"
+        " code moves the least-norm, least-squares answer by at most e / σ. The upper end is attained; the lower end"
+        " comes from the residual of an iteration, which could only have missed a smaller value altogether.",
+    ),
+    (
+        "Undetermined dimensions",
+        "Directions of the input that no equation of the code sees: unknowns less equations, more where equations"
+        " repeat each other.",
+    ),
+]
 
 
 def series_name(series: Series) -> str:
@@ -114,6 +136,60 @@ def number(value: float | None, digits: int = 3) -> str:
     if int(exponent) >= -4:
         return f"{value:.{1 - int(exponent)}f}".replace("-", "−")
     return f"{mantissa}e{int(exponent)}".replace("-", "−")
+
+
+def count(number: int) -> str:
+    """A whole number with its thousands apart.
+
+    Args:
+        number: The number.
+
+    Returns:
+        The text.
+    """
+    return f"{number:,}"
+
+
+def significant(value: float | None) -> str:
+    """A number with three significant digits.
+
+    Args:
+        value: The number, or ``None``.
+
+    Returns:
+        The text; a dash where there is no number.
+    """
+    if value is None:
+        return "–"
+    text = count(round(value)) if abs(value) >= 1000 else f"{value:#.3g}".removesuffix(".")
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}".replace("-", "−") if exponent else text.replace("-", "−")
+
+
+def direction(found: Mapping[str, Any]) -> str:
+    """What the picture of a direction that a code hardly shows is.
+
+    Args:
+        found: ``direction`` of a stage's certificate.
+
+    Returns:
+        A sentence; empty where its numbers are missing.
+    """
+    gain, largest = found.get("gain"), found.get("largest")
+    image, code = found.get("share_of_image"), found.get("share_of_code")
+    if gain is None or largest is None:
+        return ""
+    if found.get("undetermined") and gain <= UNSEEN * largest:
+        return "The picture is an undetermined direction: a change of the image that no equation of its code sees."
+    if found.get("undetermined") and image is not None and code is not None:
+        return (
+            f"Hardly held by the code: the part of the first image that is pictured has {number(100 * image, 0)} % of"
+            f" its length and makes up {number(100 * code, 1)} % of its code."
+        )
+    return (
+        f"The change pictured moves the code by {significant(gain)} per unit of its length, the most visible one by"
+        f" {significant(largest)}."
+    )
 
 
 def capital(text: str) -> str:
@@ -210,6 +286,8 @@ def definitions(data: ReportData, series: Sequence[Series]) -> list[tuple[str, s
         for method in dict.fromkeys(s.method for s in series):
             if method in METHOD_MEANINGS:
                 terms.append((capital(METHODS[method]), METHOD_MEANINGS[method]))
+    if any(stage.get("certificate") for stage in data.stages):
+        terms += CERTIFICATE_MEANINGS
     return terms
 
 

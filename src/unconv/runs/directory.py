@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unconv.errors import UnconvError
+from unconv.images import cannot_write, display_name
 
 PACKAGES = ("numpy", "pillow", "pyarrow", "safetensors", "scikit-image", "torch", "torchvision", "unconv")
 
@@ -34,6 +37,10 @@ RESULTS = pa.schema([
     ("picture", pa.string()),
 ])
 ORDER = [(name, "ascending") for name in ("image", "stage", "from", "code", "method", "side_info")]
+FOLDERS = ("parts", "images")
+# what a killed process leaves behind: half of a file that was not yet renamed
+LEFTOVER = re.compile(r"\.(.+\.\d+\.tmp|[0-9a-f]{16}\.part)|report\.html\.part")
+_ABSENT = object()
 
 
 class RunDirectory:
@@ -55,34 +62,63 @@ class RunDirectory:
         """
         self.path = path
         self.config = json.loads(json.dumps(config))
-        try:
+        with self.writing():
+            self._refuse_foreign()
             self._lock = _locked(path)
-        except OSError as error:
-            raise UnconvError(
-                f"cannot write to {path}: {error.strerror}; choose another directory with --out"
-            ) from None
-        settings = path / "config.json"
+        try:
+            with self.writing():
+                self._claim()
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim(self) -> None:
+        # nothing is written, and nothing removed, before the directory is known to be this run's or nobody's
+        name, settings = display_name(self.path), self.path / "config.json"
         if settings.exists():
             try:
                 found = json.loads(settings.read_text())
             except ValueError:
-                raise UnconvError(f"{settings} is not readable JSON; choose another directory with --out") from None
+                raise UnconvError(
+                    f"{name}/config.json is not readable JSON; choose another directory with --out"
+                ) from None
             if found != self.config:
                 raise UnconvError(
-                    f"{path} holds a run with other settings ({_difference(found, self.config)}); "
+                    f"{name} holds a run with other settings ({_difference(found, self.config)}); "
                     "choose another directory with --out, or remove this one"
                 )
-        elif any(p.name != ".lock" for p in path.iterdir()):
-            raise UnconvError(f"{path} is not empty and holds no run; choose another directory with --out")
         else:
+            self._refuse_foreign()
             write_json(settings, self.config)
-        write_json(path / "environment.json", environment())
-        for folder in ("parts", "images"):
-            (path / folder).mkdir(exist_ok=True)
+        for folder in FOLDERS:
+            (self.path / folder).mkdir(exist_ok=True)
+        for folder in (self.path, *(self.path / name for name in FOLDERS)):
+            for file in [p for p in folder.iterdir() if LEFTOVER.fullmatch(p.name)]:
+                file.unlink()
+        write_json(self.path / "environment.json", environment())
+
+    def _refuse_foreign(self) -> None:
+        if not self.path.is_dir() or (self.path / "config.json").exists():
+            return
+        if any(p.name != ".lock" and not LEFTOVER.fullmatch(p.name) for p in self.path.iterdir()):
+            name = display_name(self.path)
+            raise UnconvError(f"{name} is not empty and holds no run; choose another directory with --out")
 
     def close(self) -> None:
-        """Let another process write here."""
-        self._lock.close()
+        """Let another process write here; a process that dies does so too."""
+        os.close(self._lock)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What fails in here for want of room, permission or a disk is said in one line, with the way out.
+
+        Raises:
+            UnconvError: In place of an ``OSError``.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise UnconvError(cannot_write(self.path, error)) from error
 
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
         """A finished part, or the result of computing it now; either way it is on disk when this returns.
@@ -94,18 +130,28 @@ class RunDirectory:
         Returns:
             The part, as JSON gives it back.
         """
-        file = self._part(name)
-        if not file.exists():
-            write_json(file, compute())
-        return json.loads(file.read_text())
+        found = self._read(name)
+        if found is _ABSENT:
+            computed = compute()
+            with self.writing():
+                write_json(self._part(name), computed)
+            found = self._read(name)
+        return found
 
     def has(self, name: str) -> bool:
         """Whether a part is finished."""
-        return self._part(name).exists()
+        return self._read(name) is not _ABSENT
 
-    def parts(self, prefix: str) -> list[Any]:
-        """All finished parts whose names begin alike, in the order of their names."""
-        return [json.loads(file.read_text()) for file in sorted((self.path / "parts").glob(f"{prefix}*.json"))]
+    def parts(self, names: Iterable[str]) -> list[Any]:
+        """Those of some parts that are finished, in the order of the names."""
+        return [part for part in map(self._read, names) if part is not _ABSENT]
+
+    def _read(self, name: str) -> Any:
+        # a part that is not JSON (a failing disk, an editor) counts as not there, and is computed again
+        try:
+            return json.loads(self._part(name).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return _ABSENT
 
     def _part(self, name: str) -> Path:
         return self.path / "parts" / f"{name}.json"
@@ -121,7 +167,7 @@ class RunDirectory:
         """
         table = pa.Table.from_pylist(rows, schema=RESULTS).sort_by(ORDER)
         file = self.path / "results.parquet"
-        with _replacing(file) as temporary:
+        with self.writing(), replacing(file) as temporary:
             pq.write_table(table, temporary)
         return file
 
@@ -152,31 +198,61 @@ def write_json(file: Path, value: Any) -> None:
         value: What; NaN becomes ``null`` nowhere and is refused.
     """
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    with _replacing(file) as temporary:
+    with replacing(file) as temporary:
         temporary.write_text(text)
 
 
 @contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path) -> Iterator[Path]:
+    """A file that is there whole or not at all: written under a temporary name, flushed and renamed.
+
+    Args:
+        file: Where to.
+
+    Yields:
+        The temporary name.
+    """
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(file)
+        _flush_folder(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _locked(path: Path) -> IO[str]:
-    path.mkdir(parents=True, exist_ok=True)
-    lock = (path / ".lock").open("w")
+def _flush_folder(folder: Path) -> None:
+    # without it a power cut can undo the rename; not every file system can
+    number = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError):
+            os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _locked(path: Path) -> int:
+    path.mkdir(parents=True, exist_ok=True)
+    # the kernel lets go of it when its holder dies, however that happens; a link is not followed to elsewhere
+    number = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.close()
-        raise UnconvError(f"{path} is being written by another process; wait for it, or choose another --out") from None
-    return lock
+        holder = re.fullmatch(rb"process \d+ on [\w.-]+", os.read(number, 100))
+        who = holder[0].decode() if holder else "another process"
+        os.close(number)
+        raise UnconvError(
+            f"{display_name(path)} is being written by {who}; wait for it, or choose another directory with --out"
+        ) from None
+    except OSError:
+        os.close(number)
+        raise
+    with contextlib.suppress(OSError):
+        os.ftruncate(number, 0)
+        os.pwrite(number, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+    return number
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:

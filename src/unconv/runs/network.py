@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from unconv.errors import UnconvError
 from unconv.images import Batch, ImageStream, SkippedImage, one_line
-from unconv.invert.gauss_newton import Box
+from unconv.invert.box import Box
 from unconv.preprocess import Preprocess, Preprocessing
 from unconv.stage import Stages, capture, find_stages
+
+ENOUGH = 64  # images to look at for one that the whole network takes
 
 
 @dataclass
@@ -69,6 +71,18 @@ class Captured:
     stages: Stages
     inputs: dict[str, Tensor]
 
+    def singly(self) -> Iterator[Captured]:
+        """Each image by itself.
+
+        Yields:
+            Batches of one.
+        """
+        count = len(self.batch.names)
+        # where an axis that is not the batch (frames, patches) joins it, an image has several rows
+        rows = {name: x.chunk(count) for name, x in self.inputs.items()}
+        for i in range(count):
+            yield Captured(_single(self.batch, i), self.stages, {name: x[i] for name, x in rows.items()})
+
 
 @dataclass
 class CapturedStream:
@@ -116,13 +130,63 @@ class CapturedStream:
     def _capture(self, batch: Batch, unusable: list[SkippedImage]) -> Iterator[Captured]:
         try:
             stages = self.network.stages(batch.inputs.shape[1:])
-            inputs = capture(self.network.module, self.names(stages), batch.inputs.to(self.network.device))
+            names = self.names(stages)
+            inputs = capture(self.network.module, names, batch.inputs.to(self.network.device))
+            _check_ends(stages, names, inputs)
         except UnconvError as error:
             if len(batch.names) == 1:
                 unusable.append(SkippedImage(batch.names[0], one_line(str(error))))
                 return
             for i in range(len(batch.names)):
-                single = Batch(batch.names[i : i + 1], batch.inputs[i : i + 1], batch.indices[i : i + 1])
-                yield from self._capture(single, unusable)
+                yield from self._capture(_single(batch, i), unusable)
         else:
             yield Captured(batch, stages, inputs)
+
+
+def _single(batch: Batch, i: int) -> Batch:
+    return Batch(batch.names[i : i + 1], batch.inputs[i : i + 1], batch.indices[i : i + 1])
+
+
+def _check_ends(stages: Stages, names: Sequence[str], inputs: Mapping[str, Tensor]) -> None:
+    # what the stages read is finite by now; what the last ones of each path make is read by none of them
+    read = {stages.get(name).source for name in names}
+    for name in names:
+        stage = stages.get(name)
+        if name not in read and not stage.activate(stage.preactivation(inputs[name])).isfinite().all():
+            raise UnconvError(f"stage {name} makes NaN or infinite values of it; check the weights and preprocessing")
+
+
+def first_stages(network: Network, images: ImageStream) -> Stages:
+    """The stages at the size of the first image that the network can take.
+
+    That is the first one on which every convolution is reached; where the first ``ENOUGH`` images have none, the one of
+    them on which most are.
+
+    Args:
+        network: The network.
+        images: The images, read up to that one.
+
+    Returns:
+        The stages.
+
+    Raises:
+        UnconvError: If the network takes none of the images; says why it does not take the first.
+    """
+    best: Stages | None = None
+    refused: UnconvError | None = None
+    seen = 0
+    for batch in images:
+        seen += len(batch.names)
+        try:
+            found = network.stages(batch.inputs.shape[1:])
+        except UnconvError as error:
+            refused = refused or error
+            continue
+        if best is None or len(found.stages) > len(best.stages):
+            best = found
+        if seen >= ENOUGH or not any(skipped.reason.startswith("not reached") for skipped in found.skipped):
+            return best
+    if best is None:
+        assert refused is not None  # a stream without a single image raises by itself
+        raise refused
+    return best

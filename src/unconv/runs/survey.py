@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from unconv.batched import relative_norm
 from unconv.errors import UnconvError
 from unconv.images import Batch, ImageStream, quality, save_image
-from unconv.invert.ways import Way, coded_stage, fitting_region, invert_batch, stages_needed
+from unconv.invert.ways import Tuning, Way, coded_stage, fitting_region, invert_batch, stages_needed
 from unconv.measure.activity import Activity, k_from
 from unconv.measure.coherence import Coherence, coherence_pair
 from unconv.measure.rip import Boundary, compare
+from unconv.runs.certificates import certificate_document, first_images, keep_patterns
 from unconv.runs.directory import RunDirectory
 from unconv.runs.network import Captured, CapturedStream, Network
 from unconv.sparsity import Pooled, Window
@@ -64,6 +66,22 @@ class Findings:
     skipped_images: list[dict[str, str]]
 
 
+class Outcome(NamedTuple):
+    """What one way gave for one image.
+
+    Attributes:
+        numbers: ``{"relative_error", "psnr", "ssim", "seconds", "status", "picture"}``.
+        picture: The reconstruction in pixels, shape ``(C, H, W)``, where it is an image.
+        estimate: What was recovered; ``None`` where the way is not open to the stage.
+        reference: What it should be, the same shape.
+    """
+
+    numbers: dict[str, Any]
+    picture: Tensor | None
+    estimate: Tensor | None
+    reference: Tensor
+
+
 def survey(network: Network, images: ImageStream, plan: Plan, run: RunDirectory, progress: Progress) -> Findings:
     """Measure and invert; every part that is finished stays, and is not computed again.
 
@@ -84,21 +102,32 @@ def survey(network: Network, images: ImageStream, plan: Plan, run: RunDirectory,
         run.part(f"measure-{i:03d}", lambda name=name: _measure(stages.get(name), fractions, plan, progress))
         for i, name in enumerate(plan.names)
     ]
-    stream = CapturedStream(
-        network, images, lambda found: _needed(found, plan), lambda batch: run.has(_part_name(batch))
-    )
-    for captured in stream:
-        run.part(_part_name(captured.batch), lambda c=captured: _invert(network, c, fractions, plan, run, progress))
-    rows = [row for part in run.parts("inversion-") for row in part]
+    examples = cache(lambda: first_images(network, images, plan.names, plan.effort))
+    for i, document in enumerate(documents):
+        certify = partial(_certify, network, stages.get(document["stage"]), fractions, examples, plan, run, progress)
+        document["certificate"] = run.part(f"certificate-{i:03d}", certify)
+    parts: list[str] = []
+
+    def finished(batch: Batch) -> bool:
+        found = run.has(_part_name(batch))
+        parts.extend([_part_name(batch)] * found)
+        return found
+
+    for captured in (stream := CapturedStream(network, images, lambda found: _needed(found, plan), finished)):
+        parts.append(_part_name(captured.batch))
+        run.part(parts[-1], lambda c=captured: _invert(network, c, fractions, plan, run, progress))
+    # only this pass's parts: an image that an earlier one could not read has moved the borders of its batches
+    rows = [row for part in run.parts(parts) for row in part]
     for document in documents:
         document["inversion"] = summarise([row for row in rows if row["stage"] == document["stage"]], plan.ways)
-    skipped = {s["file"]: s for s in [*counted["skipped"], *map(asdict, stream.skipped)]}
+    used = {row["file"] for row in rows}
+    skipped = {s["file"]: s for s in [*counted["skipped"], *map(asdict, stream.skipped)] if s["file"] not in used}
     return Findings(documents, rows, list(skipped.values()))
 
 
 def work(plan: Plan, images: int) -> int:
-    """Units of work of a survey, for a progress bar: one per image, stage and pass or way, ten per measured stage."""
-    return len(plan.names) * (images * (1 + len(plan.ways)) + 10)
+    """Units of work of a survey, for a progress bar: one per image, stage and pass or way, twenty per stage besides."""
+    return len(plan.names) * (images * (1 + len(plan.ways)) + 20)
 
 
 def activity_over(
@@ -190,9 +219,7 @@ def _count(network: Network, images: ImageStream, plan: Plan, progress: Progress
 
 
 def _measure(stage: Stage, fractions: dict[str, Any], plan: Plan, progress: Progress) -> dict[str, Any]:
-    coded = coded_stage(stage, "network", fitting_region(stage, plan.region))
-    k = paper_k(coded, _coded_fraction(stage.name, fractions))
-    region = coded.pooling if isinstance(coded.pooling, Window) else 1
+    region, k = _model(stage, fractions, plan)
     ratios = []
     for boundary in BOUNDARIES if any(stage.operator.padding) else BOUNDARIES[:1]:
         found = compare(stage.operator, Pooled(region), k, plan.samples, seed=plan.seed, boundary=boundary)
@@ -212,6 +239,29 @@ def _measure(stage: Stage, fractions: dict[str, Any], plan: Plan, progress: Prog
     }
 
 
+def _model(stage: Stage, fractions: dict[str, Any], plan: Plan) -> tuple[Window | int, int]:
+    # the regions of a stage's model, and how many of them are in use
+    coded = coded_stage(stage, "network", fitting_region(stage, plan.region))
+    region = coded.pooling if isinstance(coded.pooling, Window) else 1
+    return region, paper_k(coded, _coded_fraction(stage.name, fractions))
+
+
+def _certify(
+    network: Network,
+    stage: Stage,
+    fractions: dict[str, Any],
+    examples: Callable[[], Sequence[Captured]],
+    plan: Plan,
+    run: RunDirectory,
+    progress: Progress,
+) -> dict[str, Any]:
+    region, k = _model(stage, fractions, plan)
+    keep = keep_patterns(run, plan.names.index(stage.name), plan.pictures)
+    found = certificate_document(network, stage, region, k, examples(), keep, effort=plan.effort, seed=plan.seed)
+    progress(f"certifying {stage.name}", 10)
+    return found
+
+
 def stage_document(stage: Stage) -> dict[str, Any]:
     """What every list of stages says of one."""
     return {
@@ -223,8 +273,11 @@ def stage_document(stage: Stage) -> dict[str, Any]:
 
 
 def coherence_document(stage: Stage, seed: int) -> dict[str, dict[str, float | None]]:
-    """Coherence of a stage's filters, learned and Gaussian; ``None`` where a bank has no two filters to compare."""
+    """Coherence of a stage's filters, learned and Gaussian; ``None`` where a bank has no two filters, or a zero one."""
     op = stage.operator
+    if not op.weight.flatten(1).any(1).all():
+        # a pruned filter has no direction, so its bank has no largest cosine
+        return {bank: dict.fromkeys(("signed", "absolute", "shifted")) for bank in ("learned", "random")}
     pair = coherence_pair(op.weight, seed, op.groups, stride=op.stride, dilation=op.dilation)
 
     def values(found: Coherence) -> dict[str, float | None]:
@@ -274,15 +327,15 @@ def _invert(
         k = paper_k(coded_stage(stage, "network", imposed), _coded_fraction(name, fractions))
         for order, way in enumerate(plan.ways):
             region = imposed if way.code == "paper" else None
-            found = invert_images(network, captured, name, way, k=k, region=region, effort=plan.effort)
+            found = invert_images(network, captured, name, way, k=k, region=region, tuning=Tuning(plan.effort))
             for i, (index, file) in enumerate(zip(batch.indices, batch.names, strict=True)):
-                row = {"image": index, "file": file, "stage": name} | way.fields() | found[i][0]
-                picture = found[i][1]
+                row = {"image": index, "file": file, "stage": name} | way.fields() | found[i].numbers
+                picture = found[i].picture
                 if picture is not None and index < plan.pictures:
                     row["picture"] = f"images/{index:04d}-{number:02d}-{order:02d}.png"
                     save_image(picture, run.path / row["picture"])
                 rows.append(row)
-            progress(f"inverting {name} by {way.method}", len(batch.names))
+            progress(inverting(name, way, found), len(batch.names))
     return rows
 
 
@@ -294,8 +347,8 @@ def invert_images(
     *,
     k: int | None,
     region: int | None,
-    effort: float = 1.0,
-) -> list[tuple[dict[str, Any], Tensor | None]]:
+    tuning: Tuning | None = None,
+) -> list[Outcome]:
     """Invert one stage for a batch, one way, and compare with the truth.
 
     Args:
@@ -305,12 +358,10 @@ def invert_images(
         way: How.
         k: Number of regions that the paper's code keeps.
         region: Side of the regions imposed on a stage without pooling.
-        effort: Factor of the solvers' largest numbers of steps.
+        tuning: What the solvers are told besides.
 
     Returns:
-        Per image: ``{"relative_error", "psnr", "ssim", "seconds", "status", "picture"}``, and the reconstruction in
-        pixels, shape ``(C, H, W)``, where it is an image. A way that is not open to the stage has no error, and
-        says why in its status.
+        Per image, what came out. A way that is not open to the stage has no error, and says why in its status.
     """
     empty = {"relative_error": None, "psnr": None, "ssim": None, "seconds": None, "picture": None}
     try:
@@ -325,21 +376,46 @@ def invert_images(
             k=k,
             region=region,
             box=network.box,
-            effort=effort,
+            tuning=tuning,
         )
     except UnconvError as error:
-        return [(empty | {"status": str(error)}, None)] * len(captured.batch.names)
+        if len(captured.batch.names) == 1:
+            truth = captured.inputs[name] if way.recovered == "layer" else captured.batch.inputs
+            return [Outcome(empty | {"status": str(error)}, None, None, truth[0])]
+        # one image may have spoilt it for the others
+        singles = captured.singly()
+        return [invert_images(network, one, name, way, k=k, region=region, tuning=tuning)[0] for one in singles]
     errors = relative_norm(found.estimate - found.reference, found.reference).tolist()
     is_image = way.recovered == "image" or captured.stages.get(name).source == "image"
-    results = []
+    results: list[Outcome] = []
     pixels = _pixels(network, found.estimate, found.reference) if is_image else None
     for i, error in enumerate(errors):
+        if not math.isfinite(error):
+            status = "what is to be recovered is zero, so there is no relative error"
+            results.append(Outcome(empty | {"status": status}, None, found.estimate[i], found.reference[i]))
+            continue
         numbers = empty | {"relative_error": error, "seconds": found.seconds, "status": found.status[i]}
         if pixels is not None:
             quality_of = {"psnr": pixels[1][i], "ssim": pixels[2][i]}
             numbers |= {name: value if math.isfinite(value) else None for name, value in quality_of.items()}
-        results.append((numbers, None if pixels is None else pixels[0][i]))
+        picture = None if pixels is None else pixels[0][i]
+        results.append(Outcome(numbers, picture, found.estimate[i], found.reference[i]))
     return results
+
+
+def inverting(name: str, way: Way, outcomes: Sequence[Outcome]) -> str:
+    """What to say when a batch has been inverted.
+
+    Args:
+        name: The stage.
+        way: How.
+        outcomes: What came out.
+
+    Returns:
+        Stage, method and mean relative error.
+    """
+    error = mean(outcome.numbers["relative_error"] for outcome in outcomes)
+    return f"inverting {name} by {way.method}" + ("" if error is None else f", error {error:.3f}")
 
 
 def _pixels(network: Network, estimate: Tensor, reference: Tensor) -> tuple[Tensor, list[float], list[float]]:

@@ -13,13 +13,15 @@ from unconv.errors import UnconvError, UsageError
 from unconv.images import SkippedImage, cannot_write, save_image
 from unconv.invert.gradient import Regulariser
 from unconv.invert.surgery import SIDE_INFO
-from unconv.invert.ways import WAYS, WHOLE_NETWORK, Tuning, Way, coded_stage, fitting_region, stages_needed
-from unconv.runs.network import Captured, CapturedStream, Network
-from unconv.runs.survey import IMPOSED, activity_over, invert_images, mean, paper_k, stage_document, summarise
+from unconv.invert.ways import WAYS, WHOLE_NETWORK, Tuning, Way, fitting_region, stages_needed
+from unconv.runs.inversion import invert_captured, invert_stream, passes, pooled_fractions
+from unconv.runs.network import Captured, CapturedStream
+from unconv.runs.survey import Outcome, inverting, mean, stage_document, summarise
 from unconv.stage import Stages
 from unconv.verbs.opening import choose_stages, open_images, open_model, rows_of_text
 from unconv.verbs.options import Invert
 from unconv.verbs.progress import progress_bar, say_skipped
+from unconv.zoo import LoadedModel
 
 MEANS = ("relative_error", "psnr", "ssim", "seconds")
 
@@ -46,29 +48,19 @@ def run(options: Invert) -> tuple[dict[str, Any], str]:
 
 
 def _one_stage(options: Invert) -> tuple[dict[str, Any], str]:
-    way, tuning = _way(options), _tuning(options)
+    way, tuning = chosen_way(options), chosen_tuning(options)
     tuning.check(way.method)
     loaded, network = open_model(options)
-    found = network.stages(loaded.example().shape[1:])
-    names = stages_needed(found, options.stage, way)
-    choose_stages(loaded, found, (options.stage,))
+    names = needed(loaded, network.stages(loaded.example().shape[1:]), options.stage, way)
     images = open_images(options, loaded)
     stream = CapturedStream(network, images, lambda _: names)
     rows: list[dict[str, Any]] = []
-    with progress_bar((2 if way.code == "paper" else 1) * len(images)) as progress:
-        fractions = {}
-        if way.code == "paper":
-            activity, _ = activity_over(stream, [options.stage], options.region, progress)
-            fractions = {name: counted.pooled.fraction for name, counted in activity.stages.items()}
-        for captured in stream:
-            results = _invert(network, captured, options.stage, way, options.region, fractions, tuning)
-            for index, file, (numbers, picture) in zip(
-                captured.batch.indices, captured.batch.names, results, strict=True
-            ):
-                rows.append({"file": file} | numbers)
-                if options.out is not None and picture is not None:
-                    save_image(picture, options.out / f"{index:04d}.png")
-            progress(f"inverting {options.stage}", len(results))
+    with progress_bar(passes(way) * len(images)) as progress:
+        for captured, results in invert_stream(stream, options.stage, way, options.region, tuning, progress):
+            for index, file, found in zip(captured.batch.indices, captured.batch.names, results, strict=True):
+                rows.append({"file": file} | found.numbers)
+                if options.out is not None and found.picture is not None:
+                    save_image(found.picture, options.out / f"{index:04d}.png")
     say_skipped(stream.skipped)
     if all(row["relative_error"] is None for row in rows):
         raise UnconvError(rows[0]["status"])
@@ -88,7 +80,7 @@ def _one_stage(options: Invert) -> tuple[dict[str, Any], str]:
 
 
 def _all_stages(options: Invert) -> tuple[dict[str, Any], str]:
-    ways, tuning = _ways(options), _tuning(options)
+    ways, tuning = chosen_ways(options), chosen_tuning(options)
     for method in dict.fromkeys(way.method for way in ways):
         tuning.check(method)
     loaded, network = open_model(options)
@@ -101,10 +93,7 @@ def _all_stages(options: Invert) -> tuple[dict[str, Any], str]:
     counts: dict[str, dict[str, int]] = {}
     rows: list[dict[str, Any]] = []
     with progress_bar(len(names) * len(images) * (len(ways) + paper)) as progress:
-        fractions = {}
-        if paper:
-            activity, _ = activity_over(stream, names, region, progress)
-            fractions = {name: counted.pooled.fraction for name, counted in activity.stages.items()}
+        fractions = pooled_fractions(stream, names, region, progress) if paper else {}
         for captured in stream:
             for name in names:
                 stage = captured.stages.get(name)
@@ -113,9 +102,9 @@ def _all_stages(options: Invert) -> tuple[dict[str, Any], str]:
                 imposed = fitting_region(stage, region)
                 for way in ways:
                     own = imposed if way.code == "paper" else options.region and imposed
-                    results = _invert(network, captured, name, way, own, fractions, tuning)
+                    results = invert_captured(network, captured, name, way, own, fractions, tuning)
                     rows += _rows(options, captured, name, way, results)
-                    progress(f"inverting {name} by {way.method}", len(results))
+                    progress(inverting(name, way, results), len(results))
     say_skipped(stream.skipped)
     if all(row["relative_error"] is None for row in rows):
         raise UnconvError(rows[0]["status"])
@@ -129,14 +118,47 @@ def _all_stages(options: Invert) -> tuple[dict[str, Any], str]:
     return document, _text(documents)
 
 
-def _way(options: Invert) -> Way:
-    start = options.start or ("image" if options.method in WHOLE_NETWORK else "layer")
-    method = options.method or ("convex" if start == "layer" or options.code == "paper" else "gauss-newton")
-    return Way(start, options.code or "network", method, options.side_info or "switches")
+def needed(loaded: LoadedModel, found: Stages, name: str, way: Way) -> tuple[str, ...]:
+    """The stages whose inputs the inversion of one stage reads, once the weights are known to reach it.
+
+    Args:
+        loaded: The model.
+        found: Its stages.
+        name: The stage to invert.
+        way: How.
+
+    Returns:
+        Names, the image's side first.
+    """
+    names = stages_needed(found, name, way)
+    choose_stages(loaded, found, (name,))
+    return names
 
 
-def _ways(options: Invert) -> tuple[Way, ...]:
-    """The ways of a report as far as they fit the options; all ways of a method that is named."""
+def chosen_way(options: Invert) -> Way:
+    """The way of inverting one stage that the options name.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The way, with what the options leave open decided.
+    """
+    return Way.of(options.start, options.code, options.method, options.side_info)
+
+
+def chosen_ways(options: Invert) -> tuple[Way, ...]:
+    """The ways of a report as far as they fit the options; all ways of a method that is named.
+
+    Args:
+        options: The options.
+
+    Returns:
+        At least one way.
+
+    Raises:
+        UsageError: If the method does not exist, or the options do not fit together.
+    """
     candidates = WAYS
     if options.method is not None:
         if options.method not in (*METHODS, *WHOLE_NETWORK):
@@ -151,7 +173,15 @@ def _ways(options: Invert) -> tuple[Way, ...]:
     return tuple(fitting)
 
 
-def _tuning(options: Invert) -> Tuning:
+def chosen_tuning(options: Invert) -> Tuning:
+    """What the solvers are told besides.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The tuning, not yet checked against a method.
+    """
     regulariser = Regulariser(total_variation=options.total_variation, alpha_norm=options.alpha_norm)
     return Tuning(
         options.effort,
@@ -174,31 +204,13 @@ def _inputs_of(stages: Stages, names: Sequence[str], ways: Iterable[Way]) -> lis
     return list(needed)
 
 
-def _invert(
-    network: Network,
-    captured: Captured,
-    name: str,
-    way: Way,
-    region: int | None,
-    fractions: dict[str, float],
-    tuning: Tuning,
-) -> list[tuple[dict[str, Any], Any]]:
-    k = None
-    if way.code == "paper":
-        stage = coded_stage(captured.stages.get(name), "network", region)
-        k = paper_k(stage, fractions.get(IMPOSED + name, fractions[name]))
-    return invert_images(network, captured, name, way, k=k, region=region, tuning=tuning)
-
-
-def _rows(
-    options: Invert, captured: Captured, name: str, way: Way, results: list[tuple[dict[str, Any], Any]]
-) -> list[dict[str, Any]]:
+def _rows(options: Invert, captured: Captured, name: str, way: Way, results: list[Outcome]) -> list[dict[str, Any]]:
     rows = []
-    for index, file, (numbers, picture) in zip(captured.batch.indices, captured.batch.names, results, strict=True):
-        rows.append({"file": file, "stage": name} | way.fields() | numbers)
-        if options.out is not None and picture is not None:
+    for index, file, found in zip(captured.batch.indices, captured.batch.names, results, strict=True):
+        rows.append({"file": file, "stage": name} | way.fields() | found.numbers)
+        if options.out is not None and found.picture is not None:
             words = (f"{index:04d}", name, *way.fields().values())
-            save_image(picture, options.out / f"{'-'.join(words)}.png")
+            save_image(found.picture, options.out / f"{'-'.join(words)}.png")
     return rows
 
 

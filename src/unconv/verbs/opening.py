@@ -25,20 +25,39 @@ def open_model(options: ModelOptions, *, otherwise: str | None = None) -> tuple[
 
     Returns:
         The loaded model, and the network to study.
+
+    Raises:
+        UsageError: If the seed is out of range.
     """
-    device = _device(options.device)
+    if not 0 <= options.seed < 2**63:
+        raise UsageError(f"--seed is {options.seed}; expected a whole number, at least 0 and below 2^63")
     named = options.weights is not None
+    open_device(options.device)  # a wrong name is said before the weights are read, which can take long
     loaded = load_model(
         options.model,
         weights=options.weights or otherwise,
         size=options.size,
         mean=options.mean,
         std=options.std,
-        download=named,
+        download=named and not getattr(options, "dry_run", False),
     )
+    return loaded, network_of(loaded, options.device)
+
+
+def network_of(loaded: LoadedModel, name: str) -> Network:
+    """The network of a loaded model, on a device. What was assumed about it is said on stderr.
+
+    Args:
+        loaded: The model.
+        name: The device.
+
+    Returns:
+        The network.
+    """
+    device = open_device(name)
     for note in loaded.notes:
         print(f"note: {note}", file=sys.stderr)
-    return loaded, Network(loaded.module.to(device), loaded.preprocess, device)
+    return Network(loaded.module.to(device), loaded.preprocess, device)
 
 
 def open_images(options: ImageOptions, loaded: LoadedModel) -> ImageStream:
@@ -125,7 +144,19 @@ def rows_of_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
-def _device(name: str) -> torch.device:
+def open_device(name: str) -> torch.device:
+    """A device to compute on, set up for exact enough arithmetic.
+
+    Args:
+        name: As torch names it.
+
+    Returns:
+        The device.
+
+    Raises:
+        UsageError: If there is no such kind of device.
+        UnconvError: If this machine has none.
+    """
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -64,6 +64,7 @@ class Report(ImageOptions):
         pictures: Number of images whose reconstructions are kept as pictures.
         methods: Only these methods.
         effort: Factor of the solvers' largest numbers of steps; less is quicker and leaves larger errors.
+        dry_run: Say what would be done, how long it would take and with how much memory; write nothing.
     """
 
     out: Path | None = None
@@ -72,6 +73,7 @@ class Report(ImageOptions):
     pictures: int = 10
     methods: tuple[str, ...] = ()
     effort: float = 1.0
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,13 @@ class Coherence(ModelOptions):
 
 @dataclass(frozen=True)
 class Sparsity(ImageOptions):
-    """Share of non-zeros of every stage after activation and after pooling, over images (Table 2)."""
+    """Share of non-zeros of every stage after activation and after pooling, over images (Table 2).
+
+    Attributes:
+        dry_run: Say what would be done, how long it would take and with how much memory; write nothing.
+    """
+
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,7 @@ class Rip(ImageOptions):
         boundary: Whether the transposed convolution keeps its full output or is cropped to the unpadded input.
         filters: The filters as they are, scaled to unit norm, or Gaussian.
         effort: Work of the search for the bracket's lower end; 0 samples only, without a certified upper end.
+        dry_run: Say what would be done, how long it would take and with how much memory; write nothing.
     """
 
     k: int | None = None
@@ -108,6 +117,7 @@ class Rip(ImageOptions):
     boundary: Literal["full", "cropped"] = "full"
     filters: Literal["learned", "normalised", "gaussian"] = "normalised"
     effort: float = 0.2
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ class Invert(ImageOptions):
             convex: all equations and inequalities; gauss-newton: the whole network; gradient: the whole network by
             plain gradient descent, the baseline. convex where not given, gauss-newton with --from image.
         prior: What is assumed where the code leaves the input open: none, smooth, gaussian, l1 or tv for convex (smooth
-            where not given); none or tv for gauss-newton.
+            where not given); none, natural or tv for gauss-newton (natural where not given and equations run out).
         prior_weight: Weight of the priors l1 and tv.
         optimizer: Of --method gradient.
         total_variation: Weight of the total variation, for --method gradient.
@@ -135,6 +145,7 @@ class Invert(ImageOptions):
         jitter: Largest random shift in pixels before each step, for --method gradient.
         effort: Factor of the solvers' largest numbers of steps.
         out: Folder that the recovered images are written to.
+        dry_run: Say what would be done, how long it would take and with how much memory; write nothing.
     """
 
     stage: str = ""
@@ -143,7 +154,7 @@ class Invert(ImageOptions):
     region: int | None = None
     side_info: Literal["none", "switches", "gates"] | None = None
     method: str | None = None
-    prior: Literal["none", "smooth", "gaussian", "l1", "tv"] | None = None
+    prior: Literal["none", "smooth", "natural", "gaussian", "l1", "tv"] | None = None
     prior_weight: float | None = None
     optimizer: Literal["adam", "lbfgs"] = "adam"
     total_variation: float = 0.0
@@ -151,6 +162,7 @@ class Invert(ImageOptions):
     jitter: int = 0
     effort: float = 1.0
     out: Path | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +191,19 @@ class TrainDecoder(ImageOptions):
     out: Path | None = None
 
 
+@dataclass(frozen=True)
+class Doctor:
+    """Check the installation: versions, devices, and a tiny inversion with its error and time.
+
+    Attributes:
+        json: Print one JSON document on stdout, and nothing else there.
+        debug: Show the traceback of an error.
+    """
+
+    json: bool = False
+    debug: bool = False
+
+
 Experiment = Literal[
     "all",
     "prop1",
@@ -201,7 +226,8 @@ class Reproduce(ImageOptions):
     """A table or figure of the paper, ours beside theirs; with "all" everything that runs for the model, as a page.
 
     Attributes:
-        model: The network, as for every verb; vgg16 has the paper's weights from torch's cache, or give --weights.
+        model: The network, as for every verb; vgg16 has the paper's weights from torch's cache, or give --weights;
+            cifar-vgg sees images at its own 32 pixels where --size is not given.
         name: Which one.
         draws: Random codes of fig2.
         samples: Random codes of fig3 and thm33.
@@ -211,6 +237,7 @@ class Reproduce(ImageOptions):
         region: Side of the pooling imposed on a stage that has none.
         sizes: k M l D K of fig2 and thm31: non-zeros, channels, length of a filter, length of the input, filters.
         out: Folder for the JSON with its settings, the figure, and the page of "all".
+        dry_run: Say what would be done, how long it would take and with how much memory; write nothing.
     """
 
     model: str = "vgg16"
@@ -223,3 +250,4 @@ class Reproduce(ImageOptions):
     region: int = 2
     sizes: tuple[int, int, int, int, int] = (10, 32, 5, 32, 96)
     out: Path | None = None
+    dry_run: bool = False

@@ -10,19 +10,30 @@ from tqdm import tqdm
 
 from unconv.images import SkippedImage
 
+BAR = "{percentage:3.0f}% |{bar:20}| {elapsed} so far, {remaining} left; {desc}"
+
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar on stderr; in a log that is no terminal it prints seldom.
+def progress_bar(total: int, *, shown: bool = True) -> Iterator[Callable[[str, int], None]]:
+    """A bar on stderr with the time left; in a log that is no terminal it prints seldom.
 
     Args:
         total: Units of work.
+        shown: Whether there is a bar at all.
 
     Yields:
-        A function to call with what has been done and how many units that was.
+        A function to call with what has been done (with its error, where there is one) and how many units that was.
     """
     quiet = 0.2 if sys.stderr.isatty() else 30.0
-    with tqdm(total=total, file=sys.stderr, mininterval=quiet, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(
+        total=total,
+        file=sys.stderr,
+        mininterval=quiet,
+        dynamic_ncols=True,
+        leave=False,
+        disable=not shown,
+        bar_format=BAR,
+    ) as bar:
 
         def done(what: str, units: int) -> None:
             bar.set_description_str(what, refresh=False)

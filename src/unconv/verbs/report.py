@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,55 +33,165 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
 
     Returns:
         The JSON document and its text.
+    """
+    ways = chosen_ways(options)
+    loaded, network = open_model(options)
+    images = open_images(options, loaded)
+    written = write(prepare(options, ways, loaded, network, images, given(options, images), command(options)))
+    return written.document(), _text(written)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A report that is to be made: everything is decided, nothing is done.
+
+    Attributes:
+        options: As the user gave them.
+        loaded: The model.
+        network: Its network.
+        images: The images.
+        plan: What to do.
+        skipped_modules: ``{"module", "reason"}`` of what is no stage or has no weights.
+        config: Settings of the run, for its directory.
+        path: The run directory.
+        command: What makes this run again.
+    """
+
+    options: Report
+    loaded: LoadedModel
+    network: Network
+    images: ImageStream
+    plan: Plan
+    skipped_modules: list[dict[str, str]]
+    config: dict[str, Any]
+    path: Path
+    command: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report that has been made.
+
+    Attributes:
+        job: What was to be done.
+        findings: What was found.
+        page: Path of the page.
+    """
+
+    job: Job
+    findings: Findings
+    page: Path
+
+    def document(self) -> dict[str, Any]:
+        """What ``report --json`` prints."""
+        return {
+            "run": str(self.job.path),
+            "stages": self.findings.stages,
+            "skipped_modules": self.job.skipped_modules,
+            "skipped_images": self.findings.skipped_images,
+        }
+
+
+def chosen_ways(options: Report) -> tuple[Way, ...]:
+    """The ways of inverting that the options name; all where they name none.
+
+    Args:
+        options: The options.
+
+    Returns:
+        Ways, in the order of the report.
 
     Raises:
-        UsageError: If a number is out of range.
+        UsageError: If a method does not exist, or a number is out of range.
     """
-    if min(options.region, options.samples) < 1 or options.pictures < 0 or options.effort <= 0:
+    if min(options.region, options.samples) < 1 or options.pictures < 0 or not 0 < options.effort < math.inf:
         raise UsageError("--region and --samples are at least 1, --pictures at least 0, --effort above 0")
     known = dict.fromkeys(way.method for way in WAYS)
     for method in options.methods:
         if method not in known:
             raise UsageError(f"no method {method!r} in a report; use some of {', '.join(known)}")
-    ways = tuple(way for way in WAYS if not options.methods or way.method in options.methods)
-    loaded, network = open_model(options)
-    images = open_images(options, loaded)
+    return tuple(way for way in WAYS if not options.methods or way.method in options.methods)
+
+
+def prepare(
+    options: Report,
+    ways: tuple[Way, ...],
+    loaded: LoadedModel,
+    network: Network,
+    images: ImageStream,
+    described: dict[str, Any],
+    command: str,
+) -> Job:
+    """Decide what a report consists of. Nothing is written.
+
+    Args:
+        options: The options.
+        ways: From ``chosen_ways``.
+        loaded: The model.
+        network: Its network.
+        images: The images, read up to the first that the network can take.
+        described: What ``config.json`` says of the images; see ``given``.
+        command: What makes this run again.
+
+    Returns:
+        The job.
+    """
     names, skipped_modules = choose_stages(loaded, first_stages(network, images), options.stages)
     plan = Plan(names, ways, options.region, options.samples, options.pictures, options.seed, options.effort)
-    config = _config(options, loaded, images, plan)
+    config = _config(options, loaded, described, plan)
     path = options.out or Path("runs") / f"{_safe(options.model)}-{_fingerprint(config)}"
-    run = RunDirectory(path, config)
+    return Job(options, loaded, network, images, plan, skipped_modules, config, path, command)
+
+
+def write(job: Job, *, bar: bool = True) -> Written:
+    """Measure and invert, and write the run directory with its page.
+
+    Args:
+        job: What to do.
+        bar: Whether to show progress on stderr.
+
+    Returns:
+        What came out.
+    """
+    run = RunDirectory(job.path, job.config)
     try:
-        with progress_bar(work(plan, len(images))) as progress:
-            findings = survey(network, images, plan, run, progress)
+        with progress_bar(work(job.plan, len(job.images)), shown=bar) as progress:
+            findings = survey(job.network, job.images, job.plan, run, progress)
         run.write_results(findings.rows)
-        data = _report_data(options, loaded, network, findings, skipped_modules, config)
+        data = _report_data(job, findings)
         with run.writing():
-            write_figures(data, path)
-            page = write_page(data, path)
+            write_figures(data, job.path)
+            page = write_page(data, job.path)
     finally:
         run.close()
-    document = {
-        "run": str(path),
-        "stages": findings.stages,
-        "skipped_modules": skipped_modules,
-        "skipped_images": findings.skipped_images,
-    }
-    return document, _text(findings, plan, page)
+    return Written(job, findings, page)
 
 
-def _config(options: Report, loaded: LoadedModel, images: ImageStream, plan: Plan) -> dict[str, Any]:
+def given(options: Report, images: ImageStream) -> dict[str, Any]:
+    """What ``config.json`` says of images that are files.
+
+    Args:
+        options: The options.
+        images: The images.
+
+    Returns:
+        What the user named, how many there are, and a hash of their names and sizes.
+    """
     listing = "\n".join(f"{path} {_size(path)}" for path in images.paths)
+    return {
+        "given": [str(path) for path in options.images] or "bundled photographs",
+        "count": len(images.paths),
+        "listing_sha256": hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest(),
+    }
+
+
+def _config(options: Report, loaded: LoadedModel, images: dict[str, Any], plan: Plan) -> dict[str, Any]:
     return {
         "verb": "report",
         "model": options.model,
         "weights": {"source": loaded.weights.source, "sha256": loaded.weights.sha256},
         "preprocessing": loaded.preprocess.describe(),
-        "images": {
-            "given": [str(path) for path in options.images] or "bundled photographs",
-            "count": len(images.paths),
-            "listing_sha256": hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest(),
-        },
+        "images": images,
         "stages": list(plan.names),
         "ways": [way.fields() for way in plan.ways],
         "region": plan.region,
@@ -99,14 +211,8 @@ def _size(path: Path) -> int | str:
         return "-"
 
 
-def _report_data(
-    options: Report,
-    loaded: LoadedModel,
-    network: Network,
-    findings: Findings,
-    skipped_modules: list[dict[str, str]],
-    config: dict[str, Any],
-) -> ReportData:
+def _report_data(job: Job, findings: Findings) -> ReportData:
+    options, loaded = job.options, job.loaded
     pictures: dict[int, dict[str, Any]] = {}
     for row in findings.rows:
         original = f"images/{row['image']:04d}.png" if row["image"] < options.pictures else None
@@ -115,11 +221,11 @@ def _report_data(
     return ReportData(
         model=options.model,
         weights=f"{loaded.weights.source} (SHA-256 {loaded.weights.sha256})",
-        command=command(options),
-        config=config,
+        command=job.command,
+        config=job.config,
         environment=environment(),
         stages=findings.stages,
-        skipped_modules=skipped_modules,
+        skipped_modules=job.skipped_modules,
         skipped_images=findings.skipped_images,
         pictures=[pictures[index] for index in sorted(pictures)],
     )
@@ -144,7 +250,8 @@ def command(options: Report) -> str:
     return shlex.join(words)
 
 
-def _text(findings: Findings, plan: Plan, page: Path) -> str:
+def _text(written: Written) -> str:
+    findings, plan = written.findings, written.job.plan
     header = ("stage", *(f"{way.recovered}: {way.method} ({way.side_info})" for way in plan.ways))
     rows = []
     for stage in findings.stages:
@@ -154,7 +261,7 @@ def _text(findings: Findings, plan: Plan, page: Path) -> str:
         rows.append((stage["stage"], *(found.get(way) for way in plan.ways)))
     table = rows_of_text(header, rows)
     skipped = f"\n{len(findings.skipped_images)} images skipped" if findings.skipped_images else ""
-    return f"relative error, mean over images\n{table}{skipped}\npage: {page}"
+    return f"relative error, mean over images\n{table}{skipped}\npage: {written.page}"
 
 
 def _safe(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,14 +11,33 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from unconv.errors import UnconvError, UsageError
-from unconv.experiments import alexnet, fig1, fig2, fig3, paper_values, promise, prop1, table2, table3, table4, thm33
+from unconv.experiments import (
+    alexnet,
+    fig1,
+    fig2,
+    fig3,
+    fig4,
+    paper_values,
+    promise,
+    prop1,
+    table1,
+    table2,
+    table3,
+    table4,
+    thm33,
+)
+from unconv.experiments.committed import OpenedDecoder, committed_result, open_decoders
 from unconv.experiments.subject import Subject
 from unconv.experiments.thm31 import Setting
 from unconv.report.reproduction import Section, Table, svg, write_reproduction
 from unconv.runs.directory import environment, write_json
+from unconv.verbs.again import command_line
 from unconv.verbs.opening import choose_stages, open_images, open_model, rows_of_text
 from unconv.verbs.options import Reproduce
 from unconv.verbs.progress import progress_bar, say_skipped
+from unconv.zoo import BUNDLED, CIFAR_SIZE
+
+PIXELS_PER_INCH = 80
 
 Result = dict[str, Any]
 
@@ -34,6 +52,7 @@ class Part:
         tables: Header and rows by caption.
         draw: Its figure, where it has one.
         work: Units of work of its progress bar.
+        suffix: Of its figure's file; pictures are no vectors.
     """
 
     title: str
@@ -41,6 +60,15 @@ class Part:
     tables: Callable[[Result], Mapping[str, Table]]
     draw: Callable[[Result], Figure] | None = None
     work: Callable[[Subject], int] = lambda _: 1
+    suffix: str = ".svg"
+
+
+def _image_space(experiment: Callable[[Subject, dict[str, OpenedDecoder]], Result]) -> Callable[..., Result]:
+    def run(options: Reproduce, subject: Callable[[], Subject]) -> Result:
+        opened = subject()
+        return experiment(opened, open_decoders(opened, options.decoders))
+
+    return run
 
 
 def _one(table: Callable[[Result], Table]) -> Callable[[Result], Mapping[str, Table]]:
@@ -73,6 +101,11 @@ PARTS: dict[str, Part] = {
         lambda options, subject: thm33.run(draws=options.samples, seed=options.seed),
         _one(thm33.table),
     ),
+    "table1": Part(
+        "Table 1: CIFAR-10 with random and with learned filters",
+        lambda options, subject: table1.shown(committed_result("table1", table1.COMMAND)),
+        table1.tables,
+    ),
     "table2": Part(
         "Table 2: sparsity", lambda options, subject: table2.run(subject()), _one(table2.table), work=table2.work
     ),
@@ -84,10 +117,18 @@ PARTS: dict[str, Part] = {
         fig3.work,
     ),
     "table3": Part(
-        "Table 3: one-step IHT, activation space",
-        lambda options, subject: table3.run(subject()),
-        _one(table3.table),
+        "Table 3: one-step IHT in activation space and in image space",
+        _image_space(table3.run),
+        table3.tables,
         work=table3.work,
+    ),
+    "fig4": Part(
+        "Figure 4: decoded images",
+        _image_space(fig4.run),
+        _one(fig4.table),
+        fig4.draw,
+        fig4.work,
+        ".png",
     ),
     "table4": Part("Table 4: coherence", lambda options, subject: table4.run(subject()), _one(table4.table)),
     "alexnet": Part(
@@ -108,28 +149,54 @@ def run(options: Reproduce) -> tuple[dict[str, Any], str]:
     Returns:
         The JSON document and its text.
     """
-    _check(options)
+    check(options)
     if options.name == "all":
         return _all(options)
-    if options.name == "alexnet" and options.model == paper_values.MODEL:
-        options = replace(options, model="alexnet")
-    result = _result(options, options.name, _Opened(options))
+    options = of_its_model(options)
+    result = _result(options, options.name, Opened(options))
     if options.out is not None:
         _write(options, result, options.out)
-    return result, _text(result)
+    return _document(result), _text(result)
+
+
+def of_its_model(options: Reproduce) -> Reproduce:
+    """The options with the model that the experiment is about, where the user names none.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The options.
+    """
+    if options.name == "alexnet" and options.model == paper_values.MODEL:
+        return replace(options, model="alexnet")
+    return options
+
+
+def folder(options: Reproduce) -> Path | None:
+    """Where the files of an experiment go.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The folder; ``None`` where nothing is written.
+    """
+    if options.out is None and options.name == "all":
+        return Path("runs") / f"reproduction-{options.model.replace('/', '-').replace(':', '-')}"
+    return options.out
 
 
 def _all(options: Reproduce) -> tuple[dict[str, Any], str]:
-    out = options.out or Path("runs") / f"reproduction-{options.model.replace('/', '-').replace(':', '-')}"
-    opened = _Opened(options)
+    out = folder(options)
+    assert out is not None
+    opened = Opened(options)
     opened.subject()  # a model that cannot be opened is an error, not a line in the notes
     results: dict[str, Result] = {}
     left_out = []
     for name in PARTS:
         try:
-            source = (
-                opened if name != "alexnet" else _Opened(replace(options, model="alexnet", weights=None, stages=()))
-            )
+            source = opened if name != "alexnet" else Opened(replace(options, model="alexnet", weights=None, stages=()))
             results[name] = _result(options, name, source)
         except UnconvError as error:
             left_out.append(f"{name}: {error}")
@@ -159,15 +226,22 @@ def _all(options: Reproduce) -> tuple[dict[str, Any], str]:
 
 
 @dataclass
-class _Opened:
+class Opened:
     """The network and the images, opened when an experiment first asks for them."""
 
     options: Reproduce
     found: Subject | None = None
 
     def subject(self) -> Subject:
+        """The network and the images.
+
+        Returns:
+            What the experiments run on.
+        """
         if self.found is None:
             options = self.options
+            if options.model == BUNDLED and options.size is None:
+                options = replace(options, size=CIFAR_SIZE)
             loaded, network = open_model(options, otherwise=paper_values.WEIGHTS.get(options.model))
             images = open_images(options, loaded)
             shape = tuple(next(iter(images)).inputs.shape[1:])
@@ -177,7 +251,7 @@ class _Opened:
         return self.found
 
 
-def _result(options: Reproduce, name: str, opened: _Opened) -> Result:
+def _result(options: Reproduce, name: str, opened: Opened) -> Result:
     part = PARTS[name]
 
     def with_bar() -> Subject:
@@ -192,7 +266,15 @@ def _result(options: Reproduce, name: str, opened: _Opened) -> Result:
     return result
 
 
-def _check(options: Reproduce) -> None:
+def check(options: Reproduce) -> None:
+    """Refuse numbers that are out of range.
+
+    Args:
+        options: The options.
+
+    Raises:
+        UsageError: If one is.
+    """
     counts = {"draws": options.draws, "samples": options.samples, "region": options.region, "steps": options.steps}
     for name, value in counts.items():
         if value < 1:
@@ -207,17 +289,26 @@ def _check(options: Reproduce) -> None:
 
 
 def _write(options: Reproduce, result: Result, out: Path) -> None:
-    settings = {key: value for key, value in vars(options).items() if key not in {"out", "json", "debug"}}
+    settings = {key: value for key, value in vars(options).items() if key not in {"out", "json", "debug", "dry_run"}}
     settings["images"] = [str(path) for path in options.images] or "bundled photographs"
-    document = result | {"command": command(options), "config": settings, "environment": environment()}
+    settings["decoders"] = [str(path) for path in options.decoders]
+    document = _document(result) | {"command": command(options), "config": settings, "environment": environment()}
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{result['name']}.json", document)
         figure = _figure(result)
-        if figure is not None:
-            (out / f"{result['name']}.svg").write_text(svg(figure), encoding="utf-8")
+        file = out / f"{result['name']}{PARTS[result['name']].suffix}"
+        if figure is not None and file.suffix == ".svg":
+            file.write_text(svg(figure), encoding="utf-8")
+        elif figure is not None:
+            figure.savefig(file, dpi=PIXELS_PER_INCH, metadata={"Software": None})
     except OSError as error:
         raise UnconvError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _document(result: Result) -> Result:
+    # pictures are drawn, and have no place in JSON
+    return {key: value for key, value in result.items() if key != "pictures"}
 
 
 def _figure(result: Result) -> Figure | None:
@@ -241,11 +332,4 @@ def command(options: Reproduce) -> str:
     Returns:
         One line for a shell.
     """
-    default = Reproduce(name=options.name)
-    words = ["unconv", "reproduce", options.name]
-    for name, value in vars(options).items():
-        if value == getattr(default, name) or name in {"name", "json", "debug", "out"}:
-            continue
-        values = value if isinstance(value, tuple) else (value,)
-        words += [f"--{name}", *map(str, values)]
-    return shlex.join(words)
+    return command_line(("unconv", "reproduce", options.name), options, Reproduce(name=options.name), said=("name",))

@@ -1,0 +1,129 @@
+"""Measure brackets of delta_k and fill the tables of certificates.md: ``python docs/fill_certificates.py [NAME ...]``.
+
+Every NAME (see ``RUNS``; all of a model by its first word, such as ``cifar-vgg``) is measured by its ``unconv rip``
+command and put into ``experiments/results/rip/NAME.json``. Weights and images are looked for in the current folder.
+Then, or at once where no NAME is given, the tables between ``<!-- table: NAME -->`` and ``<!-- end -->`` are filled,
+those of Theorem 3.1 from ``benchmarks/thm31.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from unconv.cli import main
+from unconv.experiments.thm31 import THEOREM, VARIABLES
+from unconv.runs.directory import environment, write_json
+
+PAGE = Path(__file__).with_name("certificates.md")
+RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "rip"
+THM31 = Path(__file__).parents[1] / "benchmarks" / "thm31.json"
+CIFAR = ("rip", "cifar-vgg", "--size", "32", "--samples", "200")
+VGG19 = (
+    *("rip", "vgg19", "--weights", "vgg19-blocks1-3.safetensors", "--mean", "123.68,116.779,103.939", "--std", "1"),
+    *("--images", "ilsvrc-val-227", "--limit", "4", "--samples", "20"),
+)
+RUNS = {
+    "cifar-vgg": CIFAR,
+    "cifar-vgg-k2": (*CIFAR, "--k", "2"),
+    "cifar-vgg-k8": (*CIFAR, "--k", "8"),
+    "vgg19": VGG19,
+    "vgg19-k2": (*VGG19, "--k", "2"),
+    "vgg19-k8": (*VGG19, "--k", "8"),
+}
+
+
+def measure(name: str) -> None:
+    """Run one command and keep what it says, with the command and the machine."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        status = main([*RUNS[name], "--json"])
+    if status:
+        sys.exit(status)
+    document = {"name": "rip", "command": shlex.join(("unconv", *RUNS[name]))} | json.loads(said.getvalue())
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_json(RESULTS / f"{name}.json", document | {"environment": environment()})
+
+
+def row(stage: dict[str, Any]) -> str:
+    """One stage as a line of a Markdown table."""
+    lower, upper = stage["delta"]["lower"], stage["delta"]["upper"]
+    ratio = f"{upper / lower:.2f}" if lower > 1e-6 else "-"
+    says = "vacuous" if upper >= 1 else f"`‖Wᵀz‖²` within {100 * upper:.3g} % of `‖z‖²`"
+    sampled = f"{stage['ratio']['p01']:.3f} to {stage['ratio']['p99']:.3f}"
+    cells = (stage["stage"], f"{stage['k']:,}", sampled, f"{lower:.3g}", f"{upper:.3g}", ratio, says)
+    return f"| {' | '.join(cells)} |"
+
+
+def table(name: str) -> str:
+    """The table of a marker, with the command that made it where that has options of its own."""
+    if name in MADE:
+        return MADE[name](json.loads(THM31.read_text())["ours"])
+    file = RESULTS / f"{name}.json"
+    if not file.exists():
+        return "*Not run here.*"
+    result = json.loads(file.read_text())
+    header = ("stage", "k", "`‖Wᵀz‖ / ‖z‖` sampled", "attained", "proven", "proven / attained", "says")
+    return "\n".join([*lines(header), *map(row, result["stages"]), "", f"`{result['command']}`"])
+
+
+def lines(header: tuple[str, ...]) -> list[str]:
+    """The head of a Markdown table."""
+    return [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+
+
+def exponents(ours: dict[str, Any]) -> str:
+    """The fitted exponents beside the theorem's."""
+    rows = []
+    for name in VARIABLES:
+        found = [ours["fits"][kind]["exponents"][name] for kind in ("lower", "upper")]
+        cells = [f"{f['exponent']:+.2f} ({f['interval'][0]:.2f} to {f['interval'][1]:.2f})" for f in found]
+        theorem = f"{THEOREM[name]:+g}" if THEOREM[name] else "logarithm"
+        rows.append(f"| `{name}` | {cells[0]} | {cells[1]} | {theorem} |")
+    return "\n".join([*lines(("size", "attained", "proven", "theorem")), *rows])
+
+
+def constant(ours: dict[str, Any]) -> str:
+    """What the theorem's constant is at least, and what is enough."""
+    found = ours["C"]
+    return (
+        f"On these layers the theorem's constant is at least {found['refuted_below']:.2f}, and {found['enough']:.2f} "
+        "is enough (`eps` = 0.01)."
+    )
+
+
+def one_step(ours: dict[str, Any]) -> str:
+    """One-step IHT beside Theorem 3.3's bound."""
+    header = ("`M`", "`delta_2k`", "error, true switches", "found switches", "bound, proven")
+    rows = []
+    for found in ours["one_step"]:
+        bound = "silent" if found["bound_upper"] is None else f"{found['bound_upper']:.3g}"
+        errors = (f"{found[key]:.2g}" for key in ("error_true_switches", "error_found_switches"))
+        span = f"{found['lower_2k']:.2g} to {found['upper_2k']:.2g}"
+        rows.append(f"| {found['M']} | {span} | {' | '.join(errors)} | {bound} |")
+    return "\n".join([*lines(header), *rows])
+
+
+MADE = {"thm31-exponents": exponents, "thm31-constant": constant, "thm33-one-step": one_step}
+
+
+def fill(page: str) -> str:
+    """The page with every table as the results have it."""
+    marked = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return marked.sub(lambda found: f"{found[1]}{table(found[2])}\n{found[3]}", page)
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:]:
+        names = [name for name in RUNS if name == wanted or name.startswith(f"{wanted}-k")]
+        if not names:
+            sys.exit(f"no run {wanted!r}; use some of {', '.join(RUNS)}")
+        for each in names:
+            measure(each)
+    PAGE.write_text(fill(PAGE.read_text()))

@@ -1,0 +1,81 @@
+"""A first image where gates and switches are to be found: Adam in the coordinates of natural images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unconv.batched import norms, tiny
+from unconv.decode.priors import Gaussian, Metric, Smooth
+from unconv.invert.box import Box, contrast
+from unconv.invert.surgery import Features, Known
+
+LIKENESS = 0.9
+POWER = 1.0
+RATE = 0.05
+OUTSIDE = 1e-3
+
+
+def natural_images(count: int, places: Metric, like: Tensor, *, root: bool = False) -> Gaussian:
+    """The metric of natural images: any two channels are correlated, whatever the places.
+
+    Args:
+        count: Number of images.
+        places: Metric over places.
+        like: Gives channels, type and device.
+        root: Take the square root of the covariance of the channels; ``places`` is taken as it is.
+
+    Returns:
+        The metric.
+    """
+    channels = like.shape[1]
+    mixing = torch.full((channels, channels), LIKENESS, dtype=like.dtype, device=like.device).fill_diagonal_(1.0)
+    if root:
+        values, vectors = torch.linalg.eigh(mixing)
+        mixing = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    return Gaussian(mixing.expand(count, channels, channels), places)
+
+
+def outline(features: Features, target: Tensor, known: Known, *, box: Box | None, steps: int) -> Tensor:
+    """Images whose features come near the target, from zero, large and colourless structures first.
+
+    Minimises ``||f(x) - target||^2 / ||target||^2`` plus violations of the box by Adam on ``z``, ``x = C^(1/2) z``
+    where ``C`` is the covariance of ``natural_images``: in these coordinates all entries are alike, which is what Adam
+    takes them for (Olah et al. 2017 draw features so). Gauss-Newton from zero stops in deep layers at the first gates
+    that no longer fit; from here it goes on.
+
+    Args:
+        features: The network up to a stage.
+        target: Features of ``N`` images. Shape ``(N, *stage.code_shape)``.
+        known: What is held fixed.
+        box: Bounds of the images.
+        steps: Number of steps, one pass forward and back apiece; zeros come back where it is 0.
+
+    Returns:
+        Shape ``(N, *input)``: of each image the iterate of least loss.
+    """
+    shape = (len(target), *features.input_shape)
+    best = target.new_zeros(shape)
+    unit, size = contrast(box), norms(target).clamp_min(tiny(target))
+    places = Smooth.of(features.input_shape[1:], POWER / 2, target)
+    root = natural_images(len(target), places, best, root=True)
+    # the standard deviation that white noise has in the image, per entry
+    spread = 1.0
+    for axis in places.axes:
+        spread *= (axis.square().sum() / len(axis)).sqrt().item()
+    z = torch.zeros_like(best).requires_grad_()
+    adam = torch.optim.Adam([z], lr=RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
+    least = torch.full_like(size, torch.inf)
+    for _ in range(steps):
+        x = root.apply(z) * (unit / spread)
+        loss = (norms(features(x, known) - target) / size).square()
+        if box is not None:
+            loss = loss + OUTSIDE * norms((x - box.project(x)) / unit).square()
+        better = loss.detach() < least
+        least = torch.where(better, loss.detach(), least)
+        best[better] = x.detach()[better]
+        (z.grad,) = torch.autograd.grad(loss.sum(), z)
+        adam.step()
+        schedule.step()
+    return best if box is None else box.project(best)

@@ -1,0 +1,122 @@
+"""How results show themselves in a notebook: small escaped tables, and pictures as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+TILES = 32
+EDGE = 128  # pixels: smaller pictures are shown enlarged, every pixel a square
+
+
+def table(rows: Mapping[str, object]) -> str:
+    """Names and values, one pair per row.
+
+    Args:
+        rows: Values by name; escaped, floats with three significant digits.
+
+    Returns:
+        An HTML table.
+    """
+    body = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows.items())
+    return f"<table>{body}</table>"
+
+
+def grid(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table with a header.
+
+    Args:
+        header: Column titles.
+        rows: Cells; escaped, except for what ``picture`` and ``mosaic`` gave.
+
+    Returns:
+        An HTML table.
+    """
+    head = "".join(f"<th>{_text(title)}</th>" for title in header)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class Markup(str):
+    """Text that is HTML already, and is not escaped again."""
+
+    __slots__ = ()
+
+
+def is_picture(values: Tensor) -> bool:
+    """Whether a batch can be looked at: ``(N, C, H, W)`` with one or three channels, and not empty."""
+    return values.ndim == 4 and values.shape[1] in {1, 3} and values.numel() > 0
+
+
+def picture(pixels: Tensor, alt: str) -> Markup:
+    """One picture.
+
+    Args:
+        pixels: Shape ``(C, H, W)`` with one or three channels; clipped to ``[0, 1]``, NaN shown black.
+        alt: What it shows, for those who do not see it.
+
+    Returns:
+        An ``img`` element that holds its own pixels.
+    """
+    from PIL import Image  # only a notebook needs it
+
+    values = pixels.detach().to("cpu", torch.float64).nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
+    image = Image.fromarray(values.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    factor = max(1, EDGE // max(image.size))
+    width, height = (factor * n for n in image.size)
+    data = base64.b64encode(encoded.getvalue()).decode("ascii")
+    return Markup(
+        f'<img alt="{escape(alt)}" width="{width}" height="{height}" style="image-rendering:pixelated" '
+        f'src="data:image/png;base64,{data}">'
+    )
+
+
+def mosaic(tiles: Tensor, alt: str) -> Markup:
+    """Many small pictures in one, each scaled from its smallest to its largest value.
+
+    Args:
+        tiles: Shape ``(T, C, H, W)`` with one or three channels; the first 32 are shown.
+        alt: What they show.
+
+    Returns:
+        An ``img`` element.
+    """
+    shown = stretched(tiles[:TILES].detach().to("cpu", torch.float64))
+    count, channels, height, width = shown.shape
+    columns = min(count, 8)
+    lines = -(-count // columns)
+    sheet = torch.ones(lines * columns, channels, height + 1, width + 1, dtype=torch.float64)
+    sheet[:count, :, :height, :width] = shown
+    sheet = sheet.reshape(lines, columns, channels, height + 1, width + 1).permute(2, 0, 3, 1, 4)
+    return picture(sheet.reshape(channels, lines * (height + 1), columns * (width + 1)), alt)
+
+
+def stretched(batch: Tensor) -> Tensor:
+    """Each picture's smallest value becomes 0 and its largest 1; a flat one becomes 0. Shape ``(N, C, H, W)``."""
+    low = batch.amin(dim=(1, 2, 3), keepdim=True)
+    span = batch.amax(dim=(1, 2, 3), keepdim=True) - low
+    return (batch - low) / torch.where(span > 0, span, 1.0)
+
+
+def escape(text: str) -> str:
+    """Text as HTML; what does not print (terminal escapes, marks that reverse the direction) is spelled out."""
+    return html.escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Markup):
+        return value
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, tuple | list) and all(isinstance(n, int) for n in value):
+        return " × ".join(map(str, value))
+    return escape(str(value))

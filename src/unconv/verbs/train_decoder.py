@@ -1,0 +1,171 @@
+"""``unconv train-decoder``: a what-where decoder of a stage, trained on a folder of images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from torchvision.utils import make_grid
+
+from unconv.errors import UnconvError, UsageError
+from unconv.images import ImageStream, save_image
+from unconv.report.reproduction import svg
+from unconv.runs.decoder_training import (
+    FINAL,
+    Photographs,
+    Recipe,
+    decoder_chain,
+    train,
+    validation_pictures,
+)
+from unconv.runs.directory import RunDirectory, environment, write_json
+from unconv.verbs.again import command_line
+from unconv.verbs.opening import open_images, open_model, rows_of_text
+from unconv.verbs.options import TrainDecoder
+from unconv.verbs.progress import progress_bar, say_skipped
+from unconv.zoo import LoadedModel, check_covered
+
+
+def run(options: TrainDecoder) -> tuple[dict[str, Any], str]:
+    """Train, or go on training, and write the decoder with its validation curve.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The JSON document and its text.
+
+    Raises:
+        UsageError: If an option is missing or out of range.
+        UnconvError: If no image can be used, or the stage has no mirrored decoder.
+    """
+    _check(options)
+    loaded, network = open_model(options)
+    if not options.stage:
+        names = network.stages(loaded.example().shape[1:]).names
+        raise UsageError(f"--stage is missing; use one of {', '.join(names)}")
+    if not options.images:
+        raise UsageError("--images is missing; give a folder of images to train on")
+    stream = open_images(options, loaded)
+    root = None if stream.root is None else Path(stream.root)
+    photographs = Photographs(network, stream.paths, options.crop, root)
+    recipe = Recipe(
+        options.steps, options.batch, options.rate, options.held_out, options.crop, options.every, options.seed
+    )
+    example = next((x for i in range(len(stream.paths)) if (x := photographs.batch([i])) is not None), None)
+    if example is None:
+        first = next(iter(photographs.skipped.values()))
+        raise UnconvError(f"none of the {len(stream.paths)} images could be used; {first.file}: {first.reason}")
+    stages = network.stages(example.shape[1:])
+    chain = decoder_chain(stages, options.stage)
+    check_covered(loaded, [stage.name for stage in chain])
+    config = _config(options, loaded, stream)
+    out = options.out or Path("runs") / f"decoder-{hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]}"
+    directory = RunDirectory(out, config)
+    try:
+        with progress_bar(options.steps) as progress:
+            document = train(network, chain, photographs, recipe, directory, progress, _say)
+        document = {"stage": options.stage, **document}
+        with directory.writing():
+            write_json(
+                out / "decoder.json",
+                document | {"command": command(options), "config": config, "environment": environment()},
+            )
+            (out / "curve.svg").write_text(svg(draw_curve(document["curve"])), encoding="utf-8")
+        pictures = validation_pictures(network, chain, photographs, recipe, out / FINAL)
+        if pictures is not None:
+            true, decoded = pictures
+            rows = [row.cpu().clamp(0, 1) for row in (true, decoded)]
+            sheet = make_grid([image for row in rows for image in row], nrow=len(true), padding=1)
+            save_image(sheet, out / "images" / "held-out.png")
+    finally:
+        directory.close()
+    say_skipped(photographs.skipped.values())
+    skipped = [{"file": s.file, "reason": s.reason} for s in photographs.skipped.values()]
+    return document | {"skipped": skipped}, _text(options, document)
+
+
+def command(options: TrainDecoder) -> str:
+    """The command line that runs this again.
+
+    Args:
+        options: The options.
+
+    Returns:
+        One line for a shell.
+    """
+    words = ("unconv", "train-decoder", options.model)
+    return command_line(words, options, TrainDecoder(model=options.model), said=("model",))
+
+
+def draw_curve(curve: list[dict[str, Any]]) -> Figure:
+    """The losses against the step.
+
+    Args:
+        curve: Rows of the validation curve.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    panel = figure.subplots()
+    steps = [row["step"] for row in curve]
+    for name in ("training_loss", "validation_loss"):
+        panel.plot(steps, [row[name] for row in curve], label=name.replace("_", " "))
+    panel.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    panel.legend()
+    return figure
+
+
+def _check(options: TrainDecoder) -> None:
+    counts = {"steps": options.steps, "batch": options.batch, "every": options.every}
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"--{name} is {value}; it is at least 1")
+    if options.crop is not None and options.crop < 1:
+        raise UsageError(f"--crop is {options.crop}; it counts pixels, so it is at least 1")
+    if not 0 < options.held_out < 1:
+        raise UsageError(f"--held-out is {options.held_out}; it is a share between 0 and 1")
+    if not options.rate > 0:
+        raise UsageError(f"--rate is {options.rate}; it is above 0")
+
+
+def _config(options: TrainDecoder, loaded: LoadedModel, images: ImageStream) -> dict[str, Any]:
+    listing = "\n".join(f"{path} {path.stat().st_size if path.exists() else '-'}" for path in images.paths)
+    return {
+        "verb": "train-decoder",
+        "model": options.model,
+        "weights": {"source": loaded.weights.source, "sha256": loaded.weights.sha256},
+        "preprocessing": loaded.preprocess.describe(),
+        "images": {
+            "given": [str(path) for path in options.images],
+            "count": len(images.paths),
+            "listing_sha256": hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest(),
+        },
+        **{
+            name: getattr(options, name)
+            for name in ("stage", "steps", "batch", "rate", "held_out", "crop", "every", "seed", "device")
+        },
+    }
+
+
+def _say(row: dict[str, Any]) -> None:
+    print(
+        f"step {row['step']}: training loss {row['training_loss']:.4g}, validation loss {row['validation_loss']:.4g}, "
+        f"relative error {row['validation_relative_error']:.4f}",
+        file=sys.stderr,
+    )
+
+
+def _text(options: TrainDecoder, document: dict[str, Any]) -> str:
+    header = ("step", "training loss", "validation loss", "relative error")
+    rows = [
+        (row["step"], row["training_loss"], row["validation_loss"], row["validation_relative_error"])
+        for row in document["curve"]
+    ]
+    resumed = f"resumed from step {document['resumed_from']}\n" if document["resumed_from"] else ""
+    return f"{resumed}{rows_of_text(header, rows)}\ndecoder of {options.stage}: {document['decoder']}"

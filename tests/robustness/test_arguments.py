@@ -1,0 +1,346 @@
+"""Arguments out of range: every public function says in one line what is wrong, whatever the number."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unconv.decode.convex import convex
+from unconv.decode.equations import equations
+from unconv.decode.layer import decode_layer, paper_code
+from unconv.decode.min_norm import min_norm
+from unconv.decode.transpose import transpose
+from unconv.errors import UnconvError
+from unconv.images import ImageStream, psnr, quality, save_image, ssim, to_uint8
+from unconv.measure.activity import Activity, k_from
+from unconv.measure.adversarial import attack
+from unconv.measure.bounds import delta_bracket, theorem_31_delta, theorem_33_bound, upper_bound
+from unconv.measure.certificate import certify
+from unconv.measure.coherence import coherence, coherence_pair, correlation_table
+from unconv.measure.exact import exact_delta
+from unconv.measure.rip import RatioSummary, compare, draw_codes, sample_ratios, support_ratios
+from unconv.operators import ConvOperator, gaussian_like, per_axis
+from unconv.preprocess import Preprocess, channels, normalisation
+from unconv.recover import activation_recovery, cosamp, fista, htp, iht, niht
+from unconv.sparsity import AveragePool, Pooled, TopK, Window, keep_largest
+from unconv.stage import find_stages
+
+torch.manual_seed(0)
+W = ConvOperator(torch.randn(4, 2, 3, 3), (2, 6, 6), padding=1)
+X = torch.randn(2, 2, 6, 6)
+H = torch.randn(2, 4, 6, 6)
+MODEL = Pooled(2, 5)
+CODE = MODEL.project(H)
+NET = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)).eval()
+STAGE = find_stages(NET.requires_grad_(False), X[:1]).stages[0]
+STAGE_CODE = STAGE.encode(X)
+
+BELOW_1 = st.integers(-(10**6), 0)
+NEGATIVE = st.integers(-(10**6), -1)
+NOT_FINITE = st.sampled_from([math.nan, math.inf, -math.inf])
+NOT_POSITIVE = st.floats(max_value=0, allow_nan=False) | st.just(math.nan)
+SEEDS = st.sampled_from([2**64, -(2**63) - 1, 10**30])  # of torch; numpy takes any that is not negative
+WORDS = st.sampled_from(["", "Full", "unknown", "0"])
+OTHER_INPUTS = st.sampled_from([torch.zeros(2, 2, 6, 5), torch.zeros(2, 3, 6, 6), torch.zeros(6, 6), torch.zeros(0)])
+BAD_INPUTS = OTHER_INPUTS | st.sampled_from([torch.full((1, 2, 6, 6), math.nan), torch.full((1, 2, 6, 6), math.inf)])
+WRONG_SHAPES = st.sampled_from([torch.zeros(2, 4, 6, 5), torch.zeros(4, 5, 6), torch.zeros(6), torch.zeros(2, 1, 1, 1)])
+BAD_PER_AXIS = st.lists(st.integers(1, 3), min_size=3, max_size=5) | st.just([])
+BAD_WEIGHTS = st.sampled_from([
+    torch.zeros(4),
+    torch.zeros(4, 2),
+    torch.zeros(4, 2, 1, 1, 1, 1),
+    torch.zeros(4, 2, 3, 3, dtype=torch.int64),
+    torch.zeros(4, 3, 3, 3),
+    torch.zeros(0, 2, 3, 3),
+    torch.zeros(4, 2, 0, 3),
+])
+DEAD_WEIGHTS = st.sampled_from([torch.zeros(4, 2, 3, 3), torch.full((4, 2, 3, 3), math.nan), torch.zeros(4, 2)])
+
+
+def iterated(**given):
+    return list(draw_codes(W, Pooled(2), **{"k": 3, "samples": 4} | given))
+
+
+def operator(**given):
+    return ConvOperator(**{"weight": W.weight, "input_shape": (2, 6, 6)} | given)
+
+
+def rip(function, **given):
+    return function(**{"operator": W, "model": Pooled(2), "k": 3, "samples": 4} | given)
+
+
+def delta(function, **given):
+    return function(**{"operator": W, "region": 2, "k": 2} | given)
+
+
+def recover(solver, **given):
+    return solver(**{"operator": W, "x": X, "model": MODEL} | given)
+
+
+def theorem(**given):
+    return theorem_31_delta(**{"k": 2, "channels": 2, "length": 3, "size": 9, "filters": 4} | given)
+
+
+K_OUT_OF_RANGE = BELOW_1 | st.integers(37, 10**9)
+SOLVERS = (niht, htp, cosamp, activation_recovery)
+TABLE = [
+    ("per_axis", lambda value: per_axis(value, 2, "stride"), {"value": BAD_PER_AXIS}),
+    (
+        "ConvOperator",
+        operator,
+        {
+            "weight": BAD_WEIGHTS,
+            "input_shape": st.sampled_from([
+                (),
+                (2,),
+                (2, 6),
+                (2, 6, 6, 6),
+                (3, 6, 6),
+                (2, 0, 6),
+                (2, -6, 6),
+                (2, 2, 6),
+            ]),
+            "stride": BELOW_1 | BAD_PER_AXIS,
+            "padding": NEGATIVE | BAD_PER_AXIS,
+            "dilation": BELOW_1 | BAD_PER_AXIS | st.integers(3, 10**6),
+            "groups": BELOW_1 | st.integers(2, 10**6),
+        },
+    ),
+    ("forward", lambda x: W.forward(x), {"x": WRONG_SHAPES}),
+    ("adjoint", lambda z: W.adjoint(z), {"z": WRONG_SHAPES}),
+    (
+        "norm",
+        W.norm,
+        {"max_steps": BELOW_1, "tolerance": st.just(math.nan) | st.floats(max_value=-1e-9), "seed": SEEDS},
+    ),
+    ("with_weight", W.with_weight, {"weight": BAD_WEIGHTS}),
+    ("gaussian", W.gaussian, {"seed": SEEDS}),
+    ("gaussian_like", lambda **given: gaussian_like(W.weight, **given), {"seed": SEEDS}),
+    (
+        "Window.of",
+        lambda **given: Window.of(**{"dims": 2, "kernel": 2} | given),
+        {
+            "kernel": BELOW_1 | BAD_PER_AXIS,
+            "stride": BELOW_1 | BAD_PER_AXIS,
+            "padding": NEGATIVE | BAD_PER_AXIS | st.integers(2, 10**6),
+            "dilation": BELOW_1 | BAD_PER_AXIS,
+        },
+    ),
+    ("Window.max_pool", lambda side: Window.of(2, side).max_pool(H), {"side": st.integers(7, 10**6)}),
+    ("Window.starts", lambda side: Window.of(2, side).starts((6, 6)), {"side": st.integers(7, 10**6)}),
+    ("AveragePool", lambda side: AveragePool(Window.of(2, side)).forward(H), {"side": st.integers(7, 10**6)}),
+    (
+        "Pooled",
+        lambda region: Pooled(region).project(H),
+        {"region": BELOW_1 | BAD_PER_AXIS.map(tuple) | st.integers(7, 99)},
+    ),
+    ("Pooled.k", lambda k: Pooled(2, k).project(H), {"k": NEGATIVE}),
+    ("TopK", lambda k: TopK(k).project(H), {"k": NEGATIVE}),
+    ("keep_largest", lambda k: keep_largest(H, k), {"k": NEGATIVE}),
+    (
+        "with_switches",
+        CODE.with_switches,
+        {
+            "switches": WORDS
+            | st.sampled_from([torch.full((2, 4, 3, 3), n) for n in (-1, 36, 10**9)] + [torch.zeros(1)])
+        },
+    ),
+    *(
+        (
+            solver.__name__,
+            lambda solver=solver, **given: recover(solver, **given),
+            {"x": BAD_INPUTS, "max_steps": BELOW_1},
+        )
+        for solver in SOLVERS
+    ),
+    ("iht", lambda **given: recover(iht, **given), {"x": OTHER_INPUTS, "steps": BELOW_1, "step_size": NOT_FINITE}),
+    (
+        "fista",
+        lambda **given: fista(**{"operator": W, "x": X} | given),
+        {"x": BAD_INPUTS, "max_steps": BELOW_1, "weight": NOT_POSITIVE | NOT_FINITE},
+    ),
+    (
+        "activation_recovery.weight",
+        lambda **given: recover(activation_recovery, **given),
+        {"weight": NOT_POSITIVE | NOT_FINITE},
+    ),
+    (
+        "transpose",
+        lambda norm: transpose(W, CODE, norm=norm),
+        {"norm": st.sampled_from([torch.ones(3), torch.ones(2, 2)])},
+    ),
+    ("min_norm", lambda **given: min_norm(equations(STAGE, STAGE_CODE), **given), {"max_steps": NEGATIVE}),
+    (
+        "convex",
+        lambda **given: convex(STAGE, STAGE_CODE, **given),
+        {"prior": WORDS, "weight": st.floats(allow_nan=True), "max_steps": NEGATIVE},
+    ),
+    (
+        "convex.weight",
+        lambda weight: convex(STAGE, STAGE_CODE, prior="tv", weight=weight),
+        {"weight": st.floats(max_value=-1e-9) | NOT_FINITE},
+    ),
+    (
+        "decode_layer",
+        lambda **given: decode_layer(**{"stage": STAGE, "code": STAGE_CODE, "method": "convex"} | given),
+        {
+            "method": WORDS,
+            "code": st.just(CODE.__class__(H, None, (4, 6, 5))),
+            "effort": st.floats(max_value=-0.1) | NOT_FINITE,
+        },
+    ),
+    (
+        "paper_code",
+        lambda **given: paper_code(**{"stage": STAGE, "x": X, "k": 3} | given),
+        {"x": WRONG_SHAPES, "k": NEGATIVE},
+    ),
+    (
+        "k_from",
+        lambda **given: k_from(**{"fraction": 0.5, "regions": 9} | given),
+        {
+            "fraction": st.floats(max_value=-1e-9) | st.floats(min_value=1.001) | st.just(math.nan),
+            "regions": BELOW_1,
+        },
+    ),
+    (
+        "Activity",
+        lambda **given: Activity().update(**{"stage": "a", "activated": H} | given),
+        {
+            "activated": st.sampled_from([H / 0, torch.full_like(H, math.nan)]),
+            "pooled": st.just(H[:1]),
+        },
+    ),
+    *(
+        (
+            function.__name__,
+            lambda function=function, **given: rip(function, **given),
+            {
+                "k": K_OUT_OF_RANGE,
+                "samples": BELOW_1,
+                "boundary": WORDS,
+                "batch": BELOW_1,
+                "values": WORDS,
+                "seed": NEGATIVE,
+            },
+        )
+        for function in (sample_ratios, support_ratios, compare)
+    ),
+    ("sample_ratios.method", lambda **given: rip(sample_ratios, **given), {"method": WORDS}),
+    (
+        "draw_codes",
+        iterated,
+        {"k": K_OUT_OF_RANGE, "samples": BELOW_1, "values": WORDS, "batch": BELOW_1, "seed": NEGATIVE},
+    ),
+    ("RatioSummary", RatioSummary.of, {"ratios": st.sampled_from([torch.zeros(0), torch.tensor([1, math.nan])])}),
+    *(
+        (
+            function.__name__,
+            lambda function=function, **given: delta(function, **given),
+            {"k": K_OUT_OF_RANGE, "boundary": WORDS, "region": BELOW_1 | st.integers(7, 99)},
+        )
+        for function in (attack, delta_bracket, upper_bound, exact_delta)
+    ),
+    (
+        "attack.effort",
+        lambda **given: delta(attack, **given),
+        {"effort": st.floats(max_value=-1e-9) | NOT_FINITE, "seed": SEEDS},
+    ),
+    (
+        "theorem_31",
+        theorem,
+        {name: BELOW_1 for name in ("k", "channels", "length", "size", "filters")}
+        | {
+            "constant": NOT_POSITIVE,
+            "failure": NOT_POSITIVE | st.floats(min_value=1),
+        },
+    ),
+    (
+        "theorem_33",
+        lambda **given: theorem_33_bound(**{"delta_k": 0.1, "delta_2k": 0.2} | given),
+        {
+            "delta_k": st.floats(max_value=-1e-9) | st.floats(min_value=0.21) | st.just(math.nan),
+            "delta_2k": st.floats(max_value=0.09) | st.just(math.nan),
+        },
+    ),
+    (
+        "certify",
+        lambda **given: certify(W, **given),
+        {"mask": st.just(torch.ones(4, 6, 5)), "start": st.just(torch.ones(2, 6))},
+    ),
+    *(
+        (
+            function.__name__,
+            lambda function=function, **given: function(**{"weight": W.weight} | given),
+            {
+                "groups": BELOW_1 | st.integers(5, 10**6),
+                "stride": BELOW_1 | BAD_PER_AXIS,
+                "dilation": BELOW_1 | BAD_PER_AXIS,
+            },
+        )
+        for function in (coherence, correlation_table)
+    ),
+    ("coherence.weight", coherence, {"weight": DEAD_WEIGHTS}),
+    (
+        "coherence_pair",
+        lambda **given: coherence_pair(**{"weight": W.weight, "seed": 0} | given),
+        {"weight": DEAD_WEIGHTS, "seed": SEEDS},
+    ),
+    (
+        "Preprocess",
+        Preprocess,
+        {
+            "resize": BELOW_1,
+            "crop": BELOW_1,
+            "scale": st.floats().filter(lambda v: v not in {1.0, 255.0}),
+            "mean": st.lists(st.floats(0, 1), max_size=5).filter(lambda v: len(v) != 3).map(tuple),
+            "std": st.tuples(st.just(1.0), st.just(1.0), NOT_POSITIVE | NOT_FINITE),
+            "interpolation": WORDS,
+        },
+    ),
+    (
+        "channels",
+        lambda value: channels(value, "--mean"),
+        {"value": st.text(alphabet="abc,;. -", max_size=9) | NOT_FINITE},
+    ),
+    ("normalisation", lambda std: normalisation(0, std), {"std": NOT_POSITIVE | NOT_FINITE}),
+    (
+        "ImageStream",
+        lambda **given: ImageStream([], Preprocess(), **given),
+        {"batch_size": BELOW_1, "min_size": BELOW_1},
+    ),
+    ("to_uint8", to_uint8, {"pixels": WRONG_SHAPES | st.just(torch.full((3, 4, 4), math.nan))}),
+    (
+        "save_image",
+        lambda name: save_image(torch.zeros(3, 4, 4), name),
+        {"name": st.text(max_size=5).map(lambda s: f"/nowhere/{s.replace('/', '')}.exe")},
+    ),
+    *(
+        (
+            function.__name__,
+            lambda function=function, **given: function(torch.zeros(3, 8, 8), **given),
+            {"estimate": WRONG_SHAPES},
+        )
+        for function in (psnr, ssim, quality)
+    ),
+]
+CASES = [
+    pytest.param(call, name, bad, id=f"{title}-{name}") for title, call, table in TABLE for name, bad in table.items()
+]
+
+
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+@pytest.mark.parametrize(("call", "name", "bad"), CASES)
+def test_out_of_range_is_one_line(call, name, bad, data):
+    value = data.draw(bad)
+    try:
+        found = call(**{name: value})
+    except (ValueError, UnconvError) as error:
+        said = str(error)
+        assert said
+        assert "\n" not in said
+        assert len(said) < 500
+    else:
+        pytest.fail(f"{name} = {value!r} gave {found!r}")

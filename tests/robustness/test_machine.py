@@ -1,0 +1,255 @@
+"""Full disks, failing reads, Ctrl-C, locks and foreign directories: one line, nothing lost, nothing elsewhere."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# a full disk
+
+
+def test_a_limit_on_file_size_is_one_line_and_the_run_goes_on_after_it(server, place, words, undisturbed):
+    # below the size of the page (0.5 MB), above that of a part
+    ended = server.run(*words, cwd=place, file_size=20_000)
+    assert ended.status == 1
+    assert "cannot write run" in ended.message
+    assert "file too large; make room there and run the same command again" in ended.message
+    done = {p.name: p.stat().st_mtime_ns for p in (place / "run" / "parts").iterdir()}
+    assert "inversion-000003-000003.json" in done
+    ended = server.run(*words, cwd=place)
+    assert ended.status == 0, ended.err
+    assert {p.name: p.stat().st_mtime_ns for p in (place / "run" / "parts").iterdir()} == done
+    assert (place / "run" / "results.parquet").read_bytes() == undisturbed.results
+
+
+def test_a_part_that_does_not_fit_is_not_there(server, place, words, undisturbed):
+    ended = server.run(*words, cwd=place, file_size=600)
+    assert ended.status == 1
+    assert "file too large" in ended.message
+    for part in (place / "run" / "parts").glob("*.json"):
+        json.loads(part.read_text())
+    assert not (place / "run" / "results.parquet").exists()
+    assert server.run(*words, cwd=place).status == 0
+    assert (place / "run" / "results.parquet").read_bytes() == undisturbed.results
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 128 KiB, where tests may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no program mount")
+    if made.returncode:
+        pytest.skip(f"a small disk cannot be mounted: {made.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(server, place, words, undisturbed, small_disk):
+    words = [str(small_disk / "run") if word == "run" else word for word in words]
+    filler = small_disk / "filler"
+    for left in (0, 12_000, 40_000):
+        filler.unlink(missing_ok=True)
+        with filler.open("wb") as file:
+            free = os.statvfs(small_disk)
+            file.write(b"x" * max(free.f_bavail * free.f_frsize - left, 0))
+        ended = server.run(*words, cwd=place)
+        assert ended.status == 1, ended.err
+        assert "no space left on device; make room there" in ended.message
+    kept = len(list((small_disk / "run" / "parts").glob("*.json")))
+    assert kept > 0
+    filler.unlink()
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    assert server.run(*words, cwd=place).status == 0
+    assert (small_disk / "run" / "results.parquet").read_bytes() == undisturbed.results
+
+
+def test_a_folder_that_may_not_be_written(server, place, words):
+    (place / "run").mkdir(mode=0o555)
+    ended = server.run(*words, cwd=place, unprivileged=os.geteuid() == 0)
+    assert ended.status == 1
+    assert ended.message == (
+        "unconv: cannot write run: permission denied; make it writable, or choose another directory with --out"
+    )
+
+
+# images that cannot be read
+
+
+def test_a_read_error_skips_that_image_by_name(server, place, words):
+    ended = server.run(*words, cwd=place, unreadable=["2.png"])
+    assert ended.status == 0, ended.err
+    assert "1 images skipped" in ended.out
+    assert "input/output error" in (place / "run" / "report.html").read_text()
+
+
+def test_an_image_that_is_readable_again_is_taken_up_without_repetitions(server, place, words):
+    words = ["2" if before == "--batch" else word for before, word in zip(("", *words), words)]
+    server.run(*words, cwd=place, unreadable=["1.png"], die_naming="inversion-000003")
+    assert [p.stem for p in (place / "run" / "parts").glob("inversion*")] == ["inversion-000000-000002"]
+    ended = server.run(*words, "--json", cwd=place)
+    assert ended.status == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["skipped_images"] == []
+    assert {way["images"] + way["failed"] for way in found["stages"][0]["inversion"]} == {4}
+
+
+def test_permissions_skip_an_image_by_name(server, place, words):
+    os.chmod(place / "in" / "1.png", 0)
+    closed = place / "closed"
+    closed.mkdir()
+    shutil.copy(place / "in" / "0.png", closed / "0.png")
+    (place / "in" / "through.png").symlink_to(closed / "0.png")
+    closed.chmod(0)
+    ended = server.run(*words, "--json", cwd=place, unprivileged=os.geteuid() == 0)
+    closed.chmod(0o700)
+    assert ended.status == 0, ended.err
+    assert json.loads(ended.out)["skipped_images"] == [
+        {"file": "1.png", "reason": "permission denied"},
+        {"file": "through.png", "reason": "permission denied"},
+    ]
+
+
+# Ctrl-C
+
+
+def test_an_interrupt_is_one_line_and_the_run_goes_on(server, place, words, undisturbed):
+    ended = server.run(*words, cwd=place, interrupt_at=30)
+    assert ended.status == 130
+    assert ended.message == "unconv: interrupted; the same command goes on from what is finished"
+    assert ended.out == ""
+    assert not [p for p in (place / "run").rglob(".*") if p.name != ".lock"]
+    assert server.run(*words, cwd=place).status == 0
+    assert (place / "run" / "results.parquet").read_bytes() == undisturbed.results
+
+
+# whose directory it is
+
+
+def test_the_directory_of_other_settings_is_refused_untouched(server, place, words, undisturbed):
+    shutil.copytree(undisturbed.folder / "run", place / "run")
+    (place / "run" / ".lock").unlink()
+    before = tree(place / "run")
+    ended = server.run(*words, "--seed", "1", cwd=place)
+    assert ended.status == 1
+    assert "run holds a run with other settings (seed was 0, now 1)" in ended.message
+    assert {k: v for k, v in tree(place / "run").items() if k != ".lock"} == before
+
+
+def test_other_images_are_other_settings(server, place, words, undisturbed):
+    shutil.copytree(undisturbed.folder / "run", place / "run")
+    (place / "in" / "3.png").unlink()
+    ended = server.run(*words, cwd=place)
+    assert ended.status == 1
+    assert "other settings (images was" in ended.message
+
+
+# nothing elsewhere
+
+
+def tree(*folders: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder below some, with its size and time of change."""
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_nothing_is_written_outside_the_run_directory(server, place, words):
+    watched = [place / name for name in ("home", "tmp", "in")]
+    environ = {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "XDG_CACHE_HOME": str(place / "home" / "c")}
+    for folder in watched[:2]:
+        folder.mkdir()
+    before = tree(*watched)
+    ended = server.run(*words, cwd=place, changes=str(place / "changes"), environ=environ, figures=True)
+    assert ended.status == 0, ended.err
+    assert tree(*watched) == before
+    assert {p.name for p in place.iterdir()} == {"run", "tiny.py", "changes", "home", "tmp", "in"}
+    changed = {path for _, path in map(json.loads, (place / "changes").read_text().splitlines())}
+    assert changed
+    assert {path for path in changed if not Path(path).is_relative_to(place / "run")} <= {str(place)}
+
+
+@pytest.mark.slow
+def test_nothing_is_written_outside_the_run_directory_by_any_system_call(place, words, capsys):
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    (place / "home").mkdir()
+    (place / "tmp").mkdir()
+    environ = os.environ | {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "unconv.cli", *words]
+    # opens that may write, and everything that changes a folder, where it succeeds
+    calls = (
+        "open,openat,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,link,linkat,symlink,truncate"
+    )
+    traced = ["strace", "-f", "-qq", "-y", "-z", "-s", "4096", "-o", place / "trace", "-e", f"trace={calls}", *command]
+    subprocess.run(traced, cwd=place, env=environ, check=True, capture_output=True)
+    writing = re.compile(r"O_(WRONLY|RDWR|CREAT|TRUNC|APPEND)|^\d+ +(?!open)")
+    paths = set()
+    for line in (place / "trace").read_text().splitlines():
+        if writing.search(line):
+            paths |= {os.path.join(place, path) for path in re.findall(r'"([^"]*)"', line)}
+    inside = {path for path in paths if Path(path).is_relative_to(place / "run")}
+    outside = {path for path in paths - inside if path != os.devnull}
+    with capsys.disabled():
+        print(f"\n{len(inside)} paths written in the run directory, {len(outside)} elsewhere: {sorted(outside)}")
+    assert len(inside) > 20
+    # what libraries leave: fonts once per user (matplotlib), an empty folder (torch), locks (tqdm), a probe (tempfile)
+    libraries = (
+        place / "home" / r"\.(cache|config)(/matplotlib(/fontlist-.*)?)?",
+        place / "tmp" / r"(torchinductor_\w+|\w{8})",
+        r"/dev/shm/sem\.[\w-]+",
+    )
+    own = {path for path in outside if any(re.fullmatch(str(pattern), path) for pattern in libraries)}
+    assert outside - own <= {str(place)}
+
+
+# numbers that a typing mistake makes
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "report tiny:net --effort nan",
+        "report tiny:net --effort inf",
+        "report tiny:net --effort=-1",
+        "report tiny:net --seed=-1",
+        "report tiny:net --seed 99999999999999999999",
+        "report tiny:net --region 0",
+        "report tiny:net --pictures=-1",
+        "report tiny:net --batch 0",
+        "report tiny:net --limit=-3",
+        "stages tiny:net --size 0",
+        "stages tiny:net --size 100000",
+        "stages tiny:net --mean 1,2 --std 1",
+        "stages tiny:net --mean nan --std 1",
+        "stages tiny:net --mean 0 --std 0",
+        "stages tiny:net --mean 0",
+        "stages tiny:net --device cuda:99999",
+        "stages tiny:net --weights tiny.py --seed=-7",
+        "invert tiny:net --stage 0 --effort nan",
+        "rip tiny:net --k=-1",
+        "rip tiny:net --effort nan",
+        "rip tiny:net --effort inf",
+        "sparsity tiny:net --images in/nowhere",
+        "coherence tiny:nothing",
+        "coherence nothing:net",
+        "coherence :",
+    ],
+)
+def test_numbers_and_names_out_of_range_are_wrong_usage_in_one_line(server, place, words):
+    ended = server.run(*words.split(), cwd=place)
+    assert ended.status == (1 if "cuda" in words else 2), ended.err
+    assert ended.message.isprintable()
+    assert ended.out == ""
