@@ -10,6 +10,7 @@ from unconv.errors import UnconvError
 from unconv.invert.box import Box
 from unconv.invert.gauss_newton import Jacobian, Weighting, conjugate_gradients, gauss_newton
 from unconv.invert.gradient import Regulariser, gradient_inversion
+from unconv.invert.outline import outline
 from unconv.invert.surgery import Features
 from unconv.stage import find_stages
 
@@ -74,7 +75,8 @@ def test_finds_the_image(side_info, error):
         else None
     )
     known = features.record(x, side_info)
-    solution = gauss_newton(features, features(x), known, start=start, tolerance=1e-6, max_steps=20)
+    # noise is no natural image
+    solution = gauss_newton(features, features(x), known, start=start, prior=None, tolerance=1e-6, max_steps=20)
     assert relative_norm(solution.value - x, x).max() < error
     assert solution.residual.max() < 0.05
 
@@ -82,7 +84,8 @@ def test_finds_the_image(side_info, error):
 @pytest.mark.parametrize("activation", [nn.SiLU, nn.LeakyReLU, nn.Tanh])
 def test_other_activations(activation):
     features, x = make(activation=activation)
-    solution = gauss_newton(features, features(x), features.record(x, "switches"), tolerance=1e-5, max_steps=20)
+    known = features.record(x, "switches")
+    solution = gauss_newton(features, features(x), known, prior=None, tolerance=1e-5, max_steps=20)
     assert relative_norm(solution.value - x, x).max() < 0.05
 
 
@@ -104,7 +107,8 @@ def test_residual_never_rises_and_images_stop_by_themselves():
 def test_box_and_prior():
     features, x = make()
     box = Box(torch.full((2, 1, 1), -0.5).double(), torch.full((2, 1, 1), 0.5).double())
-    solution = gauss_newton(features, features(x), features.record(x, "switches"), box=box, max_steps=10)
+    known = features.record(x, "switches")
+    solution = gauss_newton(features, features(x), known, box=box, prior=None, max_steps=10)
     assert solution.value.min() >= -0.5
     assert solution.value.max() <= 0.5
     assert relative_norm(solution.value - x, x).max() < 0.1
@@ -114,6 +118,61 @@ def test_box_and_prior():
 
     flat = gauss_newton(features, features(x), box=box, prior="tv", weight=0.1, max_steps=10)
     assert variation(flat.value) < 0.5 * variation(solution.value)
+
+
+def smooth_images(size=16, n=2):
+    """Few features of images that are smooth, of one colour, and within a box."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(12, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ).double()
+    coarse = torch.rand(n, 1, 4, 4, dtype=torch.float64) - 0.5
+    x = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").expand(n, 3, size, size).contiguous()
+    box = Box(torch.full((3, 1, 1), -1.0).double(), torch.full((3, 1, 1), 1.0).double())
+    return Features(model, find_stages(model, x[:1]).get("3"), x.shape[1:]), x, box
+
+
+@pytest.mark.parametrize("side_info", ["none", "switches", "gates"])
+def test_natural_images_are_found_where_equations_run_out(side_info):
+    features, x, box = smooth_images()
+    target, known = features(x), features.record(x, side_info)
+    assert (target != 0).sum() < x.numel()
+
+    def error(prior):
+        solution = gauss_newton(features, target, known, box=box, prior=prior, max_steps=6)
+        return relative_norm(solution.value - x, x).max().item()
+
+    assert error("auto") < 0.7 * error(None)
+    if side_info == "gates":
+        assert error("auto") == error("natural")
+
+
+def test_outline_comes_near_and_each_image_is_alone():
+    features, x, box = smooth_images()
+    target, known = features(x), features.record(x, "none")
+    found = outline(features, target, known, box=box, steps=60)
+    begun = relative_norm(features(torch.zeros_like(x)) - target, target)
+    assert (relative_norm(features(found) - target, target) < 0.3 * begun).all()
+    alone = outline(features, target[1:], known, box=box, steps=60)
+    torch.testing.assert_close(alone, found[1:], rtol=1e-6, atol=1e-9)
+    assert not outline(features, target, known, box=box, steps=0).any()
+
+
+def test_channel_weighting_is_the_inverse_of_a_covariance():
+    features, x = make()
+    known = features.record(x, "gates")
+    weighting = Weighting.learn(Jacobian(lambda v: features(v, known), x), x)
+    assert weighting.matrix is not None
+    torch.testing.assert_close(weighting.matrix, weighting.matrix.mT)
+    inverse = torch.linalg.inv(weighting.matrix[0])  # one matrix at a time
+    scaled = inverse - 0.01 * torch.eye(len(inverse), dtype=inverse.dtype)
+    assert scaled.diagonal().mean() == pytest.approx(1, rel=1e-6)
+    assert torch.linalg.eigvalsh(scaled).min() > -1e-8
 
 
 def test_start_at_the_solution_stays():

@@ -29,7 +29,8 @@ SHRINKAGE = 1e-2
 SMOOTHNESS = ((0.3, 1.0), (0.1, 0.5), (0.01, 0.25), (-1.0, 0.0))
 NATURAL_SMOOTHNESS = ((0.02, 2.0), (-1.0, 1.0))
 OUTLINE_STEPS = 300
-ENOUGH = 1.5  # equations per unknown: neighbouring filters say much the same, so one each leaves directions open
+SETTLED = 0.02
+ENOUGH, PLENTY = 1.5, 4.0  # equations per unknown: filters say much the same, so one each leaves directions open
 
 
 class Jacobian:
@@ -99,7 +100,9 @@ class Weighting:
             covariance += answer @ answer.mT
         scale = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp_min(tiny(like)).reshape(-1, 1, 1)
         identity = torch.eye(channels, dtype=like.dtype, device=like.device)
-        return Weighting(torch.linalg.inv(covariance / scale + SHRINKAGE * identity))
+        # Cholesky, for the LU of a batch on two threads has given garbage (oneMKL: SLASWP, parameter 6)
+        factor = torch.linalg.cholesky((covariance / scale + SHRINKAGE * identity).double())
+        return Weighting(torch.cholesky_inverse(factor).to(like))
 
     def apply(self, residual: Tensor) -> Tensor:
         """The matrix of the form times residuals. Shape ``(N, K, *pooled)`` to the same."""
@@ -187,13 +190,13 @@ def gauss_newton(
         features: The network up to a stage.
         target: Features of ``N`` images. Shape ``(N, *stage.code_shape)``.
         known: Switches and gates, from ``features.record``.
-        start: First images; where ``None``, those of ``outline`` if the features leave the image open and gates are
-            to be found, else zero, the mean image after the usual preprocessing.
+        start: First images; where ``None``, those of ``outline`` if gates are to be found, there is a prior and the
+            features have less than 4 non-zero values per entry; else zero, the mean image after preprocessing.
         box: Bounds of the images.
         prior: What is assumed where the features leave the image open. ``"natural"``: of all images that fit, one near
             zero in the metric of natural images (a preconditioner: it costs nothing and moves no determined image);
-            ``"auto"``: the same for images with less than 1.5 non-zero values per entry; ``"tv"``:
-            a penalty on total variation on top of that; ``None``: nothing.
+            ``"auto"``: the same for images with less than 1.5 non-zero values per entry, and with less than 4 as long
+            as gates are far from found; ``"tv"``: a penalty on total variation on top of that; ``None``: nothing.
         weight: Of ``"tv"``: an image whose entries step by a quarter of the box's width at every place (by 1
             without a box) costs ``weight * ||target||^2``.
         tolerance: An image has converged once ``||f(x) - target|| <= tolerance * ||target||``.
@@ -211,15 +214,13 @@ def gauss_newton(
     """
     check_target(features, target)
     size = norms(target).clamp_min(tiny(target))
-    natural = (
-        _open(target, features)
-        if prior in {"auto", "tv"}
-        else torch.full_like(size, prior == "natural", dtype=torch.bool)
-    )
+    natural = searching = torch.full_like(size, prior == "natural", dtype=torch.bool)
+    if prior in {"auto", "tv"}:
+        natural, searching = (_equations(target, features) < limit for limit in (ENOUGH, PLENTY))
+    searching = searching & (known.side_info != "gates")
     x = target.new_zeros(len(target), *features.input_shape) if start is None else start.clone()
-    if start is None and known.side_info != "gates" and natural.any():
-        rows = natural.nonzero().flatten()
-        x[rows] = outline(features, target[rows], known.at(rows), box=box, steps=start_steps)
+    if start is None and searching.any():
+        x[searching] = outline(features, target[searching], known.at(searching), box=box, steps=start_steps)
     result = x.clone()
     if known.side_info == "gates":
         weighting = Weighting.learn(Jacobian(lambda v: features(v, known), x), x)
@@ -250,7 +251,8 @@ def gauss_newton(
         jacobian = Jacobian(objective.features_at, x)
         product = objective.quadratic(jacobian, x)
         gradient = jacobian.adjoint(objective.weighting.apply(residual)) + objective.input_gradient(x)
-        metric = Continuation.of(history[-1][rows], natural[rows], x)
+        left = history[-1][rows]
+        metric = Continuation.of(left, natural[rows] | (searching[rows] & (left > SETTLED)), x)
         direction, promised = conjugate_gradients(product, -gradient, metric, tolerance=forcing, max_steps=inner_steps)
         del jacobian, product
         before = objective.value(x, residual)
@@ -445,9 +447,9 @@ def _search(
     return taken, after, open_
 
 
-def _open(target: Tensor, features: Features) -> Tensor:
-    """Which images have few equations for their entries; a zero behind a ReLU is no equation. Shape ``(N,)``."""
-    return (target != 0).flatten(1).sum(1) < ENOUGH * math.prod(features.input_shape)
+def _equations(target: Tensor, features: Features) -> Tensor:
+    """Non-zero values per entry of the image: a zero behind a ReLU is no equation. Shape ``(N,)``."""
+    return (target != 0).flatten(1).sum(1) / math.prod(features.input_shape)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
