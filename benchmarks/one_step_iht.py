@@ -21,7 +21,7 @@ from unconv.recover import iht
 from unconv.runs.directory import environment
 from unconv.sparsity import Pooled
 
-RUNS = 9
+RUNS = 31
 SETTINGS = {
     "VGG conv2_1, pool(1) at 224x224": (4, 64, 128, 112),
     "VGG conv3_1, pool(2) at 224x224": (4, 128, 256, 56),

