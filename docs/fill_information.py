@@ -85,8 +85,9 @@ def fill(page: str) -> str:
             return f"{found[1]}*Not run here.*\n{found[4]}"
         result = json.loads(file.read_text())
         made = result["environment"]
-        note = f"Mean over {len(result['images'])} images; {made['threads']} threads, torch {made['torch']}."
-        return f"{found[1]}{KINDS[found[2]](result)}\n\n{note}\n{found[4]}"
+        note = f"Mean over {result['finished']} images; {made['threads']} threads, torch {made['torch']}."
+        below = "" if found[2] == "counts" else f"\n\n{note}"
+        return f"{found[1]}{KINDS[found[2]](result)}{below}\n{found[4]}"
 
     return re.sub(r"(<!-- (counts|layer|image): (\S+) -->\n).*?(<!-- end -->)", filled, page, flags=re.DOTALL)
 
