@@ -70,7 +70,8 @@ def cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     psnr = f"; {row['psnr']:.1f} dB" if "psnr" in row else ""
-    return f"{row['relative_error']:.3g}{psnr}; {row['seconds']:.2g} s"
+    seconds = f"{row['seconds']:.0f}" if row["seconds"] >= 10 else f"{row['seconds']:.2g}"
+    return f"{row['relative_error']:.3g}{psnr}; {seconds} s"
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], str]] = {"counts": counts, "layer": layer, "image": image}
@@ -84,8 +85,9 @@ def fill(page: str) -> str:
         if not file.exists():
             return f"{found[1]}*Not run here.*\n{found[4]}"
         result = json.loads(file.read_text())
-        made = result["environment"]
-        note = f"Mean over {result['finished']} images; {made['threads']} threads, torch {made['torch']}."
+        made, images = result["environment"], result["finished"]
+        count = "One image" if images == 1 else f"Mean over {images} images"
+        note = f"{count}; {made['threads']} threads, torch {made['torch']}."
         below = "" if found[2] == "counts" else f"\n\n{note}"
         return f"{found[1]}{KINDS[found[2]](result)}{below}\n{found[4]}"
 

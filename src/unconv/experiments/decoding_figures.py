@@ -86,7 +86,7 @@ def sheet(folder: Path, result: dict[str, Any], *, width: int = 168) -> Figure:
     Raises:
         UsageError: If the folder holds no picture of this kind.
     """
-    originals = sorted(folder.glob("*-original.png"))
+    originals = sorted(folder.glob("*-original.png"))[: result["finished"]]
     cells = {(row["stage"], row["method"], row["side_info"]): row for row in result["rows"] if row["from"] == "image"}
     stages = list(dict.fromkeys(stage for stage, _, _ in cells))
     if not originals or not stages:
