@@ -7,7 +7,6 @@ turn; the ratio of the two is what counts, and its spread over the runs. Writes 
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from unconv.atomic import write_json
 from unconv.operators import ConvOperator
 from unconv.recover import iht
 from unconv.runs.directory import environment
@@ -83,7 +83,7 @@ def main() -> None:
     """Measure every setting and write the file."""
     rows = {name: measure(*setting) for name, setting in SETTINGS.items()}
     record = {"command": "make bench", "paired_runs": RUNS, "settings": rows, "environment": environment()}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    write_json(Path(__file__).with_suffix(".json"), record)
     for name, row in rows.items():
         print(f"{name}: floor {row['floor_ms']} ms")
         for variant, ratio in row["ratio_to_floor"].items():

@@ -87,7 +87,7 @@ def fill(page: str) -> str:
         result = json.loads(file.read_text())
         made, images = result["environment"], result["finished"]
         count = "One image" if images == 1 else f"Mean over {images} images"
-        note = f"{count}; {made['threads']} threads, torch {made['torch']}."
+        note = f"{count}; {made['threads']} threads, torch {made['packages']['torch']}."
         below = "" if found[2] == "counts" else f"\n\n{note}"
         return f"{found[1]}{KINDS[found[2]](result)}{below}\n{found[4]}"
 

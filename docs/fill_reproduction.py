@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unconv.report import words
 from unconv.verbs.reproduce import PARTS
 
 PAGE = Path(__file__).with_name("reproduction.md")
@@ -21,12 +22,7 @@ RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 
 def cell(value: Any) -> str:
     """One cell of a Markdown table."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return text.replace("|", "\\|")
+    return words.cell(value, "").replace("|", "\\|")
 
 
 def markdown(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import os
-import secrets
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
+from unconv.atomic import replacing
 from unconv.errors import UnconvError, UsageError
 
 EXTENSIONS = (
@@ -420,18 +419,11 @@ def save_image(pixels: Tensor, path: str | Path) -> None:
         image.save(encoded, "PNG")
     else:
         image.save(encoded, "JPEG", quality=92, subsampling=0)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with open(part, "xb") as file:
-            file.write(encoded.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(encoded.getbuffer())
     except OSError as error:
         raise UnconvError(cannot_write(path, error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> str:

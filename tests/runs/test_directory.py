@@ -9,8 +9,9 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from unconv.atomic import write_json
 from unconv.errors import UnconvError
-from unconv.runs.directory import RunDirectory, environment, write_json
+from unconv.runs.directory import RunDirectory, environment
 
 
 def open_run(path, **config):
@@ -137,7 +138,7 @@ def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path):
     run.mkdir()
     (run / ".config.json.1234.tmp").write_text("{")
     open_run(run).close()
-    halves = [".results.parquet.7.tmp", "parts/.activity.json.99.tmp", f"images/.{'0' * 16}.part", "report.html.part"]
+    halves = [".results.parquet.7.tmp", "parts/.activity.json.99.tmp", "images/.0000.png.5.tmp", ".report.html.8.tmp"]
     mine = [".notes", "images/.thumbnails", "notes.tmp", ".5.tmp", "images/0000.png"]
     for name in (*halves, *mine):
         (run / name).write_text("x")

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from unconv.atomic import write_json
 from unconv.batched import norms, relative_norm
 from unconv.decode.convex import convex
 from unconv.decode.equations import equations
@@ -31,7 +30,7 @@ from unconv.invert.gauss_newton import gauss_newton
 from unconv.invert.gradient import gradient_inversion
 from unconv.invert.surgery import SIDE_INFO, Features, SideInfo
 from unconv.invert.ways import Way, invert_batch
-from unconv.runs.directory import write_json
+from unconv.runs.directory import environment
 from unconv.runs.network import Network
 from unconv.solution import Solution
 from unconv.sparsity import AveragePool, Code
@@ -49,6 +48,7 @@ LAYER_METHODS: dict[str, LayerDecoder] = {
 }
 IMAGE_METHODS: dict[str, Callable[..., Solution[Tensor]]] = {
     "gauss-newton": gauss_newton,
+    "gauss-newton, no prior": lambda *args, **options: gauss_newton(*args, prior=None, **options),
     "adam": lambda *args, **options: gradient_inversion(*args, optimizer="adam", **options),
     "lbfgs": lambda *args, **options: gradient_inversion(*args, optimizer="lbfgs", **options),
 }
@@ -270,11 +270,7 @@ def main() -> None:
         "config": {key: value for key, value in vars(chosen).items() if key not in here},
         "images": [path.name for path in paths[: chosen.limit]],
         "weights": {"sha256": loaded.weights.sha256},
-        "environment": {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-        },
+        "environment": environment(),
     }
     done = json.loads(chosen.out.read_text()) if chosen.out.exists() else None
     if done is not None and {key: done[key] for key in about} != about:

@@ -10,7 +10,6 @@ Writes ``phase.json`` and ``phase-transitions.svg``.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
+from unconv.atomic import write_json
 from unconv.batched import relative_norm
 from unconv.measure.rip import draw_codes
 from unconv.operators import ConvOperator, gaussian_like
@@ -249,7 +249,7 @@ def main() -> None:
     torch.set_num_threads(1)  # the tensors are tiny
     result = run(draws=chosen.draws, target_draws=chosen.target_draws, seed=chosen.seed)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "phase.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(chosen.out / "phase.json", result)
     draw(result).savefig(chosen.out / "phase-transitions.svg")
 
 

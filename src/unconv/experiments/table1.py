@@ -24,11 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unconv.atomic import write_json
 from unconv.errors import UnconvError
 from unconv.experiments.paper_values import TABLE_1, TABLE_1_SEARCH
 from unconv.experiments.train_cifar_vgg import augment, load_split
 from unconv.operators import gaussian_like
-from unconv.runs.directory import environment, write_json
+from unconv.runs.directory import environment
 
 COMMAND = "python -m unconv.experiments.table1 --data FOLDER"
 FILTERS = ("random", "learned")

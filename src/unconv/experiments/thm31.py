@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
+from unconv.atomic import write_json
 from unconv.batched import norms, relative_norm
 from unconv.measure.adversarial import attack
 from unconv.measure.bounds import theorem_31_delta, theorem_33_bound, upper_bound
@@ -367,7 +368,7 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.data is None:
         result = run(seeds=chosen.seeds, draws=chosen.draws, effort=chosen.effort)
-        (chosen.out / "thm31.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_json(chosen.out / "thm31.json", result)
     else:
         result = json.loads(chosen.data.read_text())
     drawings = {"thm31-scaling": draw_scaling, "thm31-phase": draw_phase, "thm33-one-step": draw_one_step}

@@ -480,6 +480,8 @@
       $("log-label").hidden = state.metric !== ERROR;
       draw();
     });
+    // a decoding that diverges would press all others against the axis
+    state.log = $("log").checked = data.points.some((p) => p[2][ERROR] > 4);
     $("log").addEventListener("change", () => {
       state.log = $("log").checked;
       drawPlot();

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import jinja2
 
+from unconv.atomic import replacing
 from unconv.report import words
 from unconv.report.data import (
     METRICS,
@@ -69,9 +69,9 @@ def write_page(data: ReportData, run: Path) -> Path:
     room = PAGE_BYTES - max(TEXT_BYTES, len(text.encode()) + TEXT_BYTES // 4) - sum(map(len, unseen.uris.values()))
     pictures = gallery(run, paths, room)
     page = run / "report.html"
-    part = run / "report.html.part"
-    part.write_text(_render(data.printable(), pictures, unseen.uris, shown, run), encoding="utf-8", newline="\n")
-    os.replace(part, page)
+    text = _render(data.printable(), pictures, unseen.uris, shown, run)
+    with replacing(page) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return page
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -14,6 +13,8 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from unconv.atomic import replacing
+from unconv.report import words
 from unconv.report.figures import STYLE
 
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
@@ -94,13 +95,12 @@ def write_reproduction(
         The file.
     """
     jinja = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    jinja.filters |= {"shown": _cell, "svg": lambda figure: Markup(svg(figure))}
+    jinja.filters |= {"shown": words.cell, "svg": lambda figure: Markup(svg(figure))}
     text = jinja.from_string(TEMPLATE).render(
         title=title, sections=sections, command=command, environment=environment, left_out=left_out
     )
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, file)
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return file
 
 
@@ -117,13 +117,3 @@ def svg(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"], "svg.fonttype": STYLE["svg.fonttype"]}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return "x".join(map(str, value))
-    return str(value)

@@ -138,6 +138,25 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}".replace("-", "−")
 
 
+def cell(value: Any, nothing: str = "–") -> str:
+    """One cell of a table of anything: floats with four significant digits, shapes as 3x32x32.
+
+    Args:
+        value: What it holds.
+        nothing: What stands for ``None``.
+
+    Returns:
+        The text.
+    """
+    if value is None:
+        return nothing
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
+    return str(value)
+
+
 def count(number: int) -> str:
     """A whole number with its thousands apart.
 

@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from unconv.atomic import replacing
 from unconv.batched import relative_norm
 from unconv.checkpoint import hash_state
 from unconv.decode.learned import Card, WhatWhereDecoder, decoder_bytes, encode_chain, load_decoder, mirror, read_card
 from unconv.errors import UnconvError
 from unconv.images import ImageStream, SkippedImage
 from unconv.invert.chain import chain_to_image
-from unconv.runs.directory import RunDirectory, replacing
+from unconv.runs.directory import RunDirectory
 from unconv.runs.network import Network
 from unconv.stage import Stage, Stages
 

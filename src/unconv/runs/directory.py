@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unconv.atomic import LEFTOVER, replacing, write_json
 from unconv.errors import UnconvError
 from unconv.images import cannot_write, display_name
 
@@ -38,8 +39,6 @@ RESULTS = pa.schema([
 ])
 ORDER = [(name, "ascending") for name in ("image", "stage", "from", "code", "method", "side_info")]
 FOLDERS = ("parts", "images")
-# what a killed process leaves behind: half of a file that was not yet renamed
-LEFTOVER = re.compile(r"\.(.+\.\d+\.tmp|[0-9a-f]{16}\.part)|report\.html\.part")
 _ABSENT = object()
 
 
@@ -188,49 +187,6 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON so that the file is there whole or not at all.
-
-    Args:
-        file: Where to.
-        value: What; NaN becomes ``null`` nowhere and is refused.
-    """
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    with replacing(file) as temporary:
-        temporary.write_text(text)
-
-
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A file that is there whole or not at all: written under a temporary name, flushed and renamed.
-
-    Args:
-        file: Where to.
-
-    Yields:
-        The temporary name.
-    """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(file)
-        _flush_folder(file.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    # without it a power cut can undo the rename; not every file system can
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _locked(path: Path) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from unconv.errors import UnconvError, UsageError
 from unconv.images import ImageStream, find_images, sample_photographs
+from unconv.report import words
 from unconv.runs.network import Network
 from unconv.stage import Stages
 from unconv.verbs.options import ImageOptions, ModelOptions
@@ -134,7 +135,7 @@ def rows_of_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     Returns:
         Lines of equal columns.
     """
-    body = [[_cell(value) for value in row] for row in rows]
+    body = [[words.cell(value, "-") for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     left = [all(not _is_number(row[i]) for row in body) for i in range(len(header))]
     lines = []
@@ -169,16 +170,6 @@ def open_device(name: str) -> torch.device:
     elif device.type != "cpu":
         raise UsageError(f"no support for device {name!r}; use cpu, cuda or cuda:N")
     return device
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return "x".join(map(str, value))
-    return str(value)
 
 
 def _is_number(text: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from unconv.report.page import write_page
 from unconv.runs.directory import RunDirectory, environment
 from unconv.runs.network import Network, first_stages
 from unconv.runs.survey import Findings, Plan, survey, work
+from unconv.verbs.again import command_line
 from unconv.verbs.opening import choose_stages, open_images, open_model, rows_of_text
 from unconv.verbs.options import Report
 from unconv.verbs.progress import progress_bar
@@ -240,14 +240,7 @@ def command(options: Report) -> str:
     Returns:
         One line for a shell.
     """
-    default = Report(model=options.model)
-    words = ["unconv", "report", options.model]
-    for name, value in vars(options).items():
-        if value == getattr(default, name) or name in {"model", "json", "debug"}:
-            continue
-        values = value if isinstance(value, tuple) else (value,)
-        words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return shlex.join(words)
+    return command_line(("unconv", "report", options.model), options, Report(model=options.model), said=("model",))
 
 
 def _text(written: Written) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from unconv.atomic import write_json
 from unconv.errors import UnconvError, UsageError
 from unconv.experiments import (
     alexnet,
@@ -30,7 +31,7 @@ from unconv.experiments.committed import OpenedDecoder, committed_result, open_d
 from unconv.experiments.subject import Subject
 from unconv.experiments.thm31 import Setting
 from unconv.report.reproduction import Section, Table, svg, write_reproduction
-from unconv.runs.directory import environment, write_json
+from unconv.runs.directory import environment
 from unconv.verbs.again import command_line
 from unconv.verbs.opening import choose_stages, open_images, open_model, rows_of_text
 from unconv.verbs.options import Reproduce

@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
+from unconv.atomic import write_json
 from unconv.errors import UnconvError, UsageError
 from unconv.images import ImageStream, save_image
 from unconv.report.reproduction import svg
@@ -22,7 +23,7 @@ from unconv.runs.decoder_training import (
     train,
     validation_pictures,
 )
-from unconv.runs.directory import RunDirectory, environment, write_json
+from unconv.runs.directory import RunDirectory, environment
 from unconv.verbs.again import command_line
 from unconv.verbs.opening import open_images, open_model, rows_of_text
 from unconv.verbs.options import TrainDecoder
