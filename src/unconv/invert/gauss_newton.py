@@ -29,6 +29,7 @@ SHRINKAGE = 1e-2
 SMOOTHNESS = ((0.3, 1.0), (0.1, 0.5), (0.01, 0.25), (-1.0, 0.0))
 NATURAL_SMOOTHNESS = ((0.02, 2.0), (-1.0, 1.0))
 OUTLINE_STEPS = 300
+OPEN_SHARE = 2  # times as many steps of the outline where it has to do without enough equations
 SETTLED = 0.02
 ENOUGH, PLENTY = 1.5, 4.0  # equations per unknown: filters say much the same, so one each leaves directions open
 
@@ -202,8 +203,9 @@ def gauss_newton(
         tolerance: An image has converged once ``||f(x) - target|| <= tolerance * ||target||``.
         max_steps: Largest number of linearisations.
         inner_steps: Largest number of conjugate-gradient steps in each, one ``J`` and one ``J^T`` apiece.
-        start_steps: Number of steps of ``outline``, one pass forward and back apiece.
-        watch: Called with the images after every step.
+        start_steps: Number of steps of ``outline``, one pass forward and back apiece; twice as many for images with less
+            than 1.5 non-zero values per entry.
+        watch: Called with the images after every step, those of the outline included.
 
     Returns:
         Images, shape ``(N, *input)``; ``history`` holds ``||f(x) - target|| / ||target||``. ``"stalled"`` images
@@ -219,8 +221,10 @@ def gauss_newton(
         natural, searching = (_equations(target, features) < limit for limit in (ENOUGH, PLENTY))
     searching = searching & (known.side_info != "gates")
     x = target.new_zeros(len(target), *features.input_shape) if start is None else start.clone()
-    if start is None and searching.any():
-        x[searching] = outline(features, target[searching], known.at(searching), box=box, steps=start_steps)
+    for rows, steps in ((searching & ~natural, start_steps), (searching & natural, OPEN_SHARE * start_steps)):
+        if start is None and rows.any():
+            seen = None if watch is None else _among(x, rows, watch)
+            x[rows] = outline(features, target[rows], known.at(rows), box=box, steps=steps, watch=seen)
     result = x.clone()
     if known.side_info == "gates":
         weighting = Weighting.learn(Jacobian(lambda v: features(v, known), x), x)
@@ -445,6 +449,15 @@ def _search(
             break
         length = length / 2
     return taken, after, open_
+
+
+def _among(x: Tensor, rows: Tensor, watch: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    def seen(some: Tensor) -> None:
+        whole = x.clone()
+        whole[rows] = some
+        watch(whole)
+
+    return seen
 
 
 def _equations(target: Tensor, features: Features) -> Tensor:

@@ -198,7 +198,8 @@ def _lbfgs(
 
         def closure() -> Tensor:
             total = descent.loss(scale * z)[0].sum()
-            (z.grad,) = torch.autograd.grad(total, z)
+            (gradient,) = torch.autograd.grad(total, z)
+            z.grad = gradient.contiguous()  # L-BFGS views it as a vector
             return total.detach()
 
         lbfgs.step(closure)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from unconv.batched import norms, tiny
 from unconv.decode.priors import Gaussian, Metric, Smooth
 from unconv.invert.box import Box, contrast
-from unconv.invert.surgery import Features, Known
+from unconv.invert.surgery import NOTHING, Features, Known
 
 LIKENESS = 0.9
 POWER = 1.0
@@ -36,7 +38,15 @@ def natural_images(count: int, places: Metric, like: Tensor, *, root: bool = Fal
     return Gaussian(mixing.expand(count, channels, channels), places)
 
 
-def outline(features: Features, target: Tensor, known: Known, *, box: Box | None, steps: int) -> Tensor:
+def outline(
+    features: Features,
+    target: Tensor,
+    known: Known,
+    *,
+    box: Box | None,
+    steps: int,
+    watch: Callable[[Tensor], None] | None = None,
+) -> Tensor:
     """Images whose features come near the target, from zero, large and colourless structures first.
 
     Minimises ``||f(x) - target||^2 / ||target||^2`` plus violations of the box by Adam on ``z``, ``x = C^(1/2) z``
@@ -44,12 +54,16 @@ def outline(features: Features, target: Tensor, known: Known, *, box: Box | None
     takes them for (Olah et al. 2017 draw features so). Gauss-Newton from zero stops in deep layers at the first gates
     that no longer fit; from here it goes on.
 
+    What is known enters at every other step only. With known switches ``f`` reads the places that won, and would let
+    others rise above them; the network itself takes the maximum, which says that they lost.
+
     Args:
         features: The network up to a stage.
         target: Features of ``N`` images. Shape ``(N, *stage.code_shape)``.
         known: What is held fixed.
         box: Bounds of the images.
         steps: Number of steps, one pass forward and back apiece; zeros come back where it is 0.
+        watch: Called with the images of every step.
 
     Returns:
         Shape ``(N, *input)``: of each image the iterate of least loss.
@@ -67,14 +81,16 @@ def outline(features: Features, target: Tensor, known: Known, *, box: Box | None
     adam = torch.optim.Adam([z], lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
     least = torch.full_like(size, torch.inf)
-    for _ in range(steps):
+    for step in range(steps):
         x = root.apply(z) * (unit / spread)
-        loss = (norms(features(x, known) - target) / size).square()
+        loss = (norms(features(x, known if step % 2 else NOTHING) - target) / size).square()
         if box is not None:
             loss = loss + OUTSIDE * norms((x - box.project(x)) / unit).square()
         better = loss.detach() < least
         least = torch.where(better, loss.detach(), least)
         best[better] = x.detach()[better]
+        if watch is not None:
+            watch(x.detach())
         (z.grad,) = torch.autograd.grad(loss.sum(), z)
         adam.step()
         schedule.step()
