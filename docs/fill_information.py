@@ -1,8 +1,8 @@
 """Fill the tables of information.md from the committed results: ``python docs/fill_information.py``.
 
 A table stands between ``<!-- counts: FILE -->`` (statements per stage), ``<!-- layer: FILE -->`` (from the code to the
-stage's own input) or ``<!-- image: FILE -->`` (to the image) and ``<!-- end -->``; ``FILE`` is under
-``experiments/results``, without ``.json``.
+stage's own input) or ``<!-- image: FILE ... -->`` (to the image) and ``<!-- end -->``; ``FILE`` is under
+``experiments/results``, without ``.json``; of several, the stages come one after the other.
 """
 
 from __future__ import annotations
@@ -81,17 +81,29 @@ def fill(page: str) -> str:
     """The page with every table as the results have it."""
 
     def filled(found: re.Match[str]) -> str:
-        file = RESULTS / f"{found[3]}.json"
-        if not file.exists():
+        files = [RESULTS / f"{name}.json" for name in found[3].split()]
+        results = [json.loads(file.read_text()) for file in files if file.exists()]
+        if not results:
             return f"{found[1]}*Not run here.*\n{found[4]}"
-        result = json.loads(file.read_text())
-        made, images = result["environment"], result["finished"]
-        count = "One image" if images == 1 else f"Mean over {images} images"
-        note = f"{count}; {made['threads']} threads, torch {made['packages']['torch']}."
-        below = "" if found[2] == "counts" else f"\n\n{note}"
-        return f"{found[1]}{KINDS[found[2]](result)}{below}\n{found[4]}"
+        whole = {
+            "stages": {name: said for result in results for name, said in result["stages"].items()},
+            "rows": [row for result in results for row in result["rows"]],
+        }
+        below = "" if found[2] == "counts" else f"\n\n{note(results)}"
+        return f"{found[1]}{KINDS[found[2]](whole)}{below}\n{found[4]}"
 
-    return re.sub(r"(<!-- (counts|layer|image): (\S+) -->\n).*?(<!-- end -->)", filled, page, flags=re.DOTALL)
+    return re.sub(r"(<!-- (counts|layer|image): (\S+(?: \S+)*) -->\n).*?(<!-- end -->)", filled, page, flags=re.DOTALL)
+
+
+def note(results: list[dict[str, Any]]) -> str:
+    """How many images, and on what, for each file that differs from the one before."""
+    notes = []
+    for result in results:
+        made, images, steps = result["environment"], result["finished"], result["config"]["steps"]
+        count = "One image" if images == 1 else f"Mean over {images} images"
+        done = "".join(f", {part.partition('=')[2]} steps of {part.partition('=')[0]}" for part in steps)
+        notes.append(f"{count}{done}; {made['threads']} thread(s), torch {made['packages']['torch']}.")
+    return " ".join(dict.fromkeys(notes))
 
 
 if __name__ == "__main__":

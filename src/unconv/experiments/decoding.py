@@ -26,7 +26,7 @@ from unconv.decode.transpose import transpose
 from unconv.errors import UnconvError, UsageError
 from unconv.images import Batch, ImageStream, find_images, quality, sample_photographs, save_image
 from unconv.invert.chain import chain_to_image
-from unconv.invert.gauss_newton import gauss_newton
+from unconv.invert.gauss_newton import OUTLINE_STEPS, gauss_newton
 from unconv.invert.gradient import gradient_inversion
 from unconv.invert.surgery import SIDE_INFO, Features, SideInfo
 from unconv.invert.ways import Way, invert_batch
@@ -99,6 +99,7 @@ def run(
     image_methods: Sequence[str] = tuple(IMAGE_METHODS),
     side_infos: Sequence[SideInfo] = SIDE_INFO,
     max_steps: dict[str, int] | None = None,
+    outline_steps: int = OUTLINE_STEPS,
     region: int = 2,
     done: dict[str, Any] | None = None,
     save: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -114,6 +115,7 @@ def run(
         image_methods: Decoders of the image, from ``IMAGE_METHODS`` and ``CHAINED``; from stages that pool.
         side_infos: What decoders of the image know; those of ``CHAINED`` know the switches.
         max_steps: Steps of each decoder of the image; its default where absent.
+        outline_steps: Steps of the outline that Gauss-Newton starts from.
         region: Side of the regions imposed on stages without pooling, for decoders of the stage's own input.
         done: Result of an earlier run of the same settings that was stopped; its images are not decoded again.
         save: Called with the result so far after every batch.
@@ -163,7 +165,10 @@ def run(
                 else:
                     features = Features(network.module, stage, batch.inputs.shape[1:])
                     steps = (max_steps or {}).get(method)
-                    estimate = _decode_image(cell, method, known, network, features, batch.inputs, steps)
+                    options = {} if steps is None else {"max_steps": steps}
+                    if method.startswith("gauss-newton"):
+                        options["start_steps"] = outline_steps
+                    estimate = _decode_image(cell, method, known, network, features, batch.inputs, options)
                 if pictures is not None:
                     _save(network, batch, estimate, pictures, f"{name}-{method}-{known}")
         result["rows"] = [
@@ -198,12 +203,17 @@ def _decode_layer(cell: Cell, method: str, stage: Stage, code: Code, x: Tensor) 
 
 
 def _decode_image(
-    cell: Cell, method: str, side_info: SideInfo, network: Network, features: Features, x: Tensor, steps: int | None
+    cell: Cell,
+    method: str,
+    side_info: SideInfo,
+    network: Network,
+    features: Features,
+    x: Tensor,
+    options: dict[str, int],
 ) -> Tensor:
     known = features.record(x, side_info)
     target = features(x)
     curve: list[tuple[float, float]] = []
-    options = {} if steps is None else {"max_steps": steps}
     start = time.perf_counter()
 
     def watch(estimate: Tensor) -> None:
@@ -248,12 +258,14 @@ def main() -> None:
     parser.add_argument("--std")
     parser.add_argument("--images", type=Path, help="folder of images; the bundled photographs by default")
     parser.add_argument("--limit", type=int, default=10, help="number of images")
+    parser.add_argument("--every", type=int, default=1, help="take every N-th image of the folder")
     parser.add_argument("--batch", type=int, default=1, help="images at a time")
     parser.add_argument("--stages", nargs="*", default=[], help="module paths; all that the weights reach by default")
     parser.add_argument("--layer-methods", nargs="*", default=list(LAYER_METHODS))
     parser.add_argument("--image-methods", nargs="*", default=[*IMAGE_METHODS, *CHAINED])
     parser.add_argument("--side-info", nargs="*", default=list(SIDE_INFO), choices=SIDE_INFO)
     parser.add_argument("--steps", nargs="*", default=[], metavar="METHOD=N", help="steps of decoders of the image")
+    parser.add_argument("--outline", type=int, default=OUTLINE_STEPS, help="steps of the outline of Gauss-Newton")
     parser.add_argument("--pictures", type=Path, help="folder for pictures")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     chosen = parser.parse_args()
@@ -261,14 +273,15 @@ def main() -> None:
         chosen.model, weights=chosen.weights, size=chosen.size, mean=chosen.mean, std=chosen.std, download=False
     )
     paths = sample_photographs() if chosen.images is None else find_images(chosen.images)
-    images = ImageStream(paths[: chosen.limit], loaded.preprocess, chosen.batch)
+    paths = paths[:: chosen.every][: chosen.limit]
+    images = ImageStream(paths, loaded.preprocess, chosen.batch)
     network = Network(loaded.module, loaded.preprocess)
     first = next(iter(images)).inputs
     names = [stage.name for stage in network.stages(first.shape[1:]) if _covered(loaded, stage.name)]
     here = {"weights", "images", "out", "pictures"}
     about = {
         "config": {key: value for key, value in vars(chosen).items() if key not in here},
-        "images": [path.name for path in paths[: chosen.limit]],
+        "images": [path.name for path in paths],
         "weights": {"sha256": loaded.weights.sha256},
         "environment": environment(),
     }
@@ -286,6 +299,7 @@ def main() -> None:
         image_methods=chosen.image_methods,
         side_infos=chosen.side_info,
         max_steps={method: int(steps) for method, steps in (part.split("=") for part in chosen.steps)},
+        outline_steps=chosen.outline,
         done=done,
         save=lambda result: write_json(chosen.out, result | about),
         pictures=chosen.pictures,

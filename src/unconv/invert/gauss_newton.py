@@ -203,8 +203,8 @@ def gauss_newton(
         tolerance: An image has converged once ``||f(x) - target|| <= tolerance * ||target||``.
         max_steps: Largest number of linearisations.
         inner_steps: Largest number of conjugate-gradient steps in each, one ``J`` and one ``J^T`` apiece.
-        start_steps: Number of steps of ``outline``, one pass forward and back apiece; twice as many for images with less
-            than 1.5 non-zero values per entry.
+        start_steps: Number of steps of ``outline``, one pass forward and back apiece; twice as many for images with
+            less than 1.5 non-zero values per entry.
         watch: Called with the images after every step, those of the outline included.
 
     Returns:
