@@ -11,7 +11,7 @@ from unconv.invert.box import Box
 from unconv.invert.gauss_newton import OPEN_SHARE, OUTLINE_STEPS, Jacobian, Weighting, conjugate_gradients, gauss_newton
 from unconv.invert.gradient import Regulariser, gradient_inversion
 from unconv.invert.outline import outline
-from unconv.invert.surgery import Features
+from unconv.invert.surgery import NOTHING, Features
 from unconv.stage import find_stages
 
 
@@ -216,3 +216,13 @@ def test_gradient_baseline_priors_jitter_and_names():
         gradient_inversion(features, target, optimizer="sgd")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UnconvError, match="jitter"):
         gradient_inversion(features, target, optimizer="lbfgs", jitter=1)
+
+
+def test_outline_with_known_switches_also_says_that_the_others_lost():
+    features, x, box = smooth_images()
+    target, known = features(x), features.record(x, "switches")
+    found = outline(features, target, known, box=box, steps=60)
+    held, free = (relative_norm(features(found, k) - target, target).max() for k in (known, NOTHING))
+    print(held, free)
+    assert held < 0.1
+    assert free < 1.5 * held
