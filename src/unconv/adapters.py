@@ -26,6 +26,15 @@ def to_scipy(operator: LinearOperator) -> scipy.sparse.linalg.LinearOperator:
     Returns:
         A SciPy operator of shape ``(prod(output_shape), prod(input_shape))``. Several columns go through as one
         batch.
+
+    Example:
+        >>> import torch
+        >>> from scipy.sparse.linalg import svds
+        >>> from unconv import ConvOperator, to_scipy
+        >>> W = ConvOperator(torch.tensor([[[1.0, 1.0]]], dtype=torch.float64), (1, 3))
+        >>> singular_value = svds(to_scipy(W), k=1, return_singular_vectors=False)
+        >>> round(float(singular_value[0]) ** 2, 6)
+        3.0
     """
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
 

@@ -64,6 +64,16 @@ class ConvOperator:
 
     ``W`` holds all shifts of all filters as rows; ``adjoint`` is its exact transpose, the transposed
     convolution (paper, section 2). 1-D to 3-D, any stride, padding, dilation and groups.
+
+    Example:
+        >>> import torch
+        >>> from unconv import ConvOperator
+        >>> edges = torch.tensor([[[-1.0, 1.0]]])  # one filter, one channel, two taps
+        >>> W = ConvOperator(edges, (1, 4))
+        >>> W.forward(torch.tensor([[[0.0, 0.0, 3.0, 3.0]]]))
+        tensor([[[0., 3., 0.]]])
+        >>> W.adjoint(torch.tensor([[[0.0, 3.0, 0.0]]]))
+        tensor([[[ 0., -3.,  3.,  0.]]])
     """
 
     def __init__(

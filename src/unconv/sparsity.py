@@ -351,6 +351,12 @@ class TopK:
 
     Attributes:
         k: Number of entries kept per input; the largest in magnitude, ties to the lowest flat index.
+
+    Example:
+        >>> import torch
+        >>> from unconv import TopK
+        >>> TopK(2).project(torch.tensor([[[3.0, 1.0, 0.0, -4.0]]])).dense()
+        tensor([[[ 3.,  0.,  0., -4.]]])
     """
 
     k: int
@@ -379,6 +385,17 @@ class Pooled:
         region: Size of the window, a ``Window``, or ``"map"`` for one region per channel, as in the theory.
         k: Number of regions kept per input; all where ``None``.
         signed: Whether the largest entry wins (a network's max pooling) instead of the largest magnitude.
+
+    Example:
+        >>> import torch
+        >>> from unconv import Pooled
+        >>> code = Pooled(2, k=1).project(torch.tensor([[[3.0, -1.0, 0.0, -4.0]]]))
+        >>> code.values, code.switches
+        (tensor([[[ 0., -4.]]]), tensor([[[0, 3]]]))
+        >>> code.dense()
+        tensor([[[ 0.,  0.,  0., -4.]]])
+        >>> code.with_switches("fixed").dense()
+        tensor([[[ 0.,  0., -4.,  0.]]])
     """
 
     region: int | tuple[int, ...] | Window | Literal["map"]

@@ -340,6 +340,14 @@ def find_stages(model: nn.Module, example: Tensor, *, front_end: FrontEnd | None
 
     Raises:
         UnconvError: If there is no convolution, or the forward pass fails before the first one.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from unconv import find_stages
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+        >>> find_stages(net.eval(), torch.zeros(1, 3, 16, 16)).get("0")
+        Stage(0: conv+bn+relu+maxpool, (3, 16, 16) -> (8, 8, 8))
     """
     graph = trace(model, example, front_end)
     stages: list[Stage] = []

@@ -56,6 +56,15 @@ def iht(
 
     Raises:
         ValueError: If ``steps`` is below 1, or ``step_size`` is not finite.
+
+    Example:
+        >>> import torch
+        >>> from unconv import ConvOperator, Pooled
+        >>> from unconv.recover import iht
+        >>> W = ConvOperator(torch.eye(4).reshape(4, 4, 1), (4, 2))  # orthonormal rows: one step is enough
+        >>> x = W.adjoint(torch.tensor([[[5.0, 0.0], [0.0, 0.0], [0.0, -2.0], [0.0, 0.0]]]))
+        >>> iht(W, x, Pooled("map", k=2))
+        Solution(1 converged; 1 steps, worst residual 0)
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; iterative hard thresholding makes at least 1")
@@ -77,8 +86,11 @@ def iht(
         residual = x - reconstruction
         history.append(relative_norm(residual, x))
         better = history[-1] < best
-        best_code = choose(better, code, best_code)
-        best_reconstruction = torch.where(column(better, x), reconstruction, best_reconstruction)
+        if x.device.type == "cpu" and better.all():  # the usual case; to ask costs a GPU more than to choose
+            best_code, best_reconstruction = code, reconstruction
+        else:
+            best_code = choose(better, code, best_code)
+            best_reconstruction = torch.where(column(better, x), reconstruction, best_reconstruction)
         best = torch.minimum(best, history[-1])
     status: tuple[Status, ...] = tuple("converged" if r <= tolerance else "max_steps" for r in best.tolist())
     return Solution(SparseRecovery(best_code, best_reconstruction), torch.stack(history), status)
