@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unconv.batched import column, norms, tiny
+from unconv.batched import column, tiny
 from unconv.decode.priors import Metric, Penalty
 from unconv.decode.statements import Statements
 from unconv.operators import LinearOperator
@@ -40,40 +40,78 @@ class Problem:
         """The problem of some of the inputs. ``rows``: indices, int64."""
         return replace(self, said=self.said.at(rows), weight=None if self.weight is None else self.weight[rows])
 
-    def violation(self, x: Tensor, h: Tensor) -> Tensor:
-        """Norm of all violations. Shape ``(N,)``."""
-        squared = norms(self.said.gap(h)).square()
+    def move(self, x: Tensor, h: Tensor, direction: Tensor, image: Tensor, length: Tensor) -> tuple[Point, Tensor]:
+        """The objective at ``x + length * direction``.
+
+        Args:
+            x: Inputs. Shape ``(N, *input_shape)``.
+            h: ``W x``.
+            direction: Of the shape of ``x``.
+            image: ``W direction``.
+            length: Shape ``(N,)``.
+
+        Returns:
+            The point, and the derivative along the direction there, shape ``(N,)``.
+        """
+        moved = self.said.move(h, image, length)
+        at = torch.addcmul(x, direction, column(length, x))
+        squared, slope, negative = moved.squared, moved.slope, None
         if self.negativity:
-            squared = squared + self.negativity * norms(x.clamp_max(0)).square()
-        return squared.sqrt()
-
-    def value(self, x: Tensor, violation: Tensor) -> Tensor:
-        """The objective, given the norm of the violations. Shape ``(N,)``."""
-        value = violation.square() / 2
-        if self.penalty is not None and self.weight is not None:
-            value = value + self.weight.flatten() * self.penalty.value(x)
-        return value
-
-    def input_gradient(self, x: Tensor) -> Tensor | float:
-        """Gradient of the terms in ``x`` itself. Of the shape of ``x``."""
-        result = self.negativity * x.clamp_max(0) if self.negativity else 0.0
-        if self.penalty is not None and self.weight is not None:
-            result = result + self.weight * self.penalty.gradient(x)
-        return result
-
-    def slope_and_curvature(self, x: Tensor, h: Tensor, direction: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """First and second derivative along a direction whose image under ``W`` is known, each of shape ``(N,)``."""
-        slope = _dot(self.said.gradient(h), image)
-        curvature = self.said.curvature(h, image)
-        if self.negativity:
-            below = direction.masked_fill(x > 0, 0.0)
-            slope = slope + self.negativity * _dot(x.clamp_max(0), direction)
-            curvature = curvature + self.negativity * _dot(below, below)
+            negative = at.clamp_max(0)
+            squared = squared + self.negativity * _dot(negative, negative)
+            slope = slope + self.negativity * _dot(negative, direction)
+        value = squared / 2
         if self.penalty is not None and self.weight is not None:
             weight = self.weight.flatten()
-            slope = slope + weight * _dot(self.penalty.gradient(x), direction)
-            curvature = curvature + weight * self.penalty.curvature(x, direction)
-        return slope, curvature
+            value = value + weight * self.penalty.value(at)
+            slope = slope + weight * _dot(self.penalty.gradient(at), direction)
+        return Point(at, moved.h, moved.gradient, negative, squared.sqrt(), value), slope
+
+    def gradient(self, point: Point) -> Tensor:
+        """Gradient of the objective; costs one ``W^T``. Of the shape of ``point.x``."""
+        result = self.operator.adjoint(point.pull)
+        if point.negative is not None:
+            result = result.add_(point.negative, alpha=self.negativity)
+        if self.penalty is not None and self.weight is not None:
+            result = result + self.weight * self.penalty.gradient(point.x)
+        return result
+
+    def curvature(self, point: Point, direction: Tensor, image: Tensor) -> Tensor:
+        """Second derivative along a direction whose image under ``W`` is known. Shape ``(N,)``."""
+        curvature = self.said.bend(point.pull, image, point.h)
+        if self.negativity:
+            below = direction * (point.x <= 0)
+            curvature = curvature + self.negativity * _dot(below, below)
+        if self.penalty is not None and self.weight is not None:
+            curvature = curvature + self.weight.flatten() * self.penalty.curvature(point.x, direction)
+        return curvature
+
+
+@dataclass(frozen=True)
+class Point:
+    """Inputs, and what is known of the objective there.
+
+    Attributes:
+        x: Shape ``(N, *input_shape)``.
+        h: ``W x``.
+        pull: Gradient of ``f`` at ``h``, of its shape.
+        negative: ``min(x, 0)``, or ``None`` where the input may be negative.
+        violation: Norm of all violations. Shape ``(N,)``.
+        value: The objective. Shape ``(N,)``.
+    """
+
+    x: Tensor
+    h: Tensor
+    pull: Tensor
+    negative: Tensor | None
+    violation: Tensor
+    value: Tensor
+
+    def at(self, rows: Tensor) -> Point:
+        """Some of the inputs. ``rows``: indices, int64."""
+        negative = None if self.negative is None else self.negative[rows]
+        parts = (part[rows] for part in (self.violation, self.value))
+        return Point(self.x[rows], self.h[rows], self.pull[rows], negative, *parts)
 
 
 def descend(problem: Problem, start: Tensor, metric: Metric, *, tolerance: float, max_steps: int) -> Solution[Tensor]:
@@ -98,90 +136,94 @@ def descend(problem: Problem, start: Tensor, metric: Metric, *, tolerance: float
     result = start.clone()
     status: list[Status] = ["max_steps"] * len(start)
     rows = torch.arange(len(start), device=start.device)
-    x, h = result, problem.operator.forward(result)
-    violation = problem.violation(x, h)
-    value = problem.value(x, violation)
-    history = [violation / size]
+    h = problem.operator.forward(start)
+    point, _ = problem.move(start, h, torch.zeros_like(start), torch.zeros_like(h), torch.zeros_like(size))
+    history = [point.violation / size]
     limit = direction = old_gradient = old_slope = torch.zeros(0)
     stuck = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     steepest_taken = stalled = stuck
     for step in range(max_steps + 1):
-        gradient = problem.operator.adjoint(problem.said.gradient(h)) + problem.input_gradient(x)
+        gradient = problem.gradient(point)
         steepest = metric.apply(gradient)
         slope = _dot(gradient, steepest)
         if step == 0:
             limit = tolerance**4 * slope
-            direction = -steepest
+            direction, along = -steepest, -slope
             steepest_taken = ~stuck
         else:
             beta = ((slope - _dot(old_gradient, steepest)) / old_slope.clamp_min(tiny(slope))).clamp_min(0)
-            direction = column(beta, x) * direction - steepest
-            restart = (_dot(direction, gradient) >= 0) | stuck
-            direction = torch.where(column(restart, x), -steepest, direction)
+            direction = torch.addcmul(steepest, direction, column(-beta, steepest)).neg_()
+            along = _dot(direction, gradient)
+            restart = (along >= 0) | stuck
+            if restart.any():
+                direction = torch.where(column(restart, direction), -steepest, direction)
+                along = torch.where(restart, -slope, along)
             stalled = stuck & steepest_taken
             steepest_taken = restart
         met = slope <= limit
         if problem.penalty is None:
             met = met | (history[-1][rows] <= tolerance)
         ended = met | stalled
-        for row, converged in zip(rows[ended].tolist(), met[ended].tolist()):
-            status[row] = "converged" if converged else "stalled"
         if ended.any():
-            result[rows[ended]] = x[ended]
+            for row, converged in zip(rows[ended].tolist(), met[ended].tolist()):
+                status[row] = "converged" if converged else "stalled"
+            result[rows[ended]] = point.x[ended]
             kept = (~ended).nonzero().flatten()
-            rows, problem, metric = rows[kept], problem.at(kept), metric.at(kept)
-            x, h, value, gradient, direction = x[kept], h[kept], value[kept], gradient[kept], direction[kept]
+            rows, problem, metric, point = rows[kept], problem.at(kept), metric.at(kept), point.at(kept)
+            gradient, direction, along = gradient[kept], direction[kept], along[kept]
             slope, limit, steepest_taken = slope[kept], limit[kept], steepest_taken[kept]
         if step == max_steps or not len(rows):
             break
         old_gradient, old_slope = gradient, slope
         image = problem.operator.forward(direction)
-        old_value = value
-        x, h, violation, value = _line_search(problem, x, h, direction, image, value)
-        stuck = value >= old_value
+        old_value = point.value
+        point = _line_search(problem, point, direction, image, along)
+        stuck = point.value >= old_value
         history.append(history[-1].clone())
-        history[-1][rows] = violation / size[rows]
-    result[rows] = x
+        history[-1][rows] = point.violation / size[rows]
+    result[rows] = point.x
     return Solution(result, torch.stack(history), tuple(status))
 
 
-def _line_search(
-    problem: Problem, x: Tensor, h: Tensor, direction: Tensor, image: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _line_search(problem: Problem, start: Point, direction: Tensor, image: Tensor, slope: Tensor) -> Point:
     """Where along a direction the derivative all but vanishes; no step where none lowers the objective.
 
+    Args:
+        problem: The problem.
+        start: Where the line begins.
+        direction: Its direction.
+        image: ``W`` times it.
+        slope: The derivative at the start.
+
     Returns:
-        The new ``x``, ``h = W x``, norm of the violations and objective.
+        The new point.
     """
-    length = torch.zeros_like(value)
-    low, high = torch.zeros_like(value), torch.full_like(value, torch.inf)
-    start: Tensor | None = None
-    at, h_at = x, h
+    length = torch.zeros_like(slope)
+    low, high = torch.zeros_like(slope), torch.full_like(slope, torch.inf)
+    first, point = slope.abs(), start
     for _ in range(LINE_STEPS):
-        slope, curvature = problem.slope_and_curvature(at, h_at, direction, image)
-        start = slope.abs() if start is None else start
-        settled = slope.abs() <= LINE_TOLERANCE * start
+        settled = slope.abs() <= LINE_TOLERANCE * first
         if settled.all():
             break
         low = torch.where(slope <= 0, length, low)
         high = torch.where(slope > 0, length, high)
-        newton = length - slope / curvature.clamp_min(tiny(slope))
+        newton = length - slope / problem.curvature(point, direction, image).clamp_min(tiny(slope))
         between = torch.where(high.isfinite(), (low + high) / 2, 2 * length + newton.abs())
         inside = (newton > low) & (newton < high) & newton.isfinite()
         length = torch.where(settled, length, torch.where(inside, newton, between))
-        at, h_at = x + column(length, x) * direction, h + column(length, h) * image
-    violation = problem.violation(at, h_at)
-    reached = problem.value(at, violation)
+        point, slope = problem.move(start.x, start.h, direction, image, length)
     for halving in range(HALVINGS):
-        raised = ~(reached <= value)
+        raised = ~(point.value <= start.value)
         if not raised.any():
             break
         length = torch.where(raised, length / 4 if halving < HALVINGS - 1 else 0.0, length)
-        at, h_at = x + column(length, x) * direction, h + column(length, h) * image
-        violation = problem.violation(at, h_at)
-        reached = problem.value(at, violation)
-    return at, h_at, violation, reached
+        point, _ = problem.move(start.x, start.h, direction, image, length)
+    return point
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)
+    a, b = a.flatten(1), b.flatten(1)
+    if a.is_cuda or not len(a):
+        return torch.linalg.vecdot(a, b)
+    # on the CPU one pass, where vecdot makes two
+    return torch.stack([torch.dot(left, right) for left, right in zip(a, b, strict=True)])

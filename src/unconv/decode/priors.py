@@ -75,7 +75,12 @@ class Smooth:
     def apply(self, x: Tensor) -> Tensor:
         """Filter each axis. Shape ``(N, M, *spatial)``."""
         for axis, matrix in enumerate(self.axes, start=2):
-            x = x @ matrix if axis == x.ndim - 1 else (x.transpose(axis, -1) @ matrix).transpose(axis, -1)
+            if axis == x.ndim - 1:
+                x = x @ matrix
+            elif axis == x.ndim - 2:  # the same as below without moving numbers
+                x = matrix.mT @ x
+            else:
+                x = (x.transpose(axis, -1) @ matrix).transpose(axis, -1)
         return x
 
     def at(self, rows: Tensor) -> Smooth:

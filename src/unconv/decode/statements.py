@@ -10,12 +10,31 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from unconv.batched import column
+from unconv.blocks import blocks, in_blocks
 from unconv.decode.equations import check_code
 from unconv.errors import UnconvError
 from unconv.sparsity import AveragePool, Code, Window
 from unconv.stage import Stage
 
 Reading = Literal["network", "paper"]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A penalty ``f`` at a point of a line ``h + length * direction``.
+
+    Attributes:
+        h: The point. Shape ``(N, K, *spatial)``.
+        gradient: Gradient of ``f`` there, same shape.
+        squared: Squared norm of the violations. Shape ``(N,)``.
+        slope: Derivative of ``f`` along the direction. Shape ``(N,)``.
+    """
+
+    h: Tensor
+    gradient: Tensor
+    squared: Tensor
+    slope: Tensor
 
 
 class Statements(Protocol):
@@ -31,6 +50,14 @@ class Statements(Protocol):
 
     def curvature(self, h: Tensor, direction: Tensor) -> Tensor:
         """Second derivative of ``f`` along ``direction``, without bends. Shape ``(N,)``."""
+        ...
+
+    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor) -> Tensor:
+        """The same where the gradient at ``h`` is known. Shape ``(N,)``."""
+        ...
+
+    def move(self, h: Tensor, direction: Tensor, length: Tensor) -> Moved:
+        """``f`` at ``h + length * direction``. ``length``: shape ``(N,)``."""
         ...
 
     def size(self) -> Tensor:
@@ -63,9 +90,36 @@ class Intervals:
         return self.gap(h)
 
     def curvature(self, h: Tensor, direction: Tensor) -> Tensor:
-        """Squared norm of the direction over the violated statements and the equations. Shape ``(N,)``."""
-        outside = (h >= self.upper) | (h <= self.lower)
-        return torch.where(outside, direction, 0.0).flatten(1).square().sum(1)
+        """Squared norm of the direction over the violated statements. Shape ``(N,)``."""
+        return self.bend(self.gap(h), direction, h)
+
+    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor) -> Tensor:
+        """From the gap, which is the gradient. Shape ``(N,)``."""
+        if not in_blocks(gradient):
+            return (gradient.sign() * direction).flatten(1).square().sum(1)
+        total = gradient.new_zeros(len(gradient))
+        for row, (off, along) in blocks(gradient, direction):
+            # arithmetic, for masks of bools are slower
+            outside = off.sign().mul_(along)
+            total[row] += torch.dot(outside, outside)
+        return total
+
+    def move(self, h: Tensor, direction: Tensor, length: Tensor) -> Moved:
+        """All of it in one pass over the entries. ``length``: shape ``(N,)``."""
+        if not in_blocks(h):
+            moved = torch.addcmul(h, direction, column(length, h))
+            gap = self.gap(moved)
+            squared, slope = ((gap * other).flatten(1).sum(1) for other in (gap, direction))
+            return Moved(moved, gap, squared, slope)
+        moved, gap = (torch.empty_like(h, memory_format=torch.contiguous_format) for _ in range(2))
+        squared, slope = torch.zeros_like(length), torch.zeros_like(length)
+        for row, (was, low, high, along, at, off) in blocks(h, self.lower, self.upper, direction, moved, gap):
+            torch.addcmul(was, along, length[row], out=at)
+            torch.clamp(at, low, high, out=off)
+            torch.sub(at, off, out=off)
+            squared[row] += torch.dot(off, off)
+            slope[row] += torch.dot(off, along)
+        return Moved(moved, gap, squared, slope)
 
     def size(self) -> Tensor:
         """Norm of the equations' right-hand sides; of all finite bounds where there is no equation. Shape ``(N,)``."""
@@ -126,6 +180,15 @@ class UnknownSwitches:
         """As for known switches. Shape ``(N,)``."""
         return self._at_largest(h).curvature(h, direction)
 
+    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor) -> Tensor:
+        """As for known switches. Shape ``(N,)``."""
+        return self.losers.bend(gradient, direction, h)
+
+    def move(self, h: Tensor, direction: Tensor, length: Tensor) -> Moved:
+        """With the largest entries there. ``length``: shape ``(N,)``."""
+        at = torch.addcmul(h, direction, column(length, h))
+        return self._at_largest(at).move(at, direction, torch.zeros_like(length))
+
     def size(self) -> Tensor:
         """Norm of the regions' values. Shape ``(N,)``."""
         return torch.where(self.winners.isfinite(), self.winners, 0.0).flatten(1).norm(dim=1)
@@ -175,6 +238,17 @@ class Averages:
     def curvature(self, h: Tensor, direction: Tensor) -> Tensor:
         """That of the linearised averages (Gauss-Newton). Shape ``(N,)``."""
         return self.pooling.forward(self._slope(h) * direction).flatten(1).square().sum(1)
+
+    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor) -> Tensor:
+        """The gradient does not help. Shape ``(N,)``."""
+        return self.curvature(h, direction)
+
+    def move(self, h: Tensor, direction: Tensor, length: Tensor) -> Moved:
+        """By the parts above. ``length``: shape ``(N,)``."""
+        at = torch.addcmul(h, direction, column(length, h))
+        gradient = self.gradient(at)
+        squared = self.gap(at).flatten(1).square().sum(1)
+        return Moved(at, gradient, squared, (gradient * direction).flatten(1).sum(1))
 
     def size(self) -> Tensor:
         """Norm of the averages. Shape ``(N,)``."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unconv.batched import norms, tiny
+from unconv.batched import column, norms, tiny
 from unconv.decode.priors import Gaussian, Metric, Smooth
 from unconv.invert.box import Box, contrast
 from unconv.invert.surgery import NOTHING, Features, Known
@@ -88,7 +88,7 @@ def outline(
             loss = loss + OUTSIDE * norms((x - box.project(x)) / unit).square()
         better = loss.detach() < least
         least = torch.where(better, loss.detach(), least)
-        best[better] = x.detach()[better]
+        best = torch.where(column(better, x), x.detach(), best)  # an index of bools would make a GPU wait
         if watch is not None:
             watch(x.detach())
         (z.grad,) = torch.autograd.grad(loss.sum(), z)
