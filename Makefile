@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults lint format bench clean
+.PHONY: demo test test-faults lint format bench docs package clean
 
 demo: $(VENV)/installed
 	$(BIN)/unconv report cifar-vgg --size 32 --effort 0.35 --samples 20 --out runs/demo
@@ -15,22 +15,37 @@ test-faults: $(VENV)/installed
 	$(BIN)/pytest -rP tests/robustness tests/fuzz
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/pyright
 
 format: $(VENV)/installed
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks docs
+	$(BIN)/ruff format src tests benchmarks docs
 
 # glibc gives buffers of this size back after every call; kept, both sides measure arithmetic instead of page faults
 bench: $(VENV)/installed
 	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python benchmarks/one_step_iht.py
+
+# the site in docs/_build/html: every example run, every doctest, every link inside it; no network
+docs: $(VENV)/installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/sphinx-build -q -W -b doctest -d docs/_build/doctrees docs docs/_build/doctest
+	$(BIN)/python docs/check_site.py docs/_build/html
+
+# sdist and wheel, installed in a clean environment and started there
+package: $(VENV)/installed
+	$(BIN)/pytest -m slow tests/test_package.py
+	$(BIN)/python -m build --no-isolation --outdir dist
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs dist docs/_build docs/examples docs/project .pytest_cache .ruff_cache .hypothesis

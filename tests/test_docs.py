@@ -1,9 +1,17 @@
 """The code in the documentation runs, and says what the text says."""
 
+import doctest
+import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[1] / "docs"
+GALLERY = sorted((DOCS / "gallery").glob("plot_*.py"))
 
 
 def test_the_python_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
@@ -27,3 +35,70 @@ def test_pages_are_linked_from_the_index():
     linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
     assert "python.md" in linked
     assert all((DOCS / name).is_file() for name in linked)
+
+
+def check_site():
+    spec = importlib.util.spec_from_file_location("check_site", DOCS / "check_site.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_reaches_the_reference():
+    """Sphinx writes a name into the reference where its module is named there and the name has a docstring."""
+    pages = "\n".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
+    named = set(re.findall(r"^\.\. automodule:: (\S+)\n   :members:", pages, re.MULTILINE))
+    names = check_site().public_names()
+    assert {"unconv.recover.iht.iht", "unconv.zoo.load_model", "unconv.api.invert"} <= names
+    assert not {name.rpartition(".")[0] for name in names} - named
+    undocumented = [name for name in names if not _docstring(name)]
+    assert not undocumented
+
+
+def _docstring(name):
+    home, _, own = name.rpartition(".")
+    return vars(importlib.import_module(home))[own].__doc__
+
+
+def test_the_check_of_links_finds_what_is_broken(tmp_path):
+    (tmp_path / "index.html").write_text(
+        '<h1 id="top">x</h1><a href="#top">1</a><a href="other.html#here">2</a><a href="other.html#gone">3</a>'
+        '<a href="missing.html">4</a><img src="no.png"><a href="https://example.org/never-asked">5</a>'
+    )
+    (tmp_path / "other.html").write_text('<p id="here">y</p><a href="index.html">back</a>')
+    assert list(check_site().broken_links(tmp_path)) == [
+        "index.html: other.html#gone leads to no anchor",
+        "index.html: missing.html leads to no file",
+        "index.html: no.png leads to no file",
+    ]
+
+
+@pytest.mark.parametrize("module", ["adapters", "operators", "sparsity", "stage", "measure.bounds", "recover.iht"])
+def test_examples_in_docstrings_say_what_they_say(module):
+    outcome = doctest.testmod(importlib.import_module(f"unconv.{module}"))
+    assert outcome.attempted >= 3
+    assert outcome.failed == 0
+
+
+def test_every_page_is_one_of_the_site():
+    index = (DOCS / "index.md").read_text()
+    assert set(re.findall(r"\(examples/(\w+)\.rst\)", index)) <= {script.stem for script in GALLERY}
+    assert "\n*\n" in index  # the pages beside it
+    assert len(GALLERY) >= 7
+
+
+@pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
+def test_gallery_scripts_compile_and_start_with_a_title(script):
+    code = compile(script.read_text(), script.name, "exec")
+    title, line = code.co_consts[0].strip().splitlines()[:2]
+    assert set(line) == {"="}
+    assert len(line) == len(title)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
+def test_gallery_scripts_run(script, tmp_path):
+    """Each in a process of its own, as ``make docs`` runs them, in a folder where it may leave what it writes."""
+    environment = os.environ | {"MPLBACKEND": "Agg", "TQDM_DISABLE": "1"}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,130 @@
+"""Checks of the built site: links inside it lead somewhere, and every public name is in the reference.
+
+``python docs/check_site.py docs/_build/html`` prints what is wrong, one line each, and exits with 1 if anything is.
+Links to other sites are not followed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import sys
+import zlib
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+MODULES = ("adapters", "api", "conformance", "operators", "results", "solution", "sparsity", "stage")
+PACKAGES = ("decode", "invert", "measure", "recover")
+
+
+def documented_modules() -> list[str]:
+    """The modules whose public names belong into the reference.
+
+    Returns:
+        Full names, such as ``"unconv.recover.iht"``.
+    """
+    found = [f"unconv.{name}" for name in MODULES]
+    for name in PACKAGES:
+        package = importlib.import_module(f"unconv.{name}")
+        found += [f"unconv.{name}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+    return found
+
+
+def public_names() -> set[str]:
+    """Every public class and function of these modules, and whatever ``unconv`` itself exports.
+
+    Returns:
+        Full names by the module that defines them, such as ``"unconv.recover.iht.iht"``.
+    """
+    names = set()
+    for module in documented_modules():
+        for name, value in vars(importlib.import_module(module)).items():
+            is_code = inspect.isclass(value) or inspect.isfunction(value)
+            if is_code and value.__module__ == module and not name.startswith("_"):
+                names.add(f"{module}.{name}")
+    unconv = importlib.import_module("unconv")
+    for name in unconv.__all__:
+        exported = getattr(unconv, name)
+        # unconv.invert and unconv.report are packages that can be called
+        home = "unconv.api" if inspect.ismodule(exported) else exported.__module__
+        names.add(f"{home}.{name}")
+    return names
+
+
+def names_in_reference(site: Path) -> set[str]:
+    """The Python names that a built site explains.
+
+    Args:
+        site: Its folder.
+
+    Returns:
+        Full names, from the site's own inventory.
+    """
+    data = (site / "objects.inv").read_bytes()
+    body = zlib.decompress(data.split(b"\n", 4)[4]).decode("utf-8")
+    return {line.split(" ", 1)[0] for line in body.splitlines() if " py:" in line}
+
+
+class _Page(HTMLParser):
+    """What a page links to, and what can be linked to on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value for name, value in attrs if value}
+        self.anchors |= {values[name] for name in ("id", "name") if name in values}
+        if tag in {"a", "link"} and "href" in values:
+            self.links.append(values["href"])
+        if tag in {"img", "script"} and "src" in values:
+            self.links.append(values["src"])
+
+
+def broken_links(site: Path) -> Iterator[str]:
+    """Links to pages, anchors, pictures and scripts of the site that are not there.
+
+    Args:
+        site: The folder of a built site.
+
+    Yields:
+        One line each, with the page that has the link.
+    """
+    site = site.resolve()
+    pages: dict[Path, _Page] = {}
+    for file in sorted(site.rglob("*.html")):
+        pages[file] = _Page()
+        pages[file].feed(file.read_text(encoding="utf-8"))
+    for file, page in pages.items():
+        for link in dict.fromkeys(page.links):
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (file.parent / unquote(parts.path)).resolve() if parts.path else file
+            if target.is_dir():
+                target /= "index.html"
+            if not target.is_file():
+                yield f"{file.relative_to(site)}: {link} leads to no file"
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
+                yield f"{file.relative_to(site)}: {link} leads to no anchor"
+
+
+def main() -> int:
+    """Check the site in the folder that the command line names.
+
+    Returns:
+        The exit status.
+    """
+    site = Path(sys.argv[1])
+    wrong = [*broken_links(site), *(f"{n} is not in the reference" for n in public_names() - names_in_reference(site))]
+    print(*sorted(wrong), sep="\n", end="\n" if wrong else "")
+    print(f"{len(wrong)} things are wrong with the site" if wrong else "links and names of the site: all there")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
