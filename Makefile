@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults lint format bench docs package clean
+.PHONY: demo test test-faults e2e lint format bench docs package clean
 
 demo: $(VENV)/installed
 	$(BIN)/unconv report cifar-vgg --size 32 --effort 0.35 --samples 20 --out runs/demo
@@ -13,6 +13,11 @@ test: $(VENV)/installed
 # kills, full disks, malformed files, 100,000 images; -rP prints the figures (a quarter of an hour)
 test-faults: $(VENV)/installed
 	$(BIN)/pytest -rP tests/robustness tests/fuzz
+
+# the report page in headless Chromium (Debian's package chromium, or Chrome)
+e2e: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[e2e]"
+	$(BIN)/pytest -rs tests/report/test_page_in_browser.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks docs
