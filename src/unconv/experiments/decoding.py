@@ -52,6 +52,7 @@ IMAGE_METHODS: dict[str, Callable[..., Solution[Tensor]]] = {
     "adam": lambda *args, **options: gradient_inversion(*args, optimizer="adam", **options),
     "lbfgs": lambda *args, **options: gradient_inversion(*args, optimizer="lbfgs", **options),
 }
+STRIDE = 1.05  # points of a curve are at least this factor of time apart
 CHAINED = ("iht", "min-norm", "convex")
 
 
@@ -63,7 +64,7 @@ class Cell:
         errors: Relative error of each image.
         psnrs: PSNR of each image, in dB, for decoders of the image.
         seconds: Time of each image.
-        curves: Per image, pairs of seconds and relative error after each step.
+        curves: Per image, pairs of seconds and relative error, closer together at first.
     """
 
     errors: list[float] = field(default_factory=list)
@@ -217,11 +218,14 @@ def _decode_image(
     start = time.perf_counter()
 
     def watch(estimate: Tensor) -> None:
-        error = relative_norm(estimate - x, x).mean().item()
-        curve.append((round(time.perf_counter() - start, 2), round(error, 5)))
+        seconds = time.perf_counter() - start
+        if not curve or seconds > STRIDE * curve[-1][0]:
+            curve.append((round(seconds, 2), round(relative_norm(estimate - x, x).mean().item(), 5)))
 
     solution = IMAGE_METHODS[method](features, target, known, box=network.box, watch=watch, **options)
-    _note(cell, time.perf_counter() - start, solution.value, x, network)
+    seconds = time.perf_counter() - start
+    _note(cell, seconds, solution.value, x, network)
+    curve.append((round(seconds, 2), round(relative_norm(solution.value - x, x).mean().item(), 5)))
     cell.curves.append(curve)
     return solution.value
 
