@@ -1,8 +1,8 @@
-r"""
+"""
 The theory in one page
 ======================
 
-A convolution :math:`W` followed by a pooling that keeps the largest entry of each region leaves a few values and
+A convolution ``W`` followed by a pooling that keeps the largest entry of each region leaves a few values and
 their places. *Towards Understanding the Invertibility of Convolutional Neural Networks* (Gilbert, Zhang, Lee,
 Zhang, Lee; IJCAI 2017) reads this as one step of model-based iterative hard thresholding: the layer computes ``z =
 M(W x, k)``, its decoder ``W^T z``. Here every claim is measured while the page is built, in the setting of the
