@@ -1,4 +1,4 @@
-"""Checks of the built site: links inside it lead somewhere, and every public name is in the reference.
+"""Checks of the built site: links inside it lead somewhere, nothing is loaded from elsewhere, every name is explained.
 
 ``python docs/check_site.py docs/_build/html`` prints what is wrong, one line each, and exits with 1 if anything is.
 Links to other sites are not followed.
@@ -74,6 +74,7 @@ class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.links: list[str] = []
+        self.loaded: set[str] = set()
         self.anchors: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -83,10 +84,13 @@ class _Page(HTMLParser):
             self.links.append(values["href"])
         if tag in {"img", "script"} and "src" in values:
             self.links.append(values["src"])
+            self.loaded.add(values["src"])
+        if tag == "link" and "stylesheet" in values.get("rel", "") and "href" in values:
+            self.loaded.add(values["href"])
 
 
 def broken_links(site: Path) -> Iterator[str]:
-    """Links to pages, anchors, pictures and scripts of the site that are not there.
+    """Links to pages, anchors, pictures and scripts of the site that are not there, and what is loaded from elsewhere.
 
     Args:
         site: The folder of a built site.
@@ -102,6 +106,8 @@ def broken_links(site: Path) -> Iterator[str]:
     for file, page in pages.items():
         for link in dict.fromkeys(page.links):
             parts = urlsplit(link)
+            if parts.netloc and link in page.loaded:
+                yield f"{file.relative_to(site)}: {link} is loaded from elsewhere"
             if parts.scheme or parts.netloc:
                 continue
             target = (file.parent / unquote(parts.path)).resolve() if parts.path else file

@@ -64,12 +64,14 @@ def test_the_check_of_links_finds_what_is_broken(tmp_path):
     (tmp_path / "index.html").write_text(
         '<h1 id="top">x</h1><a href="#top">1</a><a href="other.html#here">2</a><a href="other.html#gone">3</a>'
         '<a href="missing.html">4</a><img src="no.png"><a href="https://example.org/never-asked">5</a>'
+        '<script src="https://example.org/x.js"></script><img src="data:image/png;base64,AAAA">'
     )
     (tmp_path / "other.html").write_text('<p id="here">y</p><a href="index.html">back</a>')
     assert list(check_site().broken_links(tmp_path)) == [
         "index.html: other.html#gone leads to no anchor",
         "index.html: missing.html leads to no file",
         "index.html: no.png leads to no file",
+        "index.html: https://example.org/x.js is loaded from elsewhere",
     ]
 
 
