@@ -68,7 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(options, "dry_run", False):
             name = "dry-run"
         verb = importlib.import_module(f"unconv.verbs.{name.replace('-', '_')}")
-        document, text = verb.run(options)
+        found = verb.run(options)
+        if found is None:  # of several processes, the first prints
+            return 0
+        document, text = found
         # the name of a folder may hold bytes that are no text
         with contextlib.suppress(AttributeError):
             sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]

@@ -24,9 +24,11 @@ def make(size=8, n=2, activation=nn.ReLU, dtype=torch.float64):
     return Features(model, find_stages(model, x[:1]).get("2"), x.shape[1:]), x
 
 
+# torch has no second derivative of its hard sigmoid, which squeeze-and-excitation blocks are made of
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Hardsigmoid])
 @pytest.mark.parametrize("side_info", ["none", "switches", "gates"])
-def test_jacobian_against_torch_func(side_info):
-    features, x = make(size=4)
+def test_jacobian_against_torch_func(side_info, activation):
+    features, x = make(size=4, activation=activation)
     known = features.record(x, side_info)
     at = x + 0.05
     jacobian = Jacobian(lambda v: features(v, known), at)

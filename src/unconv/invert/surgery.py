@@ -26,7 +26,7 @@ MAX_POOLS = {
     **{f"adaptive_max_pool{d}d": f"adaptive_max_pool{d}d" for d in (1, 2, 3)},
     **{f"adaptive_max_pool{d}d_with_indices": f"adaptive_max_pool{d}d" for d in (1, 2, 3)},
 }
-PIECEWISE_LINEAR = ("relu", "relu6", "leaky_relu", "hardtanh", "prelu")
+PIECEWISE_LINEAR = ("relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid", "prelu")
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,11 @@ def _fixed_batch_norm(
     return torch.addcmul(shift.view(column), x, scale.view(column))
 
 
+def _hardsigmoid(h: Tensor) -> Tensor:
+    # torch's own has no second derivative, which the products with its derivative need
+    return F.hardtanh(h / 6 + 0.5, 0.0, 1.0)
+
+
 class _Enough(BaseException):
     """Ends a forward pass of which the rest is not needed."""
 
@@ -196,6 +201,8 @@ class _Surgeon(TorchFunctionMode):
         if name in PIECEWISE_LINEAR:
             options = {k: v for k, v in options.items() if k != "inplace"}
             h, *numbers = args
+            if name == "hardsigmoid":
+                return self.activate(h, _hardsigmoid)
             if name in {"relu", "relu6"}:
                 numbers = []
             elif name in {"leaky_relu", "hardtanh"}:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from unconv.images import ImageStream
 from unconv.invert.chain import chain_to_image
 from unconv.invert.ways import WHOLE_NETWORK, Way, fitting_region, stages_needed
 from unconv.runs.certificates import CERTIFIED
-from unconv.runs.directory import RunDirectory
+from unconv.runs.directory import Unwritten
 from unconv.runs.inversion import invert_stream, passes
 from unconv.runs.network import CapturedStream, Network, first_stages
 from unconv.runs.survey import survey, work
@@ -146,7 +145,7 @@ def _report(options: Report) -> Forecast:
             bar(what, units)
             last = time.perf_counter()
 
-        survey(opened.network, opened.first, plan, _Nowhere(), lap)
+        survey(opened.network, opened.first, plan, Unwritten(), lap)
     counting, measuring, certifying, *inverting = laps
     taken = dict(zip(kinds, inverting, strict=True))
     images, everything = len(opened.images), sum(map(_work, stages))
@@ -262,22 +261,6 @@ def _reproduce(options: Reproduce) -> Forecast:
         forecast.seconds, forecast.measured = total, f"the first steps took {_duration(spent)}"
     forecast.memory_bytes = memory.largest(1.0, 1)
     return forecast
-
-
-class _Nowhere(RunDirectory):
-    """A run of which nothing is kept."""
-
-    def __init__(self) -> None:
-        self.path = Path(os.devnull)
-
-    def part(self, name: str, compute: Callable[[], Any]) -> Any:
-        return compute()
-
-    def has(self, name: str) -> bool:
-        return False
-
-    def parts(self, names: Iterable[str]) -> list[Any]:
-        return []
 
 
 class _Enough(BaseException):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -12,33 +13,37 @@ from typing import Any
 from unconv.errors import UsageError
 from unconv.images import ImageStream
 from unconv.invert.ways import WAYS, Way
-from unconv.report.data import ReportData
+from unconv.report.data import METRICS, ReportData, range_of
 from unconv.report.figures import write_figures
 from unconv.report.page import write_page
 from unconv.runs.directory import RunDirectory, environment
 from unconv.runs.network import Network, first_stages
+from unconv.runs.ranks import ALONE, Rank, rank_from
 from unconv.runs.survey import Findings, Plan, survey, work
 from unconv.verbs.again import command_line
-from unconv.verbs.opening import choose_stages, open_images, open_model, rows_of_text
+from unconv.verbs.opening import choose_stages, given, open_images, open_model, rows_of_text
 from unconv.verbs.options import Report
 from unconv.verbs.progress import progress_bar
 from unconv.zoo import LoadedModel
 
 
-def run(options: Report) -> tuple[dict[str, Any], str]:
-    """Measure, invert, and write the page.
+
+def run(options: Report) -> tuple[dict[str, Any], str] | None:
+    """Measure, invert, and write the page; as one of several ranks, where the environment says so.
 
     Args:
         options: The options.
 
     Returns:
-        The JSON document and its text.
+        The JSON document and its text; ``None`` for a rank that is not the first.
     """
+    rank = rank_from()
     ways = chosen_ways(options)
-    loaded, network = open_model(options)
+    loaded, network = open_model(options, rank=rank)
     images = open_images(options, loaded)
-    written = write(prepare(options, ways, loaded, network, images, given(options, images), command(options)))
-    return written.document(), _text(written)
+    job = prepare(options, ways, loaded, network, images, given(options, images), command(options))
+    written = write(job, bar=rank.leads, rank=rank)
+    return None if written is None else (written.document(), _text(written))
 
 
 @dataclass(frozen=True)
@@ -143,46 +148,33 @@ def prepare(
     return Job(options, loaded, network, images, plan, skipped_modules, config, path, command)
 
 
-def write(job: Job, *, bar: bool = True) -> Written:
+def write(job: Job, *, bar: bool = True, rank: Rank = ALONE) -> Written | None:
     """Measure and invert, and write the run directory with its page.
 
     Args:
         job: What to do.
         bar: Whether to show progress on stderr.
+        rank: Which process of its job this is; the first writes what all have found.
 
     Returns:
-        What came out.
+        What came out; ``None`` for a rank that is not the first.
     """
-    run = RunDirectory(job.path, job.config)
+    run = RunDirectory(job.path, job.config, rank)
     try:
-        with progress_bar(work(job.plan, len(job.images)), shown=bar) as progress:
+        with progress_bar(math.ceil(work(job.plan, len(job.images)) / rank.count), shown=bar) as progress:
             findings = survey(job.network, job.images, job.plan, run, progress)
-        run.write_results(findings.rows)
+        if findings is None:
+            run.attendance.leave()
+            return None
+        run.write_results(findings.rows())
         data = _report_data(job, findings)
         with run.writing():
             write_figures(data, job.path)
             page = write_page(data, job.path)
+            run.attendance.leave()
     finally:
         run.close()
     return Written(job, findings, page)
-
-
-def given(options: Report, images: ImageStream) -> dict[str, Any]:
-    """What ``config.json`` says of images that are files.
-
-    Args:
-        options: The options.
-        images: The images.
-
-    Returns:
-        What the user named, how many there are, and a hash of their names and sizes.
-    """
-    listing = "\n".join(f"{path} {_size(path)}" for path in images.paths)
-    return {
-        "given": [str(path) for path in options.images] or "bundled photographs",
-        "count": len(images.paths),
-        "listing_sha256": hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest(),
-    }
 
 
 def _config(options: Report, loaded: LoadedModel, images: dict[str, Any], plan: Plan) -> dict[str, Any]:
@@ -204,20 +196,18 @@ def _config(options: Report, loaded: LoadedModel, images: dict[str, Any], plan: 
     }
 
 
-def _size(path: Path) -> int | str:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return "-"
-
-
 def _report_data(job: Job, findings: Findings) -> ReportData:
     options, loaded = job.options, job.loaded
     pictures: dict[int, dict[str, Any]] = {}
-    for row in findings.rows:
-        original = f"images/{row['image']:04d}.png" if row["image"] < options.pictures else None
+    for row in itertools.takewhile(lambda row: row["image"] < options.pictures, findings.rows()):
+        original = f"images/{row['image']:04d}.png"
         entry = pictures.setdefault(row["image"], {"file": row["file"], "original": original, "reconstructions": []})
         entry["reconstructions"].append(row | {"path": row["picture"]})
+    ranges = [
+        dict(zip(("stage", "from", "code", "method", "side_info"), key, strict=True))
+        | {metric: range_of(found.values[metric]) for metric in METRICS if len(found.values[metric]) > 1}
+        for key, found in findings.tally.numbers.items()
+    ]
     return ReportData(
         model=options.model,
         weights=f"{loaded.weights.source} (SHA-256 {loaded.weights.sha256})",
@@ -228,6 +218,7 @@ def _report_data(job: Job, findings: Findings) -> ReportData:
         skipped_modules=job.skipped_modules,
         skipped_images=findings.skipped_images,
         pictures=[pictures[index] for index in sorted(pictures)],
+        ranges=ranges,
     )
 
 
