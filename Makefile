@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults e2e lint format bench docs package clean
+.PHONY: demo test test-faults e2e lint format bench gpu-tests docs package clean
 
 demo: $(VENV)/installed
 	$(BIN)/unconv report cifar-vgg --size 32 --effort 0.35 --samples 20 --out runs/demo
@@ -28,9 +28,15 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix src tests benchmarks docs
 	$(BIN)/ruff format src tests benchmarks docs
 
-# glibc gives buffers of this size back after every call; kept, both sides measure arithmetic instead of page faults
+# floors and peers (docs/benchmarks.md), about ten minutes
 bench: $(VENV)/installed
-	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python benchmarks/one_step_iht.py
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/unconv bench
+	$(BIN)/python docs/fill_benchmarks.py
+
+# what a GPU computes equals what the CPU computes
+gpu-tests: $(VENV)/installed
+	$(BIN)/pytest -m gpu
 
 # the site in docs/_build/html: every example run, every doctest, every link inside it; no network
 docs: $(VENV)/installed-docs

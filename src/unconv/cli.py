@@ -16,7 +16,18 @@ from typing import Any
 import tyro
 
 from unconv.errors import UnconvError, UsageError
-from unconv.verbs.options import Coherence, Doctor, Invert, Report, Reproduce, Rip, Sparsity, Stages, TrainDecoder
+from unconv.verbs.options import (
+    Bench,
+    Coherence,
+    Doctor,
+    Invert,
+    Report,
+    Reproduce,
+    Rip,
+    Sparsity,
+    Stages,
+    TrainDecoder,
+)
 
 VERBS = {
     "report": Report,
@@ -27,6 +38,7 @@ VERBS = {
     "invert": Invert,
     "reproduce": Reproduce,
     "train-decoder": TrainDecoder,
+    "bench": Bench,
     "doctor": Doctor,
 }
 

@@ -204,6 +204,38 @@ class Doctor:
     debug: bool = False
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Time every part beside the bare torch calls that it must make, and beside other libraries on the same work.
+
+    Attributes:
+        out: Folder for bench.json and bench.svg.
+        runs: Number of paired runs.
+        only: Only these parts: one-step-iht, t-step-iht, convex-step, gauss-newton-step, rip-sampling, verbs, layer,
+            sparse or image.
+        size: Side of the image in pixels.
+        image: The image; a bundled photograph where not given.
+        weights: A file of VGG-19's weights; Gaussian filters where not given.
+        mean: Subtracted from each channel, with weights.
+        std: Divides each channel, with weights.
+        device: Where to compute: cpu, cuda, cuda:1.
+        json: Print one JSON document on stdout, and nothing else there.
+        debug: Show the traceback of an error.
+    """
+
+    out: Path = Path("benchmarks")
+    runs: int = 7
+    only: tuple[str, ...] = ()
+    size: int = 224
+    image: str | None = None
+    weights: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    device: str = "cpu"
+    json: bool = False
+    debug: bool = False
+
+
 Experiment = Literal[
     "all",
     "prop1",
