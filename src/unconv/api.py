@@ -261,11 +261,12 @@ def report(
         given = report_verb.given(options, stream)
     job = report_verb.prepare(options, ways, loaded, network, stream, given, _command(model, stream, options))
     written = report_verb.write(job, bar=progress)
+    assert written is not None  # one process alone
     return ReportResult(
         page=written.page,
         run=job.path,
         stages=written.findings.stages,
-        rows=written.findings.rows,
+        rows=list(written.findings.rows()),
         skipped_modules=job.skipped_modules,
         skipped_images=written.findings.skipped_images,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import io
 import os
@@ -280,6 +281,7 @@ class ImageStream:
 
     Attributes:
         paths: The files.
+        first: Index of the first of them.
         skipped: What the last pass, so far, left out.
         noted: What the last pass, so far, used only in part.
     """
@@ -315,11 +317,38 @@ class ImageStream:
         self.root = root
         self.min_size = min_size
         self.need_one = need_one
+        self.first = 0
         self.skipped: list[SkippedImage] = []
         self.noted: list[NotedImage] = []
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def blocks(self) -> list[range]:
+        """The indices of the images, so many at a time as fit into a batch.
+
+        Where a block begins is decided by its place alone: not by what can be read of the images before it, nor by
+        who reads it.
+
+        Returns:
+            Ranges in order.
+        """
+        ends = self.first + len(self.paths)
+        return [range(i, min(i + self.batch_size, ends)) for i in range(self.first, ends, self.batch_size)]
+
+    def block(self, indices: range) -> ImageStream:
+        """The same images, but only some of them; a pass without a single usable one is no error.
+
+        Args:
+            indices: Which, from ``blocks``.
+
+        Returns:
+            A stream of its own.
+        """
+        part = copy.copy(self)
+        part.paths = self.paths[indices.start - self.first : indices.stop - self.first]
+        part.first, part.need_one, part.skipped, part.noted = indices.start, False, [], []
+        return part
 
     def __iter__(self) -> Iterator[Batch]:
         """Run through the images.
@@ -332,7 +361,7 @@ class ImageStream:
         """
         self.skipped, self.noted = [], []
         waiting: list[tuple[int, str, Tensor]] = []
-        for index, path in enumerate(self.paths):
+        for index, path in enumerate(self.paths, self.first):
             name = display_name(path, self.root)
             try:
                 x = self._prepare(path, name)

@@ -1,19 +1,22 @@
 """Runs ``unconv`` commands in forked children, so that a test of a crash does not pay for importing torch.
 
-Reads one JSON document per line on stdin: ``{"words", "cwd", "out", "err", "figures"}`` and faults, all of them
-optional. Changes of the file system are counted from 1.
+Reads one JSON document per line on stdin: a list of commands that run at the same time, each of them
+``{"words", "cwd", "out", "err", "figures"}`` and faults, all of them optional. Changes of the file system are counted
+from 1.
 
 * ``die_at``: SIGKILL before that change; ``interrupt_at``: SIGINT there;
 * ``die_naming``: SIGKILL before a temporary file gets a name that holds this;
+* ``terminate_naming``: SIGTERM there;
 * ``kill_after``: SIGKILL after so many seconds;
 * ``unreadable``: names of files whose opening fails with EIO;
+* ``coming``: seconds that a rank waits for one that has not come;
 * ``file_size``: RLIMIT_FSIZE in bytes;
 * ``unprivileged``: a root that permissions stop;
 * ``threads``: of torch;
 * ``environ``: variables of the environment;
 * ``changes``: a file that lists every change.
 
-Answers with ``{"status"}`` (negative: the signal) at the end.
+Answers with ``{"status"}``, one for each (negative: the signal), at the end of all.
 """
 
 import errno
@@ -27,6 +30,7 @@ import traceback
 
 import torch
 
+import unconv.runs.shards
 import unconv.verbs.report
 from unconv.cli import main
 
@@ -62,6 +66,9 @@ def install_faults(order: dict) -> None:
         named = event == "os.rename" and order.get("die_naming", "/") in os.fsdecode(arguments[1])
         if count == order.get("die_at") or ("die_naming" in order and named):
             os.kill(os.getpid(), signal.SIGKILL)
+        ended = event == "os.rename" and order.get("terminate_naming", "/") in os.fsdecode(arguments[1])
+        if "terminate_naming" in order and ended:
+            os.kill(os.getpid(), signal.SIGTERM)
         if count == order.get("interrupt_at"):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -96,6 +103,8 @@ def child(order: dict) -> int:
         drop_privileges()
     if not order["figures"]:
         unconv.verbs.report.write_figures = lambda data, run: []
+    if "coming" in order:
+        unconv.runs.shards.COMING = order["coming"]
     install_faults(order)
     if "file_size" in order:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"], resource.RLIM_INFINITY))
@@ -109,27 +118,33 @@ def child(order: dict) -> int:
     return status
 
 
-def wait(pid: int, order: dict) -> int:
-    if "kill_after" in order:
-        start = time.monotonic()
-        while time.monotonic() - start < order["kill_after"]:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return status
-            time.sleep(0.002)
-        # not waited for yet, so the number is still this child's
-        os.kill(pid, signal.SIGKILL)
-    return os.waitpid(pid, 0)[1]
+def wait(running: dict[int, dict]) -> dict[int, int]:
+    start = time.monotonic()
+    ended = {}
+    while len(ended) < len(running):
+        for pid, order in running.items():
+            if pid in ended:
+                continue
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                ended[pid] = status
+            elif time.monotonic() - start >= order.get("kill_after", float("inf")):
+                # not waited for yet, so the number is still this child's
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+    return ended
 
 
 def serve() -> None:
     for line in sys.stdin:
-        order = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            os._exit(child(order))
-        status = wait(pid, order)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
+        running = {}
+        for order in json.loads(line):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(child(order))
+            running[pid] = order
+        ended = wait(running)
+        print(json.dumps({"status": [os.waitstatus_to_exitcode(ended[pid]) for pid in running]}), flush=True)
 
 
 if __name__ == "__main__":

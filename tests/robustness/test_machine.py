@@ -95,8 +95,8 @@ def test_a_read_error_skips_that_image_by_name(server, place, words):
 
 def test_an_image_that_is_readable_again_is_taken_up_without_repetitions(server, place, words):
     words = ["2" if before == "--batch" else word for before, word in zip(("", *words), words)]
-    server.run(*words, cwd=place, unreadable=["1.png"], die_naming="inversion-000003")
-    assert [p.stem for p in (place / "run" / "parts").glob("inversion*")] == ["inversion-000000-000002"]
+    server.run(*words, cwd=place, unreadable=["1.png"], die_naming="inversion-000002")
+    assert [p.stem for p in (place / "run" / "parts").glob("inversion*")] == ["inversion-000000-000001"]
     ended = server.run(*words, "--json", cwd=place)
     assert ended.status == 0, ended.err
     found = json.loads(ended.out)

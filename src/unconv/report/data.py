@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,10 @@ class ReportData:
         skipped_images: ``{"file", "reason"}`` of whatever was not used.
         pictures: Per image ``{"file", "original", "reconstructions"}``; ``original`` and each reconstruction's
             ``path`` are relative to the run directory, and ``None`` where no picture was kept. A reconstruction
-            also has ``"stage", "from", "code", "method", "side_info", "relative_error", "psnr", "ssim"``. Ranges
-            over the images come from here, so images without pictures belong here as well.
+            also has ``"stage", "from", "code", "method", "side_info", "relative_error", "psnr", "ssim"``. Where
+            there are no ``ranges`` they come from here, so images without pictures belong here as well then.
+        ranges: Per stage and series ``{"stage", "from", "code", "method", "side_info"}`` and, by metric, the low and
+            high end over all images.
     """
 
     model: str
@@ -51,6 +53,7 @@ class ReportData:
     skipped_modules: list[dict[str, Any]]
     skipped_images: list[dict[str, Any]]
     pictures: list[dict[str, Any]]
+    ranges: list[dict[str, Any]] = field(default_factory=list)
 
     def printable(self) -> ReportData:
         """Escape control, direction and undecodable characters, so that every string is fit to be shown.
@@ -58,7 +61,7 @@ class ReportData:
         Returns:
             The same data, its strings printable.
         """
-        return ReportData(**{field.name: printable(getattr(self, field.name)) for field in fields(self)})
+        return ReportData(**{each.name: printable(getattr(self, each.name)) for each in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -138,12 +141,15 @@ def curves(data: ReportData) -> dict[Series, dict[int, Point]]:
             value = finite(record.get(metric))
             if value is not None:
                 seen.setdefault((Series.of(record), index[record["stage"]], metric), []).append(value)
+    spreads = {key: range_of(values) for key, values in seen.items() if len(values) > 1 and not data.ranges}
+    for record in (r for r in data.ranges if r["stage"] in index):
+        spreads |= {(Series.of(record), index[record["stage"]], m): tuple(record[m]) for m in METRICS if m in record}
     result: dict[Series, dict[int, Point]] = {}
     for i, stage in enumerate(data.stages):
         for record in stage.get("inversion") or ():
             series = Series.of(record)
             values = {metric: finite(record.get(metric)) for metric in METRICS}
-            spread = {m: _range(seen[series, i, m]) for m in METRICS if len(seen.get((series, i, m), ())) > 1}
+            spread = {m: spreads[series, i, m] for m in METRICS if (series, i, m) in spreads}
             result.setdefault(series, {})[i] = Point(
                 values,
                 spread,
@@ -166,6 +172,20 @@ def curves(data: ReportData) -> dict[Series, dict[int, Point]]:
         )
 
     return {series: result[series] for series in sorted(result, key=order)}
+
+
+def range_of(values: Sequence[float]) -> tuple[float, float]:
+    """The range that is shown beside a mean; see ``spread_words``.
+
+    Args:
+        values: At least one.
+
+    Returns:
+        Smallest and largest, or percentiles where there are more than ``FEW``.
+    """
+    ends = (0, 100) if len(values) <= FEW else (5, 95)
+    low, high = np.percentile(values, ends)
+    return float(low), float(high)
 
 
 def main_series(lines: Mapping[Series, Mapping[int, Point]]) -> Series | None:
@@ -279,12 +299,6 @@ def printable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [printable(v) for v in value]
     return printable(str(value)) if isinstance(value, os.PathLike) else value
-
-
-def _range(values: list[float]) -> tuple[float, float]:
-    ends = (0, 100) if len(values) <= FEW else (5, 95)
-    low, high = np.percentile(values, ends)
-    return float(low), float(high)
 
 
 def _rank(value: str, known: tuple[str, ...]) -> tuple[int, str]:

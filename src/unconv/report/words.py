@@ -100,7 +100,8 @@ def spread_words(data: ReportData) -> str:
     Returns:
         A noun phrase.
     """
-    n, total = len(data.pictures), image_count(data)
+    total = image_count(data)
+    n = total if data.ranges else len(data.pictures)
     of = "image" if n == total else f"of the first {n} images"
     many = "the images" if n == total else f"the first {n} images"
     return f"smallest to largest {of}" if n <= FEW else f"5th to 95th percentile of {many}"

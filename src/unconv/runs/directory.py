@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import platform
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -20,6 +17,9 @@ import pyarrow.parquet as pq
 from unconv.atomic import LEFTOVER, replacing, write_json
 from unconv.errors import UnconvError
 from unconv.images import cannot_write, display_name
+from unconv.runs.attendance import Attendance
+from unconv.runs.locks import DirectoryLock
+from unconv.runs.ranks import ALONE, Rank
 
 PACKAGES = ("numpy", "pillow", "pyarrow", "safetensors", "scikit-image", "torch", "torchvision", "unconv")
 
@@ -39,6 +39,7 @@ RESULTS = pa.schema([
 ])
 ORDER = [(name, "ascending") for name in ("image", "stage", "from", "code", "method", "side_info")]
 FOLDERS = ("parts", "images")
+AT_ONCE = 65_536  # rows of the table in memory
 _ABSENT = object()
 
 
@@ -46,33 +47,44 @@ class RunDirectory:
     """A directory that one command fills, part by part, and that the same command completes after a crash.
 
     Each part is computed once: it is written under a temporary name, flushed and renamed, so it is there whole or
-    not at all. A directory of other settings is refused, and a second writer too.
+    not at all. A directory of other settings is refused, and a second writer too, unless it is a rank of the same job.
+
+    Attributes:
+        path: The directory.
+        config: Everything that decides the results.
+        rank: Which process of its job this is.
+        attendance: Which of the others are there.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], rank: Rank = ALONE) -> None:
         """Open or create a run.
 
         Args:
             path: The directory.
             config: Everything that decides the results; equal settings resume, others are refused.
+            rank: Which process of its job this is.
 
         Raises:
-            UnconvError: If the directory is of another run, cannot be written, or is being written.
+            UnconvError: If the directory is of another run, cannot be written, or is being written by another job.
         """
-        self.path = path
+        self.path, self.rank = path, rank
         self.config = json.loads(json.dumps(config))
+        self.attendance = Attendance(path / "ranks", rank)
         with self.writing():
             self._refuse_foreign()
-            self._lock = _locked(path)
+            self._lock = DirectoryLock(path, rank)
         try:
             with self.writing():
-                self._claim()
+                self._check_settings()
+                if self._lock.first:
+                    self._prepare()
+                    self._lock.admit()
+                self.attendance.arrive()
         except BaseException:
             self.close()
             raise
 
-    def _claim(self) -> None:
-        # nothing is written, and nothing removed, before the directory is known to be this run's or nobody's
+    def _check_settings(self) -> None:
         name, settings = display_name(self.path), self.path / "config.json"
         if settings.exists():
             try:
@@ -86,9 +98,17 @@ class RunDirectory:
                     f"{name} holds a run with other settings ({_difference(found, self.config)}); "
                     "choose another directory with --out, or remove this one"
                 )
-        else:
+        elif self._lock.first:
             self._refuse_foreign()
+        else:
+            raise UnconvError(f"{name}/config.json has just been removed; run the same command again")
+
+    def _prepare(self) -> None:
+        # nothing is written, and nothing removed, before the directory is known to be this run's or nobody's
+        settings = self.path / "config.json"
+        if not settings.exists():
             write_json(settings, self.config)
+        self.attendance.clear()
         for folder in FOLDERS:
             (self.path / folder).mkdir(exist_ok=True)
         for folder in (self.path, *(self.path / name for name in FOLDERS)):
@@ -105,7 +125,8 @@ class RunDirectory:
 
     def close(self) -> None:
         """Let another process write here; a process that dies does so too."""
-        os.close(self._lock)
+        self.attendance.close()
+        self._lock.close()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -137,6 +158,11 @@ class RunDirectory:
             found = self._read(name)
         return found
 
+    def drop(self, name: str) -> None:
+        """Remove a part, where it is there."""
+        with self.writing():
+            self._part(name).unlink(missing_ok=True)
+
     def has(self, name: str) -> bool:
         """Whether a part is finished."""
         return self._read(name) is not _ABSENT
@@ -155,20 +181,54 @@ class RunDirectory:
     def _part(self, name: str) -> Path:
         return self.path / "parts" / f"{name}.json"
 
-    def write_results(self, rows: list[dict[str, Any]]) -> Path:
+    def write_results(self, rows: Iterable[dict[str, Any]]) -> Path:
         """Write ``results.parquet`` in a fixed order, so that interrupted and undisturbed runs end alike.
 
         Args:
-            rows: One row per image, stage and way of recovering, with the fields of ``RESULTS``.
+            rows: One row per image, stage and way of recovering, with the fields of ``RESULTS``; image after image,
+                so that not all of them are in memory at a time.
 
         Returns:
             The file.
         """
-        table = pa.Table.from_pylist(rows, schema=RESULTS).sort_by(ORDER)
         file = self.path / "results.parquet"
-        with self.writing(), replacing(file) as temporary:
-            pq.write_table(table, temporary)
+        with self.writing(), replacing(file) as temporary, pq.ParquetWriter(temporary, RESULTS) as table:
+            for some in _whole_images(rows, AT_ONCE):
+                table.write_table(pa.Table.from_pylist(some, schema=RESULTS).sort_by(ORDER))
         return file
+
+
+class Unwritten(RunDirectory):
+    """A run that is kept in memory only, by one process."""
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self.path, self.config, self.rank = Path(os.devnull), {}, ALONE
+        self._parts: dict[str, Any] = {}
+
+    def part(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A finished part, or the result of computing it now.
+
+        Args:
+            name: Name of the part.
+            compute: Returns something that JSON can hold.
+
+        Returns:
+            The part.
+        """
+        if name not in self._parts:
+            self._parts[name] = compute()
+        return self._parts[name]
+
+    def drop(self, name: str) -> None:
+        """Forget a part, where it is there."""
+        self._parts.pop(name, None)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def _read(self, name: str) -> Any:
+        return self._parts.get(name, _ABSENT)
 
 
 def environment() -> dict[str, Any]:
@@ -189,26 +249,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _locked(path: Path) -> int:
-    path.mkdir(parents=True, exist_ok=True)
-    # the kernel lets go of it when its holder dies, however that happens; a link is not followed to elsewhere
-    number = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = re.fullmatch(rb"process \d+ on [\w.-]+", os.read(number, 100))
-        who = holder[0].decode() if holder else "another process"
-        os.close(number)
-        raise UnconvError(
-            f"{display_name(path)} is being written by {who}; wait for it, or choose another directory with --out"
-        ) from None
-    except OSError:
-        os.close(number)
-        raise
-    with contextlib.suppress(OSError):
-        os.ftruncate(number, 0)
-        os.pwrite(number, f"process {os.getpid()} on {platform.node()}".encode(), 0)
-    return number
+def _whole_images(rows: Iterable[dict[str, Any]], enough: int) -> Iterator[list[dict[str, Any]]]:
+    # at least one group, so that the file is there; an image is in one group, since groups are sorted by themselves
+    some: list[dict[str, Any]] = []
+    for row in rows:
+        if len(some) >= enough and row["image"] != some[-1]["image"]:
+            yield some
+            some = []
+        some.append(row)
+    yield some
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from unconv.errors import UnconvError
 from unconv.images import Batch, ImageStream, SkippedImage, one_line
 from unconv.invert.box import Box
 from unconv.preprocess import Preprocess, Preprocessing
+from unconv.runs.room import TOO_LARGE, Room, is_out_of_memory
 from unconv.stage import Stages, capture, find_stages
 
 ENOUGH = 64  # images to look at for one that the whole network takes
@@ -25,11 +26,13 @@ class Network:
         module: The network, in evaluation mode.
         preprocess: From an image to its input, and back to pixels.
         device: Where it computes.
+        room: How many images fit into memory at a time.
     """
 
     module: nn.Module
     preprocess: Preprocessing
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    room: Room = field(default_factory=Room)
     _stages: dict[tuple[int, ...], Stages] = field(default_factory=dict)
 
     @property
@@ -77,11 +80,23 @@ class Captured:
         Yields:
             Batches of one.
         """
+        yield from self.pieces(1)
+
+    def pieces(self, most: int) -> Iterator[Captured]:
+        """The images, a few at a time.
+
+        Args:
+            most: How many.
+
+        Yields:
+            Batches.
+        """
         count = len(self.batch.names)
         # where an axis that is not the batch (frames, patches) joins it, an image has several rows
-        rows = {name: x.chunk(count) for name, x in self.inputs.items()}
-        for i in range(count):
-            yield Captured(_single(self.batch, i), self.stages, {name: x[i] for name, x in rows.items()})
+        rows = {name: len(x) // count for name, x in self.inputs.items()}
+        for i in range(0, count, most):
+            inputs = {name: x[i * rows[name] : (i + most) * rows[name]] for name, x in self.inputs.items()}
+            yield Captured(_piece(self.batch, i, most), self.stages, inputs)
 
 
 @dataclass
@@ -94,14 +109,12 @@ class CapturedStream:
         network: The network.
         images: The images.
         names: Which stages' inputs are kept, given the stages.
-        done: Batches that need not be computed, because an earlier run has.
         skipped: What the last pass, so far, left out.
     """
 
     network: Network
     images: ImageStream
     names: Callable[[Stages], Sequence[str]]
-    done: Callable[[Batch], bool] = lambda _: False
     skipped: list[SkippedImage] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Captured]:
@@ -111,20 +124,19 @@ class CapturedStream:
             Batches with their stage inputs.
 
         Raises:
-            UnconvError: If no image is left.
+            UnconvError: If no image is left, and one is needed.
         """
         unusable: list[SkippedImage] = []
         passed = 0
         for batch in self.images:
-            if self.done(batch):
-                passed += len(batch.names)
-                continue
-            for part in self._capture(batch, unusable):
-                passed += len(part.batch.names)
-                self.skipped = [*self.images.skipped, *unusable]
-                yield part
+            most = self.network.room.most or len(batch.names)
+            for i in range(0, len(batch.names), most):
+                for part in self._capture(_piece(batch, i, most), unusable):
+                    passed += len(part.batch.names)
+                    self.skipped = [*self.images.skipped, *unusable]
+                    yield part
         self.skipped = [*self.images.skipped, *unusable]
-        if not passed:
+        if not passed and self.images.need_one:
             raise UnconvError(self.skipped[0].reason)
 
     def _capture(self, batch: Batch, unusable: list[SkippedImage]) -> Iterator[Captured]:
@@ -134,17 +146,29 @@ class CapturedStream:
             inputs = capture(self.network.module, names, batch.inputs.to(self.network.device))
             _check_ends(stages, names, inputs)
         except UnconvError as error:
-            if len(batch.names) == 1:
-                unusable.append(SkippedImage(batch.names[0], one_line(str(error))))
-                return
-            for i in range(len(batch.names)):
-                yield from self._capture(_single(batch, i), unusable)
+            reason, most = one_line(str(error)), 1
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason, most = TOO_LARGE, max(1, len(batch.names) // 2)
         else:
             yield Captured(batch, stages, inputs)
+            return
+        # here the error, which holds what was in memory, is gone
+        if len(batch.names) == 1:
+            unusable.append(SkippedImage(batch.names[0], reason))
+            return
+        if reason == TOO_LARGE:
+            self.network.room.shrink(most)
+        for i in range(0, len(batch.names), most):
+            yield from self._capture(_piece(batch, i, most), unusable)
 
 
-def _single(batch: Batch, i: int) -> Batch:
-    return Batch(batch.names[i : i + 1], batch.inputs[i : i + 1], batch.indices[i : i + 1])
+def _piece(batch: Batch, first: int, most: int) -> Batch:
+    if first == 0 and most >= len(batch.names):
+        return batch
+    some = slice(first, first + most)
+    return Batch(batch.names[some], batch.inputs[some], batch.indices[some])
 
 
 def _check_ends(stages: Stages, names: Sequence[str], inputs: Mapping[str, Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -12,18 +12,22 @@ from torch import Tensor
 
 from unconv.batched import relative_norm
 from unconv.errors import UnconvError
-from unconv.images import Batch, ImageStream, quality, save_image
+from unconv.images import ImageStream, quality, save_image
 from unconv.invert.ways import Tuning, Way, coded_stage, fitting_region, invert_batch, stages_needed
-from unconv.measure.activity import Activity, k_from
+from unconv.measure.activity import Activity, NonZeros, StageActivity, k_from
 from unconv.measure.coherence import Coherence, coherence_pair
 from unconv.measure.rip import Boundary, compare
 from unconv.runs.certificates import certificate_document, first_images, keep_patterns
 from unconv.runs.directory import RunDirectory
 from unconv.runs.network import Captured, CapturedStream, Network
+from unconv.runs.room import TOO_LARGE, is_out_of_memory, memory_for
+from unconv.runs.shards import Shards, answering_for, nothing_left, rows_of, skipped_in
+from unconv.runs.tally import Tally, mean
 from unconv.sparsity import Pooled, Window
 from unconv.stage import Stage, Stages
 
 IMPOSED = "imposed "
+INVERSION = "inversion"
 BOUNDARIES: tuple[Boundary, ...] = ("full", "cropped")
 Progress = Callable[[str, int], None]
 
@@ -57,13 +61,25 @@ class Findings:
 
     Attributes:
         stages: One document per stage, as ``report --json`` prints them.
-        rows: One row per image, stage and way, with the fields of ``results.parquet`` and ``seconds``.
+        tally: The numbers of all images.
         skipped_images: ``{"file", "reason"}`` of the images left out.
+        run: Where the rows are.
+        parts: The names of the parts that hold them.
     """
 
     stages: list[dict[str, Any]]
-    rows: list[dict[str, Any]]
+    tally: Tally
     skipped_images: list[dict[str, str]]
+    run: RunDirectory
+    parts: list[str]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per image, stage and way, with the fields of ``results.parquet`` and ``seconds``.
+
+        Returns:
+            Rows, image after image; a few of them are in memory at a time.
+        """
+        return rows_of(self.run, self.parts)
 
 
 class Outcome(NamedTuple):
@@ -82,47 +98,65 @@ class Outcome(NamedTuple):
     reference: Tensor
 
 
-def survey(network: Network, images: ImageStream, plan: Plan, run: RunDirectory, progress: Progress) -> Findings:
+def survey(network: Network, images: ImageStream, plan: Plan, run: RunDirectory, progress: Progress) -> Findings | None:
     """Measure and invert; every part that is finished stays, and is not computed again.
 
     Args:
         network: The network.
         images: The images; run through twice, once to measure how sparse the codes are, once to invert them.
         plan: What to do.
-        run: Where the parts go.
+        run: Where the parts go. Of a job, each rank does its share, and the first waits for the others.
         progress: Called with what has just been done and how many units of work that was; see ``work``.
 
     Returns:
-        The findings.
+        The findings; ``None`` for a rank that is not the first, when its share is done.
+
+    Raises:
+        UnconvError: If no image is left, or ranks have died and left parts undone.
     """
-    counted = run.part("activity", lambda: _count(network, images, plan, progress))
-    stages = network.stages(counted["shape"])
-    fractions = counted["fractions"]
-    documents = [
-        run.part(f"measure-{i:03d}", lambda name=name: _measure(stages.get(name), fractions, plan, progress))
-        for i, name in enumerate(plan.names)
-    ]
-    examples = cache(lambda: first_images(network, images, plan.names, plan.effort))
-    for i, document in enumerate(documents):
-        certify = partial(_certify, network, stages.get(document["stage"]), fractions, examples, plan, run, progress)
-        document["certificate"] = run.part(f"certificate-{i:03d}", certify)
-    parts: list[str] = []
+    shards = Shards(images, run)
+    # the blocks go to the ranks from the first on, the stages from the last on
+    owners = [shards.owner(-1 - i) for i in range(len(plan.names))]
+    others = {
+        f"{kind}-{i:03d}": (owner, name)
+        for i, (owner, name) in enumerate(zip(owners, plan.names, strict=True))
+        for kind in ("measure", "certificate")
+    }
+    with answering_for(shards, INVERSION, others):
+        counted = _counted(network, shards, plan, progress)
+        stages, fractions = network.stages(counted["shape"]), counted["fractions"]
+        mine = [i for i, owner in enumerate(owners) if owner == run.rank.number]
+        for i in mine:
+            stage = stages.get(plan.names[i])
+            run.part(f"measure-{i:03d}", lambda stage=stage: _measure(stage, fractions, plan, progress))
+        examples = cache(lambda: first_images(network, images, plan.names, plan.effort))
+        for i in mine:
+            stage = stages.get(plan.names[i])
+            run.part(
+                f"certificate-{i:03d}", partial(_certify, network, stage, fractions, examples, plan, run, progress)
+            )
+        compute = partial(_invert, network, fractions=fractions, plan=plan, run=run, progress=progress)
+        shards.invert(INVERSION, network, lambda found: _needed(found, plan), compute)
+        if not run.rank.leads:
+            return None
+        shards.wait(INVERSION, others)
+    return _findings(shards, plan, counted)
 
-    def finished(batch: Batch) -> bool:
-        found = run.has(_part_name(batch))
-        parts.extend([_part_name(batch)] * found)
-        return found
 
-    for captured in (stream := CapturedStream(network, images, lambda found: _needed(found, plan), finished)):
-        parts.append(_part_name(captured.batch))
-        run.part(parts[-1], lambda c=captured: _invert(network, c, fractions, plan, run, progress))
-    # only this pass's parts: an image that an earlier one could not read has moved the borders of its batches
-    rows = [row for part in run.parts(parts) for row in part]
-    for document in documents:
-        document["inversion"] = summarise([row for row in rows if row["stage"] == document["stage"]], plan.ways)
-    used = {row["file"] for row in rows}
-    skipped = {s["file"]: s for s in [*counted["skipped"], *map(asdict, stream.skipped)] if s["file"] not in used}
-    return Findings(documents, rows, list(skipped.values()))
+def _findings(shards: Shards, plan: Plan, counted: dict[str, Any]) -> Findings:
+    run, parts = shards.run, shards.names(INVERSION)
+    tally = Tally()
+    for row in rows_of(run, parts):
+        tally.add(row)
+    skipped = {s["file"]: s for s in [*counted["skipped"], *skipped_in(run, parts)] if s["file"] not in tally.files}
+    if not tally.files:
+        raise UnconvError(nothing_left(shards.images, list(skipped.values())))
+    numbers = range(len(plan.names))
+    documents = run.parts(f"measure-{i:03d}" for i in numbers)
+    for document, certificate in zip(documents, run.parts(f"certificate-{i:03d}" for i in numbers), strict=True):
+        document["certificate"] = certificate
+        document["inversion"] = tally.summary(document["stage"], plan.ways)
+    return Findings(documents, tally, list(skipped.values()), run, parts)
 
 
 def work(plan: Plan, images: int) -> int:
@@ -149,6 +183,15 @@ def activity_over(
     shape: tuple[int, ...] = ()
     for captured in stream:
         shape = shape or tuple(captured.batch.inputs.shape[1:])
+        activity.merge(_activity(stream.network, captured, names, region))
+        for name in names:
+            progress(f"counting {name}", len(captured.batch.names))
+    return activity, shape
+
+
+def _activity(network: Network, captured: Captured, names: Sequence[str], region: int | None) -> Activity:
+    activity = Activity()
+    try:
         for name in names:
             stage = captured.stages.get(name)
             activated = stage.activate(stage.preactivation(captured.inputs[name]))
@@ -157,8 +200,18 @@ def activity_over(
             if fitting is not None:
                 imposed = stage.with_region(fitting).pool(activated)
                 activity.update(IMPOSED + name, activated, imposed.values)
-            progress(f"counting {name}", len(captured.batch.names))
-    return activity, shape
+        return activity
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    count = len(captured.batch.names)
+    if count == 1:
+        raise UnconvError(f"{captured.batch.names[0]}: {TOO_LARGE}")
+    network.room.shrink(max(1, count // 2))
+    activity = Activity()
+    for piece in captured.pieces(max(1, count // 2)):
+        activity.merge(_activity(network, piece, names, region))
+    return activity
 
 
 def paper_k(stage: Stage, fraction: float) -> int:
@@ -176,53 +229,77 @@ def paper_k(stage: Stage, fraction: float) -> int:
     return k_from(fraction, stage.operator.output_shape[0] * math.prod(pooled))
 
 
-def summarise(rows: Iterable[dict[str, Any]], ways: Sequence[Way]) -> list[dict[str, Any]]:
-    """Means over the images, way by way.
+def _counted(network: Network, shards: Shards, plan: Plan, progress: Progress) -> dict[str, Any]:
+    run = shards.run
+    for found in run.parts(["activity"]):
+        return found
+    parts = shards.count("count", lambda images: count_block(network, images, plan.names, plan.region, progress))
+    merged = merged_counts(shards.images, parts)
+    # every rank has the same; one of them keeps it
+    return run.part("activity", lambda: merged) if run.rank.leads else merged
+
+
+def count_block(
+    network: Network, images: ImageStream, names: Sequence[str], region: int | None, progress: Progress
+) -> dict[str, Any]:
+    """Share of non-zeros over the images of a block, in integers.
 
     Args:
-        rows: Rows of one stage.
-        ways: The ways, in the order wanted.
+        network: The network.
+        images: The images.
+        names: The stages.
+        region: As for ``activity_over``.
+        progress: As for ``survey``.
 
     Returns:
-        One document per way that has rows.
+        For ``merged_counts``.
     """
-    documents = []
-    for way in ways:
-        key = way.fields()
-        mine = [row for row in rows if all(row[field] == value for field, value in key.items())]
-        good = [row for row in mine if row["relative_error"] is not None]
-        notes = sorted({row["status"] for row in mine if row["relative_error"] is None})
-        unfinished = sum(row["status"] != "converged" for row in good)
-        if unfinished:
-            notes.append(f"{unfinished} of {len(good)} images ended before the tolerance")
-        if mine:
-            means = {field: mean(row[field] for row in good) for field in ("relative_error", "psnr", "ssim", "seconds")}
-            counts = {"images": len(good), "failed": len(mine) - len(good), "note": "; ".join(notes) or None}
-            documents.append(key | means | counts)
-    return documents
+    stream = CapturedStream(network, images, lambda _: names)
+    activity, shape = activity_over(stream, names, region, progress)
+    counts = {
+        name: {"activation": asdict(counted.activation), "pooled": asdict(counted.pooled)}
+        for name, counted in activity.stages.items()
+    }
+    return {"shape": list(shape), "counts": counts, "skipped": [asdict(s) for s in stream.skipped]}
 
 
-def mean(values: Iterable[float | None]) -> float | None:
-    """Mean of what is there; ``None`` of nothing."""
-    there = [v for v in values if v is not None]
-    return math.fsum(there) / len(there) if there else None
+def merged_counts(images: ImageStream, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Shares over all blocks; integers are added, so they do not depend on who has counted what.
 
+    Args:
+        images: All images.
+        parts: From ``count_block``, in order.
 
-def _count(network: Network, images: ImageStream, plan: Plan, progress: Progress) -> dict[str, Any]:
-    stream = CapturedStream(network, images, lambda _: plan.names)
-    activity, shape = activity_over(stream, plan.names, plan.region, progress)
+    Returns:
+        ``{"shape", "fractions", "skipped"}``: the shape of the first image, shares by stage, images left out.
+
+    Raises:
+        UnconvError: If no image is left.
+    """
+    activity = Activity()
+    for part in parts:
+        counted = {
+            name: StageActivity(NonZeros(**counts["activation"]), NonZeros(**counts["pooled"]))
+            for name, counts in part["counts"].items()
+        }
+        activity.merge(Activity(counted))
+    skipped = [image for part in parts for image in part["skipped"]]
+    shapes = [part["shape"] for part in parts if part["shape"]]
+    if not shapes:
+        raise UnconvError(nothing_left(images, skipped))
     fractions = {
         name: {"activation": counted.activation.fraction, "pooled": counted.pooled.fraction}
         for name, counted in activity.stages.items()
     }
-    return {"shape": shape, "fractions": fractions, "skipped": [asdict(s) for s in stream.skipped]}
+    return {"shape": shapes[0], "fractions": fractions, "skipped": skipped}
 
 
 def _measure(stage: Stage, fractions: dict[str, Any], plan: Plan, progress: Progress) -> dict[str, Any]:
     region, k = _model(stage, fractions, plan)
     ratios = []
     for boundary in BOUNDARIES if any(stage.operator.padding) else BOUNDARIES[:1]:
-        found = compare(stage.operator, Pooled(region), k, plan.samples, seed=plan.seed, boundary=boundary)
+        with memory_for(f"the random codes of stage {stage.name}"):
+            found = compare(stage.operator, Pooled(region), k, plan.samples, seed=plan.seed, boundary=boundary)
         for filters, ratio in (
             ("learned", found.learned),
             ("normalised", found.normalised),
@@ -257,7 +334,8 @@ def _certify(
 ) -> dict[str, Any]:
     region, k = _model(stage, fractions, plan)
     keep = keep_patterns(run, plan.names.index(stage.name), plan.pictures)
-    found = certificate_document(network, stage, region, k, examples(), keep, effort=plan.effort, seed=plan.seed)
+    with memory_for(f"the certificate of stage {stage.name}"):
+        found = certificate_document(network, stage, region, k, examples(), keep, effort=plan.effort, seed=plan.seed)
     progress(f"certifying {stage.name}", 10)
     return found
 
@@ -308,12 +386,14 @@ def _why_not(stages: Stages, name: str, way: Way) -> str | None:
     return None
 
 
-def _part_name(batch: Batch) -> str:
-    return f"inversion-{batch.indices[0]:06d}-{batch.indices[-1]:06d}"
-
-
 def _invert(
-    network: Network, captured: Captured, fractions: dict[str, Any], plan: Plan, run: RunDirectory, progress: Progress
+    network: Network,
+    captured: Captured,
+    *,
+    fractions: dict[str, Any],
+    plan: Plan,
+    run: RunDirectory,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     batch = captured.batch
     pixels = network.preprocess.to_pixels(batch.inputs, batch.inputs)
@@ -363,28 +443,55 @@ def invert_images(
     Returns:
         Per image, what came out. A way that is not open to the stage has no error, and says why in its status.
     """
+    most, count = network.room.most, len(captured.batch.names)
+
+    def apart(pieces: Iterable[Captured]) -> list[Outcome]:
+        again = partial(invert_images, network, name=name, way=way, k=k, region=region, tuning=tuning)
+        return [outcome for piece in pieces for outcome in again(piece)]
+
+    if most is not None and most < count:
+        return apart(captured.pieces(most))
     empty = {"relative_error": None, "psnr": None, "ssim": None, "seconds": None, "picture": None}
+    truth = captured.inputs[name] if way.recovered == "layer" else captured.batch.inputs
     try:
-        images = captured.batch.inputs.to(network.device)
-        found = invert_batch(
-            network.module,
-            captured.stages,
-            name,
-            images,
-            captured.inputs,
-            way,
-            k=k,
-            region=region,
-            box=network.box,
-            tuning=tuning,
-        )
+        return _outcomes(network, captured, name, way, k, region, tuning, empty)
     except UnconvError as error:
-        if len(captured.batch.names) == 1:
-            truth = captured.inputs[name] if way.recovered == "layer" else captured.batch.inputs
-            return [Outcome(empty | {"status": str(error)}, None, None, truth[0])]
-        # one image may have spoilt it for the others
-        singles = captured.singly()
-        return [invert_images(network, one, name, way, k=k, region=region, tuning=tuning)[0] for one in singles]
+        if count > 1:  # one image may have spoilt it for the others
+            return apart(captured.singly())
+        return [Outcome(empty | {"status": str(error)}, None, None, truth[0])]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # here the error, which holds what was in memory, is gone
+    if count == 1:
+        return [Outcome(empty | {"status": TOO_LARGE}, None, None, truth[0])]
+    network.room.shrink(count // 2)
+    return apart(captured.pieces(count // 2))
+
+
+def _outcomes(
+    network: Network,
+    captured: Captured,
+    name: str,
+    way: Way,
+    k: int | None,
+    region: int | None,
+    tuning: Tuning | None,
+    empty: dict[str, Any],
+) -> list[Outcome]:
+    images = captured.batch.inputs.to(network.device)
+    found = invert_batch(
+        network.module,
+        captured.stages,
+        name,
+        images,
+        captured.inputs,
+        way,
+        k=k,
+        region=region,
+        box=network.box,
+        tuning=tuning,
+    )
     errors = relative_norm(found.estimate - found.reference, found.reference).tolist()
     is_image = way.recovered == "image" or captured.stages.get(name).source == "image"
     results: list[Outcome] = []

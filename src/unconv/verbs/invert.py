@@ -2,66 +2,75 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 from unconv.decode.layer import METHODS
-from unconv.decode.statements import count_statements
 from unconv.errors import UnconvError, UsageError
-from unconv.images import SkippedImage, cannot_write, save_image
+from unconv.images import ImageStream, SkippedImage, cannot_write, save_image
 from unconv.invert.gradient import Regulariser
 from unconv.invert.surgery import SIDE_INFO
 from unconv.invert.ways import WAYS, WHOLE_NETWORK, Tuning, Way, fitting_region, stages_needed
-from unconv.runs.inversion import invert_captured, invert_stream, passes, pooled_fractions
-from unconv.runs.network import Captured, CapturedStream
-from unconv.runs.survey import Outcome, inverting, mean, stage_document, summarise
-from unconv.stage import Stages
-from unconv.verbs.opening import choose_stages, open_images, open_model, rows_of_text
+from unconv.runs.directory import RunDirectory, Unwritten
+from unconv.runs.inversion import Inverted, Inverting, invert_all
+from unconv.runs.network import Network
+from unconv.runs.ranks import Rank, rank_from
+from unconv.runs.survey import Outcome, stage_document
+from unconv.runs.tally import MEANS
+from unconv.stage import Stage, Stages
+from unconv.verbs.opening import choose_stages, given, open_images, open_model, rows_of_text
 from unconv.verbs.options import Invert
 from unconv.verbs.progress import progress_bar, say_skipped
 from unconv.zoo import LoadedModel
 
-MEANS = ("relative_error", "psnr", "ssim", "seconds")
+FIELDS = ("file", *MEANS, "status", "picture")
+Answer = tuple[dict[str, Any], str]
 
 
-def run(options: Invert) -> tuple[dict[str, Any], str]:
-    """Invert one stage over the images, or every stage in every way.
+def run(options: Invert) -> Answer | None:
+    """Invert one stage over the images, or every stage in every way; as one of several ranks, where there are some.
 
     Args:
         options: The options.
 
     Returns:
-        The JSON document and its text.
+        The JSON document and its text; ``None`` for a rank that is not the first.
 
     Raises:
         UsageError: If options do not go together.
         UnconvError: If no image could be inverted.
     """
+    rank = rank_from()
+    if options.out is None and not rank.alone:
+        raise UsageError("several ranks meet in a run directory; name one with --out")
     if options.out is not None:
         try:
             options.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UnconvError(cannot_write(options.out, error)) from error
-    return _one_stage(options) if options.stage else _all_stages(options)
+    return _one_stage(options, rank) if options.stage else _all_stages(options, rank)
 
 
-def _one_stage(options: Invert) -> tuple[dict[str, Any], str]:
+def _one_stage(options: Invert, rank: Rank) -> Answer | None:
     way, tuning = chosen_way(options), chosen_tuning(options)
     tuning.check(way.method)
-    loaded, network = open_model(options)
+    loaded, network = open_model(options, rank=rank)
     names = needed(loaded, network.stages(loaded.example().shape[1:]), options.stage, way)
     images = open_images(options, loaded)
-    stream = CapturedStream(network, images, lambda _: names)
-    rows: list[dict[str, Any]] = []
-    with progress_bar(passes(way) * len(images)) as progress:
-        for captured, results in invert_stream(stream, options.stage, way, options.region, tuning, progress):
-            for index, file, found in zip(captured.batch.indices, captured.batch.names, results, strict=True):
-                rows.append({"file": file} | found.numbers)
-                if options.out is not None and found.picture is not None:
-                    save_image(found.picture, options.out / f"{index:04d}.png")
-    say_skipped(stream.skipped)
+
+    def keep(index: int, _name: str, _way: Way, found: Outcome) -> None:
+        if options.out is not None and found.picture is not None:
+            save_image(found.picture, options.out / f"{index:04d}.png")
+
+    region = options.region
+    job = Inverting((options.stage,), (way,), lambda _: names, lambda _stage, _way: region, region, tuning, keep)
+    inverted = _inverted(options, loaded, network, images, job, rank)
+    if inverted is None:
+        return None
+    rows = [{field: row[field] for field in FIELDS} for row in inverted.rows()]
     if all(row["relative_error"] is None for row in rows):
         raise UnconvError(rows[0]["status"])
     document = {
@@ -69,8 +78,8 @@ def _one_stage(options: Invert) -> tuple[dict[str, Any], str]:
         **{key: value for key, value in way.fields().items() if key in {"method", "side_info"}},
         **{key: value for key, value in way.fields().items() if key in {"from", "code"}},
         "images": rows,
-        "summary": {field: mean(row[field] for row in rows) for field in MEANS} | {"images": len(rows)},
-        "skipped": _skipped(stream.skipped),
+        "summary": inverted.tally.overall() | {"images": len(rows)},
+        "skipped": inverted.skipped,
     }
     header = ("file", *MEANS, "status")
     table = [
@@ -79,43 +88,78 @@ def _one_stage(options: Invert) -> tuple[dict[str, Any], str]:
     return document, rows_of_text(header, table)
 
 
-def _all_stages(options: Invert) -> tuple[dict[str, Any], str]:
+def _all_stages(options: Invert, rank: Rank) -> Answer | None:
     ways, tuning = chosen_ways(options), chosen_tuning(options)
     for method in dict.fromkeys(way.method for way in ways):
         tuning.check(method)
-    loaded, network = open_model(options)
+    loaded, network = open_model(options, rank=rank)
     images = open_images(options, loaded)
     shape = next(iter(images)).inputs.shape[1:]
     names, skipped_modules = choose_stages(loaded, network.stages(shape), options.stages)
     region = 2 if options.region is None else options.region
-    stream = CapturedStream(network, images, lambda found: _inputs_of(found, names, ways))
-    paper = any(way.code == "paper" for way in ways)
-    counts: dict[str, dict[str, int]] = {}
-    rows: list[dict[str, Any]] = []
-    with progress_bar(len(names) * len(images) * (len(ways) + paper)) as progress:
-        fractions = pooled_fractions(stream, names, region, progress) if paper else {}
-        for captured in stream:
-            for name in names:
-                stage = captured.stages.get(name)
-                if name not in counts:
-                    counts[name] = count_statements(stage, stage.encode(captured.inputs[name]))
-                imposed = fitting_region(stage, region)
-                for way in ways:
-                    own = imposed if way.code == "paper" else options.region and imposed
-                    results = invert_captured(network, captured, name, way, own, fractions, tuning)
-                    rows += _rows(options, captured, name, way, results)
-                    progress(inverting(name, way, results), len(results))
-    say_skipped(stream.skipped)
-    if all(row["relative_error"] is None for row in rows):
-        raise UnconvError(rows[0]["status"])
+
+    def imposed(stage: Stage, way: Way) -> int | None:
+        fitting = fitting_region(stage, region)
+        return fitting if way.code == "paper" else options.region and fitting
+
+    def keep(index: int, name: str, way: Way, found: Outcome) -> None:
+        if options.out is not None and found.picture is not None:
+            words = (f"{index:04d}", name, *way.fields().values())
+            save_image(found.picture, options.out / f"{'-'.join(words)}.png")
+
+    job = Inverting(names, ways, lambda found: _inputs_of(found, names, ways), imposed, region, tuning, keep)
+    inverted = _inverted(options, loaded, network, images, job, rank)
+    if inverted is None:
+        return None
+    numbers = inverted.tally.numbers.values()
+    if not any(found.good for found in numbers):
+        raise UnconvError(min(reason for found in numbers for reason in found.reasons))
     documents = [
         stage_document(network.stages(shape).get(name))
-        | counts[name]
-        | {"inversion": summarise([row for row in rows if row["stage"] == name], ways)}
+        | inverted.statements[name]
+        | {"inversion": inverted.tally.summary(name, ways)}
         for name in names
     ]
-    document = {"stages": documents, "skipped_modules": skipped_modules, "skipped": _skipped(stream.skipped)}
+    document = {"stages": documents, "skipped_modules": skipped_modules, "skipped": inverted.skipped}
     return document, _text(documents)
+
+
+def _inverted(
+    options: Invert, loaded: LoadedModel, network: Network, images: ImageStream, job: Inverting, rank: Rank
+) -> Inverted | None:
+    if options.out is None:
+        run: RunDirectory = Unwritten()
+    else:
+        run = RunDirectory(options.out, _config(options, loaded, images, job), rank)
+    units = len(job.names) * len(images) * (len(job.ways) + job.papers)
+    try:
+        with progress_bar(math.ceil(units / rank.count), shown=rank.leads) as progress:
+            inverted = invert_all(network, images, job, run, progress, count=not options.stage)
+        if inverted is not None and options.out is not None:
+            run.write_results(inverted.rows())
+        if options.out is not None:
+            run.attendance.leave()
+    finally:
+        run.close()
+    if inverted is not None:
+        say_skipped(SkippedImage(**image) for image in inverted.skipped)
+    return inverted
+
+
+def _config(options: Invert, loaded: LoadedModel, images: ImageStream, job: Inverting) -> dict[str, Any]:
+    return {
+        "verb": "invert",
+        "model": options.model,
+        "weights": {"source": loaded.weights.source, "sha256": loaded.weights.sha256},
+        "preprocessing": loaded.preprocess.describe(),
+        "images": given(options, images),
+        "stages": list(job.names),
+        "ways": [way.fields() for way in job.ways],
+        "region": options.region,
+        "batch": options.batch,
+        "tuning": asdict(job.tuning),
+        "device": options.device,
+    }
 
 
 def needed(loaded: LoadedModel, found: Stages, name: str, way: Way) -> tuple[str, ...]:
@@ -202,20 +246,6 @@ def _inputs_of(stages: Stages, names: Sequence[str], ways: Iterable[Way]) -> lis
         except UnconvError:
             continue  # a way that is not open to this stage; its rows say why
     return list(needed)
-
-
-def _rows(options: Invert, captured: Captured, name: str, way: Way, results: list[Outcome]) -> list[dict[str, Any]]:
-    rows = []
-    for index, file, found in zip(captured.batch.indices, captured.batch.names, results, strict=True):
-        rows.append({"file": file, "stage": name} | way.fields() | found.numbers)
-        if options.out is not None and found.picture is not None:
-            words = (f"{index:04d}", name, *way.fields().values())
-            save_image(found.picture, options.out / f"{'-'.join(words)}.png")
-    return rows
-
-
-def _skipped(skipped: Iterable[SkippedImage]) -> list[dict[str, str]]:
-    return [asdict(image) for image in skipped]
 
 
 def _text(documents: list[dict[str, Any]]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,17 +14,21 @@ from unconv.errors import UnconvError, UsageError
 from unconv.images import ImageStream, find_images, sample_photographs
 from unconv.report import words
 from unconv.runs.network import Network
+from unconv.runs.ranks import ALONE, Rank
 from unconv.stage import Stages
 from unconv.verbs.options import ImageOptions, ModelOptions
 from unconv.zoo import LoadedModel, check_covered, load_model
 
 
-def open_model(options: ModelOptions, *, otherwise: str | None = None) -> tuple[LoadedModel, Network]:
+def open_model(
+    options: ModelOptions, *, otherwise: str | None = None, rank: Rank = ALONE
+) -> tuple[LoadedModel, Network]:
     """The model that the options name, on their device.
 
     Args:
         options: The options.
         otherwise: Weights to take where the options name none; they are not downloaded.
+        rank: Which process of its job this is; it gets a GPU of its own.
 
     Returns:
         The loaded model, and the network to study.
@@ -42,21 +48,38 @@ def open_model(options: ModelOptions, *, otherwise: str | None = None) -> tuple[
         std=options.std,
         download=named and not getattr(options, "dry_run", False),
     )
-    return loaded, network_of(loaded, options.device)
+    return loaded, network_of(loaded, own_device(options.device, rank), said=rank.leads)
 
 
-def network_of(loaded: LoadedModel, name: str) -> Network:
+def own_device(name: str, rank: Rank) -> str:
+    """The device of a rank: with ``cuda`` each gets a GPU of its own, as far as there are enough.
+
+    Args:
+        name: As the user gave it.
+        rank: The rank.
+
+    Returns:
+        A device as torch names it.
+    """
+    if name != "cuda" or rank.alone:
+        return name
+    # a launcher that shows each process its own GPU only leaves one to choose from
+    return f"cuda:{rank.local % max(1, torch.cuda.device_count())}"
+
+
+def network_of(loaded: LoadedModel, name: str, *, said: bool = True) -> Network:
     """The network of a loaded model, on a device. What was assumed about it is said on stderr.
 
     Args:
         loaded: The model.
         name: The device.
+        said: Whether it is said.
 
     Returns:
         The network.
     """
     device = open_device(name)
-    for note in loaded.notes:
+    for note in loaded.notes if said else ():
         print(f"note: {note}", file=sys.stderr)
     return Network(loaded.module.to(device), loaded.preprocess, device)
 
@@ -81,6 +104,31 @@ def open_images(options: ImageOptions, loaded: LoadedModel) -> ImageStream:
     paths = find_images(list(options.images)) if options.images else sample_photographs()
     root = options.images[0] if len(options.images) == 1 and options.images[0].is_dir() else paths[0].parent
     return ImageStream(paths[: options.limit], loaded.preprocess, options.batch, root=root)
+
+
+def given(options: ImageOptions, images: ImageStream) -> dict[str, Any]:
+    """What ``config.json`` says of images that are files.
+
+    Args:
+        options: The options.
+        images: The images.
+
+    Returns:
+        What the user named, how many there are, and a hash of their names and sizes.
+    """
+    listing = "\n".join(f"{path} {_size(path)}" for path in images.paths)
+    return {
+        "given": [str(path) for path in options.images] or "bundled photographs",
+        "count": len(images.paths),
+        "listing_sha256": hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest(),
+    }
+
+
+def _size(path: Path) -> int | str:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return "-"
 
 
 def choose_stages(
