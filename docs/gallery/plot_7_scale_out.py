@@ -92,7 +92,10 @@ panel.set_ylabel("relative error, one dot per photograph")
 #
 #     unconv report resnet18 --weights my-resnet18.pth --images photos/ --out run --dry-run
 #     unconv report resnet18 --weights my-resnet18.pth --images photos/ --out run
+#     torchrun --nproc-per-node 4 -m unconv report resnet18 --weights my-resnet18.pth --images photos/ --out run
 #
+# With ``torchrun`` each process takes its own share of the images and writes its parts into the same folder; the
+# results are the bytes of one process, and any number of processes completes what another number has left.
 # ``--dry-run`` says how many images and stages there are, and roughly how long it takes and with how much memory.
 # Statistics are streamed, so memory does not grow with the number of images; ``--batch`` sets how many are in memory at
 # a time, ``--limit`` stops after the first so many, ``--device cuda`` computes on a GPU. What survives what is on the
