@@ -28,7 +28,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix src tests benchmarks docs
 	$(BIN)/ruff format src tests benchmarks docs
 
-# floors and peers (docs/benchmarks.md), about ten minutes
+# floors and peers (docs/benchmarks.md)
 bench: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/unconv bench
