@@ -228,3 +228,18 @@ def test_outline_with_known_switches_also_says_that_the_others_lost():
     print(held, free)
     assert held < 0.1
     assert free < 1.5 * held
+
+
+def test_outline_leaves_zero_where_no_unit_is_on():
+    features, x, box = smooth_images()
+    for module in features.model:
+        if isinstance(module, nn.Conv2d):
+            module.bias.zero_()
+    features = Features(features.model, find_stages(features.model, x[:1]).get(features.stage.name), x.shape[1:])
+    target, known = features(x), features.record(x, "none")
+    found = outline(features, target, known, box=box, steps=100)
+    assert relative_norm(features(found) - target, target).max() < 0.3
+    torch.testing.assert_close(
+        outline(features, target[1:], known, box=box, steps=10),
+        outline(features, target, known, box=box, steps=10)[1:],
+    )

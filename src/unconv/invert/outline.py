@@ -16,6 +16,7 @@ LIKENESS = 0.9
 POWER = 1.0
 RATE = 0.05
 OUTSIDE = 1e-3
+FIRST = 0.1
 
 
 def natural_images(count: int, places: Metric, like: Tensor, *, root: bool = False) -> Gaussian:
@@ -92,6 +93,16 @@ def outline(
         if watch is not None:
             watch(x.detach())
         (z.grad,) = torch.autograd.grad(loss.sum(), z)
+        if step == 0:
+            _leave_zero(z, z.grad)
         adam.step()
         schedule.step()
     return best if box is None else box.project(best)
+
+
+@torch.no_grad()
+def _leave_zero(z: Tensor, gradient: Tensor) -> None:
+    # without biases every ReLU is off at zero, and nothing says where to go: a little noise, the same for each image
+    noise = torch.randn(z.shape[1:], dtype=z.dtype, generator=torch.Generator().manual_seed(0)).to(z.device)
+    still = norms(gradient) == 0
+    z += FIRST * column(still.to(z.dtype), z) * noise
