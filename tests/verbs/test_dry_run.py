@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unconv.cli import main
 from unconv.invert.ways import WAYS, Way
 from unconv.stage import find_stages
 from unconv.verbs import dry_run
+from unconv.verbs.forecast import Memory, duration
+from unconv.verbs.options import Report
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,11 @@ def test_a_run_directory_that_is_taken_is_said_to_be(say, tmp_path):
         ("invert", ("--stage", "3", "--out", "nowhere", "--method", "min-norm"), ["layer by min-norm (switches)"]),
         ("invert", ("--method", "transpose", "--side-info", "gates"), ["layer by transpose", "image by transpose"]),
         ("sparsity", (), ["3: 0, 3, 6"]),
+        (
+            "train-decoder",
+            ("--stage", "3", "--batch", 2, "--seed", 1, "--steps", 7, "--out", "nowhere"),
+            ["2: 0, 3", "2 to train on and 1 to validate on, the first at 16x16", "7 steps", "writes  nowhere"],
+        ),
         ("rip", ("--samples", 5), ["5 random codes of each, normalised filters, full output"]),
     ],
 )
@@ -78,6 +86,26 @@ def test_the_other_verbs(say, verb, words, expected):
     assert re.search(r"time    about [\d.]+ s; .* took [\d.]+ s", out)
     assert re.search(r"memory  about \d+ MB", out)
     assert not Path("nowhere").exists()
+
+
+def test_coherence_needs_no_images(monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert main(["coherence", "tiny_networks:vgg", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["stages"]) == ("none", ["0", "3", "6"])
+    assert found["seconds"] > 0
+
+
+@pytest.mark.parametrize(("quick", "expected"), [(10.0, 2 * 5.0), (0.5, 3 * 1.0)])
+def test_a_quick_image_is_measured_again_in_its_batch(monkeypatch, quick, expected):
+    # three images in batches of two; alone one takes 1 s, two together 5 s
+    monkeypatch.setattr(dry_run, "QUICK", quick)
+    opened = dry_run._Opened.__new__(dry_run._Opened)
+    for name, value in {"images": range(3), "first": [0], "several": [0, 1], "options": Report("x", batch=2)}.items():
+        object.__setattr__(opened, name, value)
+    memory = Memory(torch.device("cpu"))
+    assert opened.over_all(memory, lambda images: {1: 1.0, 2: 5.0}[len(images)]) == expected
+    assert not memory.paused
 
 
 def test_reproduce(monkeypatch, capsys, folder, tmp_path):
@@ -110,8 +138,6 @@ def test_what_would_fail_fails(say):
 
 def test_costs_are_scaled_by_the_convolutions_on_the_way(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    import torch
-
     import tiny_networks
 
     found = find_stages(tiny_networks.vgg(), torch.zeros(1, 3, 16, 16))
@@ -126,4 +152,4 @@ def test_costs_are_scaled_by_the_convolutions_on_the_way(monkeypatch):
 
 
 def test_durations_read_well():
-    assert [dry_run._duration(s) for s in (0.25, 42.3, 600, 9000)] == ["0.2 s", "42 s", "10 min", "2 h 30 min"]
+    assert [duration(s) for s in (0.25, 42.3, 600, 9000)] == ["0.2 s", "42 s", "10 min", "2 h 30 min"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -248,6 +249,37 @@ def train(
         "curve": state.curve,
         "validation": {name: state.curve[-1][f"validation_{name}"] for name in ("loss", "relative_error")},
     }
+
+
+def first_steps(
+    network: Network, chain: Sequence[Stage], photographs: Photographs, recipe: Recipe, steps: int = 2
+) -> tuple[float, float]:
+    """How long training takes, from its first steps; nothing is written.
+
+    Args:
+        network: The network.
+        chain: From ``decoder_chain``.
+        photographs: The images.
+        recipe: How.
+        steps: Number of steps that are timed, after one that is not.
+
+    Returns:
+        Seconds of a step, and of a validation over all held-out images.
+    """
+    training, held_out = split(len(photographs.paths), recipe)
+    state = _State.start(chain, recipe, network, photographs, training)
+    start = time.perf_counter()
+    for step in range(steps + 1):
+        x = photographs.batch(*_draws(step, training, recipe))
+        if x is not None:
+            state.advance(x, recipe).item()  # which waits for the device
+        if not step:
+            start = time.perf_counter()
+    trained = time.perf_counter()
+    some = held_out[: recipe.batch]
+    _validate(state, photographs, some, recipe)
+    validation = (time.perf_counter() - trained) * len(held_out) / len(some)
+    return (trained - start) / steps, validation
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unconv.runs.survey import coherence_document
+from unconv.stage import Stage
 from unconv.verbs.opening import choose_stages, open_model, rows_of_text
 from unconv.verbs.options import Coherence
 
@@ -23,9 +24,20 @@ def run(options: Coherence) -> tuple[dict[str, Any], str]:
     loaded, network = open_model(options)
     found = network.stages(loaded.example().shape[1:])
     names, _ = choose_stages(loaded, found, options.stages)
-    stages: list[dict[str, Any]] = [
-        {"stage": name} | coherence_document(found.get(name), options.seed) for name in names
-    ]
+    stages = [measure(found.get(name), options) for name in names]
     header = ("stage", *(f"{bank} {kind}" for bank in ("learned", "random") for kind in KINDS))
     rows = [(s["stage"], *(s[bank][kind] for bank in ("learned", "random") for kind in KINDS)) for s in stages]
     return {"stages": stages}, rows_of_text(header, rows)
+
+
+def measure(stage: Stage, options: Coherence) -> dict[str, Any]:
+    """Measure one stage.
+
+    Args:
+        stage: A stage of the network.
+        options: The options.
+
+    Returns:
+        What ``coherence --json`` prints of a stage.
+    """
+    return {"stage": stage.name} | coherence_document(stage, options.seed)

@@ -4,70 +4,36 @@ from __future__ import annotations
 
 import json
 import math
-import resource
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from unconv.errors import UnconvError
 from unconv.images import ImageStream
 from unconv.invert.chain import chain_to_image
 from unconv.invert.ways import WHOLE_NETWORK, Way, fitting_region, stages_needed
 from unconv.runs.certificates import CERTIFIED
+from unconv.runs.decoder_training import first_steps, split
 from unconv.runs.directory import Unwritten
 from unconv.runs.inversion import invert_stream, passes
 from unconv.runs.network import CapturedStream, Network, first_stages
-from unconv.runs.survey import survey, work
+from unconv.runs.survey import Plan, survey, work
 from unconv.stage import Stage, Stages
-from unconv.verbs import invert, report, reproduce, rip
+from unconv.verbs import coherence, invert, report, reproduce, rip, train_decoder
+from unconv.verbs.forecast import Forecast, Memory, duration, meter, text_of
 from unconv.verbs.opening import choose_stages, open_images, open_model
-from unconv.verbs.options import ImageOptions, Invert, Report, Reproduce, Rip, Sparsity
+from unconv.verbs.options import Coherence, ImageOptions, Invert, Report, Reproduce, Rip, Sparsity, TrainDecoder
 from unconv.verbs.progress import progress_bar
 from unconv.verbs.sparsity import measured_fractions
 from unconv.zoo import LoadedModel
 
 LONGEST = 10.0  # seconds that are measured of one experiment
-MOST = 12  # names that are printed
-POLL = 0.002
+QUICK = 3.0  # seconds up to which a batch is measured too, after a single image
 
 
-@dataclass
-class Forecast:
-    """What would happen.
-
-    Attributes:
-        dry_run: The verb.
-        model: The model, with the source of its weights and the device.
-        images: How many, and what the first is like.
-        stages: The stages in execution order.
-        ways: How each would be inverted, or which experiments would run.
-        out: What would be written, if anything.
-        seconds: How long it would take; ``None`` where nothing was measured.
-        memory_bytes: Largest memory of the process (on a GPU: of the GPU).
-        measured: What the estimate comes from.
-        notes: What the estimate leaves out.
-    """
-
-    dry_run: str
-    model: str
-    images: str
-    stages: list[str]
-    ways: list[str] = field(default_factory=list)
-    out: str | None = None
-    seconds: float | None = None
-    memory_bytes: int | None = None
-    measured: str = ""
-    notes: list[str] = field(default_factory=list)
-
-
-def run(options: Report | Invert | Sparsity | Rip | Reproduce) -> tuple[dict[str, Any], str]:
+def run(options: Coherence | Invert | Report | Reproduce | Rip | Sparsity | TrainDecoder) -> tuple[dict[str, Any], str]:
     """Say what a verb would do.
 
     Args:
@@ -77,31 +43,49 @@ def run(options: Report | Invert | Sparsity | Rip | Reproduce) -> tuple[dict[str
         The JSON document and its text.
     """
     forecasts: dict[type, Callable[[Any], Forecast]] = {
-        Report: _report,
+        Coherence: _coherence,
         Invert: _invert,
-        Sparsity: _sparsity,
-        Rip: _rip,
+        Report: _report,
         Reproduce: _reproduce,
+        Rip: _rip,
+        Sparsity: _sparsity,
+        TrainDecoder: _train_decoder,
     }
     found = forecasts[type(options)](options)
-    return asdict(found), _text(found)
+    return asdict(found), text_of(found)
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A model and its images, of which the first usable one is measured."""
+    """A model and its images, of which the first usable one is measured, and the first batch where that is quick."""
 
     options: ImageOptions
     loaded: LoadedModel
     network: Network
     images: ImageStream
     first: ImageStream
+    several: ImageStream
     file: str
     found: Stages
 
     @property
     def batch(self) -> int:
         return min(self.options.batch, len(self.images))
+
+    @property
+    def batches(self) -> int:
+        return math.ceil(len(self.images) / self.batch)
+
+    def over_all(self, memory: Memory, act: Callable[[ImageStream], float]) -> float:
+        """Seconds of an act over all images, from what it takes for one, or for a batch, which takes less apiece."""
+        seconds = act(self.first)
+        if len(self.several) == 1 or seconds > QUICK:
+            return seconds * len(self.images)
+        memory.paused = True
+        try:
+            return act(self.several) * self.batches
+        finally:
+            memory.paused = False
 
     def forecast(self, verb: str, names: Sequence[str]) -> Forecast:
         shape = next(iter(self.first)).inputs.shape
@@ -118,8 +102,9 @@ def _open(options: ImageOptions) -> _Opened:
     loaded, network = open_model(options)
     images = open_images(options, loaded)
     batch = next(iter(images))
-    first = ImageStream([images.paths[batch.indices[0]]], images.preprocess, 1, root=images.root)
-    return _Opened(options, loaded, network, images, first, batch.names[0], first_stages(network, first))
+    paths = [images.paths[i] for i in batch.indices]
+    first, several = (ImageStream(paths[:n], images.preprocess, n, root=images.root) for n in (1, len(paths)))
+    return _Opened(options, loaded, network, images, first, several, batch.names[0], first_stages(network, first))
 
 
 def _report(options: Report) -> Forecast:
@@ -133,30 +118,42 @@ def _report(options: Report) -> Forecast:
     forecast.out = _run_directory(job.path, job.config)
     trial, kinds = _typical(stages), _kinds(ways)
     plan = replace(job.plan, names=(trial.name,), ways=tuple(kinds.values()), pictures=0)
+    certified = max(1, round(CERTIFIED * options.effort))
+    spent: list[float] = []
+    with meter(opened.network.device) as memory:
+        parts: dict[str, float] = {}
+
+        def act(images: ImageStream) -> float:
+            counting, measuring, certifying, *inverting = _laps(opened.network, images, plan, memory)
+            spent.append(counting + measuring + certifying + sum(inverting))
+            parts["measuring"], parts["certifying"] = measuring, certifying / min(certified, len(images))
+            everything = counting * sum(map(_work, stages)) / _cost_of_passing(trial, opened.found)
+            taken = dict(zip(kinds, inverting, strict=True))
+            return everything + sum(taken[_kind(way)] * _times(way, stages, trial, opened.found) for way in ways)
+
+        forecast.seconds = opened.over_all(memory, act)
+    once = parts["measuring"] + parts["certifying"] * min(len(opened.images), certified)
+    forecast.seconds += once * sum(map(_work, stages)) / _work(trial)
+    what = f"stage {trial.name} of {opened.file}"
+    return _measured(forecast, opened, memory, _largest(stages, trial), what, sum(spent))
+
+
+def _laps(network: Network, images: ImageStream, plan: Plan, memory: Memory) -> list[float]:
+    """Seconds of every part of a survey of one stage over one batch: counting, measuring, certifying, then each way."""
     laps: list[float] = []
-    with _meter(opened.network.device) as memory, progress_bar(work(plan, 1)) as bar:
-        last = time.perf_counter()
+    last = time.perf_counter()
+    with progress_bar(work(plan, len(images))) as bar:
 
         def lap(what: str, units: int) -> None:
             nonlocal last
             laps.append(time.perf_counter() - last)
-            if len(laps) == 3:
+            if len(laps) == 3 and not memory.paused:
                 memory.begin_batches()
             bar(what, units)
             last = time.perf_counter()
 
-        survey(opened.network, opened.first, plan, Unwritten(), lap)
-    counting, measuring, certifying, *inverting = laps
-    taken = dict(zip(kinds, inverting, strict=True))
-    images, everything = len(opened.images), sum(map(_work, stages))
-    forecast.seconds = images * counting * everything / _cost_of_passing(trial, opened.found)
-    forecast.seconds += (
-        (measuring + certifying * min(images, max(1, round(CERTIFIED * options.effort)))) * everything / _work(trial)
-    )
-    forecast.seconds += images * sum(taken[_kind(way)] * _times(way, stages, trial, opened.found) for way in ways)
-    return _measured(
-        forecast, opened, memory, _largest(stages, trial), f"stage {trial.name} of {opened.file}", sum(laps)
-    )
+        survey(network, images, plan, Unwritten(), lap)
+    return laps
 
 
 def _invert(options: Invert) -> Forecast:
@@ -172,34 +169,84 @@ def _invert(options: Invert) -> Forecast:
     forecast.ways = list(map(_way_in_words, ways))
     forecast.out = None if options.out is None else f"pictures into {options.out}"
     taken: dict[tuple[str, ...], float] = {}
-    with _meter(opened.network.device) as memory, progress_bar(sum(map(passes, kinds.values()))) as bar:
+    begun = time.perf_counter()
+    with meter(opened.network.device) as memory, progress_bar(sum(map(passes, kinds.values()))) as bar:
         memory.begin_batches()
         for kind, way in kinds.items():
-            start = time.perf_counter()
             region = options.region
             if not options.stage:
                 imposed = fitting_region(trial, options.region or 2)
                 region = imposed if way.code == "paper" else options.region and imposed
-            try:
+
+            def act(images: ImageStream, way: Way = way, region: int | None = region) -> float:
+                start = time.perf_counter()
                 needed = stages_needed(opened.found, trial.name, way)
-                stream = CapturedStream(opened.network, opened.first, lambda _, needed=needed: needed)
-                for _ in invert_stream(stream, trial.name, way, region, tuning, bar):
+                stream = CapturedStream(opened.network, images, lambda _: needed)
+                for _ in invert_stream(stream, trial.name, way, region, tuning, lambda *_: None):
                     pass
+                return time.perf_counter() - start
+
+            taken[kind] = 0.0
+            try:
+                taken[kind] = opened.over_all(memory, act)
             except UnconvError:
                 if options.stage:
                     raise
-            taken[kind] = time.perf_counter() - start
-    each = (taken[_kind(way)] * _times(way, stages, trial, opened.found) for way in ways)
-    forecast.seconds = len(opened.images) * sum(each)
+            bar(f"measuring {way.method}", passes(way))
+    forecast.seconds = sum(taken[_kind(way)] * _times(way, stages, trial, opened.found) for way in ways)
     what = f"stage {trial.name} of {opened.file}"
-    return _measured(forecast, opened, memory, _largest(stages, trial), what, sum(taken.values()))
+    return _measured(forecast, opened, memory, _largest(stages, trial), what, time.perf_counter() - begun)
+
+
+def _coherence(options: Coherence) -> Forecast:
+    loaded, network = open_model(options)
+    shape = loaded.example().shape[1:]
+    found = network.stages(shape)
+    names, _ = choose_stages(loaded, found, options.stages)
+    stages = [found.get(name) for name in names]
+    trial = _typical(stages)
+    model = f"{loaded.name} ({loaded.weights.source}), on {network.device}"
+    forecast = Forecast("coherence", model, "none", list(names))
+    with meter(network.device) as memory:
+        start = time.perf_counter()
+        coherence.measure(trial, options)
+        seconds = time.perf_counter() - start
+    # every pair of filters, at every shift of one against the other
+    pairs = [stage.operator.weight.shape[0] * stage.operator.weight.numel() for stage in stages]
+    forecast.seconds = seconds * sum(pairs) / pairs[stages.index(trial)]
+    forecast.memory_bytes = memory.largest(max(pairs) / pairs[stages.index(trial)], 1)
+    forecast.measured = f"stage {trial.name} took {duration(seconds)}"
+    return forecast
+
+
+def _train_decoder(options: TrainDecoder) -> Forecast:
+    job = train_decoder.prepare(options)
+    training, held_out = split(len(job.photographs.paths), job.recipe)
+    size = "x".join(map(str, job.shape[1:]))
+    images = f"{len(training)} to train on and {len(held_out)} to validate on, the first at {size}"
+    forecast = Forecast(
+        "train-decoder",
+        f"{job.model}, on {job.network.device}",
+        f"{images}, {options.batch} at a time",
+        [stage.name for stage in job.chain],
+        [f"{options.steps} steps, validated every {options.every}"],
+        _run_directory(job.path, job.config),
+    )
+    with meter(job.network.device) as memory:
+        start = time.perf_counter()
+        step, validation = first_steps(job.network, job.chain, job.photographs, job.recipe)
+        spent = time.perf_counter() - start
+    forecast.seconds = options.steps * step + math.ceil(options.steps / options.every) * validation
+    forecast.memory_bytes = memory.largest(1.0, 1)
+    forecast.measured = f"the first steps took {duration(spent)}"
+    return forecast
 
 
 def _sparsity(options: Sparsity) -> Forecast:
     opened = _open(options)
     names, _ = choose_stages(opened.loaded, opened.found, options.stages)
     forecast = opened.forecast("sparsity", names)
-    with _meter(opened.network.device) as memory:
+    with meter(opened.network.device) as memory:
         memory.begin_batches()
         seconds, _ = _counted(opened, None)
     forecast.seconds = seconds * len(opened.images)
@@ -214,7 +261,7 @@ def _rip(options: Rip) -> Forecast:
     trial = _typical(stages)
     forecast = opened.forecast("rip", names)
     forecast.ways = [f"{options.samples} random codes of each, {options.filters} filters, {options.boundary} output"]
-    with _meter(opened.network.device) as memory:
+    with meter(opened.network.device) as memory:
         counting, fractions = (0.0, {}) if options.k else _counted(opened, options.region)
         start = time.perf_counter()
         rip.measure(trial, options, fractions)
@@ -238,7 +285,7 @@ def _reproduce(options: Reproduce) -> Forecast:
     folder = reproduce.folder(options)
     forecast.out = None if folder is None else str(folder)
     total, spent, unmeasured = 0.0, 0.0, []
-    with _meter(found.network.device) as memory:
+    with meter(found.network.device) as memory:
         for name in names:
             part = reproduce.PARTS[name]
             units = part.work(found)
@@ -258,7 +305,7 @@ def _reproduce(options: Reproduce) -> Forecast:
     if unmeasured:
         forecast.notes.append(f"the estimate leaves out {', '.join(unmeasured)}")
     if spent:
-        forecast.seconds, forecast.measured = total, f"the first steps took {_duration(spent)}"
+        forecast.seconds, forecast.measured = total, f"the first steps took {duration(spent)}"
     forecast.memory_bytes = memory.largest(1.0, 1)
     return forecast
 
@@ -288,11 +335,9 @@ def _counted(opened: _Opened, region: int | None) -> tuple[float, dict[str, dict
     return time.perf_counter() - start, fractions
 
 
-def _measured(
-    forecast: Forecast, opened: _Opened, memory: _Memory, scale: float, what: str, seconds: float
-) -> Forecast:
+def _measured(forecast: Forecast, opened: _Opened, memory: Memory, scale: float, what: str, seconds: float) -> Forecast:
     forecast.memory_bytes = memory.largest(scale, opened.batch)
-    forecast.measured = f"{what} took {_duration(seconds)}"
+    forecast.measured = f"{what} took {duration(seconds)}"
     return forecast
 
 
@@ -303,8 +348,9 @@ def _typical(stages: Sequence[Stage]) -> Stage:
 
 
 def _kind(way: Way) -> tuple[str, ...]:
-    """What the cost of a way depends on; what is known besides moves it little."""
-    return way.recovered, way.code, way.method
+    """What the cost of a way depends on: what is known besides only where a whole network needs no outline for it."""
+    known = "gates" if way.method in WHOLE_NETWORK and way.side_info == "gates" else ""
+    return way.recovered, way.code, way.method, known
 
 
 def _kinds(ways: Sequence[Way]) -> dict[tuple[str, ...], Way]:
@@ -346,65 +392,6 @@ def _cost_of_passing(stage: Stage, found: Stages) -> int:
     return sum(map(_work, found.stages[: found.names.index(stage.name) + 1]))
 
 
-class _Memory:
-    """Memory in use, and how far it rises: first over work on single images, then over work on batches."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.before = self.batches_before = _in_use(device)
-        self.peak = self.batches_peak = 0
-        self.in_batches = False
-
-    def begin_batches(self) -> None:
-        self.look()
-        self.in_batches, self.batches_before = True, _in_use(self.device)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-    def look(self) -> None:
-        now = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _in_use(self.device)
-        if self.in_batches:
-            self.batches_peak = max(self.batches_peak, now)
-        else:
-            self.peak = max(self.peak, now)
-
-    def largest(self, scale: float, batch: int) -> int:
-        """The largest memory, where stages are so much larger than the one measured and images come in batches."""
-        single = self.before + scale * max(0, self.peak - self.before)
-        batches = self.batches_before + scale * batch * max(0, self.batches_peak - self.batches_before)
-        return round(max(single, batches))
-
-
-@contextmanager
-def _meter(device: torch.device) -> Iterator[_Memory]:
-    memory, stop = _Memory(device), threading.Event()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-    def watch() -> None:
-        while not stop.wait(POLL):
-            memory.look()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield memory
-    finally:
-        stop.set()
-        watcher.join()
-        memory.look()
-
-
-def _in_use(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        # no /proc: the largest so far, which macOS counts in bytes and others in KiB
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def _run_directory(path: Path, config: dict[str, Any]) -> str:
     settings = path / "config.json"
     if not settings.exists():
@@ -422,31 +409,3 @@ def _run_directory(path: Path, config: dict[str, Any]) -> str:
 def _way_in_words(way: Way) -> str:
     code = "" if way.code == "network" else ", the paper's code"
     return f"{way.recovered} by {way.method} ({way.side_info}{code})"
-
-
-def _text(found: Forecast) -> str:
-    rows = [
-        ("model", found.model),
-        ("images", found.images),
-        ("stages", f"{len(found.stages)}: {_listed(found.stages)}"),
-        ("parts" if found.dry_run == "reproduce" else "ways", "; ".join(found.ways)),
-        ("writes", found.out or "nothing"),
-        ("time", "not estimated" if found.seconds is None else f"about {_duration(found.seconds)}; {found.measured}"),
-        ("memory", "" if found.memory_bytes is None else f"about {found.memory_bytes / 1e6:.0f} MB"),
-    ]
-    lines = [f"  {name:8}{value}" for name, value in rows if value]
-    lines += [f"  {'note':8}{note}" for note in found.notes]
-    return "\n".join([f"unconv {found.dry_run} would do this:", *lines, "Nothing has been written."])
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) <= MOST:
-        return ", ".join(names)
-    return f"{', '.join(names[: MOST - 1])}, ... {names[-1]}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -83,7 +83,13 @@ class Stages(ModelOptions):
 
 @dataclass(frozen=True)
 class Coherence(ModelOptions):
-    """Largest cosines between filters: signed, absolute, over all shifts; learned beside Gaussian."""
+    """Largest cosines between filters: signed, absolute, over all shifts; learned beside Gaussian.
+
+    Attributes:
+        dry_run: Say what would be done, how long it would take and with how much memory; write nothing.
+    """
+
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,7 @@ class TrainDecoder(ImageOptions):
         crop: Side of the random squares trained on, in pixels after preprocessing; whole images where not given.
         every: Steps between validations, each with a checkpoint.
         out: Run directory; the same command goes on from its last checkpoint. Named after the settings where not given.
+        dry_run: Say what would be done, how long it would take and with how much memory; write nothing.
     """
 
     stage: str = ""
@@ -189,6 +196,7 @@ class TrainDecoder(ImageOptions):
     crop: int | None = None
     every: int = 100
     out: Path | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from unconv.runs.decoder_training import (
     validation_pictures,
 )
 from unconv.runs.directory import RunDirectory, environment
+from unconv.runs.network import Network
+from unconv.stage import Stage
 from unconv.verbs.again import command_line
 from unconv.verbs.opening import open_images, open_model, rows_of_text
 from unconv.verbs.options import TrainDecoder
@@ -31,14 +34,39 @@ from unconv.verbs.progress import progress_bar, say_skipped
 from unconv.zoo import LoadedModel, check_covered
 
 
-def run(options: TrainDecoder) -> tuple[dict[str, Any], str]:
-    """Train, or go on training, and write the decoder with its validation curve.
+@dataclass(frozen=True)
+class Job:
+    """A decoder that is to be trained: everything is decided, nothing is done.
+
+    Attributes:
+        network: The network.
+        chain: The stages from the image to the one whose code is decoded.
+        photographs: The images.
+        recipe: How.
+        config: Settings of the run, for its directory.
+        path: The run directory.
+        model: The model, with the source of its weights.
+        shape: Shape of what is trained on, ``(C, H, W)``.
+    """
+
+    network: Network
+    chain: tuple[Stage, ...]
+    photographs: Photographs
+    recipe: Recipe
+    config: dict[str, Any]
+    path: Path
+    model: str
+    shape: tuple[int, ...]
+
+
+def prepare(options: TrainDecoder) -> Job:
+    """Decide what the training consists of. Nothing is written.
 
     Args:
         options: The options.
 
     Returns:
-        The JSON document and its text.
+        The job.
 
     Raises:
         UsageError: If an option is missing or out of range.
@@ -61,12 +89,26 @@ def run(options: TrainDecoder) -> tuple[dict[str, Any], str]:
     if example is None:
         first = next(iter(photographs.skipped.values()))
         raise UnconvError(f"none of the {len(stream.paths)} images could be used; {first.file}: {first.reason}")
-    stages = network.stages(example.shape[1:])
-    chain = decoder_chain(stages, options.stage)
+    chain = decoder_chain(network.stages(example.shape[1:]), options.stage)
     check_covered(loaded, [stage.name for stage in chain])
     config = _config(options, loaded, stream)
     out = options.out or Path("runs") / f"decoder-{hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]}"
-    directory = RunDirectory(out, config)
+    model = f"{loaded.name} ({loaded.weights.source})"
+    return Job(network, chain, photographs, recipe, config, out, model, tuple(example.shape[1:]))
+
+
+def run(options: TrainDecoder) -> tuple[dict[str, Any], str]:
+    """Train, or go on training, and write the decoder with its validation curve.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The JSON document and its text.
+    """
+    job = prepare(options)
+    network, chain, photographs, recipe, out = job.network, job.chain, job.photographs, job.recipe, job.path
+    directory = RunDirectory(out, job.config)
     try:
         with progress_bar(options.steps) as progress:
             document = train(network, chain, photographs, recipe, directory, progress, _say)
@@ -74,7 +116,7 @@ def run(options: TrainDecoder) -> tuple[dict[str, Any], str]:
         with directory.writing():
             write_json(
                 out / "decoder.json",
-                document | {"command": command(options), "config": config, "environment": environment()},
+                document | {"command": command(options), "config": job.config, "environment": environment()},
             )
             (out / "curve.svg").write_text(svg(draw_curve(document["curve"])), encoding="utf-8")
         pictures = validation_pictures(network, chain, photographs, recipe, out / FINAL)
