@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from typing import Any, TypeGuard, cast
 
 import torch
@@ -384,11 +385,24 @@ def find_stages(model: nn.Module, example: Tensor, *, front_end: FrontEnd | None
         if is_convolution(module) and path not in called:
             skip(path, _refusal(module) or unreached)
 
+    if behind := _behind_patches(model, stages, skipped):
+        skip(behind, "patch embedding only: attention takes over from the patches, and is no convolution to invert")
     if not stages and not skipped:
         raise UnconvError("the network has no convolution; it needs an nn.Conv1d, nn.Conv2d or nn.Conv3d")
     if not stages and graph.stopped:
         raise UnconvError(f"the network cannot take an input of shape {tuple(example.shape)}: {graph.stopped}")
     return Stages(tuple(stages), tuple(skipped.values()), graph.traced_by)
+
+
+def _behind_patches(model: nn.Module, stages: Sequence[Stage], skipped: Collection[str]) -> str:
+    """Returns the path of a vision transformer's blocks; nothing where it has other convolutions than patches."""
+    operators = [stage.operator for stage in stages if stage.source == IMAGE]
+    patches = [op for op in operators if tuple(op.weight.shape[2:]) == op.stride and min(op.stride) > 1]
+    if not stages or skipped or len(patches) < len(stages):
+        return ""
+    paths = [path.split(".") for path, module in model.named_modules() if "attention" in type(module).__name__.lower()]
+    shared = takewhile(lambda level: len(set(level)) == 1, zip(*paths))
+    return ".".join(level[0] for level in shared) if paths else ""
 
 
 def is_convolution(module: nn.Module) -> bool:

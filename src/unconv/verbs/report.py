@@ -26,6 +26,7 @@ from unconv.verbs.options import Report
 from unconv.verbs.progress import progress_bar
 from unconv.zoo import LoadedModel
 
+MOST = 3  # modules left out that are named in the terminal
 
 
 def run(options: Report) -> tuple[dict[str, Any], str] | None:
@@ -244,8 +245,12 @@ def _text(written: Written) -> str:
         }
         rows.append((stage["stage"], *(found.get(way) for way in plan.ways)))
     table = rows_of_text(header, rows)
-    skipped = f"\n{len(findings.skipped_images)} images skipped" if findings.skipped_images else ""
-    return f"relative error, mean over images\n{table}{skipped}\npage: {written.page}"
+    left_out = [f"skipped {module['module']}: {module['reason']}" for module in written.job.skipped_modules]
+    if len(left_out) > MOST:
+        left_out[MOST:] = [f"skipped {len(left_out) - MOST} other modules; the page names them"]
+    if findings.skipped_images:
+        left_out.append(f"{len(findings.skipped_images)} images skipped")
+    return "\n".join(["relative error, mean over images", table, *left_out, f"page: {written.page}"])
 
 
 def _safe(name: str) -> str:

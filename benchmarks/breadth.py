@@ -1,0 +1,219 @@
+"""Every classification network of torchvision, and a sample of timm's, through ``unconv report`` at a small size.
+
+``python benchmarks/breadth.py`` fills ``benchmarks/breadth.json`` model by model, with random weights, so that it shows
+what the tool takes, not how well a trained network is inverted; run again, it goes on where it was stopped.
+``python docs/fill_breadth.py`` makes the page from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from unconv.atomic import write_json
+from unconv.errors import UnconvError
+from unconv.images import ImageStream
+from unconv.invert.ways import Tuning, Way, stages_needed
+from unconv.runs.directory import environment
+from unconv.runs.inversion import invert_stream
+from unconv.runs.network import CapturedStream, Network, first_stages
+from unconv.verbs import report
+from unconv.verbs.opening import open_images, open_model
+from unconv.verbs.options import Report
+from unconv.zoo import BUNDLED, model_names
+
+RESULTS = Path(__file__).with_suffix(".json")
+SIZE = 64
+# a forward pass needs more pixels here, or positions are learned for one size only
+SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70, "timm.models:maxvit_tiny_tf_224": 224}
+METHODS = ("transpose", "min-norm", "gauss-newton")
+FIRST = Way("layer", "network", "min-norm", "switches")
+EFFORT = 0.01
+PREFIX = "timm.models:"
+TIMM = (
+    "botnet26t_256",
+    "coat_lite_tiny",
+    "coatnet_nano_rw_224",
+    "convformer_s18",
+    "convit_tiny",
+    "convmixer_768_32",
+    "convnext_atto",
+    "convnextv2_atto",
+    "cspresnet50",
+    "darknet53",
+    "densenet121",
+    "dla34",
+    "dm_nfnet_f0",
+    "dpn68",
+    "edgenext_xx_small",
+    "efficientformer_l1",
+    "efficientnet_lite0",
+    "fastvit_t8",
+    "fbnetc_100",
+    "focalnet_tiny_srf",
+    "gernet_s",
+    "ghostnet_100",
+    "hardcorenas_a",
+    "hgnet_tiny",
+    "hgnetv2_b0",
+    "hrnet_w18_small",
+    "inception_next_atto",
+    "inception_resnet_v2",
+    "inception_v4",
+    "lambda_resnet26t",
+    "lcnet_050",
+    "levit_128s",
+    "mixnet_s",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small",
+    "mobileone_s0",
+    "mobilevit_xxs",
+    "nf_resnet50",
+    "poolformer_s12",
+    "pvt_v2_b0",
+    "regnetz_b16",
+    "repghostnet_050",
+    "repvgg_a0",
+    "repvit_m0_9",
+    "res2net50_26w_4s",
+    "resnest14d",
+    "resnetv2_50",
+    "rexnet_100",
+    "selecsls42",
+    "seresnet18",
+    "skresnet18",
+    "starnet_s1",
+    "tf_efficientnetv2_b0",
+    "tinynet_e",
+    "tresnet_m",
+    "vgg11_bn",
+    "visformer_tiny",
+    "vit_tiny_patch16_224",
+    "vovnet39a",
+    "xception41",
+)
+
+
+def names() -> list[str]:
+    """The models to try.
+
+    Returns:
+        torchvision's by name, timm's as ``timm.models:NAME`` where timm is installed.
+    """
+    timm = [PREFIX + name for name in TIMM] if find_spec("timm") else []
+    return [name for name in model_names() if name != BUNDLED] + timm
+
+
+def attempt(model: str, folder: Path) -> dict[str, Any]:
+    """One model on a bundled photograph: all stages listed, a report of the first, a middle and the last inverted.
+
+    Solvers stop almost at once, for this is to show that every way runs or says why it does not. Only the input of the
+    first stage is found once more with as many steps as it takes.
+
+    Args:
+        model: As the command line takes it.
+        folder: Where the run may be written.
+
+    Returns:
+        What came of it: ``{"model", "size", "stages", "skipped", "first", "error", "without_result", "seconds"}``: the
+        skipped modules counted by reason, the relative error of the first stage's input by minimum norm, how often a
+        way of inverting was not open, by reason, and seconds of CPU time; ``{"model", "size", "failed"}`` where it
+        stopped.
+    """
+    start = time.process_time()
+    size = SIZES.get(model, SIZE)
+    row: dict[str, Any] = {"model": model, "size": size}
+    options = Report(model, size=size, limit=1, methods=METHODS, effort=EFFORT, samples=2, pictures=1, out=folder)
+    ways = report.chosen_ways(options)
+    try:
+        loaded, network = open_model(options)
+        images = open_images(options, loaded)
+        found = first_stages(network, images).names
+        options = replace(options, stages=found[:1])
+        described = report.given(options, images)
+        job = report.prepare(options, ways, loaded, network, images, described, report.command(options))
+        written = report.write(job, bar=False)
+        assert written is not None  # one process, so it is the first
+        (first,) = written.findings.stages
+        reasons = Counter(way["note"] for way in first["inversion"] if way["failed"])
+        for name in dict.fromkeys((found[len(found) // 2], found[-1])):
+            outcomes = [inverted(network, images, name, way, EFFORT) for way in ways]
+            reasons.update(outcome["status"] for outcome in outcomes if outcome["relative_error"] is None)
+        error = inverted(network, images, found[0], FIRST, 1.0)["relative_error"]
+    except UnconvError as refused:
+        return row | {"failed": str(refused)}
+    except Exception as broken:  # what a table of failures is for
+        traceback.print_exc()
+        return row | {"failed": f"unexpected {type(broken).__name__}: {broken}"}
+    return row | {
+        "stages": len(found),
+        "skipped": dict(Counter(skipped["reason"] for skipped in written.job.skipped_modules)),
+        "first": f"{first['stage']} ({first['kind']})",
+        "error": error,
+        "without_result": dict(reasons),
+        "seconds": round(time.process_time() - start, 1),
+    }
+
+
+def inverted(network: Network, images: ImageStream, name: str, way: Way, effort: float) -> dict[str, Any]:
+    """One stage inverted one way for a single image.
+
+    Args:
+        network: The network.
+        images: The image.
+        name: The stage.
+        way: How.
+        effort: Factor of the solvers' largest numbers of steps.
+
+    Returns:
+        Its numbers, as ``unconv invert --json`` prints them.
+    """
+    stages = network.stages(next(iter(images)).inputs.shape[1:])
+    try:
+        needed = stages_needed(stages, name, way)
+    except UnconvError as error:
+        return {"relative_error": None, "status": str(error)}
+    stream = CapturedStream(network, images, lambda _: needed)
+    ((_, (outcome,)),) = invert_stream(stream, name, way, None, Tuning(effort), lambda *_: None)
+    return outcome.numbers
+
+
+def run(models: Iterable[str], file: Path) -> None:
+    """Try models, and keep each row as soon as it is there.
+
+    Args:
+        models: Which.
+        file: Where the rows go; models that stand there already are not tried again.
+    """
+    document = json.loads(file.read_text()) if file.exists() else {"rows": []}
+    done = {row["model"] for row in document["rows"]}
+    for model in models:
+        if model in done:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            row = attempt(model, Path(folder) / "run")
+        document["rows"].append(row)
+        write_json(file, document | {"command": "python benchmarks/breadth.py", "environment": environment()})
+        print(row, flush=True)
+
+
+def main() -> None:
+    """Run what the command line names; every model by default."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("models", nargs="*", help="names as unconv report takes them; all by default")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    chosen = parser.parse_args()
+    run(chosen.models or names(), chosen.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Networks of many families through ``benchmarks/breadth.py``: a report, and every way of inverting or a reason."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(path):
+    found = importlib.util.spec_from_file_location(f"scripts_{path.stem}", path)
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+breadth = script(ROOT / "benchmarks" / "breadth.py")
+QUICK = ("mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "swin_t")
+
+
+def check(model, folder):
+    row = breadth.attempt(model, folder)
+    assert "failed" not in row, row
+    assert row["stages"] >= 1
+    assert 0 <= row["error"] < 1
+    assert (folder / "report.html").stat().st_size > 10_000
+    # the only ways that may be closed are those that need a chain of stages back to the image
+    assert all("no chain of stages back to the image" in reason for reason in row["without_result"]), row
+    only_patches = any(reason.startswith("patch embedding only") for reason in row["skipped"])
+    assert only_patches == model.startswith(("vit_", "swin_", f"{breadth.PREFIX}vit_"))
+    assert only_patches <= (row["stages"] == 1)
+
+
+@pytest.mark.parametrize("model", QUICK)
+def test_a_family(model, tmp_path):
+    check(model, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [name for name in breadth.names() if name not in QUICK])
+def test_every_network(model, tmp_path):
+    check(model, tmp_path / "run")
+
+
+def test_a_model_that_stops_is_a_row_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    row = breadth.attempt("tiny_networks:without_convolutions", tmp_path / "run")
+    assert "has no convolution" in row["failed"]
+    page = script(ROOT / "docs" / "fill_breadth.py")
+    marks = "".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("summary", "torchvision", "timm"))
+    good = {"model": "b", "size": 64, "stages": 2, "skipped": {"never: x": 3}, "first": "0 (conv)", "error": 0.123}
+    good |= {"without_result": {"the input of 'q' has no chain": 2}, "seconds": 1.6}
+    text = page.fill(marks, {"rows": [good, row]})
+    assert page.fill(text, {"rows": [good, row]}) == text
+    assert "| b | 64 | 2 | 3 never | 0 (conv) | 0.12 | 2 |" in text
+    assert f"**stopped**: {row['failed']}" in text
+    assert "1 of 2 models went through." in text
+    assert "- 2 times: the input of … has no chain" in text
+
+
+def test_rows_are_kept_one_by_one_and_not_made_again(tmp_path, monkeypatch):
+    file, tried = tmp_path / "rows.json", []
+
+    def attempt(model, folder):
+        tried.append(model)
+        if model == "c":
+            raise KeyboardInterrupt
+        return {"model": model}
+
+    monkeypatch.setattr(breadth, "attempt", attempt)
+    with pytest.raises(KeyboardInterrupt):
+        breadth.run(["a", "b", "c"], file)
+    monkeypatch.setattr(breadth, "attempt", lambda model, folder: tried.append(model) or {"model": model})
+    breadth.run(["a", "b", "c"], file)
+    assert tried == ["a", "b", "c", "c"]
