@@ -30,7 +30,7 @@ def fixed_convolution(function: Callable[..., Tensor], args: tuple[Any, ...], op
     said = dict(zip(names, args, strict=False)) | options
     x, weight, bias = said["input"], said["weight"], said.get("bias")
     dims = weight.ndim - 2
-    padding = said.get("padding", 0)
+    padding: Any = said.get("padding", 0)
     plain = (
         not torch.is_grad_enabled()
         or not x.requires_grad
