@@ -30,7 +30,7 @@ def fixed_convolution(function: Callable[..., Tensor], args: tuple[Any, ...], op
     said = dict(zip(names, args, strict=False)) | options
     x, weight, bias = said["input"], said["weight"], said.get("bias")
     dims = weight.ndim - 2
-    padding: Any = said.get("padding", 0)
+    padding = said.get("padding", 0)
     plain = (
         not torch.is_grad_enabled()
         or not x.requires_grad
@@ -49,7 +49,7 @@ def fixed_convolution(function: Callable[..., Tensor], args: tuple[Any, ...], op
     return _Forward.apply(x, weight, bias, numbers)
 
 
-def _each(value: int | tuple[int, ...], dims: int) -> list[int]:
+def _each(value: Any, dims: int) -> list[int]:
     return [value] * dims if isinstance(value, int) else list(value) * (dims // len(value))
 
 
