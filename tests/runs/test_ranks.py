@@ -120,11 +120,12 @@ def test_a_rank_that_fails_names_itself(server, images):
 
 
 def test_a_rank_that_its_launcher_ends_names_itself_and_the_dead(server, images):
-    faults = {0: {"terminate_naming": "inversion-000004"}, 1: {"die_naming": "count-000002"}}
+    faults = {0: {"terminate_naming": "inversion-000004", "coming": 20}, 1: {"die_naming": "count-000002"}}
     first, _ = server.run_ranks(2, *REPORT.split(), cwd=images, faults=faults)
     assert first.status == 1
     assert first.message.startswith("unconv: rank 0 of 2: told to end by SIGTERM; 2 images are missing (")
-    assert "rank 1 of 2 has died or failed: 3 images are missing" in first.message
+    # on a busy machine it is dead before rank 0 has begun, which then never sees it
+    assert re.search("rank 1 of 2 has (died or failed|not come): 3 images are missing", first.message)
 
 
 def test_invert_needs_a_directory_to_meet_in(server, images):

@@ -194,6 +194,7 @@ def test_sparse_coding_by_others_solves_the_same_problem():
     assert rows["sporco"]["error"] < 0.3
 
 
+@pytest.mark.slow
 def test_the_image_problem_names_what_it_was_tuned_over(monkeypatch):
     from unconv.bench import image_problem as module
 
