@@ -15,6 +15,7 @@ OPTIONS = {
     "layer_methods": ("iht", "convex"),
     "image_methods": ("gauss-newton", "adam", "iht"),
     "max_steps": {"gauss-newton": 2, "adam": 5},
+    "outline_steps": 20,
 }
 
 
@@ -31,7 +32,7 @@ def test_rows_are_what_the_solvers_give(subject, result):
     x = next(iter(images(subject, 1))).inputs
     features = Features(subject.network.module, subject.network.stages(x.shape[1:]).get("2"), x.shape[1:])
     known = features.record(x, "switches")
-    solution = gauss_newton(features, features(x), known, box=subject.network.box, max_steps=2)
+    solution = gauss_newton(features, features(x), known, box=subject.network.box, max_steps=2, start_steps=20)
     (row,) = [r for r in result["rows"] if (r["method"], r["side_info"]) == ("gauss-newton", "switches")]
     assert row["stage"] == "2"  # stage 0 does not pool, so no image is decoded from it
     assert row["images"] == 3
