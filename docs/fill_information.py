@@ -30,6 +30,9 @@ IMAGE = (
     ("Gauss-Newton, no side information", "gauss-newton", "none"),
     ("Gauss-Newton, switches", "gauss-newton", "switches"),
     ("Gauss-Newton, gates", "gauss-newton", "gates"),
+    ("no prior: no side information", "gauss-newton, no prior", "none"),
+    ("no prior: switches", "gauss-newton, no prior", "switches"),
+    ("no prior: gates", "gauss-newton, no prior", "gates"),
 )
 
 
@@ -61,8 +64,9 @@ def image(result: dict[str, Any]) -> str:
     """Relative error, PSNR and time of each decoder of the image."""
     found = {(r["stage"], r["method"], r["side_info"]): r for r in result["rows"] if r["from"] == "image"}
     stages = [name for name in result["stages"] if any(stage == name for stage, _, _ in found)]
-    rows = [[name, *(cell(found.get((name, *key))) for _, *key in IMAGE)] for name in stages]
-    return table(("stage", *(title for title, *_ in IMAGE)), rows)
+    shown = [way for way in IMAGE if any(key[1:] == way[1:] for key in found)]
+    rows = [[name, *(cell(found.get((name, *key))) for _, *key in shown)] for name in stages]
+    return table(("stage", *(title for title, *_ in shown)), rows)
 
 
 def cell(row: dict[str, Any] | None) -> str:
