@@ -18,7 +18,7 @@ from unconv.images import ImageStream, sample_photographs
 from unconv.invert.ways import WAYS, Tuning, invert_batch, stages_needed
 from unconv.runs.directory import environment
 from unconv.runs.network import Network
-from unconv.stage import capture
+from unconv.stages import capture
 from unconv.zoo import load_model
 
 STAGES = ("features.0", "features.7")

@@ -16,7 +16,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-MODULES = ("adapters", "api", "conformance", "operators", "results", "solution", "sparsity", "stage")
+MODULES = ("adapters", "api", "conformance", "operators", "results", "solution", "sparsity", "stage", "stages")
 PACKAGES = ("decode", "invert", "measure", "recover")
 
 

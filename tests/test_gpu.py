@@ -10,7 +10,7 @@ from unconv.measure.rip import sample_ratios
 from unconv.operators import ConvOperator, adjoint_gap
 from unconv.recover import htp, iht
 from unconv.sparsity import Pooled
-from unconv.stage import capture, find_stages
+from unconv.stages import capture, find_stages
 from unconv.verbs.opening import open_device
 from unconv.zoo import load_model
 

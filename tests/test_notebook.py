@@ -13,7 +13,7 @@ from torch import nn
 from unconv import notebook
 from unconv.solution import Solution
 from unconv.sparsity import Pooled, TopK
-from unconv.stage import find_stages
+from unconv.stages import find_stages
 
 
 @pytest.fixture

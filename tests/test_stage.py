@@ -11,9 +11,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models import regnet
 from torchvision.ops import FrozenBatchNorm2d
 
+from unconv.cut import is_convolution
 from unconv.errors import UnconvError, UsageError
 from unconv.sparsity import AveragePool, Window
-from unconv.stage import IMAGE, Stages, capture, find_stages, gaussian_copy, is_convolution
+from unconv.stage import IMAGE
+from unconv.stages import Stages, capture, find_stages, gaussian_copy
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

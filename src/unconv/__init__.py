@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from unconv.results import InvertResult, ReportResult
     from unconv.solution import Solution
     from unconv.sparsity import Code, Pooled, SparsityModel, TopK
-    from unconv.stage import Stage, Stages, capture, find_stages
+    from unconv.stage import Stage
+    from unconv.stages import Stages, capture, find_stages
     from unconv.zoo import LoadedModel, load_model
 
 __all__ = [
@@ -57,7 +58,8 @@ _HOMES = {
     "results": ("InvertResult", "ReportResult"),
     "solution": ("Solution",),
     "sparsity": ("Code", "Pooled", "SparsityModel", "TopK"),
-    "stage": ("Stage", "Stages", "capture", "find_stages"),
+    "stage": ("Stage",),
+    "stages": ("Stages", "capture", "find_stages"),
     "zoo": ("LoadedModel", "load_model"),
 }
 _HOME = {name: f"unconv.{home}" for home, names in _HOMES.items() for name in names}

@@ -21,7 +21,7 @@ from unconv.decode.learned import (
 )
 from unconv.errors import UnconvError, UsageError
 from unconv.sparsity import AveragePool, Pooled, Window
-from unconv.stage import find_stages
+from unconv.stages import find_stages
 
 
 def network():

@@ -4,7 +4,7 @@ import json
 
 from unconv.experiments import promise, thm33
 from unconv.experiments.thm31 import Setting
-from unconv.measure.bounds import theorem_31_delta
+from unconv.measure.theorems import theorem_31_delta
 
 
 def test_what_the_calculator_asks_for_is_enough_and_no_more():

@@ -6,7 +6,7 @@ import pytest
 
 from unconv.experiments import thm31
 from unconv.experiments.thm31 import Setting, constants, fit, measure, one_step, phase
-from unconv.measure.bounds import theorem_33_bound
+from unconv.measure.theorems import theorem_33_bound
 
 SMALL = Setting(k=2, M=4, l=3, D=8, K=6)
 

@@ -12,7 +12,7 @@ from unconv.invert.gauss_newton import OPEN_SHARE, OUTLINE_STEPS, Jacobian, Weig
 from unconv.invert.gradient import Regulariser, gradient_inversion
 from unconv.invert.outline import outline
 from unconv.invert.surgery import NOTHING, Features
-from unconv.stage import find_stages
+from unconv.stages import find_stages
 
 
 def make(size=8, n=2, activation=nn.ReLU, dtype=torch.float64):

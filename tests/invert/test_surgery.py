@@ -6,7 +6,7 @@ from torch import nn
 
 from unconv.errors import UnconvError
 from unconv.invert.surgery import Features, Known
-from unconv.stage import find_stages
+from unconv.stages import find_stages
 
 
 class Functional(nn.Module):

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from unconv.errors import UnconvError, UsageError
 from unconv.measure.adversarial import attack
-from unconv.measure.bounds import delta_bracket, layer_bounds, theorem_31_delta, theorem_33_bound, upper_bound
+from unconv.measure.bounds import delta_bracket, layer_bounds, upper_bound
 from unconv.measure.exact import exact_delta
 from unconv.measure.subspaces import blocks_around, blocks_within, regions
+from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.sparsity import Window
 

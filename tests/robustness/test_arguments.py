@@ -16,16 +16,17 @@ from unconv.errors import UnconvError
 from unconv.images import ImageStream, psnr, quality, save_image, ssim, to_uint8
 from unconv.measure.activity import Activity, k_from
 from unconv.measure.adversarial import attack
-from unconv.measure.bounds import delta_bracket, theorem_31_delta, theorem_33_bound, upper_bound
+from unconv.measure.bounds import delta_bracket, upper_bound
 from unconv.measure.certificate import certify
 from unconv.measure.coherence import coherence, coherence_pair, correlation_table
 from unconv.measure.exact import exact_delta
 from unconv.measure.rip import RatioSummary, compare, draw_codes, sample_ratios, support_ratios
+from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
 from unconv.operators import ConvOperator, gaussian_like, per_axis
 from unconv.preprocess import Preprocess, channels, normalisation
 from unconv.recover import activation_recovery, cosamp, fista, htp, iht, niht
 from unconv.sparsity import AveragePool, Pooled, TopK, Window, keep_largest
-from unconv.stage import find_stages
+from unconv.stages import find_stages
 
 torch.manual_seed(0)
 W = ConvOperator(torch.randn(4, 2, 3, 3), (2, 6, 6), padding=1)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from unconv.invert.ways import Way, invert_batch
-from unconv.stage import capture, find_stages
+from unconv.stages import capture, find_stages
 
 # what docs/robustness.md promises of relative errors; PSNR in decibels and SSIM follow from the same images
 BATCH_TOLERANCE = 1e-4

@@ -12,7 +12,7 @@ from unconv.images import Batch
 from unconv.measure import certificate
 from unconv.runs.certificates import certificate_document, first_images, in_words
 from unconv.runs.network import Captured, Network
-from unconv.stage import capture
+from unconv.stages import capture
 from unconv.zoo import load_model
 
 STAGES = ("0", "3", "6")

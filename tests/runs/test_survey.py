@@ -17,7 +17,7 @@ from unconv.runs.network import CapturedStream, Network
 from unconv.runs.survey import IMPOSED, Plan, activity_over, paper_k, survey, work
 from unconv.runs.tally import Tally
 from unconv.sparsity import Pooled
-from unconv.stage import capture
+from unconv.stages import capture
 from unconv.zoo import load_model
 
 WAYS = (

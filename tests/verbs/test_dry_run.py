@@ -11,7 +11,7 @@ from PIL import Image
 
 from unconv.cli import main
 from unconv.invert.ways import WAYS, Way
-from unconv.stage import find_stages
+from unconv.stages import find_stages
 from unconv.verbs import dry_run
 from unconv.verbs.forecast import Memory, duration
 from unconv.verbs.options import Report

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from unconv.images import find_images, read_image, sample_photographs
 from unconv.operators import gaussian_like
 from unconv.preprocess import Preprocess
-from unconv.stage import Stage, capture, find_stages
+from unconv.stage import Stage
+from unconv.stages import capture, find_stages
 from unconv.zoo import load_model
 
 POOL_1, CONV_2_1 = "features.2", "features.5"

@@ -34,7 +34,8 @@ from unconv.runs.directory import environment
 from unconv.runs.network import Network
 from unconv.solution import Solution
 from unconv.sparsity import AveragePool, Code
-from unconv.stage import Stage, Stages, capture
+from unconv.stage import Stage
+from unconv.stages import Stages, capture
 from unconv.zoo import check_covered, load_model
 
 LayerDecoder = Callable[[Stage, Code, Tensor], Tensor]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from unconv.experiments.thm31 import Setting
-from unconv.measure.bounds import theorem_31_delta
+from unconv.measure.theorems import theorem_31_delta
 
 WANTED = (0.1, 0.5, 0.99)
 

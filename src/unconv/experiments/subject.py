@@ -9,7 +9,8 @@ from unconv.images import ImageStream
 from unconv.invert.ways import coded_stage, fitting_region
 from unconv.runs.network import Network
 from unconv.runs.survey import Progress
-from unconv.stage import Stage, Stages
+from unconv.stage import Stage
+from unconv.stages import Stages
 
 
 def silent(what: str, units: int) -> None:

@@ -26,8 +26,9 @@ from tqdm import tqdm
 from unconv.atomic import write_json
 from unconv.batched import norms, relative_norm
 from unconv.measure.adversarial import attack
-from unconv.measure.bounds import theorem_31_delta, theorem_33_bound, upper_bound
+from unconv.measure.bounds import upper_bound
 from unconv.measure.rip import draw_codes
+from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.sparsity import Pooled
 

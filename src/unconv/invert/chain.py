@@ -13,7 +13,8 @@ from unconv.decode.layer import CodeKind, SideInfo, decode_layer
 from unconv.errors import UnconvError
 from unconv.solution import Solution, Status
 from unconv.sparsity import Code
-from unconv.stage import Stage, Stages
+from unconv.stage import Stage
+from unconv.stages import Stages
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from unconv.invert.gradient import Optimizer, Regulariser, gradient_inversion
 from unconv.invert.surgery import Features, Known
 from unconv.solution import Solution
 from unconv.sparsity import Code
-from unconv.stage import Stage, Stages
+from unconv.stage import Stage
+from unconv.stages import Stages
 
 Recovered = Literal["layer", "image"]
 WHOLE_NETWORK = ("gauss-newton", "gradient")

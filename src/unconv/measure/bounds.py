@@ -1,4 +1,4 @@
-"""Certified upper bounds on the model-RIP constants of a layer, their bracket, and the paper's two theorems.
+"""Certified upper bounds on the model-RIP constants of a layer, and their bracket.
 
 ``delta_k`` is the smallest ``d`` with ``(1 - d) ||z||^2 <= ||W^T z||^2 <= (1 + d) ||z||^2`` for all model-k-sparse
 ``z``; ``delta_2k`` the same over sums of two such vectors (paper, section 1). With ``G = W W^T`` and ``G_S`` its
@@ -20,16 +20,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unconv.measure.adversarial import Attained, attack
-from unconv.measure.coherence import correlation_table
 from unconv.measure.exact import exact_delta
 from unconv.measure.subspaces import Blocks, Boundary, Region, blocks_around, blocks_within, entries, prepared, regions
+from unconv.measure.toeplitz import (
+    CHUNK,
+    FINE_GRID,
+    Table,
+    estimated_eigenvalue,
+    largest_eigenvalue,
+    outward,
+    outward_all,
+    table_error,
+    table_of,
+)
 from unconv.operators import ConvOperator
 
-UNIT = 2.0**-53  # largest relative error of one float64 operation
-CHUNK = 2**25  # float64 entries of one intermediate: 256 MB
-DENSE_EIGENVALUES = 32  # channels up to which the eigenvalues of every symbol are computed, not estimated
 MOST_PROVEN = 64  # regions in use up to which ``largest_k`` looks
-FINE_GRID = 160  # channels up to which 64 frequencies per axis are affordable, and a finer choice of the level
 
 
 @dataclass(frozen=True)
@@ -66,23 +72,6 @@ class Bracket:
     upper: float
     witness: Tensor
     how: str
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Correlations of the rows of ``W``: ``values`` ``(K, K, *shifts)`` and how far off each may be, ``(K, K)``."""
-
-    values: Tensor
-    error: Tensor
-
-    @property
-    def reach(self) -> tuple[int, ...]:
-        return tuple((n - 1) // 2 for n in self.values.shape[2:])
-
-    @property
-    def squares(self) -> Tensor:
-        """Squared norms of the filters. Shape ``(K,)``."""
-        return self.values.diagonal(dim1=0, dim2=1)[*self.reach]
 
 
 def delta_bracket(
@@ -216,63 +205,6 @@ def layer_bounds(operator: ConvOperator, region: Region, k: int, *, refine: bool
     return LayerBounds(single, double, min(regions(operator, region), proven))
 
 
-def theorem_31_delta(
-    k: int, channels: int, length: int, size: int, filters: int, *, constant: float = 1.0, failure: float = 0.01
-) -> float:
-    """The ``delta_k`` that Theorem 3.1 promises: ``sqrt(C k D / (M l^2) (log K + log n - log eps))``.
-
-    Args:
-        k: Number of non-zeros.
-        channels: ``M``, channels of the input.
-        length: ``l``, length of a filter.
-        size: ``D``, length of the input.
-        filters: ``K``, number of filters.
-        constant: The theorem's unnamed constant ``C``.
-        failure: The probability ``eps`` with which the promise may fail.
-
-    Returns:
-        The promised constant; 1 or more where the theorem says nothing.
-
-    Raises:
-        ValueError: If a size is below 1, the filter is longer than the input, or ``failure`` is not in (0, 1).
-    """
-    if min(k, channels, length, filters) < 1 or length > size or not constant > 0 or not 0 < failure < 1:
-        raise ValueError(
-            f"k={k}, M={channels}, l={length}, D={size}, K={filters}, C={constant}, eps={failure} do not fit; sizes "
-            "are at least 1, the filter no longer than the input, C positive and eps between 0 and 1"
-        )
-    logs = math.log(filters) + math.log(size - length + 1) - math.log(failure)
-    return math.sqrt(constant * k * size / (channels * length**2) * logs)
-
-
-def theorem_33_bound(delta_k: float, delta_2k: float) -> float:
-    """Theorem 3.3's bound on ``||x^ - x|| / ||x||`` of one-step IHT.
-
-    Args:
-        delta_k: Model-RIP constant, or an upper bound on it.
-        delta_2k: The constant over sums of two vectors, or an upper bound on it.
-
-    Returns:
-        ``5 d_2k / (1 - d_k) sqrt((1 + d_2k) / (1 - d_2k))``; infinite where ``d_2k >= 1``, where the theorem says
-        nothing. (It exceeds 1, the error of answering 0, from ``d_2k`` = 0.169 on at the latest.)
-
-    Raises:
-        ValueError: If not ``0 <= delta_k <= delta_2k``.
-
-    Example:
-        >>> from unconv.measure.bounds import theorem_33_bound
-        >>> [round(theorem_33_bound(0.5 * delta, delta), 2) for delta in (0.05, 0.1, 0.5)]
-        [0.27, 0.58, 5.77]
-        >>> theorem_33_bound(0.9, 1.2)
-        inf
-    """
-    if not 0 <= delta_k <= delta_2k:
-        raise ValueError(f"delta_k={delta_k} and delta_2k={delta_2k} do not fit; expected 0 <= delta_k <= delta_2k")
-    if delta_2k >= 1:
-        return math.inf
-    return 5 * delta_2k / (1 - delta_k) * math.sqrt((1 + delta_2k) / (1 - delta_2k))
-
-
 def _groups(operator: ConvOperator) -> list[ConvOperator]:
     # the operator of each channel group
     shape = (operator.weight.shape[1], *operator.input_shape[1:])
@@ -302,8 +234,8 @@ class _Group:
     blocks: Blocks
 
     @cached_property
-    def table(self) -> _Table:
-        return _table(self.given.full())
+    def table(self) -> Table:
+        return table_of(self.given.full())
 
     @cached_property
     def magnitudes(self) -> Tensor:
@@ -315,15 +247,15 @@ class _Group:
 
     @cached_property
     def spectral(self) -> float:
-        return _largest_eigenvalue(self.table, self.blocks.spatial, nonnegative=True) - 1
+        return largest_eigenvalue(self.table, self.blocks.spatial, nonnegative=True) - 1
 
     def bound(self, k: int, *, twice: bool, refine: bool) -> UpperBound:
         """The best bound on what a support of ``k`` regions (sums of two such vectors if ``twice``) can do."""
         size = entries(self.blocks, len(self.given.weight), k, twice=twice)
         radius = _radius(self.magnitudes, self.classes, size, twice=twice)
         squares, slack = self.table.squares, self.table.error.diagonal()
-        bounds = {"gershgorin": _outward((squares + slack - 1 + radius).max().item(), size)}
-        below = _outward((1 - squares + slack + radius).max().item(), size)
+        bounds = {"gershgorin": outward((squares + slack - 1 + radius).max().item(), size)}
+        below = outward((1 - squares + slack + radius).max().item(), size)
         bounds["spectral"] = self.spectral
         if refine:
             apart = not twice and max(map(len, map(set, self.blocks.labels))) == 1
@@ -346,37 +278,10 @@ class _Group:
         proven = most
         for start, rivals in _rivals(self.magnitudes, self.classes, most, twice=False):
             sums = torch.cat([torch.zeros(len(rivals), 1, dtype=rivals.dtype), rivals.cumsum(1)], 1)
-            below = (_outward_all(sums, most) < room[start : start + len(sums), None]).all(0)
+            below = (outward_all(sums, most) < room[start : start + len(sums), None]).all(0)
             if not below.all():
                 proven = min(proven, int(below.int().argmin()))
         return proven
-
-
-def _table(operator: ConvOperator) -> _Table:
-    # the correlation table of a float64 operator, with its rounding error
-    values = correlation_table(operator.weight, operator.groups, stride=operator.stride, dilation=operator.dilation)
-    return _Table(values, _table_error(operator))
-
-
-def _table_error(operator: ConvOperator) -> Tensor:
-    # gamma_n |x| |y| for a product in any order (Higham 2002, section 3.1); twice the terms and some more cover
-    # the rounding of the norms themselves
-    norms = operator.weight.flatten(1).norm(dim=1)
-    return _gamma(2 * operator.weight[0].numel() + 8) * torch.outer(norms, norms)
-
-
-def _gamma(operations: int) -> float:
-    return operations * UNIT / (1 - operations * UNIT)
-
-
-def _outward(value: float, terms: int) -> float:
-    # a sum of ``terms`` non-negative numbers and a few more operations, enlarged by all that rounding can take
-    return value + (abs(value) + 2) * _gamma(2 * terms + 16)
-
-
-def _outward_all(values: Tensor, terms: int) -> Tensor:
-    # ``_outward`` of every entry
-    return values + (values.abs() + 2) * _gamma(2 * terms + 16)
 
 
 def _shift_classes(blocks: Blocks, reach: tuple[int, ...]) -> list[list[list[int]]]:
@@ -464,7 +369,7 @@ def _rivals(size: Tensor, classes: list[list[list[int]]], count: int, *, twice: 
 
 
 def _thresholded(
-    table: _Table,
+    table: Table,
     blocks: Blocks,
     classes: list[list[list[int]]],
     count: int,
@@ -484,11 +389,11 @@ def _thresholded(
     if count < 2:
         return {}
 
-    def split(level: float) -> tuple[_Table, float]:
+    def split(level: float) -> tuple[Table, float]:
         kept = off.sign() * (off.abs() - level).clamp_min(0)
         rest = _radius((off - kept).abs(), classes, count, twice=twice).max().item()
         kept[(diagonal, diagonal, *centre)] = table.squares
-        return replace(table, values=kept), _outward(rest, count)
+        return replace(table, values=kept), outward(rest, count)
 
     mean = off.abs().mean().item()
     tried: dict[float, float] = {}
@@ -496,7 +401,7 @@ def _thresholded(
     def estimate(level: float) -> float:
         if level not in tried:
             kept, rest = split(level)
-            tried[level] = rest + _estimated_eigenvalue(kept, blocks.spatial) - 1 if rest < best else math.inf
+            tried[level] = rest + estimated_eigenvalue(kept, blocks.spatial) - 1 if rest < best else math.inf
         return tried[level]
 
     levels = [share * (best + 1) / (count - 1) for share in (0.15, 0.25, 0.35, 0.45, 0.55, 0.7)]
@@ -509,130 +414,7 @@ def _thresholded(
     if tried[level] >= best:
         return {}
     kept, rest = split(level)
-    return {"thresholded": _outward(_largest_eigenvalue(kept, blocks.spatial, nonnegative=False) - 1 + rest, 4)}
-
-
-def _grid(table: _Table, spatial: tuple[int, ...], *, rough: bool = False) -> tuple[list[int], float]:
-    """Choose the frequencies on which the symbol is looked at.
-
-    On ``n + r`` frequencies the map's Toeplitz matrix is a part of the circulant one, and the factor is 1. On
-    ``N`` frequencies, a real trigonometric polynomial of degree ``r`` stays above ``cos(r t)`` times its maximum
-    at a distance ``t <= pi / r`` of it (M. Riesz), so the grid, never farther than ``pi / N``, misses a factor
-    of at most ``1 / cos(pi r / N)`` per axis (Ehlich and Zeller 1964).
-
-    Returns:
-        Their number per axis, and the factor by which the symbol can exceed its largest value on them.
-    """
-    sizes, factor = [], 1.0
-    fewest = 16 if rough else 64 if len(table.values) <= FINE_GRID else 32
-    for far, n in zip(table.reach, spatial, strict=True):
-        coarse = max(fewest, (4 if rough else 16) * far)
-        if far and n + far > coarse:
-            sizes.append(coarse)
-            factor /= math.cos(math.pi * far / coarse)
-        else:
-            sizes.append(n + far if far else 1)
-    return sizes, factor * (1 + 16 * UNIT)
-
-
-def _symbols(table: _Table, spatial: tuple[int, ...], *, rough: bool = False) -> Iterator[Tensor]:
-    """The symbol of the Gram matrix, ``sum_a T(a) exp(-i w a)``, on the grid; chunks ``(frequencies, K, K)``.
-
-    The table is real, so half of the frequencies are conjugates of the other half and left out.
-    """
-    sizes, _ = _grid(table, spatial, rough=rough)
-    channels = len(table.values)
-    shifts = torch.cartesian_prod(*(torch.arange(-r, r + 1) for r in table.reach)).reshape(-1, len(sizes))
-    halves = [*sizes[:-1], sizes[-1] // 2 + 1]
-    waves = torch.cartesian_prod(*(torch.arange(n) for n in halves)).reshape(-1, len(sizes))
-    coefficients = table.values.reshape(channels**2, -1)
-    step = max(1, CHUNK // 4 // channels**2)
-    for part in waves.split(step):
-        # whole turns are taken off in integers, so that the angles carry the error of one division and product only
-        angle = sum(
-            (part[:, None, axis] * shifts[:, axis] % n).double() * (2 * math.pi / n) for axis, n in enumerate(sizes)
-        )
-        assert isinstance(angle, Tensor)
-        real, imaginary = (f(angle) @ coefficients.T for f in (torch.cos, torch.sin))
-        yield torch.complex(real, -imaginary).reshape(-1, channels, channels)
-
-
-def _estimated_eigenvalue(table: _Table, spatial: tuple[int, ...]) -> float:
-    # largest eigenvalue of the symbol on a rough grid, from below; not certified
-    return max(_estimates(part).max().item() for part in _symbols(table, spatial, rough=True))
-
-
-def _estimates(symbols: Tensor) -> Tensor:
-    # largest eigenvalue of each Hermitian matrix, by the power method where there are many channels
-    channels = symbols.shape[1]
-    if channels <= DENSE_EIGENVALUES:
-        return torch.linalg.eigvalsh(symbols)[:, -1]
-    single = symbols.to(torch.complex64)
-    generator = torch.Generator().manual_seed(0)
-    v = torch.randn(channels, 8, generator=generator).to(single).expand(len(single), -1, -1)
-    for _ in range(6):
-        v = torch.linalg.qr(single @ v).Q
-    return torch.linalg.eigvalsh(v.mH @ single @ v)[:, -1].double()
-
-
-def _largest_eigenvalue(table: _Table, spatial: tuple[int, ...], *, nonnegative: bool) -> float:
-    """Bound the largest eigenvalue of the block Toeplitz matrix of a table on a map.
-
-    ``nonnegative``: whether the matrix that the table stands for, without its rounding, is positive semidefinite.
-
-    Returns:
-        The certified bound.
-    """
-    channels = len(table.values)
-    row_sums = table.values.flatten(2).abs().sum(2).sum(1).max().item()
-    # of the table itself, and of the sums and the angles behind the symbol, as a bound on the spectral norm
-    shifts = table.values[0, 0].numel()
-    error = table.error.sum(1).max().item() * shifts + _gamma(shifts + 64) * 4 * row_sums
-    parts = list(_symbols(table, spatial)) if _symbol_entries(table, spatial) <= CHUNK else None
-    top = -math.inf
-    for part in parts or _symbols(table, spatial):
-        guess = _estimates(part)
-        if channels > DENSE_EIGENVALUES:
-            likely = guess.topk(min(2, len(guess))).indices
-            likely = likely[guess[likely] > 0.97 * top]
-            guess = torch.linalg.eigvalsh(part[likely])[:, -1] if len(likely) else guess
-        top = max(top, guess.max().item())
-    # room to spare where the largest eigenvalue may have been missed: a failed proof costs more than it
-    bound = top + (1e-9 if channels <= DENSE_EIGENVALUES else 1e-3) * (abs(top) + 1e-9)
-    for part in parts or _symbols(table, spatial):
-        bound = _raise_to_bound(part, bound)
-    _, factor = _grid(table, spatial)
-    # the factor is for polynomials of one sign: below them lies -error, or minus the largest row sum
-    floor = error if nonnegative else row_sums + error
-    return _outward((bound + error + floor) * factor - floor, channels)
-
-
-def _symbol_entries(table: _Table, spatial: tuple[int, ...]) -> int:
-    return 2 * math.prod(_grid(table, spatial)[0]) * len(table.values) ** 2
-
-
-def _raise_to_bound(symbols: Tensor, bound: float) -> float:
-    """Raise a bound until it is proven to lie above all eigenvalues of all the matrices.
-
-    ``c I - A`` is positive definite if Cholesky's factorisation of ``(c - e) I - A`` in floating point runs
-    through, ``e = gamma_(n+1) / (1 - gamma_(n+1)) tr`` (Rump 2006); eight times that covers complex arithmetic
-    (each operation errs by less than six real ones, Higham 2002, lemma 3.5).
-
-    Returns:
-        The bound.
-    """
-    channels = symbols.shape[1]
-    traces = symbols.diagonal(dim1=1, dim2=2).real.abs().sum(1).max().item()
-    identity = torch.eye(channels, dtype=symbols.dtype)
-    slack = 8 * _gamma(channels + 4)
-    while True:
-        shift = bound - slack * (channels * abs(bound) + traces) - 2 * UNIT * abs(bound)
-        _, info = torch.linalg.cholesky_ex(shift * identity - symbols)
-        failed = info.nonzero().flatten()
-        if not len(failed):
-            return bound
-        found = torch.linalg.eigvalsh(symbols[failed[:4]])[:, -1].max().item()
-        bound = max(found, bound) * (1 + 1e-9) + 4 * slack * (channels * abs(bound) + traces) + 1e-12
+    return {"thresholded": outward(largest_eigenvalue(kept, blocks.spatial, nonnegative=False) - 1 + rest, 4)}
 
 
 def _cropped_sides(
@@ -645,7 +427,7 @@ def _cropped_sides(
     Returns:
         Bounds on ``lambda_max - 1`` and on ``1 - lambda_min``.
     """
-    error = _table_error(operator)
+    error = table_error(operator)
     above = below = 0.0
     for mask in _tap_masks(operator):
         values = _cross_correlations(operator, mask, reach)
@@ -653,7 +435,7 @@ def _cropped_sides(
         squares = values.diagonal(dim1=0, dim2=1)[*reach]
         above = max(above, (squares + error.diagonal() - 1 + radius).max().item())
         below = max(below, (1 - squares + error.diagonal() + radius).max().item())
-    return _outward(above, count), _outward(below, count)
+    return outward(above, count), outward(below, count)
 
 
 def _tap_masks(operator: ConvOperator) -> Iterator[Tensor]:

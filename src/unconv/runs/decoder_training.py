@@ -25,7 +25,8 @@ from unconv.images import ImageStream, SkippedImage
 from unconv.invert.chain import chain_to_image
 from unconv.runs.directory import RunDirectory
 from unconv.runs.network import Network
-from unconv.stage import Stage, Stages
+from unconv.stage import Stage
+from unconv.stages import Stages
 
 FINAL, CHECKPOINT = "decoder.safetensors", "checkpoint.pt"
 LEAST_RATE = 0.01

@@ -26,7 +26,8 @@ from unconv.runs.survey import (
     paper_k,
 )
 from unconv.runs.tally import Tally
-from unconv.stage import Stage, Stages
+from unconv.stage import Stage
+from unconv.stages import Stages
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from unconv.images import Batch, ImageStream, SkippedImage, one_line
 from unconv.invert.box import Box
 from unconv.preprocess import Preprocess, Preprocessing
 from unconv.runs.room import TOO_LARGE, Room, is_out_of_memory
-from unconv.stage import Stages, capture, find_stages
+from unconv.stages import Stages, capture, find_stages
 
 ENOUGH = 64  # images to look at for one that the whole network takes
 

@@ -17,7 +17,7 @@ from unconv.errors import UnconvError
 from unconv.images import ImageStream, display_name
 from unconv.runs.directory import RunDirectory
 from unconv.runs.network import Captured, CapturedStream, Network
-from unconv.stage import Stages
+from unconv.stages import Stages
 
 Part = dict[str, Any]
 COMING = 300.0

@@ -24,7 +24,8 @@ from unconv.runs.room import TOO_LARGE, is_out_of_memory, memory_for
 from unconv.runs.shards import Shards, answering_for, nothing_left, rows_of, skipped_in
 from unconv.runs.tally import Tally, mean
 from unconv.sparsity import Pooled, Window
-from unconv.stage import Stage, Stages
+from unconv.stage import Stage
+from unconv.stages import Stages
 
 IMPOSED = "imposed "
 INVERSION = "inversion"

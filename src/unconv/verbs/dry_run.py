@@ -20,7 +20,8 @@ from unconv.runs.directory import Unwritten
 from unconv.runs.inversion import invert_stream, passes
 from unconv.runs.network import CapturedStream, Network, first_stages
 from unconv.runs.survey import Plan, survey, work
-from unconv.stage import Stage, Stages
+from unconv.stage import Stage
+from unconv.stages import Stages
 from unconv.verbs import coherence, invert, report, reproduce, rip, train_decoder
 from unconv.verbs.forecast import Forecast, Memory, duration, meter, text_of
 from unconv.verbs.opening import choose_stages, open_images, open_model

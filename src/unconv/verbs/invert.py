@@ -20,7 +20,8 @@ from unconv.runs.network import Network
 from unconv.runs.ranks import Rank, rank_from
 from unconv.runs.survey import Outcome, stage_document
 from unconv.runs.tally import MEANS
-from unconv.stage import Stage, Stages
+from unconv.stage import Stage
+from unconv.stages import Stages
 from unconv.verbs.opening import choose_stages, given, open_images, open_model, rows_of_text
 from unconv.verbs.options import Invert
 from unconv.verbs.progress import progress_bar, say_skipped

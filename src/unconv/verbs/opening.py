@@ -15,7 +15,7 @@ from unconv.images import ImageStream, find_images, sample_photographs
 from unconv.report import words
 from unconv.runs.network import Network
 from unconv.runs.ranks import ALONE, Rank
-from unconv.stage import Stages
+from unconv.stages import Stages
 from unconv.verbs.options import ImageOptions, ModelOptions
 from unconv.zoo import LoadedModel, check_covered, load_model
 
