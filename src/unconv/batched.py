@@ -33,3 +33,20 @@ def relative_norm(difference: Tensor, reference: Tensor) -> Tensor:
 def tiny(like: Tensor) -> float:
     """Smallest normal number of a tensor's type, to divide by where a norm may vanish."""
     return torch.finfo(like.dtype).tiny
+
+
+def dots(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each pair of inputs.
+
+    Args:
+        a: Shape ``(N, *shape)``.
+        b: The same shape.
+
+    Returns:
+        Shape ``(N,)``.
+    """
+    a, b = a.flatten(1), b.flatten(1)
+    if a.is_cuda or not len(a):
+        return torch.linalg.vecdot(a, b)
+    # on the CPU one pass, where vecdot makes two
+    return torch.stack([torch.dot(left, right) for left, right in zip(a, b, strict=True)])

@@ -16,7 +16,7 @@ from unconv.errors import UnconvError
 from unconv.experiments import table1
 from unconv.experiments.table1 import Blocks, Cell, choose, document, extract, load, main, measure_statistics, train
 
-CELL = Cell("random", 2, 3, 8, 0, 6, 1e-2, 0.01, 0.0, "float32", 60)
+CELL = Cell("random", 2, 3, 8, 0, 6, 1e-2, 0.01, 0.0, "float32", 60, False)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,24 @@ def test_both_kinds_learn_colours(data, filters, dtype):
     assert found["test"] > 0.6
     assert found["test"] * 30 == pytest.approx(round(found["test"] * 30))
     assert train(cell, data, batch=12) | {"seconds": 0} == found | {"seconds": 0}
+
+
+def test_with_flips_the_mirror_images_are_learned_from_too(data, monkeypatch):
+    cell = dataclasses.replace(CELL, flips=True)
+    seen = []
+
+    def seeing(learner, cell, x, y, **settings):
+        seen.append((x.clone(), y))
+        return 0.0
+
+    monkeypatch.setattr(table1, "_fit", seeing)
+    train(cell, data)
+    ((x, y),) = seen
+    images, labels = data.training
+    network = Blocks(cell, (3, 12, 12), 10)
+    measure_statistics(network, images)
+    torch.testing.assert_close(x[len(images) :], extract(network, images.flip(-1), "float32"), rtol=1e-4, atol=1e-4)
+    assert torch.equal(y, torch.cat([labels, labels]))
 
 
 def test_dropped_inputs_are_the_same_for_a_batch_and_right_on_average():

@@ -25,6 +25,7 @@ from unconv.recover import iht
 from unconv.sparsity import Pooled
 
 FEW, MANY = 2, 8  # steps of the shorter and of the longer run, whose difference is what a step costs
+EARLY, LATE = 10, 40  # the same of the convex decoder, whose first steps look for their length
 RATIOS = 4096  # codes of a timing of model-RIP sampling
 ONE_STEP, T_STEP, INNER, SAMPLING = 1.05, 1.15, 1.25, 20.0
 SHAPES = {
@@ -119,10 +120,10 @@ def convex_step(subject: BenchSubject, runs: int) -> list[Row]:
     rows = []
     for word, prior in {"no prior": None, "smooth": "smooth"}.items():
         with torch.inference_mode():
-            found = _step_ratio(floor, steps(FEW, prior), steps(MANY, prior), runs, z.device)
+            found = _step_ratio(floor, steps(EARLY, prior), steps(LATE, prior), runs, z.device, LATE - EARLY)
             bare = "conv2d, conv_transpose2d"
             row = _floor_row("convex-step", f"pool(1) through conv(2,1), {word}", found, bare, at_most=INNER)
-            rows.append(_explained(row, steps(MANY, prior)))
+            rows.append(_explained(row, steps(LATE, prior)))
     return rows
 
 
@@ -257,10 +258,13 @@ def _one_step_floor(operator: ConvOperator, x: Tensor) -> Callable[[], Tensor]:
 
 
 def _step_ratio(
-    floor: Callable[[], object], few: Callable[[], object], many: Callable[[], object], runs: int, device: torch.device
+    floor: Callable[[], object],
+    few: Callable[[], object],
+    many: Callable[[], object],
+    runs: int,
+    device: torch.device,
+    steps: int = MANY - FEW,
 ) -> dict[str, dict[str, float]]:
-    steps = MANY - FEW
-
     def bare() -> None:
         # as many in a row as the difference of ours holds: one call by itself finds cold caches, and costs more
         for _ in range(steps):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unconv.batched import column, tiny
+from unconv.batched import column, dots, tiny
 from unconv.decode.priors import Metric, Penalty
 from unconv.decode.statements import Statements
 from unconv.operators import LinearOperator
@@ -40,7 +40,9 @@ class Problem:
         """The problem of some of the inputs. ``rows``: indices, int64."""
         return replace(self, said=self.said.at(rows), weight=None if self.weight is None else self.weight[rows])
 
-    def move(self, x: Tensor, h: Tensor, direction: Tensor, image: Tensor, length: Tensor) -> tuple[Point, Tensor]:
+    def move(
+        self, x: Tensor, h: Tensor, direction: Tensor, image: Tensor, length: Tensor, out: Point | None = None
+    ) -> tuple[Point, Tensor]:
         """The objective at ``x + length * direction``.
 
         Args:
@@ -49,22 +51,23 @@ class Problem:
             direction: Of the shape of ``x``.
             image: ``W direction``.
             length: Shape ``(N,)``.
+            out: A point that nobody needs any more, whose tensors are written over.
 
         Returns:
             The point, and the derivative along the direction there, shape ``(N,)``.
         """
-        moved = self.said.move(h, image, length)
-        at = torch.addcmul(x, direction, column(length, x))
+        moved = self.said.move(h, image, length, None if out is None else (out.h, out.pull))
+        at = torch.addcmul(x, direction, column(length, x), out=None if out is None else out.x)
         squared, slope, negative = moved.squared, moved.slope, None
         if self.negativity:
-            negative = at.clamp_max(0)
-            squared = squared + self.negativity * _dot(negative, negative)
-            slope = slope + self.negativity * _dot(negative, direction)
+            negative = torch.clamp(at, max=0, out=None if out is None else out.negative)
+            squared = squared + self.negativity * dots(negative, negative)
+            slope = slope + self.negativity * dots(negative, direction)
         value = squared / 2
         if self.penalty is not None and self.weight is not None:
             weight = self.weight.flatten()
             value = value + weight * self.penalty.value(at)
-            slope = slope + weight * _dot(self.penalty.gradient(at), direction)
+            slope = slope + weight * dots(self.penalty.gradient(at), direction)
         return Point(at, moved.h, moved.gradient, negative, squared.sqrt(), value), slope
 
     def gradient(self, point: Point) -> Tensor:
@@ -76,12 +79,12 @@ class Problem:
             result = result + self.weight * self.penalty.gradient(point.x)
         return result
 
-    def curvature(self, point: Point, direction: Tensor, image: Tensor) -> Tensor:
-        """Second derivative along a direction whose image under ``W`` is known. Shape ``(N,)``."""
-        curvature = self.said.bend(point.pull, image, point.h)
-        if self.negativity:
-            below = direction * (point.x <= 0)
-            curvature = curvature + self.negativity * _dot(below, below)
+    def curvature(self, point: Point, direction: Tensor, image: Tensor, out: Point | None = None) -> Tensor:
+        """Second derivative along a direction; ``image`` is ``W`` times it, ``out`` as in ``move``. Shape ``(N,)``."""
+        curvature = self.said.bend(point.pull, image, point.h, None if out is None else out.pull)
+        if point.negative is not None:
+            below = torch.sign(point.negative, out=None if out is None else out.negative).mul_(direction)
+            curvature = curvature + self.negativity * dots(below, below)
         if self.penalty is not None and self.weight is not None:
             curvature = curvature + self.weight.flatten() * self.penalty.curvature(point.x, direction)
         return curvature
@@ -142,18 +145,19 @@ def descend(problem: Problem, start: Tensor, metric: Metric, *, tolerance: float
     limit = direction = old_gradient = old_slope = torch.zeros(0)
     stuck = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     steepest_taken = stalled = stuck
+    spare: Point | None = None
     for step in range(max_steps + 1):
         gradient = problem.gradient(point)
         steepest = metric.apply(gradient)
-        slope = _dot(gradient, steepest)
+        slope = dots(gradient, steepest)
         if step == 0:
             limit = tolerance**4 * slope
             direction, along = -steepest, -slope
             steepest_taken = ~stuck
         else:
-            beta = ((slope - _dot(old_gradient, steepest)) / old_slope.clamp_min(tiny(slope))).clamp_min(0)
+            beta = ((slope - dots(old_gradient, steepest)) / old_slope.clamp_min(tiny(slope))).clamp_min(0)
             direction = torch.addcmul(steepest, direction, column(-beta, steepest)).neg_()
-            along = _dot(direction, gradient)
+            along = dots(direction, gradient)
             restart = (along >= 0) | stuck
             if restart.any():
                 direction = torch.where(column(restart, direction), -steepest, direction)
@@ -172,20 +176,24 @@ def descend(problem: Problem, start: Tensor, metric: Metric, *, tolerance: float
             rows, problem, metric, point = rows[kept], problem.at(kept), metric.at(kept), point.at(kept)
             gradient, direction, along = gradient[kept], direction[kept], along[kept]
             slope, limit, steepest_taken = slope[kept], limit[kept], steepest_taken[kept]
+            spare = None
         if step == max_steps or not len(rows):
             break
         old_gradient, old_slope = gradient, slope
         image = problem.operator.forward(direction)
-        old_value = point.value
-        point = _line_search(problem, point, direction, image, along)
-        stuck = point.value >= old_value
+        old = point
+        point = _line_search(problem, old, direction, image, along, spare)
+        stuck = point.value >= old.value
+        spare = None if point is old else old
         history.append(history[-1].clone())
         history[-1][rows] = point.violation / size[rows]
     result[rows] = point.x
     return Solution(result, torch.stack(history), tuple(status))
 
 
-def _line_search(problem: Problem, start: Point, direction: Tensor, image: Tensor, slope: Tensor) -> Point:
+def _line_search(
+    problem: Problem, start: Point, direction: Tensor, image: Tensor, slope: Tensor, spare: Point | None
+) -> Point:
     """Where along a direction the derivative all but vanishes; no step where none lowers the objective.
 
     Args:
@@ -194,6 +202,7 @@ def _line_search(problem: Problem, start: Point, direction: Tensor, image: Tenso
         direction: Its direction.
         image: ``W`` times it.
         slope: The derivative at the start.
+        spare: A point that is written over, if there is one.
 
     Returns:
         The new point.
@@ -207,23 +216,16 @@ def _line_search(problem: Problem, start: Point, direction: Tensor, image: Tenso
             break
         low = torch.where(slope <= 0, length, low)
         high = torch.where(slope > 0, length, high)
-        newton = length - slope / problem.curvature(point, direction, image).clamp_min(tiny(slope))
+        curvature = problem.curvature(point, direction, image, spare if point is start else None)
+        newton = length - slope / curvature.clamp_min(tiny(slope))
         between = torch.where(high.isfinite(), (low + high) / 2, 2 * length + newton.abs())
         inside = (newton > low) & (newton < high) & newton.isfinite()
         length = torch.where(settled, length, torch.where(inside, newton, between))
-        point, slope = problem.move(start.x, start.h, direction, image, length)
+        point, slope = problem.move(start.x, start.h, direction, image, length, spare if point is start else point)
     for halving in range(HALVINGS):
         raised = ~(point.value <= start.value)
         if not raised.any():
             break
         length = torch.where(raised, length / 4 if halving < HALVINGS - 1 else 0.0, length)
-        point, _ = problem.move(start.x, start.h, direction, image, length)
+        point, _ = problem.move(start.x, start.h, direction, image, length, spare if point is start else point)
     return point
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    a, b = a.flatten(1), b.flatten(1)
-    if a.is_cuda or not len(a):
-        return torch.linalg.vecdot(a, b)
-    # on the CPU one pass, where vecdot makes two
-    return torch.stack([torch.dot(left, right) for left, right in zip(a, b, strict=True)])

@@ -10,14 +10,15 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from unconv.batched import column
-from unconv.blocks import blocks, in_blocks
+from unconv.batched import column, dots
 from unconv.decode.equations import check_code
 from unconv.errors import UnconvError
 from unconv.sparsity import AveragePool, Code, Window
 from unconv.stage import Stage
 
 Reading = Literal["network", "paper"]
+Room = tuple[Tensor, Tensor]
+"""A point and the gradient there, of a shape that is right, which nobody needs any more."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,12 @@ class Statements(Protocol):
         """Second derivative of ``f`` along ``direction``, without bends. Shape ``(N,)``."""
         ...
 
-    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor) -> Tensor:
-        """The same where the gradient at ``h`` is known. Shape ``(N,)``."""
+    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor, out: Tensor | None = None) -> Tensor:
+        """The same where the gradient at ``h`` is known; ``out`` may be written over. Shape ``(N,)``."""
         ...
 
-    def move(self, h: Tensor, direction: Tensor, length: Tensor) -> Moved:
-        """``f`` at ``h + length * direction``. ``length``: shape ``(N,)``."""
+    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: Room | None = None) -> Moved:
+        """``f`` at ``h + length * direction``. ``length``: shape ``(N,)``; ``out`` may be written over."""
         ...
 
     def size(self) -> Tensor:
@@ -93,33 +94,19 @@ class Intervals:
         """Squared norm of the direction over the violated statements. Shape ``(N,)``."""
         return self.bend(self.gap(h), direction, h)
 
-    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor) -> Tensor:
+    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor, out: Tensor | None = None) -> Tensor:
         """From the gap, which is the gradient. Shape ``(N,)``."""
-        if not in_blocks(gradient):
-            return (gradient.sign() * direction).flatten(1).square().sum(1)
-        total = gradient.new_zeros(len(gradient))
-        for row, (off, along) in blocks(gradient, direction):
-            # arithmetic, for masks of bools are slower
-            outside = off.sign().mul_(along)
-            total[row] += torch.dot(outside, outside)
-        return total
+        # arithmetic, for masks of bools are slower
+        outside = torch.sign(gradient, out=out).mul_(direction)
+        return dots(outside, outside)
 
-    def move(self, h: Tensor, direction: Tensor, length: Tensor) -> Moved:
-        """All of it in one pass over the entries. ``length``: shape ``(N,)``."""
-        if not in_blocks(h):
-            moved = torch.addcmul(h, direction, column(length, h))
-            gap = self.gap(moved)
-            squared, slope = ((gap * other).flatten(1).sum(1) for other in (gap, direction))
-            return Moved(moved, gap, squared, slope)
-        moved, gap = (torch.empty_like(h, memory_format=torch.contiguous_format) for _ in range(2))
-        squared, slope = torch.zeros_like(length), torch.zeros_like(length)
-        for row, (was, low, high, along, at, off) in blocks(h, self.lower, self.upper, direction, moved, gap):
-            torch.addcmul(was, along, length[row], out=at)
-            torch.clamp(at, low, high, out=off)
-            torch.sub(at, off, out=off)
-            squared[row] += torch.dot(off, off)
-            slope[row] += torch.dot(off, along)
-        return Moved(moved, gap, squared, slope)
+    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: Room | None = None) -> Moved:
+        """In tensors that are there already: to get them from the system takes longer than the arithmetic."""
+        at, gap = (None, None) if out is None else out
+        at = torch.addcmul(h, direction, column(length, h), out=at)
+        gap = torch.clamp(at, self.lower, self.upper, out=gap)
+        torch.sub(at, gap, out=gap)
+        return Moved(at, gap, dots(gap, gap), dots(gap, direction))
 
     def size(self) -> Tensor:
         """Norm of the equations' right-hand sides; of all finite bounds where there is no equation. Shape ``(N,)``."""
@@ -180,14 +167,14 @@ class UnknownSwitches:
         """As for known switches. Shape ``(N,)``."""
         return self._at_largest(h).curvature(h, direction)
 
-    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor) -> Tensor:
+    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor, out: Tensor | None = None) -> Tensor:
         """As for known switches. Shape ``(N,)``."""
-        return self.losers.bend(gradient, direction, h)
+        return self.losers.bend(gradient, direction, h, out)
 
-    def move(self, h: Tensor, direction: Tensor, length: Tensor) -> Moved:
+    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: Room | None = None) -> Moved:
         """With the largest entries there. ``length``: shape ``(N,)``."""
         at = torch.addcmul(h, direction, column(length, h))
-        return self._at_largest(at).move(at, direction, torch.zeros_like(length))
+        return self._at_largest(at).move(at, direction, torch.zeros_like(length), out)
 
     def size(self) -> Tensor:
         """Norm of the regions' values. Shape ``(N,)``."""
@@ -239,11 +226,11 @@ class Averages:
         """That of the linearised averages (Gauss-Newton). Shape ``(N,)``."""
         return self.pooling.forward(self._slope(h) * direction).flatten(1).square().sum(1)
 
-    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor) -> Tensor:
+    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor, out: Tensor | None = None) -> Tensor:
         """The gradient does not help. Shape ``(N,)``."""
         return self.curvature(h, direction)
 
-    def move(self, h: Tensor, direction: Tensor, length: Tensor) -> Moved:
+    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: Room | None = None) -> Moved:
         """By the parts above. ``length``: shape ``(N,)``."""
         at = torch.addcmul(h, direction, column(length, h))
         gradient = self.gradient(at)

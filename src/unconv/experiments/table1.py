@@ -34,6 +34,7 @@ from unconv.runs.directory import environment
 COMMAND = "python -m unconv.experiments.table1 --data FOLDER"
 FILTERS = ("random", "learned")
 HELD_OUT, SPLIT_SEED = 5000, 0
+SEARCHED = ("size", "channels", "epochs", "rate", "decay", "dropout", "flips")
 # 97.5 % quantiles of Student's t by number of seeds
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 Filters = Literal["random", "learned"]
@@ -55,6 +56,7 @@ class Cell:
         dropout: Share of the classifier's inputs that is ignored at each step.
         dtype: Type that random features are kept in, and that networks compute in.
         images: Number of training images, without those held out.
+        flips: Whether random features of the mirrored images are learned from too; learned networks always see both.
     """
 
     filters: Filters
@@ -68,6 +70,7 @@ class Cell:
     dropout: float
     dtype: str
     images: int
+    flips: bool
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,9 @@ def train(cell: Cell, data: Data, batch: int = 128) -> dict[str, Any]:
     network = Blocks(cell, images.shape[1:], classes).to(device)
     if cell.filters == "random":
         measure_statistics(network, images)
-        kept = [(extract(network, x, cell.dtype), y) for x, y in (data.training, data.validation, data.test)]
+        if cell.flips:
+            images, labels = torch.cat([images, images.flip(-1)]), torch.cat([labels, labels])
+        kept = [(extract(network, x, cell.dtype), y) for x, y in ((images, labels), data.validation, data.test)]
         learner: nn.Module = network.classifier
     else:
         kept = [data.training, data.validation, data.test]
@@ -343,8 +348,7 @@ def summarise(cells: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
             "seeds": len(accuracies),
             **fixed,
             "searched": [
-                {key: cell[key] for key in ("size", "channels", "epochs", "decay", "dropout", "dtype", "images")}
-                | {"validation": 100 * cell["validation"]}
+                {key: cell[key] for key in (*SEARCHED, "dtype", "images")} | {"validation": 100 * cell["validation"]}
                 for cell in searched
             ],
         }
@@ -369,8 +373,9 @@ def document(cells: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
         "notes": [
             "Percent of CIFAR-10's test set; our images are JPEG re-encoded by a public mirror, the paper's are the "
             "originals.",
-            "Random filters: Gaussian, frozen, batch norm from 512 training images, features extracted once without "
-            "augmentation, a linear classifier on all of them. Learned filters: the same network trained whole, on "
+            "Random filters: Gaussian, frozen, batch norm from 512 training images, features extracted once from the "
+            "images (and from their mirror images where flips says so), a linear classifier on all of them. Learned "
+            "filters: the same network trained whole, on "
             "flipped and shifted images. All blocks of a network have the same size of filters and number of channels.",
             f"Searched here: {searched}, by {HELD_OUT} held-out training images; the paper: sizes 3, 5, 7 and up to "
             "2048 channels. The networks measured are those trained without the held-out images.",
@@ -425,11 +430,11 @@ def tables(result: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], list[tupl
                 ours["images"],
             ))
             for cell in ours["searched"]:
-                settings = (cell["size"], cell["channels"], cell["epochs"], cell["decay"], cell["dropout"])
+                settings = [cell[name] for name in SEARCHED]
                 search.append((filters, blocks, *settings, cell["dtype"], round(cell["validation"], 2)))
     header = ("filters", "blocks", "test accuracy %", "95 % interval +/-", "seeds", "paper %")
     chosen = ("size chosen", "channels chosen", "epochs", "training images")
-    searched = ("filters", "blocks", "size", "channels", "epochs", "decay", "dropout", "type", "held-out accuracy %")
+    searched = ("filters", "blocks", *SEARCHED, "type", "held-out accuracy %")
     return {"accuracy": ((*header, *chosen), rows), "search": (searched, search)}
 
 
@@ -455,6 +460,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--decay", type=float, default=0.05)
     parser.add_argument("--dropout", type=float, default=0.5)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--flips", action="store_true", help="random features of the mirrored images too")
     parser.add_argument("--limit", type=int, help="number of training images, drawn at random; all by default")
     given = sys.argv[1:] if arguments is None else arguments
     chosen = parser.parse_args(given)
@@ -473,7 +479,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def measured(filters: Filters, blocks: int, size: int, channels: int, seed: int) -> dict[str, Any]:
         settings = (chosen.epochs, chosen.rate, chosen.decay, chosen.dropout, chosen.dtype, len(data.training[0]))
-        cell = Cell(filters, blocks, size, channels, seed, *settings)
+        flips = chosen.flips and filters == "random"
+        cell = Cell(filters, blocks, size, channels, seed, *settings, flips)
         done = next((c for c in cells if all(c[name] == value for name, value in asdict(cell).items())), None)
         if done is not None:
             return done
