@@ -20,8 +20,7 @@ LEVEL = 0.15
 TARGET = 5.0
 PATIENCE = 20.0  # seconds that a setting may take while it is being tuned
 ADAM_RATES, LBFGS_RATES = (0.1, 0.3, 1.0, 0.03), (1.0, 0.3)
-OURS = {"no outline, 10 inner steps": (0, 10), "no outline, 40": (0, 40), "outline of 40, 20": (40, 20)}
-OURS |= {f"outline of {OUTLINE_STEPS}, 40 (the default)": (OUTLINE_STEPS, 40)}
+OURS = {"from zero, 40 inner steps": (0, 40), "from an outline (the default)": (OUTLINE_STEPS, 40)}
 
 
 class _There(Exception):

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unconv.batched import column, norms, tiny
+from unconv.batched import column, dots, norms, tiny
 from unconv.decode.priors import Euclidean, Metric, Smooth, TotalVariation
 from unconv.errors import UnconvError
 from unconv.invert.box import Box, contrast
@@ -29,7 +29,8 @@ SHRINKAGE = 1e-2
 SMOOTHNESS = ((0.3, 1.0), (0.1, 0.5), (0.01, 0.25), (-1.0, 0.0))
 NATURAL_SMOOTHNESS = ((0.02, 2.0), (-1.0, 1.0))
 OUTLINE_STEPS = 300
-OPEN_SHARE = 2  # times as many steps of the outline where it has to do without enough equations
+PLENTY_STEPS = 40  # passes of the outline where every direction is fixed
+OPEN_SHARE = 2  # times as many where it has to do without enough equations
 SETTLED = 0.02
 ENOUGH, PLENTY = 1.5, 4.0  # equations per unknown: filters say much the same, so one each leaves directions open
 
@@ -191,8 +192,8 @@ def gauss_newton(
         features: The network up to a stage.
         target: Features of ``N`` images. Shape ``(N, *stage.code_shape)``.
         known: Switches and gates, from ``features.record``.
-        start: First images; where ``None``, those of ``outline`` if gates are to be found, there is a prior and the
-            features have less than 4 non-zero values per entry; else zero, the mean image after preprocessing.
+        start: First images; where ``None``, those of ``outline`` if there is a prior, else zero, the mean image after
+            preprocessing.
         box: Bounds of the images.
         prior: What is assumed where the features leave the image open. ``"natural"``: of all images that fit, one near
             zero in the metric of natural images (a preconditioner: it costs nothing and moves no determined image);
@@ -203,8 +204,8 @@ def gauss_newton(
         tolerance: An image has converged once ``||f(x) - target|| <= tolerance * ||target||``.
         max_steps: Largest number of linearisations.
         inner_steps: Largest number of conjugate-gradient steps in each, one ``J`` and one ``J^T`` apiece.
-        start_steps: Number of steps of ``outline``, one pass forward and back apiece; twice as many for images with
-            less than 1.5 non-zero values per entry.
+        start_steps: Number of passes of ``outline``; twice as many for images with less than 1.5 non-zero values per
+            entry, at most 40 for those with 4 and more.
         watch: Called with the images after every step, those of the outline included.
 
     Returns:
@@ -216,15 +217,20 @@ def gauss_newton(
     """
     check_target(features, target)
     size = norms(target).clamp_min(tiny(target))
-    natural = searching = torch.full_like(size, prior == "natural", dtype=torch.bool)
+    natural = scarce = torch.full_like(size, prior == "natural", dtype=torch.bool)
     if prior in {"auto", "tv"}:
-        natural, searching = (_equations(target, features) < limit for limit in (ENOUGH, PLENTY))
-    searching = searching & (known.side_info != "gates")
+        natural, scarce = (_equations(target, features) < limit for limit in (ENOUGH, PLENTY))
+    searching = scarce & (known.side_info != "gates")
     x = target.new_zeros(len(target), *features.input_shape) if start is None else start.clone()
-    for rows, steps in ((searching & ~natural, start_steps), (searching & natural, OPEN_SHARE * start_steps)):
-        if start is None and rows.any():
-            seen = None if watch is None else _among(x, rows, watch)
-            x[rows] = outline(features, target[rows], known.at(rows), box=box, steps=steps, watch=seen)
+    if start is None and prior is not None:
+        passes = (OPEN_SHARE * start_steps, start_steps, min(start_steps, PLENTY_STEPS))
+        for rows, count in zip((natural, scarce & ~natural, ~scarce & ~natural), passes, strict=True):
+            if rows.any():
+                seen = None if watch is None else _among(x, rows, watch)
+                losers = bool(natural[rows].all())
+                x[rows] = outline(
+                    features, target[rows], known.at(rows), box=box, passes=count, losers=losers, watch=seen
+                )
     result = x.clone()
     if known.side_info == "gates":
         weighting = Weighting.learn(Jacobian(lambda v: features(v, known), x), x)
@@ -260,7 +266,7 @@ def gauss_newton(
         direction, promised = conjugate_gradients(product, -gradient, metric, tolerance=forcing, max_steps=inner_steps)
         del jacobian, product
         before = objective.value(x, residual)
-        x, residual, stuck = _search(objective, x, residual, direction, _dot(gradient, direction))
+        x, residual, stuck = _search(objective, x, residual, direction, dots(gradient, direction))
         gained = (before - objective.value(x, residual)) / promised.clamp_min(tiny(before))
         forcing = torch.where(gained > 0.75, forcing / 3, torch.where(gained < 0.25, 2 * forcing, forcing))
         forcing = forcing.clamp(*FORCING)
@@ -326,7 +332,7 @@ class Objective:
         weight: float,
     ) -> Objective:
         """The objective, with weights in the units of the features and of the box."""
-        energy = _dot(target, weighting.apply(target))
+        energy = dots(target, weighting.apply(target))
         unit = contrast(box)
         entries = math.prod(features.input_shape)
         penalty = TotalVariation(0.05 * unit) if prior == "tv" else None
@@ -351,7 +357,7 @@ class Objective:
 
     def value(self, x: Tensor, residual: Tensor) -> Tensor:
         """The objective, given the residual of the features. Shape ``(N,)``."""
-        value = _dot(residual, self.weighting.apply(residual)) / 2
+        value = dots(residual, self.weighting.apply(residual)) / 2
         if self.box is not None:
             value = value + self.bound / 2 * norms(x - self.box.project(x)).square()
         if self.penalty is not None:
@@ -406,21 +412,21 @@ def conjugate_gradients(
     residual = right
     steepest = preconditioner.apply(residual)
     direction = steepest
-    slope = start = _dot(residual, steepest)
+    slope = start = dots(residual, steepest)
     fallen = torch.zeros_like(slope)
     for _ in range(max_steps):
         running = slope > tolerance**2 * start
         if not running.any():
             break
         image = product(direction)
-        curvature = _dot(direction, image)
+        curvature = dots(direction, image)
         running = running & (curvature > 0)
         length = torch.where(running, slope / curvature.clamp_min(tiny(slope)), 0.0)
         fallen = fallen + length * slope / 2
         solution = solution + column(length, solution) * direction
         residual = residual - column(length, residual) * image
         steepest = preconditioner.apply(residual)
-        new_slope = _dot(residual, steepest)
+        new_slope = dots(residual, steepest)
         direction = steepest + column(new_slope / slope.clamp_min(tiny(slope)), direction) * direction
         slope = torch.where(running, new_slope, slope)
     return solution, fallen
@@ -463,7 +469,3 @@ def _among(x: Tensor, rows: Tensor, watch: Callable[[Tensor], None]) -> Callable
 def _equations(target: Tensor, features: Features) -> Tensor:
     """Non-zero values per entry of the image: a zero behind a ReLU is no equation. Shape ``(N,)``."""
     return (target != 0).flatten(1).sum(1) / math.prod(features.input_shape)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)

@@ -1,22 +1,25 @@
-"""A first image where gates and switches are to be found: Adam in the coordinates of natural images."""
+"""A first image, by quasi-Newton steps in the coordinates of natural images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from unconv.batched import column, norms, tiny
+from unconv.batched import norms, tiny
 from unconv.decode.priors import Gaussian, Metric, Smooth
 from unconv.invert.box import Box, contrast
+from unconv.invert.quasi_newton import quasi_newton
 from unconv.invert.surgery import NOTHING, Features, Known
 
 LIKENESS = 0.9
 POWER = 1.0
-RATE = 0.05
 OUTSIDE = 1e-3
-FIRST = 0.1
+FAINT = 1e-3
+
+Watch = Callable[[Tensor], None]
 
 
 def natural_images(count: int, places: Metric, like: Tensor, *, root: bool = False) -> Gaussian:
@@ -39,70 +42,130 @@ def natural_images(count: int, places: Metric, like: Tensor, *, root: bool = Fal
     return Gaussian(mixing.expand(count, channels, channels), places)
 
 
+@dataclass(frozen=True)
+class Coordinates:
+    """Coordinates ``z`` of images in which the entries of natural images are alike: ``x = C^(1/2) z``.
+
+    Attributes:
+        root: The square root of the covariance ``C`` of ``natural_images``.
+        scale: One unit of ``z`` gives one unit of contrast.
+    """
+
+    root: Metric
+    scale: float
+
+    @staticmethod
+    def of(like: Tensor, unit: float) -> Coordinates:
+        """For a batch of images.
+
+        Args:
+            like: Images. Shape ``(N, C, *spatial)``.
+            unit: What counts as one unit of contrast.
+
+        Returns:
+            The coordinates.
+        """
+        places = Smooth.of(like.shape[2:], POWER / 2, like)
+        # the standard deviation that white noise has in the image, per entry
+        spread = 1.0
+        for axis in places.axes:
+            spread *= (axis.square().sum() / len(axis)).sqrt().item()
+        return Coordinates(natural_images(len(like), places, like, root=True), unit / spread)
+
+    def image(self, z: Tensor) -> Tensor:
+        """The images of coordinates. Shape ``(N, C, *spatial)`` to the same."""
+        return self.root.apply(z) * self.scale
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """How far images are from features: ``||f(x) - target||^2 / ||target||^2`` plus violations of the box.
+
+    Attributes:
+        features: The network up to a stage, ``f``.
+        target: Features of ``N`` images. Shape ``(N, *stage.code_shape)``.
+        box: Bounds of the images.
+        coordinates: Of the images.
+    """
+
+    features: Features
+    target: Tensor
+    box: Box | None
+    coordinates: Coordinates
+
+    @staticmethod
+    def of(features: Features, target: Tensor, box: Box | None) -> Misfit:
+        """In the coordinates of natural images."""
+        like = target.new_zeros(len(target), *features.input_shape)
+        return Misfit(features, target, box, Coordinates.of(like, contrast(box)))
+
+    def pull(self, z: Tensor, known: Known) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass forward and back.
+
+        Args:
+            z: Coordinates of images. Shape ``(N, *input)``.
+            known: What is held fixed.
+
+        Returns:
+            The misfit, shape ``(N,)``; its gradient with respect to ``z``; and the images.
+        """
+        size = norms(self.target).clamp_min(tiny(self.target))
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            x = self.coordinates.image(z)
+            loss = (norms(self.features(x, known) - self.target) / size).square()
+            if self.box is not None:
+                loss = loss + OUTSIDE * norms((x - self.box.project(x)) / contrast(self.box)).square()
+            (gradient,) = torch.autograd.grad(loss.sum(), z)
+        return loss.detach(), gradient, x.detach()
+
+
 def outline(
     features: Features,
     target: Tensor,
     known: Known,
     *,
     box: Box | None,
-    steps: int,
-    watch: Callable[[Tensor], None] | None = None,
+    passes: int,
+    losers: bool = False,
+    watch: Watch | None = None,
 ) -> Tensor:
-    """Images whose features come near the target, from zero, large and colourless structures first.
+    """Images whose features come near the target, from the mean image, large and colourless structures first.
 
-    Minimises ``||f(x) - target||^2 / ||target||^2`` plus violations of the box by Adam on ``z``, ``x = C^(1/2) z``
-    where ``C`` is the covariance of ``natural_images``: in these coordinates all entries are alike, which is what Adam
-    takes them for (Olah et al. 2017 draw features so). Gauss-Newton from zero stops in deep layers at the first gates
-    that no longer fit; from here it goes on.
-
-    What is known enters at every other step only. With known switches ``f`` reads the places that won, and would let
-    others rise above them; the network itself takes the maximum, which says that they lost.
+    Minimises a ``Misfit`` by quasi-Newton steps in the coordinates of natural images. Gauss-Newton from the mean image
+    would spend its first steps on gates that do not stay, and stop in deep layers at the first ones that no longer
+    fit; from here it goes on.
 
     Args:
         features: The network up to a stage.
         target: Features of ``N`` images. Shape ``(N, *stage.code_shape)``.
         known: What is held fixed.
         box: Bounds of the images.
-        steps: Number of steps, one pass forward and back apiece; zeros come back where it is 0.
-        watch: Called with the images of every step.
+        passes: Number of passes forward and back; the mean image comes back where it is 0.
+        losers: Add the misfit of the network as it is, at half of the steps. With known switches ``f`` reads the
+            places that won, and would let others rise above them; the network takes the maximum, which says that
+            they lost. Pays where the features leave much open.
+        watch: Called with the images of every pass.
 
     Returns:
-        Shape ``(N, *input)``: of each image the iterate of least loss.
+        Shape ``(N, *input)``.
     """
-    shape = (len(target), *features.input_shape)
-    best = target.new_zeros(shape)
-    unit, size = contrast(box), norms(target).clamp_min(tiny(target))
-    places = Smooth.of(features.input_shape[1:], POWER / 2, target)
-    root = natural_images(len(target), places, best, root=True)
-    # the standard deviation that white noise has in the image, per entry
-    spread = 1.0
-    for axis in places.axes:
-        spread *= (axis.square().sum() / len(axis)).sqrt().item()
-    z = torch.zeros_like(best).requires_grad_()
-    adam = torch.optim.Adam([z], lr=RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
-    least = torch.full_like(size, torch.inf)
-    for step in range(steps):
-        x = root.apply(z) * (unit / spread)
-        loss = (norms(features(x, known if step % 2 else NOTHING) - target) / size).square()
-        if box is not None:
-            loss = loss + OUTSIDE * norms((x - box.project(x)) / unit).square()
-        better = loss.detach() < least
-        least = torch.where(better, loss.detach(), least)
-        best = torch.where(column(better, x), x.detach(), best)  # an index of bools would make a GPU wait
-        if watch is not None:
-            watch(x.detach())
-        (z.grad,) = torch.autograd.grad(loss.sum(), z)
-        if step == 0:
-            _leave_zero(z, z.grad)
-        adam.step()
-        schedule.step()
+    misfit = Misfit.of(features, target, box)
+    readings = [known, NOTHING] if losers and known.side_info != "none" else [known]
+    steps = passes // len(readings)
+
+    def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
+        pulls = []
+        for reading in readings:
+            loss, gradient, x = misfit.pull(z, reading)
+            pulls.append((loss, gradient))
+            if watch is not None:
+                watch(x)
+        losses, gradients = zip(*pulls, strict=True)
+        return torch.stack(losses).mean(0), torch.stack(gradients).mean(0)
+
+    # without biases every ReLU is off at zero, and nothing says where to go from there
+    noise = torch.randn(features.input_shape, dtype=target.dtype, generator=torch.Generator().manual_seed(0))
+    z = FAINT * min(steps, 1) * noise.to(target.device).expand(len(target), *features.input_shape)
+    best = misfit.coordinates.image(quasi_newton(evaluate, z, max_steps=steps))
     return best if box is None else box.project(best)
-
-
-@torch.no_grad()
-def _leave_zero(z: Tensor, gradient: Tensor) -> None:
-    # without biases every ReLU is off at zero, and nothing says where to go: a little noise, the same for each image
-    noise = torch.randn(z.shape[1:], dtype=z.dtype, generator=torch.Generator().manual_seed(0)).to(z.device)
-    still = norms(gradient) == 0
-    z += FIRST * column(still.to(z.dtype), z) * noise
