@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-faults e2e lint format bench gpu-tests docs package clean
 
 demo: $(VENV)/installed
-	$(BIN)/unconv report cifar-vgg --size 32 --effort 0.35 --samples 20 --out runs/demo
+	$(BIN)/unconv report cifar-vgg --size 32 --effort 0.2 --samples 20 --out runs/demo
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow and not gpu"

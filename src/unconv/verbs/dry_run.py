@@ -349,7 +349,7 @@ def _typical(stages: Sequence[Stage]) -> Stage:
 
 
 def _kind(way: Way) -> tuple[str, ...]:
-    """What the cost of a way depends on: what is known besides only where a whole network needs no outline for it."""
+    """What the cost of a way depends on: of what is known, only gates, with which a whole network is linear."""
     known = "gates" if way.method in WHOLE_NETWORK and way.side_info == "gates" else ""
     return way.recovered, way.code, way.method, known
 
