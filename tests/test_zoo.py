@@ -135,6 +135,16 @@ def test_unknown_models_are_wrong_usage_with_the_near_names():
         load_model("")
 
 
+def test_a_file_that_is_named_like_a_model_says_how_it_is_reached(tmp_path, monkeypatch):
+    (tmp_path / "ownnet.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    for spec in ("ownnet", "ownnet.py"):
+        with pytest.raises(
+            UsageError, match=r"ownnet\.py in this folder, name its function or class too: ownnet:build"
+        ):
+            load_model(spec)
+
+
 def test_every_classification_network_of_torchvision_has_a_name():
     assert model_names()[0] == "cifar-vgg"
     assert set(models.list_models(module=models)) < set(model_names())
@@ -277,6 +287,36 @@ def test_a_file_of_ones_own_keeps_the_default_preprocessing_and_says_so(tmp_path
     torch.testing.assert_close(red[:, 0, 0], torch.tensor([255 - 123.68, -116.779, -103.939]))
 
 
+def test_a_network_for_other_classes_is_built_as_its_file_says(tmp_path):
+    torch.manual_seed(0)
+    own = models.get_model("resnet18", num_classes=7)
+    torch.save({f"module.{key}": value for key, value in own.state_dict().items()}, tmp_path / "own.pth")
+    loaded = load_model("resnet18", weights=str(tmp_path / "own.pth"), size=32)
+    assert loaded.missing == ()
+    torch.testing.assert_close(loaded.module.fc.weight, own.fc.weight)
+    assert loaded.module(loaded.example()).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"conv1.weight": torch.zeros(64, 3, 3, 3)},
+            r"conv1\.weight has shape .*\(64, 3, 7, 7\); a resnet18 that was ch",
+        ),
+        (
+            {"fc.weight": torch.zeros(7, 64)},
+            r"fc\.weight has shape .*; a resnet18 that was changed goes in as module:call",
+        ),
+        ({"fc.0.weight": torch.zeros(7, 512)}, r"the model has no fc\.0\.weight; .* fc\.weight; a resnet18 that was"),
+    ],
+)
+def test_weights_of_another_network_say_how_it_goes_in(tmp_path, changed, message):
+    save_file(changed, tmp_path / "own.safetensors")
+    with pytest.raises(UnconvError, match=message):
+        load_model("resnet18", weights=str(tmp_path / "own.safetensors"))
+
+
 def test_old_key_names_of_published_files_are_known(tmp_path):
     state = {k: v for k, v in state_of("densenet121").items() if not k.endswith("num_batches_tracked")}
     old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value for key, value in state.items()}
@@ -313,6 +353,8 @@ def test_a_callable_is_found_in_the_current_folder(here):
     assert loaded.weights == load_model(f"{here}:double").weights
     assert loaded.preprocess == Preprocess()
     assert "no attribute preprocess" in loaded.notes[0]
+    assert loaded.notes[0].endswith("at the image's own size are assumed; give --size, --mean and --std as in training")
+    assert "size" not in load_model(f"{here}:double", size=48).notes[0]
     stated = load_model(f"{here}:double", mean=0.5, std=0.25, size=48)
     assert stated.preprocess == Preprocess(48, 48, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     assert stated.notes == ()
@@ -356,6 +398,7 @@ def test_a_callable_takes_a_weights_file(here, tmp_path):
         (":Net", UsageError, "is not module:callable"),
         ("no_such_module_here:build", UsageError, "no module no_such_module_here in"),
         ("{}.inner:build", UsageError, "no module user_"),
+        ("{}.py:build", UsageError, r"a module is named without \.py: user_\w+:build"),
         ("{}:nett", UsageError, "has no nett; it has Net"),
         ("{}:TEXT", UnconvError, "is a str; expected a callable"),
         ("{}:nothing", UnconvError, "returned a NoneType; expected an nn.Module"),

@@ -35,6 +35,10 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 MOST_HEADER_BYTES = 10_000_000
 
 
+class WeightsMisfit(UnconvError):
+    """Weights are those of another network: a name that the model does not have, or a tensor of another shape."""
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """What a weights file holds.
@@ -110,8 +114,9 @@ def fit_weights(module: nn.Module, file: WeightsFile) -> tuple[str, ...]:
         Names that the file does not give, in the model's order, without the counters of batch norms.
 
     Raises:
-        UnconvError: If the file gives nothing, a key that the model does not have, a tensor of another shape or
-            type, NaN or infinite values; names the first such key.
+        WeightsMisfit: If the file gives a key that the model does not have, or a tensor of another shape; names the
+            first such key.
+        UnconvError: If it gives nothing, a tensor of another type, NaN or infinite values.
     """
     name = display_name(file.path)
     target: OrderedDict[str, Tensor] = module.state_dict()  # pyright: ignore[reportAssignmentType]
@@ -119,7 +124,7 @@ def fit_weights(module: nn.Module, file: WeightsFile) -> tuple[str, ...]:
     metadata = getattr(file.state, "_metadata", None)
     # versions in the metadata tell torch which old names to translate; without any, the names are today's
     state._metadata = OrderedDict(target._metadata if metadata is None else metadata)  # pyright: ignore
-    _strip_prefixes(state, target)
+    strip_prefixes(state, target)
     if not state:
         raise UnconvError(f"{name} holds no tensors; give a file with the model's weights")
     for key, tensor in state.items():
@@ -134,7 +139,7 @@ def fit_weights(module: nn.Module, file: WeightsFile) -> tuple[str, ...]:
         key = result.unexpected_keys[0]
         near = difflib.get_close_matches(key[:200], list(target), n=1)
         expected = near[0] if near else next(iter(target), "nothing")
-        raise UnconvError(f"{name}: the model has no {_shown(key)}; its keys are like {expected}")
+        raise WeightsMisfit(f"{name}: the model has no {_shown(key)}; its keys are like {expected}")
     absent = set(result.missing_keys)
     given = module.state_dict()
     for key, tensor in given.items():
@@ -171,14 +176,20 @@ def _shown(key: str) -> str:
 
 def _check_tensor(name: str, key: str, found: Tensor, expected: Tensor) -> None:
     if found.shape != expected.shape:
-        raise UnconvError(
+        raise WeightsMisfit(
             f"{name}: {_shown(key)} has shape {tuple(found.shape)}; the model expects {tuple(expected.shape)}"
         )
     if expected.is_floating_point() and not found.is_floating_point():
         raise UnconvError(f"{name}: {_shown(key)} has type {found.dtype}; the model expects {expected.dtype}")
 
 
-def _strip_prefixes(state: OrderedDict[str, Tensor], target: Mapping[str, Tensor]) -> None:
+def strip_prefixes(state: OrderedDict[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Take off prefixes that wrappers add to every key (``module.``, ``_orig_mod.``, ``model.``).
+
+    Args:
+        state: Weights by name; changed in place.
+        target: Names that the model knows, none of which is touched.
+    """
     for prefix in PREFIXES * 2:
         if state and all(key.startswith(prefix) for key in state) and not any(key in target for key in state):
             consume_prefix_in_state_dict_if_present(state, prefix)

@@ -28,7 +28,15 @@ from torchvision.models import WeightsEnum
 from torchvision.transforms import InterpolationMode
 
 from unconv import cifar_vgg
-from unconv.checkpoint import fit_weights, hash_state, is_finite, read_weights
+from unconv.checkpoint import (
+    WeightsFile,
+    WeightsMisfit,
+    fit_weights,
+    hash_state,
+    is_finite,
+    read_weights,
+    strip_prefixes,
+)
 from unconv.errors import UnconvError, UsageError
 from unconv.images import display_name, one_line
 from unconv.preprocess import (
@@ -44,6 +52,7 @@ from unconv.preprocess import (
 BUNDLED = "cifar-vgg"
 CIFAR_SIZE = 32
 IMAGENET_SIZE = 224
+IMAGENET_CLASSES = 1000
 SEED = 0
 ASSUMED_IMAGENET = (
     "the weights file does not say how its images are prepared, so torchvision's ImageNet mean and std are assumed; "
@@ -138,9 +147,9 @@ def load_model(
     it and the centre square cropped, whatever the rest says.
 
     Args:
-        spec: ``"cifar-vgg"``, a torchvision name, or ``"module:callable"``, looked up from the current folder too
-            (which stays on ``sys.path``); the callable, called without arguments, returns an ``nn.Module``. This is
-            the one place where a user's code runs.
+        spec: ``"cifar-vgg"``, a torchvision name (built for as many classes as the weights file has), or
+            ``"module:callable"``, looked up from the current folder too (which stays on ``sys.path``); the callable,
+            called without arguments, returns an ``nn.Module``. This is the one place where a user's code runs.
         weights: A ``.safetensors`` file, a ``.pt`` / ``.pth`` state dict, or, for torchvision, a name of its weights
             such as ``"IMAGENET1K_V1"``. Without it: the bundled weights, what the callable sets, or, for
             torchvision, a random initialisation.
@@ -164,12 +173,15 @@ def load_model(
         if spec == BUNDLED:
             built = _bundled(weights)
         elif ":" in spec:
-            built = _from_callable(spec, weights)
+            built = _from_callable(spec, weights, size)
         elif spec in model_names():
             built = _from_torchvision(spec, weights, size, download)
         else:
             near = difflib.get_close_matches(spec, model_names(), n=5)
             hint = f" (near: {', '.join(near)})" if near else ""
+            own = spec.removesuffix(".py")
+            if own.isidentifier() and Path(f"{own}.py").is_file():
+                hint = f" (for {own}.py in this folder, name its function or class too: {own}:build)"
             raise UsageError(
                 f"unknown model {one_line(spec)!r}{hint}; give {BUNDLED}, a torchvision name such as vgg16, "
                 "or module:callable"
@@ -215,7 +227,7 @@ def adopt_model(
     if own is not None:
         built.preprocess = of_user(own)
     else:
-        built.assumed = f"{name} has no attribute preprocess; pixels in [0, 1] are assumed"
+        built.assumed = _assumed(name, size, "mean and std", "preprocess, or size,")
     return _loaded(name, built, size, normal)
 
 
@@ -312,12 +324,16 @@ def _from_torchvision(spec: str, weights: str | None, size: int | None, download
     module = _build_torchvision(spec, named, size)
     _rename_legacy_keys(spec, file.state)
     if named is None:
+        classes = _other_classes(module, file)
+        if classes is not None:
+            module = _build_torchvision(spec, None, size, num_classes=classes)
+        otherwise = f"a {spec} that was changed goes in as module:callable, weights of another network with its name"
         return _Built(
             module,
             file.preprocessing or default,
             display_name(weights),
             sha256=file.sha256,
-            missing=fit_weights(module, file),
+            missing=_fitted(module, file, otherwise),
             assumed=None if file.preprocessing else ASSUMED_IMAGENET,
         )
     # vgg16's IMAGENET1K_FEATURES fills the classifier, which its authors did not publish, with NaN
@@ -327,7 +343,31 @@ def _from_torchvision(spec: str, weights: str | None, size: int | None, download
     return _Built(module, preprocess_of(named), f"torchvision {named!r}", sha256=file.sha256, missing=missing)
 
 
-def _build_torchvision(spec: str, named: WeightsEnum | None, size: int | None) -> nn.Module:
+def _fitted(module: nn.Module, file: WeightsFile, otherwise: str) -> tuple[str, ...]:
+    """``fit_weights``, whose refusal of another network's weights also says what to do."""
+    try:
+        return fit_weights(module, file)
+    except WeightsMisfit as error:
+        raise UnconvError(f"{error}; {otherwise}") from error
+
+
+def _other_classes(module: nn.Module, file: WeightsFile) -> int | None:
+    """The number of classes of a network that was trained on other data; ``None`` where it is as built."""
+    target: OrderedDict[str, Tensor] = module.state_dict()  # pyright: ignore[reportAssignmentType]
+    state = OrderedDict(file.state)
+    strip_prefixes(state, target)
+    shapes = {key: (tensor.shape, target[key].shape) for key, tensor in state.items() if key in target}
+    heads = {
+        found[0] if found[1:] == built[1:] and built[:1] == (IMAGENET_CLASSES,) else None
+        for found, built in shapes.values()
+        if found != built
+    }
+    return heads.pop() if len(heads) == 1 else None
+
+
+def _build_torchvision(
+    spec: str, named: WeightsEnum | None, size: int | None, num_classes: int = IMAGENET_CLASSES
+) -> nn.Module:
     # torchvision's own builders set more than the weights where weights are given
     config: dict[str, Any] = {}
     if spec in {"googlenet", "inception_v3"}:
@@ -337,6 +377,8 @@ def _build_torchvision(spec: str, named: WeightsEnum | None, size: int | None) -
         if size is not None and size != side:
             raise UsageError(f"{spec} with these weights takes images of {side}x{side} only; leave out --size")
         config = {"image_size": side} if spec.startswith("vit_") else {"input_size": (side, side)}
+    if num_classes != IMAGENET_CLASSES:
+        config["num_classes"] = num_classes
     try:
         return torchvision.models.get_model(spec, weights=None, **config)
     except Exception as error:
@@ -353,7 +395,13 @@ def _rename_legacy_keys(spec: str, state: OrderedDict[str, Tensor]) -> None:
                 state[match[1] + match[2]] = state.pop(key)
 
 
-def _from_callable(spec: str, weights: str | None) -> _Built:
+def _assumed(name: str, size: int | None, normal: str, more: str) -> str:
+    sizes = "" if size else " at the image's own size"
+    wanted = normal if size else f"{more} {normal}"
+    return f"{name} has no attribute preprocess, so pixels in [0, 1]{sizes} are assumed; give {wanted} as in training"
+
+
+def _from_callable(spec: str, weights: str | None, size: int | None) -> _Built:
     make = _look_up(spec)
     shown = one_line(spec)
     if isinstance(make, nn.Module):
@@ -374,12 +422,12 @@ def _from_callable(spec: str, weights: str | None) -> _Built:
     if weights is not None:
         file = read_weights(_existing_file(weights))
         built.source, built.sha256 = display_name(weights), file.sha256
-        built.missing = fit_weights(module, file)
+        built.missing = _fitted(module, file, f"give weights of the network that {shown} makes")
         built.preprocess = file.preprocessing or built.preprocess
     if own is not None:
         built.preprocess = of_user(own)
     elif built.preprocess == Preprocess():
-        built.assumed = f"{shown} has no attribute preprocess; pixels in [0, 1] are assumed"
+        built.assumed = _assumed(shown, size, "--mean and --std", "--size,")
     return built
 
 
@@ -398,7 +446,9 @@ def _look_up(spec: str) -> Any:
     except (Exception, SystemExit) as error:
         absent = error.name if isinstance(error, ModuleNotFoundError) else None
         if absent is not None and (module_name == absent or module_name.startswith(f"{absent}.")):
-            raise UsageError(one_line(f"no module {module_name} in {here} or installed")) from error
+            stem = module_name.removesuffix(".py")
+            said = f"; a module is named without .py: {stem}:{path}" if stem != module_name else ""
+            raise UsageError(one_line(f"no module {module_name} in {here} or installed{said}")) from error
         raise UnconvError(one_line(f"cannot import {module_name}: {type(error).__name__}: {error}")) from error
     finally:
         sys.dont_write_bytecode = writes
