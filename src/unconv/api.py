@@ -20,7 +20,7 @@ from unconv.results import InvertResult, ReportResult
 from unconv.runs.inversion import invert_stream, passes
 from unconv.runs.memory import GivenImages
 from unconv.runs.network import CapturedStream, Network, first_stages
-from unconv.runs.survey import Outcome
+from unconv.runs.outcomes import Outcome
 from unconv.verbs import report as report_verb
 from unconv.verbs.invert import chosen_tuning, chosen_way, needed
 from unconv.verbs.opening import network_of, open_images, open_model

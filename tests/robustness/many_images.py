@@ -21,8 +21,8 @@ from torch import nn
 
 from unconv.images import ImageStream, find_images
 from unconv.preprocess import Preprocess
+from unconv.runs.counting import activity_over
 from unconv.runs.network import CapturedStream, Network
-from unconv.runs.survey import activity_over
 
 
 def resident() -> float:

@@ -12,7 +12,7 @@ from unconv.errors import UnconvError
 from unconv.images import ImageStream
 from unconv.invert.ways import Way
 from unconv.runs import network as network_module
-from unconv.runs import survey as survey_module
+from unconv.runs import counting, outcomes
 from unconv.runs.directory import Unwritten
 from unconv.runs.network import Network
 from unconv.runs.room import Room, is_out_of_memory, memory_for
@@ -64,7 +64,7 @@ def limit(monkeypatch, module, name, most, sizes, error):
 @pytest.mark.parametrize(
     "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError(ON_THE_CPU)], ids=type
 )
-@pytest.mark.parametrize(("module", "name"), [(survey_module, "invert_batch"), (network_module, "capture")])
+@pytest.mark.parametrize(("module", "name"), [(outcomes, "invert_batch"), (network_module, "capture")])
 def test_the_batch_is_halved_and_the_run_goes_on(network, paths, monkeypatch, capsys, module, name, error):
     undisturbed = found_by(network, paths)
     sizes = []
@@ -89,7 +89,7 @@ def test_the_batch_is_halved_and_the_run_goes_on(network, paths, monkeypatch, ca
 
 
 def test_an_image_that_does_not_fit_alone_is_named(network, paths, monkeypatch, capsys):
-    limit(monkeypatch, survey_module, "invert_batch", 0, [], torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    limit(monkeypatch, outcomes, "invert_batch", 0, [], torch.cuda.OutOfMemoryError("CUDA out of memory"))
     found = found_by(network, paths)
     assert {row["status"] for row in found.rows()} == {
         "there is not enough memory for this image alone; give a smaller --size, or use a larger machine"
@@ -103,7 +103,7 @@ def test_an_image_that_does_not_fit_alone_is_named(network, paths, monkeypatch, 
 
 
 def test_other_errors_stay_errors(network, paths, monkeypatch):
-    limit(monkeypatch, survey_module, "invert_batch", 0, [], RuntimeError("shapes differ"))
+    limit(monkeypatch, outcomes, "invert_batch", 0, [], RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
         found_by(network, paths)
     assert network.room.most is None
@@ -111,14 +111,14 @@ def test_other_errors_stay_errors(network, paths, monkeypatch):
 
 def test_counting_is_halved_too(network, paths, monkeypatch):
     whole = found_by(network, paths)
-    real = survey_module.Activity.update
+    real = counting.Activity.update
 
     def limited(self, stage, activated, pooled=None):
         if len(activated) > 1:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         real(self, stage, activated, pooled)
 
-    monkeypatch.setattr(survey_module.Activity, "update", limited)
+    monkeypatch.setattr(counting.Activity, "update", limited)
     found = found_by(Network(network.module, network.preprocess), paths)
     assert [stage["activation"] for stage in found.stages] == [stage["activation"] for stage in whole.stages]
 

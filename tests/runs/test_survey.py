@@ -12,9 +12,10 @@ from unconv.errors import UnconvError
 from unconv.images import ImageStream
 from unconv.invert.ways import Way, coded_stage
 from unconv.measure.activity import k_from
+from unconv.runs.counting import IMPOSED, activity_over, paper_k
 from unconv.runs.directory import RunDirectory
 from unconv.runs.network import CapturedStream, Network
-from unconv.runs.survey import IMPOSED, Plan, activity_over, paper_k, survey, work
+from unconv.runs.survey import Plan, survey, work
 from unconv.runs.tally import Tally
 from unconv.sparsity import Pooled
 from unconv.stages import capture

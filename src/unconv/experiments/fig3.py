@@ -17,8 +17,8 @@ from unconv.experiments.subject import Subject, blocks, label
 from unconv.measure.rip import Boundary, RatioSummary, sample_ratios
 from unconv.operators import ConvOperator
 from unconv.recover.activation import activation_recovery
+from unconv.runs.counting import activity_over, paper_k
 from unconv.runs.network import CapturedStream
-from unconv.runs.survey import activity_over, paper_k
 from unconv.sparsity import Pooled, Window
 from unconv.stage import Stage
 

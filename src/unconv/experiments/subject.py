@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from unconv.images import ImageStream
 from unconv.invert.ways import coded_stage, fitting_region
+from unconv.runs.counting import Progress
 from unconv.runs.network import Network
-from unconv.runs.survey import Progress
 from unconv.stage import Stage
 from unconv.stages import Stages
 

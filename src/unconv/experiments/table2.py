@@ -8,8 +8,8 @@ from typing import Any
 from unconv.experiments.paper_values import SETTING, TABLE_2
 from unconv.experiments.subject import Subject, blocks, label
 from unconv.measure.activity import NonZeros
+from unconv.runs.counting import activity_over
 from unconv.runs.network import CapturedStream
-from unconv.runs.survey import activity_over
 
 
 def run(subject: Subject) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from unconv.experiments.committed import OpenedDecoder
 from unconv.experiments.paper_values import SETTING, TABLE_3, TABLE_3_CHECKED, TABLE_3_IMAGE
 from unconv.experiments.subject import Subject, blocks
 from unconv.measure.activity import Activity
+from unconv.runs.counting import paper_k
 from unconv.runs.decoder_training import decoder_chain
 from unconv.runs.network import Captured, CapturedStream
-from unconv.runs.survey import paper_k
 from unconv.sparsity import Pooled, Window
 from unconv.stage import Stage
 

@@ -10,21 +10,12 @@ from unconv.decode.statements import count_statements
 from unconv.errors import UnconvError
 from unconv.images import ImageStream
 from unconv.invert.ways import Tuning, Way, coded_stage
+from unconv.runs.counting import IMPOSED, Progress, activity_over, count_block, merged_counts, paper_k
 from unconv.runs.directory import RunDirectory
 from unconv.runs.network import Captured, CapturedStream, Network
+from unconv.runs.outcomes import Outcome, invert_images, inverting
 from unconv.runs.shards import Shards, answering_for, nothing_left, rows_of, skipped_in
-from unconv.runs.survey import (
-    IMPOSED,
-    INVERSION,
-    Outcome,
-    Progress,
-    activity_over,
-    count_block,
-    invert_images,
-    inverting,
-    merged_counts,
-    paper_k,
-)
+from unconv.runs.survey import INVERSION
 from unconv.runs.tally import Tally
 from unconv.stage import Stage
 from unconv.stages import Stages

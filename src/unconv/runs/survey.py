@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor
-
-from unconv.batched import relative_norm
 from unconv.errors import UnconvError
-from unconv.images import ImageStream, quality, save_image
-from unconv.invert.ways import Tuning, Way, coded_stage, fitting_region, invert_batch, stages_needed
-from unconv.measure.activity import Activity, NonZeros, StageActivity, k_from
+from unconv.images import ImageStream, save_image
+from unconv.invert.ways import Tuning, Way, coded_stage, fitting_region, stages_needed
 from unconv.measure.coherence import Coherence, coherence_pair
 from unconv.measure.rip import Boundary, compare
 from unconv.runs.certificates import certificate_document, first_images, keep_patterns
+from unconv.runs.counting import IMPOSED, Progress, count_block, merged_counts, paper_k
 from unconv.runs.directory import RunDirectory
-from unconv.runs.network import Captured, CapturedStream, Network
-from unconv.runs.room import TOO_LARGE, is_out_of_memory, memory_for
+from unconv.runs.network import Captured, Network
+from unconv.runs.outcomes import invert_images, inverting
+from unconv.runs.room import memory_for
 from unconv.runs.shards import Shards, answering_for, nothing_left, rows_of, skipped_in
-from unconv.runs.tally import Tally, mean
+from unconv.runs.tally import Tally
 from unconv.sparsity import Pooled, Window
 from unconv.stage import Stage
 from unconv.stages import Stages
 
-IMPOSED = "imposed "
 INVERSION = "inversion"
 BOUNDARIES: tuple[Boundary, ...] = ("full", "cropped")
-Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -81,22 +77,6 @@ class Findings:
             Rows, image after image; a few of them are in memory at a time.
         """
         return rows_of(self.run, self.parts)
-
-
-class Outcome(NamedTuple):
-    """What one way gave for one image.
-
-    Attributes:
-        numbers: ``{"relative_error", "psnr", "ssim", "seconds", "status", "picture"}``.
-        picture: The reconstruction in pixels, shape ``(C, H, W)``, where it is an image.
-        estimate: What was recovered; ``None`` where the way is not open to the stage.
-        reference: What it should be, the same shape.
-    """
-
-    numbers: dict[str, Any]
-    picture: Tensor | None
-    estimate: Tensor | None
-    reference: Tensor
 
 
 def survey(network: Network, images: ImageStream, plan: Plan, run: RunDirectory, progress: Progress) -> Findings | None:
@@ -165,71 +145,6 @@ def work(plan: Plan, images: int) -> int:
     return len(plan.names) * (images * (1 + len(plan.ways)) + 20)
 
 
-def activity_over(
-    stream: CapturedStream, names: Sequence[str], region: int | None, progress: Progress
-) -> tuple[Activity, tuple[int, ...]]:
-    """Share of non-zeros of each stage over a stream, in constant memory.
-
-    Args:
-        stream: Images with the inputs of the stages.
-        names: The stages.
-        region: Where given, stages without pooling are also counted behind an imposed pooling of this side,
-            under ``IMPOSED`` and their name.
-        progress: As for ``survey``.
-
-    Returns:
-        The counts, and the shape of the first image.
-    """
-    activity = Activity()
-    shape: tuple[int, ...] = ()
-    for captured in stream:
-        shape = shape or tuple(captured.batch.inputs.shape[1:])
-        activity.merge(_activity(stream.network, captured, names, region))
-        for name in names:
-            progress(f"counting {name}", len(captured.batch.names))
-    return activity, shape
-
-
-def _activity(network: Network, captured: Captured, names: Sequence[str], region: int | None) -> Activity:
-    activity = Activity()
-    try:
-        for name in names:
-            stage = captured.stages.get(name)
-            activated = stage.activate(stage.preactivation(captured.inputs[name]))
-            activity.update(name, activated, None if stage.pooling is None else stage.pool(activated).values)
-            fitting = None if region is None else fitting_region(stage, region)
-            if fitting is not None:
-                imposed = stage.with_region(fitting).pool(activated)
-                activity.update(IMPOSED + name, activated, imposed.values)
-        return activity
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    count = len(captured.batch.names)
-    if count == 1:
-        raise UnconvError(f"{captured.batch.names[0]}: {TOO_LARGE}")
-    network.room.shrink(max(1, count // 2))
-    activity = Activity()
-    for piece in captured.pieces(max(1, count // 2)):
-        activity.merge(_activity(network, piece, names, region))
-    return activity
-
-
-def paper_k(stage: Stage, fraction: float) -> int:
-    """The ``k`` of the paper's code of a stage, from the measured share of non-zero regions.
-
-    Args:
-        stage: The stage with the pooling that the code has.
-        fraction: Share of regions with a non-zero value, 0 to 1.
-
-    Returns:
-        ``k``, at least 1.
-    """
-    spatial = stage.operator.output_shape[1:]
-    pooled = stage.pooling.pooled_shape(spatial) if isinstance(stage.pooling, Window) else spatial
-    return k_from(fraction, stage.operator.output_shape[0] * math.prod(pooled))
-
-
 def _counted(network: Network, shards: Shards, plan: Plan, progress: Progress) -> dict[str, Any]:
     run = shards.run
     for found in run.parts(["activity"]):
@@ -238,61 +153,6 @@ def _counted(network: Network, shards: Shards, plan: Plan, progress: Progress) -
     merged = merged_counts(shards.images, parts)
     # every rank has the same; one of them keeps it
     return run.part("activity", lambda: merged) if run.rank.leads else merged
-
-
-def count_block(
-    network: Network, images: ImageStream, names: Sequence[str], region: int | None, progress: Progress
-) -> dict[str, Any]:
-    """Share of non-zeros over the images of a block, in integers.
-
-    Args:
-        network: The network.
-        images: The images.
-        names: The stages.
-        region: As for ``activity_over``.
-        progress: As for ``survey``.
-
-    Returns:
-        For ``merged_counts``.
-    """
-    stream = CapturedStream(network, images, lambda _: names)
-    activity, shape = activity_over(stream, names, region, progress)
-    counts = {
-        name: {"activation": asdict(counted.activation), "pooled": asdict(counted.pooled)}
-        for name, counted in activity.stages.items()
-    }
-    return {"shape": list(shape), "counts": counts, "skipped": [asdict(s) for s in stream.skipped]}
-
-
-def merged_counts(images: ImageStream, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Shares over all blocks; integers are added, so they do not depend on who has counted what.
-
-    Args:
-        images: All images.
-        parts: From ``count_block``, in order.
-
-    Returns:
-        ``{"shape", "fractions", "skipped"}``: the shape of the first image, shares by stage, images left out.
-
-    Raises:
-        UnconvError: If no image is left.
-    """
-    activity = Activity()
-    for part in parts:
-        counted = {
-            name: StageActivity(NonZeros(**counts["activation"]), NonZeros(**counts["pooled"]))
-            for name, counts in part["counts"].items()
-        }
-        activity.merge(Activity(counted))
-    skipped = [image for part in parts for image in part["skipped"]]
-    shapes = [part["shape"] for part in parts if part["shape"]]
-    if not shapes:
-        raise UnconvError(nothing_left(images, skipped))
-    fractions = {
-        name: {"activation": counted.activation.fraction, "pooled": counted.pooled.fraction}
-        for name, counted in activity.stages.items()
-    }
-    return {"shape": shapes[0], "fractions": fractions, "skipped": skipped}
 
 
 def _measure(stage: Stage, fractions: dict[str, Any], plan: Plan, progress: Progress) -> dict[str, Any]:
@@ -418,116 +278,3 @@ def _invert(
                 rows.append(row)
             progress(inverting(name, way, found), len(batch.names))
     return rows
-
-
-def invert_images(
-    network: Network,
-    captured: Captured,
-    name: str,
-    way: Way,
-    *,
-    k: int | None,
-    region: int | None,
-    tuning: Tuning | None = None,
-) -> list[Outcome]:
-    """Invert one stage for a batch, one way, and compare with the truth.
-
-    Args:
-        network: The network.
-        captured: The images with the inputs of the stages that ``stages_needed`` names.
-        name: The stage.
-        way: How.
-        k: Number of regions that the paper's code keeps.
-        region: Side of the regions imposed on a stage without pooling.
-        tuning: What the solvers are told besides.
-
-    Returns:
-        Per image, what came out. A way that is not open to the stage has no error, and says why in its status.
-    """
-    most, count = network.room.most, len(captured.batch.names)
-
-    def apart(pieces: Iterable[Captured]) -> list[Outcome]:
-        again = partial(invert_images, network, name=name, way=way, k=k, region=region, tuning=tuning)
-        return [outcome for piece in pieces for outcome in again(piece)]
-
-    if most is not None and most < count:
-        return apart(captured.pieces(most))
-    empty = {"relative_error": None, "psnr": None, "ssim": None, "seconds": None, "picture": None}
-    truth = captured.inputs[name] if way.recovered == "layer" else captured.batch.inputs
-    try:
-        return _outcomes(network, captured, name, way, k, region, tuning, empty)
-    except UnconvError as error:
-        if count > 1:  # one image may have spoilt it for the others
-            return apart(captured.singly())
-        return [Outcome(empty | {"status": str(error)}, None, None, truth[0])]
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    # here the error, which holds what was in memory, is gone
-    if count == 1:
-        return [Outcome(empty | {"status": TOO_LARGE}, None, None, truth[0])]
-    network.room.shrink(count // 2)
-    return apart(captured.pieces(count // 2))
-
-
-def _outcomes(
-    network: Network,
-    captured: Captured,
-    name: str,
-    way: Way,
-    k: int | None,
-    region: int | None,
-    tuning: Tuning | None,
-    empty: dict[str, Any],
-) -> list[Outcome]:
-    images = captured.batch.inputs.to(network.device)
-    found = invert_batch(
-        network.module,
-        captured.stages,
-        name,
-        images,
-        captured.inputs,
-        way,
-        k=k,
-        region=region,
-        box=network.box,
-        tuning=tuning,
-    )
-    errors = relative_norm(found.estimate - found.reference, found.reference).tolist()
-    is_image = way.recovered == "image" or captured.stages.get(name).source == "image"
-    results: list[Outcome] = []
-    pixels = _pixels(network, found.estimate, found.reference) if is_image else None
-    for i, error in enumerate(errors):
-        if not math.isfinite(error):
-            status = "what is to be recovered is zero, so there is no relative error"
-            results.append(Outcome(empty | {"status": status}, None, found.estimate[i], found.reference[i]))
-            continue
-        numbers = empty | {"relative_error": error, "seconds": found.seconds, "status": found.status[i]}
-        if pixels is not None:
-            quality_of = {"psnr": pixels[1][i], "ssim": pixels[2][i]}
-            numbers |= {name: value if math.isfinite(value) else None for name, value in quality_of.items()}
-        picture = None if pixels is None else pixels[0][i]
-        results.append(Outcome(numbers, picture, found.estimate[i], found.reference[i]))
-    return results
-
-
-def inverting(name: str, way: Way, outcomes: Sequence[Outcome]) -> str:
-    """What to say when a batch has been inverted.
-
-    Args:
-        name: The stage.
-        way: How.
-        outcomes: What came out.
-
-    Returns:
-        Stage, method and mean relative error.
-    """
-    error = mean(outcome.numbers["relative_error"] for outcome in outcomes)
-    return f"inverting {name} by {way.method}" + ("" if error is None else f", error {error:.3f}")
-
-
-def _pixels(network: Network, estimate: Tensor, reference: Tensor) -> tuple[Tensor, list[float], list[float]]:
-    true = network.preprocess.to_pixels(reference, reference).cpu()
-    shown = network.preprocess.to_pixels(estimate, reference).cpu().clamp(0, 1)
-    psnr, ssim = quality(true, shown)
-    return shown, psnr.tolist(), ssim.tolist()

@@ -17,8 +17,9 @@ from unconv.invert.ways import WAYS, WHOLE_NETWORK, Tuning, Way, fitting_region,
 from unconv.runs.directory import RunDirectory, Unwritten
 from unconv.runs.inversion import Inverted, Inverting, invert_all
 from unconv.runs.network import Network
+from unconv.runs.outcomes import Outcome
 from unconv.runs.ranks import Rank, rank_from
-from unconv.runs.survey import Outcome, stage_document
+from unconv.runs.survey import stage_document
 from unconv.runs.tally import MEANS
 from unconv.stage import Stage
 from unconv.stages import Stages

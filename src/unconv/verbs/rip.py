@@ -12,7 +12,7 @@ from unconv.measure.bounds import Bracket, delta_bracket
 from unconv.measure.rip import RatioSummary, sample_ratios
 from unconv.measure.subspaces import Region
 from unconv.operators import ConvOperator
-from unconv.runs.survey import paper_k
+from unconv.runs.counting import paper_k
 from unconv.sparsity import Pooled, Window
 from unconv.stage import Stage
 from unconv.verbs.opening import choose_stages, open_model, rows_of_text

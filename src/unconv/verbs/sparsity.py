@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from unconv.runs.counting import activity_over
 from unconv.runs.network import CapturedStream, Network
-from unconv.runs.survey import activity_over
 from unconv.verbs.opening import choose_stages, open_images, open_model, rows_of_text
 from unconv.verbs.options import ImageOptions, Sparsity
 from unconv.verbs.progress import progress_bar, say_skipped
