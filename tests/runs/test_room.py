@@ -11,8 +11,8 @@ from PIL import Image
 from unconv.errors import UnconvError
 from unconv.images import ImageStream
 from unconv.invert.ways import Way
-from unconv.runs import network as network_module
 from unconv.runs import counting, outcomes
+from unconv.runs import network as network_module
 from unconv.runs.directory import Unwritten
 from unconv.runs.network import Network
 from unconv.runs.room import Room, is_out_of_memory, memory_for
