@@ -173,6 +173,13 @@ def test_a_report_of_a_module_and_again(network, folder, tmp_path):
         (lambda net, x: unconv.invert(net, "9", x), "no stage '9'.*0, 3, 6"),
         (lambda net, x: unconv.invert(net, "0", x, method="magic"), "no method 'magic'"),
         (lambda net, x: unconv.invert(net, "0", x, effort=0), "^effort is 0"),
+        (
+            lambda net, x: unconv.invert(net, "0", x, side_info="switch"),
+            "^side_info is 'switch'; use none, switches or g",
+        ),
+        (lambda net, x: unconv.invert(net, "0", x, start="pixels"), "^start is 'pixels'; use layer or image$"),
+        (lambda net, x: unconv.invert(net, "0", x, code="papers"), "^code is 'papers'; use network or paper$"),
+        (lambda net, x: unconv.invert(net, "0", x, start="layer", method="gradient"), "; use start image code network"),
         (lambda net, x: unconv.invert(net, "0", x, prior_weight=1.0), "^prior_weight is that of prior l1"),
         (lambda net, x: unconv.invert(net, "0", x[0]), r"shape \(3, 16, 16\); give a batch \(N, C, H, W\)"),
         (lambda net, x: unconv.invert(net, "0", []), "images is empty"),

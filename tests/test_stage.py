@@ -483,6 +483,13 @@ def test_an_unknown_stage_lists_the_stages():
         stages.get("1")
 
 
+def test_a_block_in_the_place_of_a_stage_lists_what_is_in_it():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1)))
+    stages = find_stages(model, torch.zeros(1, 3, 2, 2))
+    with pytest.raises(UsageError, match=r"^'1' is no stage, but a block with some; use one of 1\.0, 1\.2$"):
+        stages.get("1")
+
+
 # capture
 
 

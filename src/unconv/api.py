@@ -24,7 +24,7 @@ from unconv.runs.outcomes import Outcome
 from unconv.verbs import report as report_verb
 from unconv.verbs.invert import chosen_tuning, chosen_way, needed
 from unconv.verbs.opening import network_of, open_images, open_model
-from unconv.verbs.options import ImageOptions, Invert, Report
+from unconv.verbs.options import ImageOptions, Invert, Report, check_choices
 from unconv.verbs.progress import progress_bar
 from unconv.zoo import LoadedModel, Numbers, adopt_model
 
@@ -42,10 +42,14 @@ def _in_python(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except UnconvError as error:
-            said = re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), str(error))
+            said = re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: _argument(found[1]), str(error))
             raise type(error)(said) from error
 
     return call
+
+
+def _argument(option: str) -> str:
+    return {"from": "start"}.get(option, option.replace("-", "_"))
 
 
 @_in_python
@@ -143,6 +147,7 @@ def invert(
         device=_device(model, device),
         seed=seed,
     )
+    check_choices(options)
     way, tuning = chosen_way(options), chosen_tuning(options)
     tuning.check(way.method)
     loaded, network, stream = _open(model, images, options, preprocess)

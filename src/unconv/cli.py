@@ -16,6 +16,7 @@ from typing import Any
 import tyro
 
 from unconv.errors import UnconvError, UsageError
+from unconv.verbs.mistyped import mistyped
 from unconv.verbs.options import (
     Bench,
     Coherence,
@@ -135,10 +136,11 @@ def parse(arguments: list[str]) -> Any:
     except SystemExit as stop:
         if not stop.code:
             return None
-        raise UsageError(_one_line(said.getvalue())) from None
+        plain = _without_frame(said.getvalue())
+        raise UsageError(mistyped(arguments, VERBS, plain) or _in_prose(plain)) from None
 
 
-def _one_line(box: str) -> str:
+def _without_frame(box: str) -> str:
     """Tyro frames its messages; what is wrong and what would be right, without the frame."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [re.sub(r"^[│|]\s?|\s*[│|]\s*$", "", line).strip() for line in plain.splitlines() if line.strip()]
@@ -146,7 +148,10 @@ def _one_line(box: str) -> str:
         del lines[0]
     words = " ".join(line for line in lines if line and not set(line) <= set("─-╭╮╰╯") and line[0] not in "╭╰")
     words = words.replace("For full helptext, run", "; see").replace("For full helptext, see", "; see")
-    words = re.sub(r"\s+", " ", words).replace(". ;", ";").replace(" ;", ";")
+    return re.sub(r"\s+", " ", words).replace(". ;", ";").replace(" ;", ";")
+
+
+def _in_prose(words: str) -> str:
     for pattern, prose in PROSE:
         words = re.sub(pattern, prose, words)
     return words
@@ -179,9 +184,7 @@ PROSE: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
         _value,
     ),
     (r"^Missing from (?P<verb>unconv \S+): STR (?P<first>.)(?P<help>.*?)\.? \(required\)\.?; see: ", _missing),
-    (r"^Unrecognized or misplaced options: (.*?) \(applied to (.*?)\).*(; see .*)$", r"\2 has no option \1\3"),
     (r"^Unrecognized options: (.*?) Available subcommands: (.*)(; see .*)$", r"there is no verb \1; use one of \2\3"),
-    (r"^Unrecognized options: (.*?) Perhaps you meant: (--\S+).*(; see .*)$", r"there is no option \1; try \2\3"),
     (r"^Unrecognized options: ", "there is no option "),
     (r"Expected 1 values", "It takes one"),
 ]

@@ -82,11 +82,14 @@ class Stages:
             The stage.
 
         Raises:
-            UsageError: If there is none; the message lists the stages.
+            UsageError: If there is none; the message lists the stages, or those inside a block of that name.
         """
         for stage in self.stages:
             if stage.name == name:
                 return stage
+        inside = [stage.name for stage in self.stages if stage.name.startswith(f"{name}.")]
+        if inside:
+            raise UsageError(f"{name!r} is no stage, but a block with some; use one of {', '.join(inside)}")
         reason = next((f" ({s.reason})" for s in self.skipped if s.module == name), "")
         raise UsageError(f"there is no stage {name!r}{reason}; the stages are {', '.join(self.names)}")
 

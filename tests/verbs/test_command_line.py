@@ -357,7 +357,8 @@ def test_images_that_overflow_are_skipped_by_name(call, photographs, tmp_path):
         (["report", "tiny_networks:vgg", "--batch", "0"], 2, "--batch is 0"),
         (["report", "tiny_networks:vgg", "--limit", "0"], 2, "--limit is 0"),
         (["report", "tiny_networks:vgg", "--samples", "0"], 2, "--samples"),
-        (["inverse", "tiny_networks:vgg"], 2, "no verb inverse.*; use one of report, "),
+        (["inverse", "tiny_networks:vgg"], 2, "no verb inverse; try invert; see unconv --help$"),
+        (["frobnicate", "tiny_networks:vgg"], 2, "no verb frobnicate; use one of report, "),
         (
             ["invert", "tiny_networks:vgg", "--from", "moon"],
             2,
@@ -368,10 +369,36 @@ def test_images_that_overflow_are_skipped_by_name(call, photographs, tmp_path):
         (
             ["report", "tiny_networks:vgg", "--effrt", "3"],
             2,
-            "^unconv: there is no option --effrt, 3; try --effort; see",
+            "^unconv: unconv report has no option --effrt; try --effort; see unconv report --help$",
         ),
         (["report", "tiny_networks:vgg", "--effort", "x"], 2, "^unconv: --effort is 'x'; it takes a number; see"),
         (["doctor", "--size", "3"], 2, "^unconv: unconv doctor has no option --size; see"),
+        (
+            ["report", "tiny_networks:vgg", "--image", "x"],
+            2,
+            "^unconv: unconv report has no option --image; try --images; see unconv report --help$",
+        ),
+        (
+            ["reprot", "tiny_networks:vgg", "--size", "16"],
+            2,
+            "^unconv: there is no verb reprot; try report; see unconv -",
+        ),
+        (
+            ["report", "tiny_networks:vgg", "--mean", "0.4", "0.5", "0.6", "--std", "1"],
+            2,
+            "^unconv: --mean takes one number, or three with commas and no spaces, such as",
+        ),
+        (
+            ["report", "tiny_networks:vgg", "extra"],
+            2,
+            "^unconv: unconv report cannot use extra; see unconv report --help$",
+        ),
+        (["stages", "tiny_networks:vgg", "--stages", "0,3"], 2, "'0,3' is no stage; put spaces between stages: 0 3$"),
+        (
+            ["rip", "tiny_networks:vgg", "--size", "16", "--stages", "0,6"],
+            2,
+            "'0,6' is no stage; put spaces between stages: 0 6$",
+        ),
         (["--tyro-print-completion", "nosh"], 2, "name of your shell: bash, zsh, fish"),
     ],
 )

@@ -131,6 +131,23 @@ def _size(path: Path) -> int | str:
         return "-"
 
 
+def check_named(stages: Stages, wanted: Sequence[str]) -> None:
+    """Refuse names that are no stages.
+
+    Args:
+        stages: The stages of a network.
+        wanted: Module paths.
+
+    Raises:
+        UsageError: If one is none.
+    """
+    for name in wanted:
+        parts = name.replace(",", " ").split()
+        if len(parts) > 1 and set(parts) <= set(stages.names):
+            raise UsageError(f"{name!r} is no stage; put spaces between stages: {' '.join(parts)}")
+        stages.get(name)
+
+
 def choose_stages(
     loaded: LoadedModel, stages: Stages, wanted: Sequence[str]
 ) -> tuple[tuple[str, ...], list[dict[str, str]]]:
@@ -149,8 +166,7 @@ def choose_stages(
         UnconvError: If the weights give nothing for a wanted stage, or for any.
     """
     skipped = [{"module": s.module, "reason": s.reason} for s in stages.skipped]
-    for name in wanted:
-        stages.get(name)
+    check_named(stages, wanted)
     covered: list[str] = []
     gap: UnconvError | None = None
     for stage in stages.stages:

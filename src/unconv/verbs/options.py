@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
+
+from unconv.errors import UsageError
+
+
+def check_choices(options: Any) -> None:
+    """Refuse a word that is none of an option's choices; the command line itself lets none through, Python does.
+
+    Args:
+        options: One of the classes below.
+
+    Raises:
+        UsageError: If there is one; lists the choices.
+    """
+    for name, hint in get_type_hints(type(options)).items():
+        choices = [
+            choice for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal for choice in get_args(kind)
+        ]
+        value = getattr(options, name)
+        if choices and value is not None and value not in choices:
+            known = f"{', '.join(choices[:-1])} or {choices[-1]}"
+            raise UsageError(f"--{name.replace('_', '-')} is {value!r}; use {known}")
 
 
 @dataclass(frozen=True)
@@ -16,7 +37,8 @@ class ModelOptions:
     Attributes:
         model: A bundled name (cifar-vgg), a torchvision name (vgg16), or module:callable.
         weights: A .safetensors or state-dict file, or the name of torchvision weights (downloaded then).
-        size: Side of the square that images are resized and cropped to, in pixels.
+        size: Side of the square that images are resized and cropped to, in pixels; where not given, 224 for torchvision
+            networks, and the image's own size for others.
         mean: Subtracted from each channel: one number or three with commas; above 1 means pixels in 0..255.
         std: Divides each channel.
         stages: Only these stages, by the module paths of their convolutions.
@@ -62,7 +84,7 @@ class Report(ImageOptions):
         region: Side of the pooling imposed where the paper's code meets a stage without pooling.
         samples: Random codes of the sampled model-RIP.
         pictures: Number of images whose reconstructions are kept as pictures.
-        methods: Only these methods.
+        methods: Only these methods: some of transpose, min-norm, gauss-newton, convex, iht.
         effort: Factor of the solvers' largest numbers of steps; less is quicker and leaves larger errors.
         dry_run: Say what would be done, how long it would take and with how much memory; write nothing.
     """
@@ -149,7 +171,7 @@ class Invert(ImageOptions):
         total_variation: Weight of the total variation, for --method gradient.
         alpha_norm: Weight of the mean sixth power of the image, for --method gradient.
         jitter: Largest random shift in pixels before each step, for --method gradient.
-        effort: Factor of the solvers' largest numbers of steps.
+        effort: Factor of the solvers' largest numbers of steps; less is quicker and leaves larger errors.
         out: Folder that the recovered images are written to.
         dry_run: Say what would be done, how long it would take and with how much memory; write nothing.
     """

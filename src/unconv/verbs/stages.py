@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unconv.runs.survey import stage_document
-from unconv.verbs.opening import open_model, rows_of_text
+from unconv.verbs.opening import check_named, open_model, rows_of_text
 from unconv.verbs.options import Stages
 
 
@@ -20,8 +20,7 @@ def run(options: Stages) -> tuple[dict[str, Any], str]:
     """
     loaded, network = open_model(options)
     found = network.stages(loaded.example().shape[1:])
-    for name in options.stages:
-        found.get(name)
+    check_named(found, options.stages)
     stages = [s for s in found.stages if not options.stages or s.name in options.stages]
     document = {
         "stages": [stage_document(s) | {"source": s.source} for s in stages],
