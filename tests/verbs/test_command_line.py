@@ -258,6 +258,18 @@ def test_invert_the_papers_code(document, photographs):
     assert 0.3 < found["summary"]["relative_error"] < 1.2
 
 
+def test_a_table_says_what_its_numbers_are(call, photographs, tmp_path):
+    words = ("invert", "tiny_networks:vgg", "--stage", "3", "--from", "image", "--images", photographs, "--size", "16")
+    status, out, err = call(*words, "--effort", "0.05", "--limit", "1", "--out", tmp_path / "out")
+    assert status == 0, err
+    assert "psnr (dB)" in out
+    assert ("max_steps: the solver was stopped" in out) == ("max_steps" in out.splitlines()[1])
+    assert f"in {tmp_path / 'out'}: the recovered images" in out
+    status, out, err = call("rip", "tiny_networks:vgg", "--size", "16", "--k", "2", "--samples", "20", "--stages", "6")
+    assert status == 0, err
+    assert "delta_k is the smallest d" in out
+
+
 def test_invert_writes_pictures(document, photographs, tmp_path):
     document("invert", "tiny_networks:vgg", "--stage", "0", "--images", photographs, "--out", tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == 3

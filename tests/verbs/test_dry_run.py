@@ -12,7 +12,7 @@ from PIL import Image
 from unconv.cli import main
 from unconv.invert.ways import WAYS, Way
 from unconv.stages import find_stages
-from unconv.verbs import dry_run
+from unconv.verbs import dry_run, reproduce
 from unconv.verbs.forecast import Memory, duration
 from unconv.verbs.options import Report
 
@@ -126,6 +126,14 @@ def test_reproduce(monkeypatch, capsys, folder, tmp_path):
     assert found["out"] == str(tmp_path / "x")
     assert found["seconds"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["fig2", "thm31", "thm33", "table1"])
+def test_what_looks_at_no_network_opens_none(monkeypatch, capsys, name):
+    monkeypatch.setattr(reproduce, "open_model", pytest.fail)
+    assert main(["reproduce", name, "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["ways"], found["out"]) == ("none", [name], None)
 
 
 def test_what_would_fail_fails(say):

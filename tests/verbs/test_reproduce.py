@@ -55,6 +55,13 @@ def test_no_network_is_opened_where_none_is_needed(call, tmp_path):
     assert (tmp_path / "fig2.svg").read_text().startswith("<svg")
 
 
+def test_without_the_papers_weights_the_bundled_network_is_offered(call, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    status, out, err = call("table2")
+    assert (status, out) == (1, "")
+    assert err.endswith("give it as --weights FILE, or take the bundled network with --model cifar-vgg\n")
+
+
 def test_all_makes_a_page_and_names_what_it_leaves_out(call, photographs, tmp_path):
     words = ("all", "--model", "tiny_networks:vgg", "--images", photographs, "--out", tmp_path, "--json", *FAST)
     status, out, err = call(*words)

@@ -275,6 +275,10 @@ def _reproduce(options: Reproduce) -> Forecast:
     reproduce.check(options)
     options = reproduce.of_its_model(options)
     names = [name for name in reproduce.PARTS if options.name in {"all", name}]
+    if not any(reproduce.PARTS[name].network for name in names):
+        note = "it looks at no network and takes seconds to a minute where --draws, --samples and --sizes are not given"
+        out = None if options.out is None else str(options.out)
+        return Forecast("reproduce", "none", "none", [], names, out, notes=[note])
     found = reproduce.Opened(options).subject()
     forecast = Forecast(
         "reproduce",

@@ -141,7 +141,7 @@ def text_of(found: Forecast) -> str:
     rows = [
         ("model", found.model),
         ("images", found.images),
-        ("stages", f"{len(found.stages)}: {_listed(found.stages)}"),
+        ("stages", f"{len(found.stages)}: {_listed(found.stages)}" if found.stages else "none"),
         ("parts" if found.dry_run == "reproduce" else "ways", "; ".join(found.ways)),
         ("writes", found.out or "nothing"),
         ("time", "not estimated" if found.seconds is None else f"about {duration(found.seconds)}; {found.measured}"),

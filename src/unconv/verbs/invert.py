@@ -87,7 +87,8 @@ def _one_stage(options: Invert, rank: Rank) -> Answer | None:
     table = [
         tuple(row[field] for field in header) for row in [*rows, document["summary"] | {"file": "mean", "status": ""}]
     ]
-    return document, rows_of_text(header, table)
+    legend = _legend(options, (row["status"] for row in rows))
+    return document, f"{rows_of_text(header, table)}\n{legend}"
 
 
 def _all_stages(options: Invert, rank: Rank) -> Answer | None:
@@ -123,7 +124,7 @@ def _all_stages(options: Invert, rank: Rank) -> Answer | None:
         for name in names
     ]
     document = {"stages": documents, "skipped_modules": skipped_modules, "skipped": inverted.skipped}
-    return document, _text(documents)
+    return document, f"{_text(documents)}\n{_legend(options)}"
 
 
 def _inverted(
@@ -248,6 +249,15 @@ def _inputs_of(stages: Stages, names: Sequence[str], ways: Iterable[Way]) -> lis
         except UnconvError:
             continue  # a way that is not open to this stage; its rows say why
     return list(needed)
+
+
+def _legend(options: Invert, statuses: Iterable[str] = ()) -> str:
+    lines = ["relative_error is ||x^ - x|| / ||x||; psnr (dB) and ssim where the image is recovered; seconds per image"]
+    if "max_steps" in statuses:
+        lines.append("max_steps: the solver was stopped by its number of steps; a larger --effort gives it more")
+    if options.out is not None:
+        lines.append(f"in {options.out}: the recovered images as pictures, and results.parquet")
+    return "\n".join(lines)
 
 
 def _text(documents: list[dict[str, Any]]) -> str:

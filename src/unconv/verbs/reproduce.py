@@ -54,6 +54,7 @@ class Part:
         draw: Its figure, where it has one.
         work: Units of work of its progress bar.
         suffix: Of its figure's file; pictures are no vectors.
+        network: Whether it looks at a network.
     """
 
     title: str
@@ -62,6 +63,7 @@ class Part:
     draw: Callable[[Result], Figure] | None = None
     work: Callable[[Subject], int] = lambda _: 1
     suffix: str = ".svg"
+    network: bool = True
 
 
 def _image_space(experiment: Callable[[Subject, dict[str, OpenedDecoder]], Result]) -> Callable[..., Result]:
@@ -91,21 +93,25 @@ PARTS: dict[str, Part] = {
         lambda options, subject: fig2.run(options.draws, options.seed, Setting(*options.sizes)),
         _one(fig2.table),
         fig2.draw,
+        network=False,
     ),
     "thm31": Part(
         "Theorem 3.1: the sufficient condition",
         lambda options, subject: promise.run(Setting(*options.sizes)),
         _one(promise.table),
+        network=False,
     ),
     "thm33": Part(
         "Theorem 3.3: one-step IHT and its bound",
         lambda options, subject: thm33.run(draws=options.samples, seed=options.seed),
         _one(thm33.table),
+        network=False,
     ),
     "table1": Part(
         "Table 1: CIFAR-10 with random and with learned filters",
         lambda options, subject: table1.shown(committed_result("table1", table1.COMMAND)),
         table1.tables,
+        network=False,
     ),
     "table2": Part(
         "Table 2: sparsity", lambda options, subject: table2.run(subject()), _one(table2.table), work=table2.work
@@ -238,12 +244,21 @@ class Opened:
 
         Returns:
             What the experiments run on.
+
+        Raises:
+            UnconvError: If the model cannot be opened; says what can be taken in place of the paper's.
         """
         if self.found is None:
             options = self.options
             if options.model == BUNDLED and options.size is None:
                 options = replace(options, size=CIFAR_SIZE)
-            loaded, network = open_model(options, otherwise=paper_values.WEIGHTS.get(options.model))
+            otherwise = paper_values.WEIGHTS.get(options.model)
+            try:
+                loaded, network = open_model(options, otherwise=otherwise)
+            except UnconvError as error:
+                if options.weights is not None or otherwise is None:
+                    raise
+                raise type(error)(f"{error}, or take the bundled network with --model {BUNDLED}") from error
             images = open_images(options, loaded)
             shape = tuple(next(iter(images)).inputs.shape[1:])
             names, _ = choose_stages(loaded, network.stages(shape), options.stages)

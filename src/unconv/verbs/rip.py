@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,14 @@ from unconv.sparsity import Pooled, Window
 from unconv.stage import Stage
 from unconv.verbs.opening import choose_stages, open_model, rows_of_text
 from unconv.verbs.options import Rip
-from unconv.verbs.progress import say_skipped
+from unconv.verbs.progress import progress_bar, say_skipped
 from unconv.verbs.sparsity import measured_fractions
+
+LEGEND = """\
+k active regions; p01, p50, p99: percentiles of ||W^T z|| / ||z|| over random codes z with k.
+delta_k is the smallest d with (1 - d) ||z||^2 <= ||W^T z||^2 <= (1 + d) ||z||^2 for all such z: at least as large as a
+found z shows, at most as large as proven, by the arguments under "how" (docs/certificates.md). From 1 on it promises
+nothing."""
 
 
 def run(options: Rip) -> tuple[dict[str, Any], str]:
@@ -38,10 +45,14 @@ def run(options: Rip) -> tuple[dict[str, Any], str]:
     if options.k is None:
         fractions, skipped = measured_fractions(loaded, network, options, options.region)
         say_skipped(skipped)
-    stages = [measure(found.get(name), options, fractions) for name in names]
+    stages = []
+    with progress_bar(len(names), shown=sys.stderr.isatty()) as progress:
+        for name in names:
+            stages.append(measure(found.get(name), options, fractions))
+            progress(f"bracketing {name}", 1)
     header = ("stage", "k", "p01", "p50", "p99", "delta at least", "at most", "how")
     rows = [(s["stage"], s["k"], *s["ratio"].values(), *s["delta"].values(), s["delta_how"]) for s in stages]
-    return {"stages": stages}, rows_of_text(header, rows)
+    return {"stages": stages}, f"{rows_of_text(header, rows)}\n{LEGEND}"
 
 
 def check(options: Rip) -> None:

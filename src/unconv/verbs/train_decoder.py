@@ -211,4 +211,10 @@ def _text(options: TrainDecoder, document: dict[str, Any]) -> str:
         for row in document["curve"]
     ]
     resumed = f"resumed from step {document['resumed_from']}\n" if document["resumed_from"] else ""
-    return f"{resumed}{rows_of_text(header, rows)}\ndecoder of {options.stage}: {document['decoder']}"
+    file = Path(document["decoder"])
+    lines = [
+        "losses are mean squared errors as the network counts, the relative error is the mean over held-out images",
+        f"decoder of {options.stage}: {file}",
+        f"held-out images, decoded ones below: {file.parent / 'images' / 'held-out.png'}",
+    ]
+    return f"{resumed}{rows_of_text(header, rows)}\n" + "\n".join(lines)
