@@ -163,7 +163,7 @@ def preparation(network: Network) -> dict[str, Any]:
     return {name: value for name, value in network.preprocess.describe().items() if name not in SIZES}
 
 
-def open_decoder(file: Path, network: Network, chain: Sequence[Stage]) -> WhatWhereDecoder:
+def open_decoder(file: str | Path, network: Network, chain: Sequence[Stage]) -> WhatWhereDecoder:
     """The decoder in a file, on the network's device, if it belongs to these stages of this network.
 
     Args:
@@ -178,6 +178,7 @@ def open_decoder(file: Path, network: Network, chain: Sequence[Stage]) -> WhatWh
         UsageError: If there is no such file.
         UnconvError: If it is the decoder of another network, another stage or other preprocessing.
     """
+    file = Path(file)
     decoder = load_decoder(file, chain, encoder_sha256(network, chain))
     theirs, ours = read_card(file).preprocessing, preparation(network)
     if theirs != ours:
