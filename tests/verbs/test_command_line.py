@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from unconv.cli import VERBS, main
+from unconv.verbs.opening import rows_of_text
 
 NUMBER = {"type": "number"}
 MAYBE = {"type": ["number", "null"]}
@@ -256,6 +257,16 @@ def test_invert_the_papers_code(document, photographs):
     words = ("--stage", "3", "--images", photographs, "--code", "paper", "--region", 2, "--method", "iht")
     found = document("invert", "tiny_networks:vgg", *words)
     assert 0.3 < found["summary"]["relative_error"] < 1.2
+
+
+def test_titles_of_several_lines_keep_columns_narrow():
+    text = rows_of_text(("stage", "image\ngauss-newton\nnone", "k"), [("a", 1.5, 2)])
+    assert text.splitlines() == [
+        "stage         image  k",
+        "       gauss-newton",
+        "               none",
+        "a               1.5  2",
+    ]
 
 
 def test_a_table_says_what_its_numbers_are(call, photographs, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -193,17 +194,18 @@ def rows_of_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table for a terminal, numbers to the right.
 
     Args:
-        header: Column titles.
+        header: Column titles; several lines where they hold line breaks.
         rows: Cells; ``None`` is shown as a dash, floats with four significant digits.
 
     Returns:
         Lines of equal columns.
     """
     body = [[words.cell(value, "-") for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    heads = [list(line) for line in zip_longest(*(title.split("\n") for title in header), fillvalue="")]
+    widths = [max(map(len, column)) for column in zip(*heads, *body, strict=True)]
     left = [all(not _is_number(row[i]) for row in body) for i in range(len(header))]
     lines = []
-    for row in [list(header), *body]:
+    for row in [*heads, *body]:
         cells = [c.ljust(w) if l else c.rjust(w) for c, w, l in zip(row, widths, left, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

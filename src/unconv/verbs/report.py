@@ -237,7 +237,7 @@ def command(options: Report) -> str:
 
 def _text(written: Written) -> str:
     findings, plan = written.findings, written.job.plan
-    header = ("stage", *(f"{way.recovered}: {way.method} ({way.side_info})" for way in plan.ways))
+    header = ("stage", *(f"{way.recovered}\n{way.method}\n{way.side_info}" for way in plan.ways))
     rows = []
     for stage in findings.stages:
         found = {
@@ -250,7 +250,8 @@ def _text(written: Written) -> str:
         left_out[MOST:] = [f"skipped {len(left_out) - MOST} other modules; the page names them"]
     if findings.skipped_images:
         left_out.append(f"{len(findings.skipped_images)} images skipped")
-    return "\n".join(["relative error, mean over images", table, *left_out, f"page: {written.page}"])
+    said = "relative error, mean over images: what is recovered, by which method, knowing what"
+    return "\n".join([said, table, *left_out, f"page: {written.page}"])
 
 
 def _safe(name: str) -> str:
