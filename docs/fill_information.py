@@ -100,14 +100,15 @@ def fill(page: str) -> str:
 
 
 def note(results: list[dict[str, Any]]) -> str:
-    """How many images, and on what, for each file that differs from the one before."""
+    """How many images, and on what."""
     notes = []
     for result in results:
         made, images, steps = result["environment"], result["finished"], result["config"]["steps"]
-        count = "One image" if images == 1 else f"Mean over {images} images"
+        count = "one image" if images == 1 else f"mean over {images} images"
         done = "".join(f", {part.partition('=')[2]} steps of {part.partition('=')[0]}" for part in steps)
-        notes.append(f"{count}{done}; {made['threads']} thread(s), torch {made['packages']['torch']}.")
-    return " ".join(dict.fromkeys(notes))
+        where = f"{', '.join(result['stages'])}: " if len(results) > 1 else ""
+        notes.append(f"{where}{count}{done}; {made['threads']} thread(s), torch {made['packages']['torch']}.")
+    return " ".join(notes)
 
 
 if __name__ == "__main__":

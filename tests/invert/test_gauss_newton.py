@@ -223,11 +223,16 @@ def test_gradient_baseline_priors_jitter_and_names():
 def test_outline_with_known_switches_also_says_that_the_others_lost():
     features, x, box = smooth_images()
     target, known = features(x), features.record(x, "switches")
-    found = outline(features, target, known, box=box, passes=60)
-    held, free = (relative_norm(features(found, k) - target, target).max() for k in (known, NOTHING))
-    print(held, free)
+
+    def misfits(*, losers):
+        found = outline(features, target, known, box=box, passes=60, losers=losers)
+        return [relative_norm(features(found, k) - target, target).max() for k in (known, NOTHING)]
+
+    (held, free), (_, risen) = misfits(losers=True), misfits(losers=False)
+    print(held, free, risen)
     assert held < 0.1
     assert free < 1.5 * held
+    assert risen > 2 * free
 
 
 def test_outline_leaves_zero_where_no_unit_is_on():
