@@ -1,6 +1,5 @@
 """Quasi-Newton steps for a batch: against least squares and SciPy's L-BFGS, each input alone, never upwards."""
 
-import numpy as np
 import pytest
 import scipy.optimize
 import torch
@@ -64,7 +63,7 @@ def test_a_curved_valley_is_followed_as_fast_as_by_scipy():
         value, gradient = rosenbrock(torch.from_numpy(x)[None])
         return value.item(), gradient[0].numpy()
 
-    theirs = scipy.optimize.minimize(numpy, np.array(start[0]), jac=True, method="L-BFGS-B", options={"gtol": 1e-6})
+    theirs = scipy.optimize.minimize(numpy, start[0].numpy(), jac=True, method="L-BFGS-B", options={"gtol": 1e-6})
     assert theirs.success
     ours = next(n for n, value in enumerate(values) if value < 1e-9)
     assert ours < 2 * theirs.nfev
