@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--effort", default="0.1")
-    parser.add_argument("--methods", nargs="+", default=["transpose", "min-norm", "gauss-newton"])
+    parser.add_argument("--methods", nargs="+", default=["transpose", "min-norm"])
     parser.add_argument("--batch", default="4")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     given = parser.parse_args()
