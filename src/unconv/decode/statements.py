@@ -17,8 +17,6 @@ from unconv.sparsity import AveragePool, Code, Window
 from unconv.stage import Stage
 
 Reading = Literal["network", "paper"]
-Room = tuple[Tensor, Tensor]
-"""A point and the gradient there, of a shape that is right, which nobody needs any more."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Statements(Protocol):
         """The same where the gradient at ``h`` is known; ``out`` may be written over. Shape ``(N,)``."""
         ...
 
-    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: Room | None = None) -> Moved:
+    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: tuple[Tensor, Tensor] | None = None) -> Moved:
         """``f`` at ``h + length * direction``. ``length``: shape ``(N,)``; ``out`` may be written over."""
         ...
 
@@ -100,7 +98,7 @@ class Intervals:
         outside = torch.sign(gradient, out=out).mul_(direction)
         return dots(outside, outside)
 
-    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: Room | None = None) -> Moved:
+    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: tuple[Tensor, Tensor] | None = None) -> Moved:
         """In tensors that are there already: to get them from the system takes longer than the arithmetic."""
         at, gap = (None, None) if out is None else out
         at = torch.addcmul(h, direction, column(length, h), out=at)
@@ -171,7 +169,7 @@ class UnknownSwitches:
         """As for known switches. Shape ``(N,)``."""
         return self.losers.bend(gradient, direction, h, out)
 
-    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: Room | None = None) -> Moved:
+    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: tuple[Tensor, Tensor] | None = None) -> Moved:
         """With the largest entries there. ``length``: shape ``(N,)``."""
         at = torch.addcmul(h, direction, column(length, h))
         return self._at_largest(at).move(at, direction, torch.zeros_like(length), out)
@@ -230,7 +228,7 @@ class Averages:
         """The gradient does not help. Shape ``(N,)``."""
         return self.curvature(h, direction)
 
-    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: Room | None = None) -> Moved:
+    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: tuple[Tensor, Tensor] | None = None) -> Moved:
         """By the parts above. ``length``: shape ``(N,)``."""
         at = torch.addcmul(h, direction, column(length, h))
         gradient = self.gradient(at)
