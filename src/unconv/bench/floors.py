@@ -58,17 +58,14 @@ def one_step_iht(subject: BenchSubject, runs: int) -> list[Row]:
             calls: dict[str, Callable[[], object]] = {"floor": _one_step_floor(operator, x)}
             calls |= {word: _iht(operator, x, model, 1) for word, model in models.items()}
             times = paired_seconds(calls, runs, x.device)
-        rows += [
-            _floor_row(
-                "one-step-iht",
-                f"{name}, {word}",
-                ratio_row(times, word, "floor"),
-                "conv2d, max_pool2d with indices, max_unpool2d, conv_transpose2d",
-                at_most=ONE_STEP,
-                shape=[batch, channels, filters, side],
-            )
-            for word in models
-        ]
+            for word in models:
+                setting, found = f"{name}, {word}", ratio_row(times, word, "floor")
+                bare, shape = (
+                    "conv2d, max_pool2d with indices, max_unpool2d, conv_transpose2d",
+                    [batch, channels, filters, side],
+                )
+                row = _floor_row("one-step-iht", setting, found, bare, at_most=ONE_STEP, shape=shape)
+                rows.append(_explained(row, calls[word]))
     return rows
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unconv.batched import relative_norm
+from unconv.bench.profile import profile
 from unconv.bench.subject import POOL_1, BenchSubject
 from unconv.bench.timing import ratio_row
 from unconv.invert.gauss_newton import OUTLINE_STEPS, gauss_newton
@@ -125,6 +126,8 @@ def _rows(
         if name in times and "ours" in times:
             found = ratio_row(times, name, "ours")
             row |= {"peer_seconds": found["above"], "ours_seconds": found["below"], "ratio": found["ratio"]}
+            if found["ratio"]["median"] < TARGET:
+                row["profile"] = profile(lambda: _seconds(reached["ours"], subject.image, float("inf")))
         else:
             ends = {key: chosen[key][2] for key in (name, "ours")}
             row["note"] = "; ".join(f"{key} ends at {error:.3g}" for key, error in ends.items() if error > LEVEL)
