@@ -23,6 +23,7 @@ from unconv.runs.network import CapturedStream, Network, first_stages
 from unconv.runs.outcomes import Outcome
 from unconv.verbs import report as report_verb
 from unconv.verbs.invert import chosen_tuning, chosen_way, needed
+from unconv.verbs.mistyped import OTHER_NAMES
 from unconv.verbs.opening import network_of, open_images, open_model
 from unconv.verbs.options import ImageOptions, Invert, Report, check_choices
 from unconv.verbs.progress import progress_bar
@@ -49,7 +50,8 @@ def _in_python(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _argument(option: str) -> str:
-    return {"from": "start"}.get(option, option.replace("-", "_"))
+    own = {shown: name for name, shown in OTHER_NAMES.items()}
+    return own.get(option, option.replace("-", "_"))
 
 
 @_in_python

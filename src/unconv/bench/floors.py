@@ -59,12 +59,10 @@ def one_step_iht(subject: BenchSubject, runs: int) -> list[Row]:
             calls |= {word: _iht(operator, x, model, 1) for word, model in models.items()}
             times = paired_seconds(calls, runs, x.device)
             for word in models:
-                setting, found = f"{name}, {word}", ratio_row(times, word, "floor")
-                bare, shape = (
-                    "conv2d, max_pool2d with indices, max_unpool2d, conv_transpose2d",
-                    [batch, channels, filters, side],
-                )
-                row = _floor_row("one-step-iht", setting, found, bare, at_most=ONE_STEP, shape=shape)
+                found = ratio_row(times, word, "floor")
+                bare = "conv2d, max_pool2d with indices, max_unpool2d, conv_transpose2d"
+                shape = [batch, channels, filters, side]
+                row = _floor_row("one-step-iht", f"{name}, {word}", found, bare, at_most=ONE_STEP, shape=shape)
                 rows.append(_explained(row, calls[word]))
     return rows
 

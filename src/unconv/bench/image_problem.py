@@ -21,7 +21,7 @@ LEVEL = 0.15
 TARGET = 5.0
 PATIENCE = 20.0  # seconds that a setting may take while it is being tuned
 ADAM_RATES, LBFGS_RATES = (0.1, 0.3, 1.0, 0.03), (1.0, 0.3)
-OURS = {"from zero, 40 inner steps": (0, 40), "from an outline (the default)": (OUTLINE_STEPS, 40)}
+OURS = {"from zero": 0, "from an outline (the default)": OUTLINE_STEPS}
 
 
 class _There(Exception):
@@ -143,20 +143,18 @@ def _solvers(subject: BenchSubject, side_info: SideInfo) -> dict[str, dict[str, 
     unit = subject.image.std().item()
     start = torch.zeros_like(subject.image)
 
-    def ours(outline: int, inner: int) -> Run:
-        return lambda watch: _gauss_newton(features, target, known, outline, inner, watch)
+    def ours(outline: int) -> Run:
+        return lambda watch: _gauss_newton(features, target, known, outline, watch)
 
     return {
-        "ours": {name: ours(*numbers) for name, numbers in OURS.items()},
+        "ours": {name: ours(passes) for name, passes in OURS.items()},
         "Adam": {f"rate {r}": _adam(plain, start, r * unit) for r in ADAM_RATES},
         "L-BFGS": {f"rate {r}": _lbfgs(plain, start, r, unit) for r in LBFGS_RATES},
     }
 
 
-def _gauss_newton(features: Features, target: Tensor, known: Known, outline: int, inner: int, watch: _Watch) -> None:
-    gauss_newton(
-        features, target, known, inner_steps=inner, start_steps=outline, max_steps=60, tolerance=0.0, watch=watch
-    )
+def _gauss_newton(features: Features, target: Tensor, known: Known, outline: int, watch: _Watch) -> None:
+    gauss_newton(features, target, known, start_steps=outline, max_steps=60, tolerance=0.0, watch=watch)
 
 
 def _plain(layers: Sequence[nn.Conv2d], known: Known, target: Tensor) -> Callable[[Tensor], Tensor]:

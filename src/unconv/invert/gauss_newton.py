@@ -223,14 +223,16 @@ def gauss_newton(
     searching = scarce & (known.side_info != "gates")
     x = target.new_zeros(len(target), *features.input_shape) if start is None else start.clone()
     if start is None and prior is not None:
-        passes = (OPEN_SHARE * start_steps, start_steps, min(start_steps, PLENTY_STEPS))
-        for rows, count in zip((natural, scarce & ~natural, ~scarce & ~natural), passes, strict=True):
+        groups = (
+            (natural, OPEN_SHARE * start_steps),
+            (scarce & ~natural, start_steps),
+            (~scarce & ~natural, min(start_steps, PLENTY_STEPS)),
+        )
+        for rows, passes in groups:
             if rows.any():
                 seen = None if watch is None else _among(x, rows, watch)
-                losers = bool(natural[rows].all())
-                x[rows] = outline(
-                    features, target[rows], known.at(rows), box=box, passes=count, losers=losers, watch=seen
-                )
+                given = (features, target[rows], known.at(rows))
+                x[rows] = outline(*given, box=box, passes=passes, losers=rows is natural, watch=seen)
     result = x.clone()
     if known.side_info == "gates":
         weighting = Weighting.learn(Jacobian(lambda v: features(v, known), x), x)

@@ -9,8 +9,8 @@ from typing import Any
 from unconv.decode.statements import count_statements
 from unconv.errors import UnconvError
 from unconv.images import ImageStream
-from unconv.invert.ways import Tuning, Way, coded_stage
-from unconv.runs.counting import IMPOSED, Progress, activity_over, count_block, merged_counts, paper_k
+from unconv.invert.ways import Tuning, Way
+from unconv.runs.counting import Progress, activity_over, count_block, merged_counts
 from unconv.runs.directory import RunDirectory
 from unconv.runs.network import Captured, CapturedStream, Network
 from unconv.runs.outcomes import Outcome, invert_images, inverting
@@ -131,7 +131,7 @@ def _rows(
     progress: Progress,
 ) -> Iterator[dict[str, Any]]:
     region = job.imposed(captured.stages.get(name), way)
-    outcomes = invert_captured(network, captured, name, way, region, fractions, job.tuning)
+    outcomes = invert_images(network, captured, name, way, region, fractions, job.tuning)
     progress(inverting(name, way, outcomes), len(outcomes))
     for index, file, found in zip(captured.batch.indices, captured.batch.names, outcomes, strict=True):
         job.keep(index, name, way, found)
@@ -162,7 +162,7 @@ def invert_stream(
     """
     fractions = pooled_fractions(stream, [name], region, progress) if way.code == "paper" else {}
     for captured in stream:
-        outcomes = invert_captured(stream.network, captured, name, way, region, fractions, tuning)
+        outcomes = invert_images(stream.network, captured, name, way, region, fractions, tuning)
         progress(inverting(name, way, outcomes), len(outcomes))
         yield captured, outcomes
 
@@ -188,33 +188,3 @@ def pooled_fractions(
     """
     activity, _ = activity_over(stream, names, region, progress)
     return {name: counted.pooled.fraction for name, counted in activity.stages.items()}
-
-
-def invert_captured(
-    network: Network,
-    captured: Captured,
-    name: str,
-    way: Way,
-    region: int | None,
-    fractions: Mapping[str, float],
-    tuning: Tuning,
-) -> list[Outcome]:
-    """Invert one stage for a batch, one way.
-
-    Args:
-        network: The network.
-        captured: The images with the inputs of the stages that ``stages_needed`` names.
-        name: The stage.
-        way: How.
-        region: Side of the pooling imposed on a stage that has none.
-        fractions: From ``pooled_fractions``, for the paper's code.
-        tuning: What the solvers are told besides.
-
-    Returns:
-        What came out per image.
-    """
-    k = None
-    if way.code == "paper":
-        stage = coded_stage(captured.stages.get(name), "network", region)
-        k = paper_k(stage, fractions.get(IMPOSED + name, fractions[name]))
-    return invert_images(network, captured, name, way, k=k, region=region, tuning=tuning)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,10 +11,13 @@ from torch import Tensor
 from unconv.batched import relative_norm
 from unconv.errors import UnconvError
 from unconv.images import quality
-from unconv.invert.ways import Tuning, Way, invert_batch
+from unconv.invert.ways import Inversion, Tuning, Way, coded_stage, invert_batch
+from unconv.runs.counting import IMPOSED, paper_k
 from unconv.runs.network import Captured, Network
 from unconv.runs.room import TOO_LARGE, is_out_of_memory
 from unconv.runs.tally import mean
+
+EMPTY = dict.fromkeys(("relative_error", "psnr", "ssim", "seconds", "picture"))
 
 
 class Outcome(NamedTuple):
@@ -39,10 +41,9 @@ def invert_images(
     captured: Captured,
     name: str,
     way: Way,
-    *,
-    k: int | None,
     region: int | None,
-    tuning: Tuning | None = None,
+    fractions: Mapping[str, float],
+    tuning: Tuning,
 ) -> list[Outcome]:
     """Invert one stage for a batch, one way, and compare with the truth.
 
@@ -51,72 +52,67 @@ def invert_images(
         captured: The images with the inputs of the stages that ``stages_needed`` names.
         name: The stage.
         way: How.
-        k: Number of regions that the paper's code keeps.
         region: Side of the regions imposed on a stage without pooling.
+        fractions: Shares of non-zero regions by name, 0 to 1, under ``IMPOSED`` and the name behind imposed regions;
+            read for the paper's code alone.
         tuning: What the solvers are told besides.
 
     Returns:
         Per image, what came out. A way that is not open to the stage has no error, and says why in its status.
     """
-    most, count = network.room.most, len(captured.batch.names)
+    stage, most, count = captured.stages.get(name), network.room.most, len(captured.batch.names)
 
     def apart(pieces: Iterable[Captured]) -> list[Outcome]:
-        again = partial(invert_images, network, name=name, way=way, k=k, region=region, tuning=tuning)
-        return [outcome for piece in pieces for outcome in again(piece)]
+        return [
+            outcome
+            for piece in pieces
+            for outcome in invert_images(network, piece, name, way, region, fractions, tuning)
+        ]
 
     if most is not None and most < count:
         return apart(captured.pieces(most))
-    empty = {"relative_error": None, "psnr": None, "ssim": None, "seconds": None, "picture": None}
+    k = None
+    if way.code == "paper":
+        k = paper_k(coded_stage(stage, "network", region), fractions.get(IMPOSED + name, fractions[name]))
     truth = captured.inputs[name] if way.recovered == "layer" else captured.batch.inputs
     try:
-        return _outcomes(network, captured, name, way, k, region, tuning, empty)
+        found = invert_batch(
+            network.module,
+            captured.stages,
+            name,
+            captured.batch.inputs.to(network.device),
+            captured.inputs,
+            way,
+            k=k,
+            region=region,
+            box=network.box,
+            tuning=tuning,
+        )
+        return _outcomes(network, found, is_image=way.recovered == "image" or stage.source == "image")
     except UnconvError as error:
         if count > 1:  # one image may have spoilt it for the others
             return apart(captured.singly())
-        return [Outcome(empty | {"status": str(error)}, None, None, truth[0])]
+        return [Outcome(EMPTY | {"status": str(error)}, None, None, truth[0])]
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     # here the error, which holds what was in memory, is gone
     if count == 1:
-        return [Outcome(empty | {"status": TOO_LARGE}, None, None, truth[0])]
+        return [Outcome(EMPTY | {"status": TOO_LARGE}, None, None, truth[0])]
     network.room.shrink(count // 2)
     return apart(captured.pieces(count // 2))
 
 
-def _outcomes(
-    network: Network,
-    captured: Captured,
-    name: str,
-    way: Way,
-    k: int | None,
-    region: int | None,
-    tuning: Tuning | None,
-    empty: dict[str, Any],
-) -> list[Outcome]:
-    images = captured.batch.inputs.to(network.device)
-    found = invert_batch(
-        network.module,
-        captured.stages,
-        name,
-        images,
-        captured.inputs,
-        way,
-        k=k,
-        region=region,
-        box=network.box,
-        tuning=tuning,
-    )
+def _outcomes(network: Network, found: Inversion, *, is_image: bool) -> list[Outcome]:
     errors = relative_norm(found.estimate - found.reference, found.reference).tolist()
-    is_image = way.recovered == "image" or captured.stages.get(name).source == "image"
     results: list[Outcome] = []
     pixels = _pixels(network, found.estimate, found.reference) if is_image else None
     for i, error in enumerate(errors):
         if not math.isfinite(error):
             status = "what is to be recovered is zero, so there is no relative error"
-            results.append(Outcome(empty | {"status": status}, None, found.estimate[i], found.reference[i]))
+            results.append(Outcome(EMPTY | {"status": status}, None, found.estimate[i], found.reference[i]))
             continue
-        numbers = empty | {"relative_error": error, "seconds": found.seconds, "status": found.status[i]}
+        numbers = EMPTY | {"relative_error": error, "seconds": found.seconds, "status": found.status[i]}
         if pixels is not None:
             quality_of = {"psnr": pixels[1][i], "ssim": pixels[2][i]}
             numbers |= {name: value if math.isfinite(value) else None for name, value in quality_of.items()}

@@ -261,14 +261,14 @@ def _invert(
     for i, index in enumerate(batch.indices):
         if index < plan.pictures:
             save_image(pixels[i], run.path / "images" / f"{index:04d}.png")
+    pooled = {name: shares["pooled"] for name, shares in fractions.items()}
     rows = []
     for number, name in enumerate(plan.names):
         stage = captured.stages.get(name)
         imposed = fitting_region(stage, plan.region)
-        k = paper_k(coded_stage(stage, "network", imposed), _coded_fraction(name, fractions))
         for order, way in enumerate(plan.ways):
             region = imposed if way.code == "paper" else None
-            found = invert_images(network, captured, name, way, k=k, region=region, tuning=Tuning(plan.effort))
+            found = invert_images(network, captured, name, way, region, pooled, Tuning(plan.effort))
             for i, (index, file) in enumerate(zip(batch.indices, batch.names, strict=True)):
                 row = {"image": index, "file": file, "stage": name} | way.fields() | found[i].numbers
                 picture = found[i].picture
