@@ -34,7 +34,10 @@ from unconv.zoo import BUNDLED, model_names
 RESULTS = Path(__file__).with_suffix(".json")
 SIZE = 64
 # a forward pass needs more pixels here, or positions are learned for one size only
-SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70, "timm.models:maxvit_tiny_tf_224": 224}
+SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70}
+SIZES |= {f"timm.models:{name}": 224 for name in ("coat_lite_tiny", "coatnet_nano_rw_224", "convit_tiny")}
+SIZES |= {f"timm.models:{name}": 224 for name in ("visformer_tiny", "vit_tiny_patch16_224")}
+SIZES |= {"timm.models:botnet26t_256": 256, "timm.models:inception_resnet_v2": 128, "timm.models:inception_v4": 128}
 METHODS = ("transpose", "min-norm", "gauss-newton")
 FIRST = Way("layer", "network", "min-norm", "switches")
 EFFORT = 0.01

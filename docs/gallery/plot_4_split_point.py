@@ -18,14 +18,9 @@ with them? This example audits three split points of the bundled network with tw
 # Two photographs at 32x32 pixels. ``effort`` below 1 stops the attack early: a stronger attacker gets more.
 
 import matplotlib.pyplot as plt
-import torch
 
 import unconv
-from unconv.decode.learned import encode_chain
-from unconv.experiments.committed import ROOT
-from unconv.images import psnr, read_image, sample_photographs
-from unconv.runs.decoder_training import decoder_chain, open_decoder
-from unconv.runs.network import Network
+from unconv.images import psnr
 
 splits = ["features.3", "features.10", "features.17"]
 knowledge = ["none", "switches", "gates"]
@@ -51,17 +46,10 @@ attacks = {
 # Decoders of two of the split points are committed with the repository (``unconv train-decoder`` makes one). They
 # name the encoder that they belong to, and are refused for any other.
 
-loaded = unconv.load_model("cifar-vgg", size=32)
-network = Network(loaded.module, loaded.preprocess)
-images = torch.stack([loaded.preprocess(read_image(path)[0]) for path in sample_photographs()[:2]])
-stages = unconv.find_stages(loaded.module, images)
-trained = {}
-for split in ("features.3", "features.10"):
-    chain = decoder_chain(stages, split)
-    decoder = open_decoder(ROOT / "decoders" / f"cifar-vgg-{split}.safetensors", network, chain)
-    with torch.no_grad():
-        codes = encode_chain(chain, images)
-        trained[split] = loaded.preprocess.to_pixels(decoder(codes[-1].values, codes, images.shape[2:]))
+trained = {
+    split: unconv.invert("cifar-vgg", split, method="decoder", size=32, limit=2, progress=False)
+    for split in ("features.3", "features.10")
+}
 
 # %%
 # What they get
@@ -75,8 +63,8 @@ for row, split in zip(panels, splits, strict=True):
         attack = attacks[split, known]
         shown.append((attack.pictures[0][1], f"{attack.psnr[0]:.0f} dB, error {attack.relative_error[0]:.2f}"))
     if split in trained:
-        truth, estimate = attacks[split, "none"].pictures[0][0], trained[split][0]
-        shown.append((estimate, f"{psnr(truth, estimate):.0f} dB"))
+        attack = trained[split]
+        shown.append((attack.pictures[0][1], f"{attack.psnr[0]:.0f} dB, error {attack.relative_error[0]:.2f}"))
     for panel, (picture, words) in zip(row, shown, strict=False):
         panel.imshow(picture.permute(1, 2, 0).clip(0, 1))
         panel.set_xlabel(words, fontsize=9)
@@ -98,12 +86,9 @@ figure, panel = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for known, marker in zip(knowledge, "ovs", strict=True):
     means = [attacks[split, known].psnr.nanmean().item() for split in splits]
     panel.plot(splits, means, marker + "-", label=f"Gauss-Newton, {known if known != 'none' else 'features only'}")
-truths = [pair[0] for pair in attacks["features.3", "none"].pictures]
-means = [
-    sum(psnr(truth, estimate) for truth, estimate in zip(truths, estimates, strict=True)) / len(truths)
-    for estimates in trained.values()
-]
+means = [attack.psnr.nanmean().item() for attack in trained.values()]
 panel.plot(list(trained), means, "*--", markersize=10, label="trained decoder, switches")
+truths = [pair[0] for pair in attacks["features.3", "none"].pictures]
 flat = [psnr(truth, truth.mean(dim=(1, 2), keepdim=True).expand_as(truth)) for truth in truths]
 panel.axhline(sum(flat) / len(flat), color="0.6", linestyle=":", label="the mean colour alone")
 panel.set_ylabel("PSNR in dB, mean of two images")
@@ -118,15 +103,16 @@ panel.legend(fontsize=8)
 #
 # * An attack that succeeds is a proof of leakage: behind ``features.3`` the features alone give the picture back,
 #   whatever the intention was. No attacker needs training data, only the weights.
-# * Switches and gates are content, not bookkeeping. Behind ``features.10`` the switches alone are worth nine decibels
-#   to the same attacker; do not send them along, for an unpooling on the server, say.
+# * Switches and gates are content, not bookkeeping. Behind ``features.10`` the switches alone are worth seven
+#   decibels and more to the same attacker; do not send them along, for an unpooling on the server, say.
 #
 # What a defender **cannot** conclude:
 #
 # * A high error is the failure of *this* attack with *this* effort on *these* two images. It is an upper bound on
-#   nothing: another start, a prior on images or a decoder trained on the right data may do better. The curves show
-#   it: behind ``features.10`` the attacker who knows the gates too does *worse* than the one who knows only switches,
-#   because its linear solver is stopped early while the other one begins with an outline of the image.
+#   nothing: another start, a prior on images or a decoder trained on the right data may do better. The numbers show
+#   it: behind ``features.17`` the attacker who knows the switches does *worse* on one photograph than the one who
+#   has the features alone, though more knowledge cannot hurt: both end at an image with nearly these features, and
+#   it is another one.
 # * An attack that ends below the dotted line has found less than the mean colour tells. That is no certificate
 #   either.
 # * PSNR says nothing about what is recognisable. A face can be known at 15 dB, and a number plate lost at 25.

@@ -22,7 +22,7 @@ from unconv.runs.memory import GivenImages
 from unconv.runs.network import CapturedStream, Network, first_stages
 from unconv.runs.outcomes import Outcome
 from unconv.verbs import report as report_verb
-from unconv.verbs.invert import chosen_tuning, chosen_way, needed
+from unconv.verbs.invert import chosen_tuning, chosen_way, equip, needed
 from unconv.verbs.mistyped import OTHER_NAMES
 from unconv.verbs.opening import network_of, open_images, open_model
 from unconv.verbs.options import ImageOptions, Invert, Report, check_choices
@@ -62,6 +62,7 @@ def invert(
     *,
     start: Literal["layer", "image"] | None = None,
     method: str | None = None,
+    decoders: Sequence[str | Path] = (),
     side_info: Literal["none", "switches", "gates"] = "switches",
     code: Literal["network", "paper"] = "network",
     region: int | None = None,
@@ -93,8 +94,10 @@ def invert(
             ``(C, H, W)``, as the network receives them. Photographs that ship with scikit-image where ``None``.
         start: Recover the stage's own input (``"layer"``) or the network's (``"image"``). The layer where ``None``,
             except for methods that invert the whole network.
-        method: ``"iht"``, ``"transpose"``, ``"min-norm"``, ``"convex"``, ``"gauss-newton"`` or ``"gradient"``.
-            Where ``None``: ``"convex"``, or ``"gauss-newton"`` for the image.
+        method: ``"iht"``, ``"transpose"``, ``"min-norm"``, ``"convex"``, ``"gauss-newton"``, ``"gradient"`` or
+            ``"decoder"``, a trained one. Where ``None``: ``"convex"``, or ``"gauss-newton"`` for the image.
+        decoders: Files from ``unconv train-decoder``, for the method ``"decoder"``; those that a clone of the
+            repository carries are found.
         side_info: Known besides the pooled values: nothing, the switches, or switches and on/off patterns.
         code: What the network computes there, or the paper's reading of it (Table 3): unit filters, no bias,
             magnitude pooling.
@@ -132,6 +135,7 @@ def invert(
         region=region,
         side_info=side_info,
         method=method,
+        decoders=tuple(map(Path, decoders)),
         prior=prior,
         prior_weight=prior_weight,
         optimizer=optimizer,
@@ -153,7 +157,9 @@ def invert(
     way, tuning = chosen_way(options), chosen_tuning(options)
     tuning.check(way.method)
     loaded, network, stream = _open(model, images, options, preprocess)
-    names = needed(loaded, first_stages(network, stream), layer, way)
+    stages = first_stages(network, stream)
+    names = needed(loaded, stages, layer, way)
+    equip(options, (way,), network, stages)
     captured = CapturedStream(network, stream, lambda _: names)
     files: list[str] = []
     found: list[Outcome] = []

@@ -7,11 +7,10 @@ from PIL import Image
 from torch import nn
 
 from unconv.decode.learned import Card, WhatWhereDecoder, decoder_bytes, mirror
-from unconv.experiments.committed import open_decoders
 from unconv.experiments.subject import Subject
 from unconv.images import ImageStream
 from unconv.preprocess import Preprocess
-from unconv.runs.decoder_training import decoder_chain, encoder_sha256, preparation
+from unconv.runs.decoders import decoder_chain, encoder_sha256, open_decoders, preparation
 from unconv.runs.network import Network
 
 
@@ -59,4 +58,4 @@ def decoder_file(subject, tmp_path):
 @pytest.fixture
 def decoders(subject, decoder_file):
     """That decoder by its stage."""
-    return open_decoders(subject, [], decoder_file.parent)
+    return open_decoders(subject.network, subject.stages, [], decoder_file.parent)

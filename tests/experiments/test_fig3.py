@@ -28,6 +28,20 @@ def test_document(subject):
     fig3.draw(result)
 
 
+def test_lambda_decides_how_much_is_fitted(subject):
+    result = fig3.run(subject, samples=20, recovered=2, steps=300, fractions=(0.05, 0.5))
+    sweep = {(one["codes"], one["fraction"]): one for one in result["ours"]["lambda"]}
+    assert len(sweep) == 6
+    for row in ("codes before ReLU", "codes before ReLU, centred", "codes after ReLU"):
+        fine, coarse = sweep[row, 0.05], sweep[row, 0.5]
+        assert fine["images"] == coarse["images"] == 2
+        assert 0 < fine["error"] < coarse["error"] < 1
+        assert fine["ratio"] == pytest.approx(result["ours"]["ratios"][row]["mean"])
+    header, rows = fig3.tables(result)["lambda"]
+    assert all(len(row) == len(header) for row in rows)
+    assert "does not give its lambda" in "".join(result["notes"])
+
+
 def test_without_algorithm_2(subject):
     ratios = fig3.run(subject, samples=20, recovered=0)["ours"]["ratios"]
     assert not any(row.startswith("codes") for row in ratios)

@@ -99,6 +99,34 @@ def test_other_architectures(name, layer):
     assert plain.shape[1:] == stage.code_shape
 
 
+def test_attention_has_the_second_derivative_that_products_need():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 2, 2), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            h = self.first(x)
+            tokens = h.flatten(2).transpose(1, 2)
+            h = h + F.scaled_dot_product_attention(tokens, tokens, tokens).transpose(1, 2).reshape_as(h)
+            return self.last(h)
+
+    torch.manual_seed(0)
+    model, x = Attending(), torch.randn(2, 3, 8, 8)
+    features = Features(model, find_stages(model, x).get("last"), x.shape[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(features(x), model(x))
+    y, pull = torch.func.vjp(features, x)
+    v = torch.randn_like(y)
+    # J v by the derivative of J' u in the direction v, as Gauss-Newton takes it
+    direction = torch.randn_like(x)
+    u = torch.zeros_like(y, requires_grad=True)
+    leaf = x.clone().requires_grad_()
+    (back,) = torch.autograd.grad(features(leaf), leaf, u, create_graph=True)
+    (pushed,) = torch.autograd.grad(back, u, direction)
+    torch.testing.assert_close((pushed * v).sum(), (pull(v)[0] * direction).sum(), rtol=1e-4, atol=1e-5)
+
+
 def test_network_is_left_alone():
     model, stage, x = make()
     model.train()

@@ -16,13 +16,11 @@ from unconv.runs.decoder_training import (
     FINAL,
     Photographs,
     Recipe,
-    decoder_chain,
-    encoder_sha256,
-    open_decoder,
     split,
     train,
     validation_pictures,
 )
+from unconv.runs.decoders import decoder_chain, encoder_sha256, open_decoder
 from unconv.runs.directory import RunDirectory
 from unconv.runs.network import Network
 from unconv.zoo import load_model

@@ -353,6 +353,17 @@ def test_images_that_overflow_are_skipped_by_name(call, photographs, tmp_path):
         (["invert", "tiny_networks:vgg", "--stage", "0", "--method", "iht", "--prior", "tv"], 2, "takes no prior 'tv'"),
         (["invert", "tiny_networks:vgg", "--stage", "0", "--from", "image", "--prior", "l1"], 2, "none, .*tv"),
         (["invert", "tiny_networks:vgg", "--stage", "0", "--prior-weight", "1"], 2, "--prior-weight is that of"),
+        (["invert", "tiny_networks:vgg", "--stage", "0", "--decoders", "a"], 2, "files for --method decoder"),
+        (
+            ["invert", "tiny_networks:vgg", "--stage", "0", "--method", "decoder", "--side-info", "none"],
+            2,
+            "use --side-info switches",
+        ),
+        (
+            ["invert", "tiny_networks:vgg", "--size", "16", "--stage", "0", "--method", "decoder"],
+            1,
+            "stage 0 has no decoder at hand; unconv train-decoder",
+        ),
         (["invert", "tiny_networks:vgg", "--stage", "0", "--jitter", "2"], 2, "use them with --method gradient"),
         (
             [

@@ -106,11 +106,12 @@ def test_image_space_with_a_decoder_trained_before(call, photographs, tmp_path):
         (("table4",), 1, "not in torch's cache.*--weights FILE"),
         (("fig2", "--draws", 0), 2, "--draws is 0"),
         (("fig3", "--recovered", -1), 2, "--recovered is -1"),
+        (("fig3", "--fractions", 0.1, 1), 2, "--fractions is 0.1 1.0; each is a fraction"),
         (("fig2", "--sizes", 10, 32, 50, 32, 96), 2, "--sizes"),
         (("table3", "--model", "tiny_networks:unpadded"), 1, "pooled stage"),
         (("table2", "--model", "tiny_networks:vgg", "--images", "nowhere"), 2, "nowhere"),
         (("all", "--model", "no-such-model"), 2, "no-such-model"),
-        (("fig4", "--model", "tiny_networks:vgg"), 1, "has no decoder at hand: unconv train-decoder"),
+        (("fig4", "--model", "tiny_networks:vgg"), 1, "has no decoder at hand; unconv train-decoder"),
         (("table3", "--model", "tiny_networks:vgg", "--decoders", "no.safetensors"), 2, "no decoder no.safetensors"),
     ],
 )

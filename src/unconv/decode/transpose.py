@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from unconv.batched import column, norms, tiny
@@ -16,7 +17,7 @@ def transpose(operator: LinearOperator, code: Code, *, norm: Tensor | None = Non
         operator: The map ``W``.
         code: Codes of ``N`` inputs.
         norm: Norm that each result gets. Shape ``(N,)``. Table 3 uses the true ``||x||``, so the error
-            measures direction only.
+            measures direction only. A code of zeros gives zero.
 
     Returns:
         Shape ``(N, *input_shape)``.
@@ -30,4 +31,5 @@ def transpose(operator: LinearOperator, code: Code, *, norm: Tensor | None = Non
     size = norms(estimate)
     if norm.shape != size.shape:
         raise ValueError(f"norm has shape {tuple(norm.shape)}; expected {tuple(size.shape)}, one number per input")
-    return estimate * column(norm / size.clamp_min(tiny(size)), estimate)
+    # a code of zeros has no direction to be rescaled; it stays the estimate zero
+    return estimate * column(torch.where(size > tiny(size), norm / size, 0), estimate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -61,13 +62,16 @@ def run(draws: int = 20_000, seed: int = 0, setting: Setting = SETTING) -> dict[
         counts, edges = np.histogram(found, bins=80)
         quantiles = {key: float(np.quantile(found, q)) for key, q in QUANTILES.items()}
         ours[name] = quantiles | {"histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
+    sizes = ", ".join(f"{name}={value}" for name, value in asdict(setting).items())
     return {
         "name": "fig2",
         "paper": {"printed": FIGURE_2, "checked": FIGURE_2_CHECKED},
         "ours": ours,
         "notes": [
-            f"{draws} codes on {len(parts)} Gaussian filter banks of variance 1 / (M l), {setting}; values uniform on "
-            "[-1, 1], at most one non-zero per channel; float64; x^ is not rescaled.",
+            f"{draws} codes, {CODES_PER_BANK} for each bank of Gaussian filters of variance 1 / (M l), {sizes}; values "
+            "uniform on [-1, 1], at most one non-zero per channel; float64; x^ is not rescaled.",
+            "checked: quantiles that were recomputed independently of this code, since the paper gives histograms; "
+            "none for the last row.",
             "(b) is near 1 only on the support of z (Lemma B.1); over all entries it is near 2.",
             "(c) looks as printed only with the true switches of z; the switches of Wx, which a network has, give "
             "twice the error, and M_fixed on freely placed z more than x^ = 0 would.",

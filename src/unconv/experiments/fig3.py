@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,13 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from unconv.batched import norms
+from unconv.batched import norms, relative_norm
 from unconv.experiments.paper_values import FIGURE_3, FIGURE_3_CHECKED
 from unconv.experiments.subject import Subject, blocks, label
 from unconv.measure.rip import Boundary, RatioSummary, sample_ratios
 from unconv.operators import ConvOperator
 from unconv.recover.activation import activation_recovery
+from unconv.recover.fista import FRACTION, default_weight
 from unconv.runs.counting import activity_over, paper_k
 from unconv.runs.network import CapturedStream
 from unconv.sparsity import Pooled, Window
@@ -30,6 +33,7 @@ ROWS = {
     "gaussian, full": "random codes, Gaussian filters, full output",
     "gaussian, cropped": "random codes, Gaussian filters, output cropped to the input",
     "codes before ReLU": "Algorithm 2 on the activation before ReLU, full output",
+    "codes before ReLU, centred": "Algorithm 2 on the activation before ReLU without its channels' means, full output",
     "codes after ReLU": "Algorithm 2 on the activation after ReLU, full output",
 }
 
@@ -52,7 +56,32 @@ def choose_stage(subject: Subject) -> str:
     return (reading or list(subject.names))[-1]
 
 
-def run(subject: Subject, samples: int = 1000, recovered: int = 4, steps: int = 300) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Found:
+    """What Algorithm 2 found for one kind of activation of some images, at one lambda.
+
+    Attributes:
+        row: The kind, one of ``ROWS``.
+        fraction: Half of lambda, as a fraction of ``max |W x|``.
+        ratios: ``||W^T z|| / ||z||``. Shape ``(N,)``.
+        errors: ``||W^T z - x|| / ||x||``. Shape ``(N,)``.
+        converged: Whether all minimisations have.
+    """
+
+    row: str
+    fraction: float
+    ratios: Tensor
+    errors: Tensor
+    converged: bool
+
+
+def run(
+    subject: Subject,
+    samples: int = 1000,
+    recovered: int = 4,
+    steps: int = 300,
+    fractions: Sequence[float] = (FRACTION,),
+) -> dict[str, Any]:
     """Sample ratios ``||W^T z|| / ||z||``.
 
     Args:
@@ -60,6 +89,7 @@ def run(subject: Subject, samples: int = 1000, recovered: int = 4, steps: int = 
         samples: Number of random codes.
         recovered: Number of images whose codes Algorithm 2 finds; none where 0.
         steps: Largest number of steps of each of its two minimisations.
+        fractions: Half of Algorithm 2's lambda, as fractions of ``max |W x|``; the first one is the figure's.
 
     Returns:
         ``name``, ``paper``, ``ours`` and ``notes``, fit for JSON.
@@ -74,17 +104,26 @@ def run(subject: Subject, samples: int = 1000, recovered: int = 4, steps: int = 
     regions = Pooled(stage.pooling if isinstance(stage.pooling, Window) else 1)
     found = _random_codes(subject, stage, regions, k, samples)
     notes: list[str] = []
+    sweep: list[dict[str, Any]] = []
     if recovered:
-        codes = list(_recovered(subject, name, share, recovered, steps))
-        for row in ("codes before ReLU", "codes after ReLU"):
-            if ratios := [ratio for kind, ratio, _ in codes if kind == row]:
-                found[row] = torch.cat(ratios)
-        short = sum(1 for *_, converged in codes if not converged)
+        codes = list(_recovered(subject, name, share, recovered, steps, fractions))
+        for row, fraction in product(ROWS, fractions):
+            part = [one for one in codes if (one.row, one.fraction) == (row, fraction)]
+            if not part:
+                continue
+            ratios = torch.cat([one.ratios for one in part])
+            errors = torch.cat([one.errors for one in part])
+            means = {"ratio": ratios.mean().item(), "error": errors.mean().item()}
+            sweep.append({"codes": row, "fraction": fraction, "images": len(errors), **means})
+            if fraction == fractions[0]:
+                found[row] = ratios
+        short = sum(1 for one in codes if not one.converged)
         notes.append(
-            f"Algorithm 2 on {recovered} image(s), lambda by its default rule, until the duality gap is {TOLERANCE:g} "
-            f"of |x|^2 / 2 or {steps} steps; {short} of {len(codes)} batches ended before. The paper has 1000 codes."
+            f"Algorithm 2 on {recovered} image(s), lambda / 2 = {fractions[0]:g} of max |Wx|, until the duality gap is "
+            f"{TOLERANCE:g} of |x|^2 / 2 or {steps} steps; {short} of {len(codes)} batches ended before. The paper has "
+            "1000 codes, and does not give its lambda."
         )
-        if not any(kind == "codes before ReLU" for kind, *_ in codes):
+        if all(one.row == "codes after ReLU" for one in codes):
             notes.append(f"{name} does not read the output of one stage, so there is no activation before ReLU.")
     ours = {row: _summary(found[row]) for row in ROWS if row in found}
     return {
@@ -97,6 +136,7 @@ def run(subject: Subject, samples: int = 1000, recovered: int = 4, steps: int = 
             "regions": paper_k(stage, 1.0),
             "share": share,
             "ratios": ours,
+            "lambda": sweep,
         },
         "notes": [
             f"Ours: {name} of {subject.model}, {samples} random codes at the measured sparsity ({100 * share:.1f} % of "
@@ -126,9 +166,8 @@ def _random_codes(subject: Subject, stage: Stage, regions: Pooled, k: int, sampl
 
 
 def _recovered(
-    subject: Subject, name: str, share: float, images: int, steps: int
-) -> Iterator[tuple[str, Tensor, bool]]:
-    """Kind of activation, ratios of the codes that Algorithm 2 finds for it, and whether it converged."""
+    subject: Subject, name: str, share: float, images: int, steps: int, fractions: Sequence[float]
+) -> Iterator[Found]:
     source = subject.stages.get(name).source
     names = [source, name] if source in subject.stages.names else [name]
     left = images
@@ -139,15 +178,18 @@ def _recovered(
         activations = {"codes after ReLU": captured.inputs[name][:left]}
         if len(names) > 1:
             before = captured.stages.get(names[0])
-            linear = before.preactivation(captured.inputs[names[0]][:left])
-            activations["codes before ReLU"] = before.pool(linear).values
-        for kind, x in activations.items():
+            linear = before.pool(before.preactivation(captured.inputs[names[0]][:left])).values
+            activations["codes before ReLU"] = linear
+            activations["codes before ReLU, centred"] = linear - linear.mean(tuple(range(2, linear.ndim)), keepdim=True)
+        for (row, x), fraction in product(activations.items(), fractions):
             padded = F.pad(x, [p for padding in reversed(stage.operator.padding) for p in (padding, padding)])
-            solution = activation_recovery(operator, padded, model, tolerance=TOLERANCE, max_steps=steps)
-            z = solution.value.code.dense()
+            weight = default_weight(operator, padded, fraction).clamp_min(1e-30)
+            solution = activation_recovery(operator, padded, model, weight=weight, tolerance=TOLERANCE, max_steps=steps)
+            z, again = solution.value.code.dense(), solution.value.reconstruction
             there = norms(z) > 0
-            ratios = norms(solution.value.reconstruction)[there] / norms(z)[there]
-            yield kind, ratios, all(status == "converged" for status in solution.status)
+            ratios = norms(again)[there] / norms(z)[there]
+            errors = relative_norm(again - padded, padded)[there]
+            yield Found(row, fraction, ratios, errors, all(status == "converged" for status in solution.status))
         subject.progress(f"Algorithm 2 on {name}", 0)
         left -= len(captured.batch.names)
         if left <= 0:
@@ -188,6 +230,23 @@ def table(result: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]
         said = ", ".join(f"{key} {value}" for key, value in theirs.items()) or None
         rows.append((ROWS[row], found["samples"], *(found[q] for q in ("p01", "p50", "p99", "mean", "std")), said))
     return ("|W'z| / |z|", "codes", "p01", "p50", "p99", "mean", "std", "paper, VGG-16"), rows
+
+
+def tables(result: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]]:
+    """The ratios; and, where Algorithm 2 ran, what they are at each lambda.
+
+    Args:
+        result: What ``run`` returned.
+
+    Returns:
+        Header and rows by caption.
+    """
+    found = {"ratios": table(result)}
+    if sweep := result["ours"].get("lambda"):
+        header = ("Algorithm 2 on", "lambda / (2 max |Wx|)", "images", "mean |W'z| / |z|", "mean |W'z - x| / |x|")
+        rows = [(ROWS[one["codes"]], *(one[key] for key in ("fraction", "images", "ratio", "error"))) for one in sweep]
+        found["lambda"] = (header, rows)
+    return found
 
 
 def draw(result: dict[str, Any]) -> Figure:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from unconv.batched import relative_norm
 from unconv.errors import UnconvError
-from unconv.experiments.committed import OpenedDecoder
 from unconv.experiments.paper_values import SETTING
 from unconv.experiments.subject import Subject
 from unconv.experiments.table3 import (
@@ -26,6 +25,7 @@ from unconv.experiments.table3 import (
     without_decoder,
 )
 from unconv.images import to_uint8
+from unconv.runs.decoders import OpenedDecoder
 
 SHOWN = 4
 ROWS = {

@@ -20,12 +20,12 @@ from unconv.decode.layer import paper_stage
 from unconv.decode.learned import encode_chain
 from unconv.decode.transpose import transpose
 from unconv.errors import UnconvError
-from unconv.experiments.committed import OpenedDecoder
 from unconv.experiments.paper_values import SETTING, TABLE_3, TABLE_3_CHECKED, TABLE_3_IMAGE
 from unconv.experiments.subject import Subject, blocks
+from unconv.invert.ways import decoder_missing
 from unconv.measure.activity import Activity
 from unconv.runs.counting import paper_k
-from unconv.runs.decoder_training import decoder_chain
+from unconv.runs.decoders import OpenedDecoder, decoder_chain
 from unconv.runs.network import Captured, CapturedStream
 from unconv.sparsity import Pooled, Window
 from unconv.stage import Stage
@@ -346,10 +346,7 @@ def without_decoder(layer: MacroLayer) -> str:
     Returns:
         One line with the command that makes one.
     """
-    return (
-        f"Macro layer {layer.number} has no decoder at hand: unconv train-decoder MODEL --stage {layer.reads} "
-        "--images FOLDER makes one, --decoders FILE takes it"
-    )
+    return f"Macro layer {layer.number}: {decoder_missing(layer.reads)}"
 
 
 def work(subject: Subject) -> int:

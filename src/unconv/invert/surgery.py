@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from unconv.errors import UnconvError
@@ -210,6 +211,9 @@ class _Surgeon(TorchFunctionMode):
             return self.activate(h, lambda h: getattr(F, name)(h, *numbers, **options))
         if name in CONVOLUTIONS:
             return fixed_convolution(func, args, options)
+        if func is F.scaled_dot_product_attention:
+            with sdpa_kernel(SDPBackend.MATH):  # the fused ones have no second derivative
+                return func(*args, **options)
         if func is F.batch_norm:
             return _fixed_batch_norm(*args, **options)
         return func(*args, **options)

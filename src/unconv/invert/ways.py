@@ -15,6 +15,7 @@ from unconv.batched import norms
 from unconv.decode.convex import PRIORS
 from unconv.decode.convex import Prior as ConvexPrior
 from unconv.decode.layer import METHODS, CodeKind, SideInfo, paper_code, paper_stage
+from unconv.decode.learned import WhatWhereDecoder, encode_chain
 from unconv.errors import UnconvError, UsageError
 from unconv.invert.box import Box, contrast
 from unconv.invert.chain import chain_to_image, decode_chain, follow
@@ -28,7 +29,8 @@ from unconv.stage import Stage
 from unconv.stages import Stages
 
 Recovered = Literal["layer", "image"]
-WHOLE_NETWORK = ("gauss-newton", "gradient")
+TRAINED = "decoder"
+WHOLE_NETWORK = ("gauss-newton", "gradient", TRAINED)
 STEPS, INNER_STEPS, GRADIENT_STEPS = 12, 40, 200
 OPEN_PRIORS = {"convex": ("none", *PRIORS), "gauss-newton": ("none", "natural", "tv")}
 
@@ -55,6 +57,8 @@ class Way:
             raise UsageError(f"no method {self.method!r}; use one of {', '.join((*METHODS, *WHOLE_NETWORK))}")
         if self.method in WHOLE_NETWORK and (self.recovered, self.code) != ("image", "network"):
             raise UsageError(f"{self.method} inverts the whole network; use --from image --code network with it")
+        if self.method == TRAINED and self.side_info != "switches":
+            raise UsageError("a trained decoder knows the switches, no less and no more; use --side-info switches")
 
     @staticmethod
     def of(
@@ -217,6 +221,7 @@ def invert_batch(
     region: int | None = None,
     box: Box | None = None,
     tuning: Tuning | None = None,
+    decoder: WhatWhereDecoder | None = None,
 ) -> Inversion:
     """Recover a stage's input, or the image, from the stage's code.
 
@@ -231,6 +236,7 @@ def invert_batch(
         region: Side of the regions imposed on a stage without pooling.
         box: Bounds of images, where they are known.
         tuning: What the solvers are told besides.
+        decoder: The stage's, for the way that needs a trained one.
 
     Returns:
         The inversion.
@@ -239,6 +245,8 @@ def invert_batch(
         UnconvError: If the way is not open to the stage, or the result is not finite.
     """
     tuning = tuning or Tuning()
+    if way.method == TRAINED:
+        return _trained(stages, name, images, decoder, region)
     original = stages.get(name)
     stage = coded_stage(original, way.code, region)
     x = inputs[name]
@@ -270,9 +278,45 @@ def invert_batch(
             effort=tuning.effort,
         )
     seconds = (time.perf_counter() - start) / len(x)
-    if not torch.isfinite(solution.value).all():
-        raise UnconvError(f"inverting stage {name!r} by {way.method} gave NaN or infinite values; check the weights")
+    _check_finite(solution.value, name, way.method)
     return Inversion(solution.value, reference, seconds, solution.status)
+
+
+def decoder_missing(name: str) -> str:
+    """What to say where a stage has no trained decoder.
+
+    Args:
+        name: The stage.
+
+    Returns:
+        A sentence that names the command that makes one.
+    """
+    return (
+        f"stage {name} has no decoder at hand; unconv train-decoder MODEL --stage {name} --images FOLDER "
+        "makes one, --decoders FILE takes it"
+    )
+
+
+@torch.no_grad()
+def _trained(
+    stages: Stages, name: str, images: Tensor, decoder: WhatWhereDecoder | None, region: int | None
+) -> Inversion:
+    if decoder is None:
+        raise UnconvError(decoder_missing(name))
+    chain = chain_to_image(stages, name)
+    if region is not None and chain[-1].pooling is None:
+        raise UnconvError(f"the decoder of stage {name} was trained on the stage as it is; leave out --region")
+    codes = encode_chain(chain, images)
+    start = time.perf_counter()
+    estimate = decoder(codes[-1].values, codes, images.shape[2:])
+    seconds = (time.perf_counter() - start) / len(images)
+    _check_finite(estimate, name, TRAINED)
+    return Inversion(estimate, images, seconds, ("converged",) * len(images))
+
+
+def _check_finite(estimate: Tensor, name: str, method: str) -> None:
+    if not torch.isfinite(estimate).all():
+        raise UnconvError(f"inverting stage {name!r} by {method} gave NaN or infinite values; check the weights")
 
 
 def _whole_network(

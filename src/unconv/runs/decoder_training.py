@@ -18,19 +18,16 @@ from torch import Tensor
 
 from unconv.atomic import replacing
 from unconv.batched import relative_norm
-from unconv.checkpoint import hash_state
-from unconv.decode.learned import Card, WhatWhereDecoder, decoder_bytes, encode_chain, load_decoder, mirror, read_card
+from unconv.decode.learned import Card, WhatWhereDecoder, decoder_bytes, encode_chain, mirror
 from unconv.errors import UnconvError
 from unconv.images import ImageStream, SkippedImage
-from unconv.invert.chain import chain_to_image
+from unconv.runs.decoders import encoder_sha256, open_decoder, preparation
 from unconv.runs.directory import RunDirectory
 from unconv.runs.network import Network
 from unconv.stage import Stage
-from unconv.stages import Stages
 
 FINAL, CHECKPOINT = "decoder.safetensors", "checkpoint.pt"
 LEAST_RATE = 0.01
-SIZES = ("resize", "crop", "interpolation")
 
 
 @dataclass(frozen=True)
@@ -105,85 +102,6 @@ class Photographs:
         if len(batches) > 1:
             raise UnconvError("the images are of different sizes; give one with --size, or train on --crop")
         return batches[0].to(self.network.device) if batches else None
-
-
-def decoder_chain(stages: Stages, name: str) -> tuple[Stage, ...]:
-    """The encoder of a stage's decoder.
-
-    Args:
-        stages: The stages of a network.
-        name: The stage whose code is decoded.
-
-    Returns:
-        The stages from the image to it.
-
-    Raises:
-        UsageError: If there is no such stage.
-        UnconvError: If no plain chain of two-dimensional stages leads there.
-    """
-    stages.get(name)
-    try:
-        chain = chain_to_image(stages, name)
-    except UnconvError as error:
-        said = str(error).partition(", so")[0]
-        raise UnconvError(f"stage {name} has no mirrored decoder: {said}; use a stage of a plain chain") from error
-    if any(stage.operator.dims != 2 for stage in chain):
-        raise UnconvError(f"stage {name} is not two-dimensional; what-where decoders give pictures")
-    return chain
-
-
-def encoder_sha256(network: Network, chain: Sequence[Stage]) -> str:
-    """SHA-256 of the weights of a chain of stages, so that what lies behind the stage does not matter.
-
-    Args:
-        network: The network.
-        chain: Some of its stages.
-
-    Returns:
-        The hash of their convolutions and batch norms, by name.
-    """
-    state: dict[str, Tensor] = {}
-    for stage in chain:
-        for path in (stage.name, stage.batch_norm):
-            if path is not None:
-                module = network.module.get_submodule(path)
-                state |= {f"{path}.{name}": tensor.cpu() for name, tensor in module.state_dict().items()}
-    return hash_state({name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")})
-
-
-def preparation(network: Network) -> dict[str, Any]:
-    """What a decoder has to know of a network's preprocessing: all but the sizes of images.
-
-    Args:
-        network: The network.
-
-    Returns:
-        JSON's types only.
-    """
-    return {name: value for name, value in network.preprocess.describe().items() if name not in SIZES}
-
-
-def open_decoder(file: str | Path, network: Network, chain: Sequence[Stage]) -> WhatWhereDecoder:
-    """The decoder in a file, on the network's device, if it belongs to these stages of this network.
-
-    Args:
-        file: The file.
-        network: The network.
-        chain: From ``decoder_chain``.
-
-    Returns:
-        The decoder.
-
-    Raises:
-        UsageError: If there is no such file.
-        UnconvError: If it is the decoder of another network, another stage or other preprocessing.
-    """
-    file = Path(file)
-    decoder = load_decoder(file, chain, encoder_sha256(network, chain))
-    theirs, ours = read_card(file).preprocessing, preparation(network)
-    if theirs != ours:
-        raise UnconvError(f"{file} was trained on images prepared as {theirs}, not as {ours}; see --mean and --std")
-    return decoder.to(network.device)
 
 
 def train(

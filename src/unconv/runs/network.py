@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from unconv.decode.learned import WhatWhereDecoder
 from unconv.errors import UnconvError
 from unconv.images import Batch, ImageStream, SkippedImage, one_line
 from unconv.invert.box import Box
@@ -27,12 +28,14 @@ class Network:
         preprocess: From an image to its input, and back to pixels.
         device: Where it computes.
         room: How many images fit into memory at a time.
+        decoders: Trained decoders, by the stage that they decode.
     """
 
     module: nn.Module
     preprocess: Preprocessing
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     room: Room = field(default_factory=Room)
+    decoders: dict[str, WhatWhereDecoder] = field(default_factory=dict)
     _stages: dict[tuple[int, ...], Stages] = field(default_factory=dict)
 
     @property

@@ -87,6 +87,7 @@ def invert_images(
             region=region,
             box=network.box,
             tuning=tuning,
+            decoder=network.decoders.get(name),
         )
         return _outcomes(network, found, is_image=way.recovered == "image" or stage.source == "image")
     except UnconvError as error:

@@ -164,6 +164,7 @@ def _invert(options: Invert) -> Forecast:
         tuning.check(way.method)
     opened = _open(options)
     names, _ = choose_stages(opened.loaded, opened.found, (options.stage,) if options.stage else options.stages)
+    invert.equip(options, ways, opened.network, opened.found)
     stages = [opened.found.get(name) for name in names]
     trial, kinds = _typical(stages), _kinds(ways)
     forecast = opened.forecast("invert", names)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
 
+from unconv.checkpoint import hash_state
 from unconv.decode.layer import METHODS
+from unconv.decode.learned import WhatWhereDecoder
 from unconv.errors import UnconvError, UsageError
+from unconv.experiments.committed import DECODERS
 from unconv.images import ImageStream, SkippedImage, cannot_write, save_image
 from unconv.invert.gradient import Regulariser
 from unconv.invert.surgery import SIDE_INFO
-from unconv.invert.ways import WAYS, WHOLE_NETWORK, Tuning, Way, fitting_region, stages_needed
+from unconv.invert.ways import TRAINED, WAYS, WHOLE_NETWORK, Tuning, Way, fitting_region, stages_needed, decoder_missing
+from unconv.runs.decoders import open_decoders
 from unconv.runs.directory import RunDirectory, Unwritten
 from unconv.runs.inversion import Inverted, Inverting, invert_all
 from unconv.runs.network import Network
@@ -60,7 +64,9 @@ def _one_stage(options: Invert, rank: Rank) -> Answer | None:
     way, tuning = chosen_way(options), chosen_tuning(options)
     tuning.check(way.method)
     loaded, network = open_model(options, rank=rank)
-    names = needed(loaded, network.stages(loaded.example().shape[1:]), options.stage, way)
+    found = network.stages(loaded.example().shape[1:])
+    names = needed(loaded, found, options.stage, way)
+    equip(options, (way,), network, found)
     images = open_images(options, loaded)
 
     def keep(index: int, _name: str, _way: Way, found: Outcome) -> None:
@@ -99,6 +105,7 @@ def _all_stages(options: Invert, rank: Rank) -> Answer | None:
     images = open_images(options, loaded)
     shape = next(iter(images)).inputs.shape[1:]
     names, skipped_modules = choose_stages(loaded, network.stages(shape), options.stages)
+    equip(options, ways, network, network.stages(shape))
     region = 2 if options.region is None else options.region
 
     def imposed(stage: Stage, way: Way) -> int | None:
@@ -124,7 +131,7 @@ def _all_stages(options: Invert, rank: Rank) -> Answer | None:
         for name in names
     ]
     document = {"stages": documents, "skipped_modules": skipped_modules, "skipped": inverted.skipped}
-    return document, f"{_text(documents)}\n{_legend(options)}"
+    return document, "\n".join([_text(documents), *_missing(documents), _legend(options)])
 
 
 def _inverted(
@@ -133,7 +140,7 @@ def _inverted(
     if options.out is None:
         run: RunDirectory = Unwritten()
     else:
-        run = RunDirectory(options.out, _config(options, loaded, images, job), rank)
+        run = RunDirectory(options.out, _config(options, loaded, images, job, network.decoders), rank)
     units = len(job.names) * len(images) * (len(job.ways) + job.papers)
     try:
         with progress_bar(math.ceil(units / rank.count), shown=rank.leads) as progress:
@@ -149,7 +156,13 @@ def _inverted(
     return inverted
 
 
-def _config(options: Invert, loaded: LoadedModel, images: ImageStream, job: Inverting) -> dict[str, Any]:
+def _config(
+    options: Invert,
+    loaded: LoadedModel,
+    images: ImageStream,
+    job: Inverting,
+    decoders: Mapping[str, WhatWhereDecoder],
+) -> dict[str, Any]:
     return {
         "verb": "invert",
         "model": options.model,
@@ -158,6 +171,7 @@ def _config(options: Invert, loaded: LoadedModel, images: ImageStream, job: Inve
         "images": given(options, images),
         "stages": list(job.names),
         "ways": [way.fields() for way in job.ways],
+        "decoders": {name: hash_state(decoder.state_dict()) for name, decoder in decoders.items()},
         "region": options.region,
         "batch": options.batch,
         "tuning": asdict(job.tuning),
@@ -180,6 +194,29 @@ def needed(loaded: LoadedModel, found: Stages, name: str, way: Way) -> tuple[str
     names = stages_needed(found, name, way)
     choose_stages(loaded, found, (name,))
     return names
+
+
+def equip(options: Invert, ways: Iterable[Way], network: Network, stages: Stages) -> None:
+    """Give the network the trained decoders that ways ask for.
+
+    Args:
+        options: The options, which may name files.
+        ways: How stages are to be inverted.
+        network: The network; gets the decoders.
+        stages: Its stages.
+
+    Raises:
+        UsageError: If there are files and no way needs them, or one does not exist.
+        UnconvError: If a file is no decoder, the decoder of another network, or the only stage has none.
+    """
+    if all(way.method != TRAINED for way in ways):
+        if options.decoders:
+            raise UsageError(f"--decoders are files for --method {TRAINED}; give both or neither")
+        return
+    opened = open_decoders(network, stages, options.decoders, DECODERS)
+    if options.stage and options.stage not in opened:
+        raise UnconvError(decoder_missing(options.stage))
+    network.decoders = {name: found.decoder for name, found in opened.items()}
 
 
 def chosen_way(options: Invert) -> Way:
@@ -211,8 +248,9 @@ def chosen_ways(options: Invert) -> tuple[Way, ...]:
         if options.method not in (*METHODS, *WHOLE_NETWORK):
             raise UsageError(f"no method {options.method!r}; use one of {', '.join((*METHODS, *WHOLE_NETWORK))}")
         starts = ("image",) if options.method in WHOLE_NETWORK else ("layer", "image")
+        infos = ("switches",) if options.method == TRAINED else SIDE_INFO
         code = options.code or "network"
-        candidates = tuple(Way(start, code, options.method, known) for start, known in product(starts, SIDE_INFO))
+        candidates = tuple(Way(start, code, options.method, known) for start, known in product(starts, infos))
     wanted = {"from": options.start, "code": options.code, "side_info": options.side_info}
     fitting = [way for way in candidates if all(way.fields()[key] == v for key, v in wanted.items() if v is not None)]
     if not fitting:
@@ -258,6 +296,18 @@ def _legend(options: Invert, statuses: Iterable[str] = ()) -> str:
     if options.out is not None:
         lines.append(f"in {options.out}: the recovered images as pictures, and results.parquet")
     return "\n".join(lines)
+
+
+def _missing(documents: list[dict[str, Any]], shown: int = 3) -> list[str]:
+    """Why some ways gave nothing."""
+    empty = [
+        f"nothing for {document['stage']} from {found['from']} by {found['method']}: {found['note']}"
+        for document in documents
+        for found in document["inversion"]
+        if not found["images"]
+    ]
+    more = len(empty) - shown
+    return empty[:shown] + ([f"and {more} more ways that gave nothing; --json says why"] if more > 0 else [])
 
 
 def _text(documents: list[dict[str, Any]]) -> str:

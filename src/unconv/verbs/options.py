@@ -163,7 +163,9 @@ class Invert(ImageOptions):
             where not given.
         method: iht and transpose: W^T of the unpooled code, rescaled; min-norm: least norm solution of the equations;
             convex: all equations and inequalities; gauss-newton: the whole network; gradient: the whole network by
-            plain gradient descent, the baseline. convex where not given, gauss-newton with --from image.
+            plain gradient descent, the baseline; decoder: a trained one. convex where not given, gauss-newton with
+            --from image.
+        decoders: Files from train-decoder, for --method decoder; committed ones that belong to the network are found.
         prior: What is assumed where the code leaves the input open: none, smooth, gaussian, l1 or tv for convex (smooth
             where not given); none, natural or tv for gauss-newton (natural where not given and equations run out).
         prior_weight: Weight of the priors l1 and tv.
@@ -182,6 +184,7 @@ class Invert(ImageOptions):
     region: int | None = None
     side_info: Literal["none", "switches", "gates"] | None = None
     method: str | None = None
+    decoders: tuple[Path, ...] = ()
     prior: Literal["none", "smooth", "natural", "gaussian", "l1", "tv"] | None = None
     prior_weight: float | None = None
     optimizer: Literal["adam", "lbfgs"] = "adam"
@@ -296,6 +299,7 @@ class Reproduce(ImageOptions):
         recovered: Images whose codes Algorithm 2 finds for fig3.
         decoders: Files from train-decoder, for table3 and fig4; committed ones that belong to the network are found.
         steps: Largest number of steps of Algorithm 2.
+        fractions: Half of Algorithm 2's lambda, as fractions of max |Wx|; the first is the figure's, a table has all.
         region: Side of the pooling imposed on a stage that has none.
         sizes: k M l D K of fig2 and thm31: non-zeros, channels, length of a filter, length of the input, filters.
         out: Folder for the JSON with its settings, the figure, and the page of "all".
@@ -309,6 +313,7 @@ class Reproduce(ImageOptions):
     recovered: int = 4
     decoders: tuple[Path, ...] = ()
     steps: int = 300
+    fractions: tuple[float, ...] = (0.05,)
     region: int = 2
     sizes: tuple[int, int, int, int, int] = (10, 32, 5, 32, 96)
     out: Path | None = None

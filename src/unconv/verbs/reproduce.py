@@ -27,10 +27,11 @@ from unconv.experiments import (
     table4,
     thm33,
 )
-from unconv.experiments.committed import OpenedDecoder, committed_result, open_decoders
+from unconv.experiments.committed import DECODERS, committed_result
 from unconv.experiments.subject import Subject
 from unconv.experiments.thm31 import Setting
 from unconv.report.reproduction import Section, Table, svg, write_reproduction
+from unconv.runs.decoders import OpenedDecoder, open_decoders
 from unconv.runs.directory import environment
 from unconv.verbs.again import command_line
 from unconv.verbs.opening import choose_stages, open_images, open_model, rows_of_text
@@ -69,7 +70,7 @@ class Part:
 def _image_space(experiment: Callable[[Subject, dict[str, OpenedDecoder]], Result]) -> Callable[..., Result]:
     def run(options: Reproduce, subject: Callable[[], Subject]) -> Result:
         opened = subject()
-        return experiment(opened, open_decoders(opened, options.decoders))
+        return experiment(opened, open_decoders(opened.network, opened.stages, options.decoders, DECODERS))
 
     return run
 
@@ -118,8 +119,10 @@ PARTS: dict[str, Part] = {
     ),
     "fig3": Part(
         "Figure 3: model-RIP of a late layer",
-        lambda options, subject: fig3.run(subject(), options.samples, options.recovered, options.steps),
-        _one(fig3.table),
+        lambda options, subject: fig3.run(
+            subject(), options.samples, options.recovered, options.steps, options.fractions
+        ),
+        fig3.tables,
         fig3.draw,
         fig3.work,
     ),
@@ -297,6 +300,9 @@ def check(options: Reproduce) -> None:
             raise UsageError(f"--{name} is {value}; it is at least 1")
     if options.recovered < 0:
         raise UsageError(f"--recovered is {options.recovered}; it counts images, so it is at least 0")
+    if not options.fractions or not all(0 < fraction < 1 for fraction in options.fractions):
+        said = " ".join(map(str, options.fractions)) or "empty"
+        raise UsageError(f"--fractions is {said}; each is a fraction of max |Wx|, above 0 and below 1")
     k, m, l, d, filters = options.sizes
     if min(options.sizes) < 1 or l > d or k > filters:
         raise UsageError(

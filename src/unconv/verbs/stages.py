@@ -29,4 +29,6 @@ def run(options: Stages) -> tuple[dict[str, Any], str]:
     header = ("stage", "kind", "input", "code", "reads")
     text = rows_of_text(header, [tuple(row.values()) for row in document["stages"]])
     lines = [f"skipped {s['module']}: {s['reason']}" for s in document["skipped"]]
+    if any(stage.source is None for stage in stages):
+        lines.append("reads -: branches meet there, so no chain of stages leads from that input back to the image")
     return document, "\n".join([text, *lines])

@@ -20,10 +20,10 @@ from unconv.runs.decoder_training import (
     FINAL,
     Photographs,
     Recipe,
-    decoder_chain,
     train,
     validation_pictures,
 )
+from unconv.runs.decoders import decoder_chain
 from unconv.runs.directory import RunDirectory, environment
 from unconv.runs.network import Network
 from unconv.stage import Stage
