@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from unconv.cut import is_convolution
 from unconv.errors import UnconvError, UsageError
+from unconv.invert.surgery import Features
 from unconv.sparsity import AveragePool, Window
 from unconv.stage import IMAGE
 from unconv.stages import Stages, capture, find_stages, gaussian_copy
@@ -361,9 +362,26 @@ def test_the_output_of_a_stage_that_pools_before_its_activation():
 # what is left out
 
 
-class Reweighted(nn.Conv2d):
+class Standardised(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True)
+        weight = (self.weight - mean) / (variance + 1e-6).sqrt()
+        return F.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Attentive(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * x.mean().sigmoid(), self.bias)
+
+
+class Padding(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +390,9 @@ class Reweighted(nn.Conv2d):
         (nn.ConvTranspose2d(4, 4, 3), "transposed convolution"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding mode 'reflect'; only zeros are supported"),
         (nn.Conv2d(4, 4, 2, padding="same"), "padding 'same' differs on the two sides of an even filter"),
-        (Reweighted(4, 4, 3), "its class Reweighted computes a convolution of its own kind"),
+        (Doubled(4, 4, 3), "its class Doubled computes a convolution of its own kind"),
+        (Attentive(4, 4, 3), "its class Attentive computes a convolution of its own kind"),
+        (Padding(4, 4, 3), "its class Padding computes a convolution of its own kind"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -381,6 +401,20 @@ def test_convolutions_of_another_kind_are_named(conv, reason):
     stages = find_stages(model, torch.randn(1, 3, 6, 6))
     assert stages.names == ("0",)
     assert reasons(stages) == {"1": reason}
+
+
+def test_standardised_filters_are_taken_as_they_are_used():
+    torch.manual_seed(0)
+    conv = Standardised(3, 6, 3, stride=2, padding=1)
+    model = nn.Sequential(conv, nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)).eval()
+    model[1].running_mean.normal_()
+    x = torch.randn(2, 3, 12, 12)
+    (stage,) = find_stages(model, x).stages
+    assert stage.operator.stride == (2, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(stage.encode(x).values, model(x))
+        features = Features(model, stage, x.shape[1:])
+        torch.testing.assert_close(features(x), model(x))
 
 
 @pytest.mark.parametrize(

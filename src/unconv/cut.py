@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from torchvision.ops import FrozenBatchNorm2d
 
 from unconv.operators import ConvOperator
+from unconv.plain import plain_convolution
 from unconv.sparsity import AveragePool, Window
 from unconv.stage import NO_ACTIVATION, Activation, Stage
 from unconv.trace import Graph, Node
@@ -49,7 +50,6 @@ POOLINGS = {name: (name[:3], int(name[-2])) for name in MODULES.values() if "_po
 MAX_POOL_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 AVG_POOL_OPTIONS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 ACTIVATIONS = set(MODULES.values()) - set(POOLINGS)
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def is_convolution(module: nn.Module) -> bool:
@@ -75,6 +75,7 @@ def cut_out(graph: Graph, node: Node, conv: _ConvNd) -> tuple[Stage, Node, str |
     Returns:
         Its stage, the stage's last node, and the path of the batch norm that ended it, if one did.
     """
+    conv = plain_convolution(conv, node.input_shape) or conv
     weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
     activation, pooling, batch_norm, stopper = NO_ACTIVATION, None, None, None
     end, reader = node, graph.only_reader(node)
@@ -128,14 +129,14 @@ def refusal(conv: nn.Module, call: Node | None = None) -> str:
     if not conv.weight.is_floating_point():
         return f"filters of type {conv.weight.dtype}; only real floating-point ones are supported"
     dims = conv.weight.ndim - 2
-    if not _inherits(conv, CONVOLUTIONS[dims], "forward", "_conv_forward"):
+    if call and len(call.input_shape) != dims + 2:
+        return "called without a batch axis"
+    if call and plain_convolution(conv, call.input_shape) is None:
         return f"its class {type(conv).__name__} computes a convolution of its own kind"
     if conv.padding_mode != "zeros" and any(_padding(conv)):
         return f"padding mode {conv.padding_mode!r}; only zeros are supported"
     if conv.padding == "same" and any(total % 2 for total in _same(conv)):
         return "padding 'same' differs on the two sides of an even filter"
-    if call and len(call.input_shape) != dims + 2:
-        return "called without a batch axis"
     return ""
 
 

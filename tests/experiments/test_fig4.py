@@ -25,7 +25,7 @@ def test_the_sheet(subject, decoders):
     assert [Path(row["file"]).name for row in rows] == [f"{i}.png" for i in range(3)]
     header, table = fig4.table(result)
     assert all(len(row) == len(header) for row in table)
-    assert any("Macro layer 2 has no decoder" in note for note in result["notes"])
+    assert any(note.startswith("Macro layer 2: stage 7 has no decoder") for note in result["notes"])
 
 
 def test_fewer_images_than_a_batch(subject, decoders):

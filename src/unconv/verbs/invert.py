@@ -16,7 +16,7 @@ from unconv.experiments.committed import DECODERS
 from unconv.images import ImageStream, SkippedImage, cannot_write, save_image
 from unconv.invert.gradient import Regulariser
 from unconv.invert.surgery import SIDE_INFO
-from unconv.invert.ways import TRAINED, WAYS, WHOLE_NETWORK, Tuning, Way, fitting_region, stages_needed, decoder_missing
+from unconv.invert.ways import TRAINED, WAYS, WHOLE_NETWORK, Tuning, Way, decoder_missing, fitting_region, stages_needed
 from unconv.runs.decoders import open_decoders
 from unconv.runs.directory import RunDirectory, Unwritten
 from unconv.runs.inversion import Inverted, Inverting, invert_all
