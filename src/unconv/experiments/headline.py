@@ -1,6 +1,6 @@
 """The headline figure: how near a code lets one come, beside the paper's decoders, from committed results.
 
-``python -m unconv.experiments.headline RESULT ... --out FILE`` takes what ``unconv.experiments.decoding`` wrote about VGG-19.
+``python -m unconv.experiments.headline RESULT ... --out FILE`` takes what ``decoding`` wrote about VGG-19.
 """
 
 from __future__ import annotations
