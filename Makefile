@@ -46,7 +46,7 @@ docs: $(VENV)/installed-docs
 
 # sdist and wheel, installed in a clean environment and started there
 package: $(VENV)/installed
-	$(BIN)/pytest -m slow tests/test_package.py
+	$(BIN)/pytest tests/test_package.py
 	$(BIN)/python -m build --no-isolation --outdir dist
 
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -97,7 +97,6 @@ def test_gallery_scripts_compile_and_start_with_a_title(script):
     assert len(line) == len(title)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
 def test_gallery_scripts_run(script, tmp_path):
     """Each in a process of its own, as ``make docs`` runs them, in a folder where it may leave what it writes."""

@@ -11,8 +11,6 @@ import pytest
 
 import unconv
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 
 

@@ -36,6 +36,7 @@ def test_lambda_decides_how_much_is_fitted(subject):
         fine, coarse = sweep[row, 0.05], sweep[row, 0.5]
         assert fine["images"] == coarse["images"] == 2
         assert 0 < fine["error"] < coarse["error"] < 1
+        assert (fine["constant"] < 1e-9) == row.endswith("centred")
         assert fine["ratio"] == pytest.approx(result["ours"]["ratios"][row]["mean"])
     header, rows = fig3.tables(result)["lambda"]
     assert all(len(row) == len(header) for row in rows)

@@ -65,6 +65,7 @@ class Found:
         fraction: Half of lambda, as a fraction of ``max |W x|``.
         ratios: ``||W^T z|| / ||z||``. Shape ``(N,)``.
         errors: ``||W^T z - x|| / ||x||``. Shape ``(N,)``.
+        constant: Share of ``||x||^2`` that the means of its channels make up. Shape ``(N,)``.
         converged: Whether all minimisations have.
     """
 
@@ -72,6 +73,7 @@ class Found:
     fraction: float
     ratios: Tensor
     errors: Tensor
+    constant: Tensor
     converged: bool
 
 
@@ -111,10 +113,11 @@ def run(
             part = [one for one in codes if (one.row, one.fraction) == (row, fraction)]
             if not part:
                 continue
-            ratios = torch.cat([one.ratios for one in part])
-            errors = torch.cat([one.errors for one in part])
-            means = {"ratio": ratios.mean().item(), "error": errors.mean().item()}
-            sweep.append({"codes": row, "fraction": fraction, "images": len(errors), **means})
+            ratios, *others = (
+                torch.cat([getattr(one, name) for one in part]) for name in ("ratios", "errors", "constant")
+            )
+            means = dict(zip(("ratio", "error", "constant"), (x.mean().item() for x in (ratios, *others))))
+            sweep.append({"codes": row, "fraction": fraction, "images": len(ratios), **means})
             if fraction == fractions[0]:
                 found[row] = ratios
         short = sum(1 for one in codes if not one.converged)
@@ -180,7 +183,7 @@ def _recovered(
             before = captured.stages.get(names[0])
             linear = before.pool(before.preactivation(captured.inputs[names[0]][:left])).values
             activations["codes before ReLU"] = linear
-            activations["codes before ReLU, centred"] = linear - linear.mean(tuple(range(2, linear.ndim)), keepdim=True)
+            activations["codes before ReLU, centred"] = linear - _channel_means(linear)
         for (row, x), fraction in product(activations.items(), fractions):
             padded = F.pad(x, [p for padding in reversed(stage.operator.padding) for p in (padding, padding)])
             weight = default_weight(operator, padded, fraction).clamp_min(1e-30)
@@ -189,11 +192,17 @@ def _recovered(
             there = norms(z) > 0
             ratios = norms(again)[there] / norms(z)[there]
             errors = relative_norm(again - padded, padded)[there]
-            yield Found(row, fraction, ratios, errors, all(status == "converged" for status in solution.status))
+            constant = relative_norm(_channel_means(x).expand_as(x), x).square()[there]
+            converged = all(status == "converged" for status in solution.status)
+            yield Found(row, fraction, ratios, errors, constant, converged)
         subject.progress(f"Algorithm 2 on {name}", 0)
         left -= len(captured.batch.names)
         if left <= 0:
             return
+
+
+def _channel_means(x: Tensor) -> Tensor:
+    return x.mean(tuple(range(2, x.ndim)), keepdim=True)
 
 
 def _summary(ratios: Tensor) -> dict[str, Any]:
@@ -243,8 +252,16 @@ def tables(result: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], list[tupl
     """
     found = {"ratios": table(result)}
     if sweep := result["ours"].get("lambda"):
-        header = ("Algorithm 2 on", "lambda / (2 max |Wx|)", "images", "mean |W'z| / |z|", "mean |W'z - x| / |x|")
-        rows = [(ROWS[one["codes"]], *(one[key] for key in ("fraction", "images", "ratio", "error"))) for one in sweep]
+        header = (
+            "x",
+            "share of channel means in |x|^2",
+            "lambda / (2 max |Wx|)",
+            "images",
+            "|W'z| / |z|",
+            "|W'z - x| / |x|",
+        )
+        keys = ("constant", "fraction", "images", "ratio", "error")
+        rows = [(one["codes"].removeprefix("codes "), *(one[key] for key in keys)) for one in sweep]
         found["lambda"] = (header, rows)
     return found
 
