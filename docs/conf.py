@@ -45,6 +45,7 @@ exclude_patterns = ["_build", "README.md", "gallery"]
 nitpicky = False  # torch's own names cannot be looked up without a network
 
 myst_heading_anchors = 4
+smartquotes = False  # which would make a dash of the two hyphens of an option
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -90,7 +90,10 @@ def draw(result: dict[str, Any]) -> Figure:
             _box(panel, left, stage["code_shape"], tallest, COLOURS[pooling])
             left += _width(stage["code_shape"])
         left += 0.45
+    kinds = {stage["kind"].rpartition("+")[2] for stage in stages}
     for pooling, colour in COLOURS.items():
+        if pooling and pooling not in kinds:
+            continue
         panel.add_patch(Rectangle((0, 0), 0, 0, color=colour, label=pooling or "convolution and activation"))
     panel.set(xlim=(-0.2, left), ylim=(-0.3, 1.4))
     panel.set_axis_off()

@@ -152,5 +152,6 @@ def draw(result: dict[str, Any]) -> Figure:
         panel.set_title(title, fontsize=10)
         panel.set_yticks([])
         if len(names) > 1:
-            panel.legend(fontsize=6)
+            panel.margins(y=0.3)
+            panel.legend(fontsize=6, loc="upper right")
     return figure

@@ -27,6 +27,7 @@ from unconv.stage import Stage
 
 PAPER_STAGE = (5, 2)
 TOLERANCE = 1e-3
+MANY = 400  # ratios that fill a fine histogram
 ROWS = {
     "random codes": "random codes, normalised filters, full output",
     "random codes, cropped": "random codes, normalised filters, output cropped to the input",
@@ -207,7 +208,7 @@ def _channel_means(x: Tensor) -> Tensor:
 
 def _summary(ratios: Tensor) -> dict[str, Any]:
     values = ratios.double().numpy(force=True)
-    counts, edges = np.histogram(values, bins=40)
+    counts, edges = np.histogram(values, bins=40 if len(values) >= MANY else 12)
     return vars(RatioSummary.of(ratios)) | {"histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
 
 

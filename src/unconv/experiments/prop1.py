@@ -164,7 +164,7 @@ def draw(result: dict[str, Any]) -> Figure:
             share = np.array(histogram["counts"]) / max(1, sum(histogram["counts"]))
             panel.stairs(share, histogram["edges"], fill=True, alpha=0.55, label=bank)
         panel.set_title(f"{layer} ({row['stage']})", fontsize=8)
-        panel.set_xlim(-1, 0.25)
+        panel.set(xlim=(-1, 0.25), xticks=(-1, -0.5, 0))
     for panel in panels[len(pairing) :]:
         panel.set_axis_off()
     panels[0].legend(fontsize=7)
