@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -28,16 +27,8 @@ from unconv.zoo import load_model
 RECIPE = Recipe(steps=30, batch=4, rate=1e-2, held_out=0.25, every=10)
 
 
-def smooth_pictures(folder, count, size=(16, 16)):
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
-        coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
-    return sorted(folder.glob("*.png"))
-
-
 @pytest.fixture
-def paths(tmp_path):
+def paths(tmp_path, smooth_pictures):
     (tmp_path / "in").mkdir()
     return smooth_pictures(tmp_path / "in", 12)
 
@@ -126,7 +117,7 @@ def test_a_damaged_checkpoint_is_one_line(network, paths, tmp_path):
         learn(network, paths, tmp_path / "run")
 
 
-def test_crops_are_drawn_by_step_and_small_images_skipped(network, tmp_path):
+def test_crops_are_drawn_by_step_and_small_images_skipped(network, tmp_path, smooth_pictures):
     (tmp_path / "in").mkdir()
     paths = smooth_pictures(tmp_path / "in", 3, (20, 18))
     Image.new("RGB", (4, 4)).save(tmp_path / "in" / "small.png")
@@ -140,7 +131,7 @@ def test_crops_are_drawn_by_step_and_small_images_skipped(network, tmp_path):
     assert torch.equal(photographs.batch([0])[0], whole[0, :, 5:13, 6:14])
 
 
-def test_images_of_different_sizes_need_a_crop_or_a_size(network, tmp_path):
+def test_images_of_different_sizes_need_a_crop_or_a_size(network, tmp_path, smooth_pictures):
     (tmp_path / "in").mkdir()
     smooth_pictures(tmp_path / "in", 1)
     Image.new("RGB", (20, 20)).save(tmp_path / "in" / "other.png")

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,12 +18,9 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
+def photographs(tmp_path_factory, smooth_pictures):
     folder = tmp_path_factory.mktemp("photographs")
-    rng = np.random.default_rng(0)
-    for i in range(10):
-        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
-        coarse.resize((16, 16), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    smooth_pictures(folder, 10)
     return folder
 
 

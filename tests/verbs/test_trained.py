@@ -3,9 +3,7 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import unconv
 from unconv.cli import main
@@ -16,12 +14,9 @@ STEPS = ("--steps", 20, "--every", 20, "--batch", 4, "--held-out", 0.99)  # near
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
+def photographs(tmp_path_factory, smooth_pictures):
     folder = tmp_path_factory.mktemp("photographs")
-    rng = np.random.default_rng(0)
-    for i in range(5):
-        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
-        coarse.resize((16, 16), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    smooth_pictures(folder, 5)
     return folder
 
 
