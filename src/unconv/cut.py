@@ -75,7 +75,7 @@ def cut_out(graph: Graph, node: Node, conv: _ConvNd) -> tuple[Stage, Node, str |
     Returns:
         Its stage, the stage's last node, and the path of the batch norm that ended it, if one did.
     """
-    conv = plain_convolution(conv, node.input_shape) or conv
+    conv = cast(_ConvNd, plain_convolution(conv, node.input_shape))  # without a refusal there is one
     weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
     activation, pooling, batch_norm, stopper = NO_ACTIVATION, None, None, None
     end, reader = node, graph.only_reader(node)

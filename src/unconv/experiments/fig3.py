@@ -112,15 +112,15 @@ def run(
         codes = list(_recovered(subject, name, share, recovered, steps, fractions))
         for row, fraction in product(ROWS, fractions):
             part = [one for one in codes if (one.row, one.fraction) == (row, fraction)]
-            if not part:
-                continue
-            ratios, *others = (
-                torch.cat([getattr(one, name) for one in part]) for name in ("ratios", "errors", "constant")
-            )
-            means = dict(zip(("ratio", "error", "constant"), (x.mean().item() for x in (ratios, *others))))
-            sweep.append({"codes": row, "fraction": fraction, "images": len(ratios), **means})
-            if fraction == fractions[0]:
-                found[row] = ratios
+            if part:
+                ratios = torch.cat([one.ratios for one in part])
+                found.setdefault(row, ratios)  # of the first fraction
+                means = {
+                    "ratio": ratios.mean().item(),
+                    "error": torch.cat([one.errors for one in part]).mean().item(),
+                    "constant": torch.cat([one.constant for one in part]).mean().item(),
+                }
+                sweep.append({"codes": row, "fraction": fraction, "images": len(ratios), **means})
         short = sum(1 for one in codes if not one.converged)
         notes.append(
             f"Algorithm 2 on {recovered} image(s), lambda / 2 = {fractions[0]:g} of max |Wx|, until the duality gap is "

@@ -307,7 +307,7 @@ def _missing(documents: list[dict[str, Any]], shown: int = 3) -> list[str]:
         if not found["images"]
     ]
     more = len(empty) - shown
-    return empty[:shown] + ([f"and {more} more ways that gave nothing; --json says why"] if more > 0 else [])
+    return empty[:shown] + ([f"and {more} more that gave nothing; --json says why"] if more > 0 else [])
 
 
 def _text(documents: list[dict[str, Any]]) -> str:
