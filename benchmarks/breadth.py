@@ -19,17 +19,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from unconv.atomic import write_json
+from unconv.io import write_json
 from unconv.errors import UnconvError
 from unconv.images import ImageStream
-from unconv.invert.ways import Tuning, Way, stages_needed
-from unconv.runs.directory import environment
-from unconv.runs.inversion import invert_stream
-from unconv.runs.network import CapturedStream, Network, first_stages
-from unconv.verbs import report
-from unconv.verbs.opening import open_images, open_model
-from unconv.verbs.options import Report
-from unconv.zoo import BUNDLED, model_names
+from unconv.inversion.methods import SolverOptions, InversionMethod, stages_needed
+from unconv.evaluate.run_directory import environment
+from unconv.evaluate.inversion_run import invert_stream
+from unconv.evaluate.network import CapturedStream, Network, first_stages
+from unconv.commands import report
+from unconv.commands.loading import open_images, open_model
+from unconv.commands.options import Report
+from unconv.models import BUNDLED, model_names
 
 RESULTS = Path(__file__).with_suffix(".json")
 SIZE = 64
@@ -39,7 +39,7 @@ SIZES |= {f"timm.models:{name}": 224 for name in ("coat_lite_tiny", "coatnet_nan
 SIZES |= {f"timm.models:{name}": 224 for name in ("visformer_tiny", "vit_tiny_patch16_224")}
 SIZES |= {"timm.models:botnet26t_256": 256, "timm.models:inception_resnet_v2": 128, "timm.models:inception_v4": 128}
 METHODS = ("transpose", "min-norm", "gauss-newton")
-FIRST = Way("layer", "network", "min-norm", "switches")
+FIRST = InversionMethod("layer", "network", "min-norm", "switches")
 EFFORT = 0.01
 PREFIX = "timm.models:"
 TIMM = (
@@ -167,7 +167,7 @@ def attempt(model: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def inverted(network: Network, images: ImageStream, name: str, way: Way, effort: float) -> dict[str, Any]:
+def inverted(network: Network, images: ImageStream, name: str, way: InversionMethod, effort: float) -> dict[str, Any]:
     """One stage inverted one way for a single image.
 
     Args:
@@ -186,7 +186,7 @@ def inverted(network: Network, images: ImageStream, name: str, way: Way, effort:
     except UnconvError as error:
         return {"relative_error": None, "status": str(error)}
     stream = CapturedStream(network, images, lambda _: needed)
-    ((_, (outcome,)),) = invert_stream(stream, name, way, None, Tuning(effort), lambda *_: None)
+    ((_, (outcome,)),) = invert_stream(stream, name, way, None, SolverOptions(effort), lambda *_: None)
     return outcome.numbers
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unconv.atomic import write_json
-from unconv.batched import relative_norm
+from unconv.io import write_json
+from unconv.linalg import relative_norm
 from unconv.images import ImageStream, sample_photographs
-from unconv.invert.ways import WAYS, Tuning, invert_batch, stages_needed
-from unconv.runs.directory import environment
-from unconv.runs.network import Network
-from unconv.stages import capture
-from unconv.zoo import load_model
+from unconv.inversion.methods import DEFAULT_METHODS, SolverOptions, invert_batch, stages_needed
+from unconv.evaluate.run_directory import environment
+from unconv.evaluate.network import Network
+from unconv.conv_blocks import capture
+from unconv.models import load_model
 
 STAGES = ("features.0", "features.7")
 EFFORT = 0.35
@@ -33,7 +33,7 @@ def errors(dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
     stages = network.stages(images.shape[1:])
     found: dict[str, dict[str, Tensor]] = {name: {} for name in STAGES}
     for name in STAGES:
-        for way in WAYS:
+        for way in DEFAULT_METHODS:
             inputs = capture(network.module, stages_needed(stages, name, way), images)
             region = 2 if way.code == "paper" else None
             result = invert_batch(
@@ -45,7 +45,7 @@ def errors(dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
                 way,
                 region=region,
                 box=network.box,
-                tuning=Tuning(effort=EFFORT),
+                tuning=SolverOptions(effort=EFFORT),
             )
             found[name][" ".join(way.fields().values())] = relative_norm(
                 result.estimate - result.reference, result.reference

@@ -11,7 +11,7 @@ from typing import Any
 
 PAGE = Path(__file__).with_name("benchmarks.md")
 RESULTS = Path(__file__).parents[1] / "benchmarks"
-NOTHING = "*Not run here.*"
+NO_SIDE_INFORMATION = "*Not run here.*"
 
 
 def spread(found: dict[str, float] | None) -> str:
@@ -23,7 +23,7 @@ def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     """A Markdown table; cells hold no line breaks or bars."""
     cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)]) if rows else NOTHING
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)]) if rows else NO_SIDE_INFORMATION
 
 
 def floors(document: dict[str, Any]) -> str:
@@ -111,7 +111,7 @@ MADE: dict[str, Callable[[dict[str, Any]], str]] = {
 def fill(page: str, document: dict[str, Any] | None) -> str:
     """The page with every table as the results have it."""
     marked = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    made = {name: NOTHING if document is None else make(document) for name, make in MADE.items()}
+    made = {name: NO_SIDE_INFORMATION if document is None else make(document) for name, make in MADE.items()}
     return marked.sub(lambda found: f"{found[1]}{made[found[2]]}\n{found[3]}", page)
 
 

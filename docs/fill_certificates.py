@@ -17,10 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unconv.atomic import write_json
+from unconv.io import write_json
 from unconv.cli import main
-from unconv.experiments.thm31 import THEOREM, VARIABLES
-from unconv.runs.directory import environment
+from unconv.paper.thm31 import THEOREM, VARIABLES
+from unconv.evaluate.run_directory import environment
 
 PAGE = Path(__file__).with_name("certificates.md")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "rip"

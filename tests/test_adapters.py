@@ -8,10 +8,10 @@ import torch
 from scipy.sparse.linalg import lsqr, svds
 
 from unconv.adapters import to_deepinv, to_pylops, to_scipy
-from unconv.conformance import MatrixOperator, dense_matrix
 from unconv.errors import UnconvError
-from unconv.least_squares import cgls
 from unconv.operators import ConvOperator
+from unconv.solvers.cgls import cgls
+from unconv.testing import MatrixOperator, dense_matrix
 
 
 @pytest.fixture

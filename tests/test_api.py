@@ -63,10 +63,10 @@ def test_every_public_name_is_there():
 
 
 def test_functions_that_share_a_packages_name_leave_the_package_whole():
-    import unconv.invert.ways
-    import unconv.report.words as words
+    import unconv.inversion.methods
+    import unconv.reporting.text as words
 
-    assert unconv.invert.ways.Way is not None
+    assert unconv.inversion.methods.InversionMethod is not None
     assert words.METHODS
     assert list(inspect.signature(unconv.invert).parameters)[:3] == ["model", "layer", "images"]
     assert list(inspect.signature(unconv.report).parameters)[:3] == ["model", "images", "out"]
@@ -86,7 +86,7 @@ def test_python_and_the_command_line_find_the_same(folder, capsys):
 def test_a_module_with_tensors_is_what_its_parts_compute(network, folder):
     x = tensors(folder)
     found = unconv.invert(network, "3", x, progress=False)
-    stage = unconv.find_stages(network, x).get("3")
+    stage = unconv.find_conv_blocks(network, x).get("3")
     inner = unconv.capture(network, ["3"], x)["3"]
     assert torch.equal(found.reference, inner)
     assert torch.allclose(found.estimate, convex(stage, stage.encode(inner)).value, atol=1e-5)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unconv.checkpoint import WeightsFile, fit_weights, hash_state, is_finite, read_weights
 from unconv.errors import UnconvError, UsageError
-from unconv.preprocess import Preprocess
+from unconv.preprocessing import Preprocess
 
 
 class Small(nn.Module):

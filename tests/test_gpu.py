@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from unconv.commands.loading import open_device
+from unconv.conv_blocks import capture, find_conv_blocks
 from unconv.decode.convex import convex
-from unconv.invert.gauss_newton import gauss_newton
-from unconv.invert.surgery import SIDE_INFO, Features
+from unconv.inversion.frozen_network import SIDE_INFO, LayerFunction
+from unconv.inversion.gauss_newton import gauss_newton
 from unconv.measure.rip import sample_ratios
+from unconv.models import load_model
 from unconv.operators import ConvOperator, adjoint_gap
 from unconv.recover import htp, iht
 from unconv.sparsity import Pooled
-from unconv.stages import capture, find_stages
-from unconv.verbs.opening import open_device
-from unconv.zoo import load_model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,7 +32,7 @@ def layer():
     """The bundled network's first pooled stage, and its input."""
     loaded = load_model("cifar-vgg", size=32)
     x = loaded.example()
-    stage = find_stages(loaded.module, x).get("features.3")
+    stage = find_conv_blocks(loaded.module, x).get("features.3")
     return loaded.module, stage, capture(loaded.module, ["features.3"], x)["features.3"], x
 
 
@@ -66,7 +66,7 @@ def test_recovery_is_the_same(device, layer, solver):
 def test_the_convex_decoder_is_as_near(device, layer):
     module, stage, inner, x = layer
     here = convex(stage, stage.encode(inner), max_steps=40)
-    moved = find_stages(module.to(device), x.to(device)).get(stage.name)
+    moved = find_conv_blocks(module.to(device), x.to(device)).get(stage.name)
     there = convex(moved, moved.encode(inner.to(device)), max_steps=40)
     module.cpu()
     size = inner.norm()
@@ -80,8 +80,8 @@ def test_gauss_newton_is_as_near(device, layer, side_info):
     errors = []
     for where in ("cpu", device):
         image = x.to(where)
-        moved = find_stages(module.to(where), image).get(stage.name)
-        features = Features(module, moved, x.shape[1:])
+        moved = find_conv_blocks(module.to(where), image).get(stage.name)
+        features = LayerFunction(module, moved, x.shape[1:])
         known = features.record(image, side_info)
         found = gauss_newton(features, features(image, known), known, max_steps=4, start_steps=20)
         errors.append(((found.value - image).norm() / image.norm()).item())

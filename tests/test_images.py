@@ -29,7 +29,7 @@ from unconv.images import (
     ssim,
     to_uint8,
 )
-from unconv.preprocess import Preprocess
+from unconv.preprocessing import Preprocess
 
 
 def noise(width: int = 12, height: int = 10, channels: int = 3, seed: int = 0) -> np.ndarray:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unconv.conformance import OperatorConformance, dense_matrix
 from unconv.operators import ConvOperator, adjoint_gap, gaussian_like
+from unconv.testing import OperatorConformance, dense_matrix
 
 
 def draw(*shape, seed=0, dtype=torch.float64):

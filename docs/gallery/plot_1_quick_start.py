@@ -29,11 +29,11 @@ print(found.estimate.shape, found.relative_error, found.psnr)
 # Which layers are there?
 # -----------------------
 #
-# A *stage* is a convolution with its batch norm, activation and pooling. Stages are named by the module path of their
+# A *stage* is a convolution with its batch norm, activation and pooling. ConvBlocks are named by the module path of their
 # convolution, and everything that is no stage is named with the reason.
 
 loaded = unconv.load_model("cifar-vgg", size=32)
-stages = unconv.find_stages(loaded.module, loaded.example())
+stages = unconv.find_conv_blocks(loaded.module, loaded.example())
 stages
 
 # %%

@@ -53,7 +53,7 @@ net.eval()
 # The graph is traced, batch norms are folded, and where a residual sum comes between, a stage says that it reads
 # *something that is not the output of one stage*.
 
-stages = unconv.find_stages(net, torch.zeros(1, 3, 64, 64))
+stages = unconv.find_conv_blocks(net, torch.zeros(1, 3, 64, 64))
 print(f"{len(stages)} stages, traced by {stages.traced_by}; {len(stages.skipped)} left out")
 stages.get("conv1")
 

@@ -14,7 +14,7 @@ committed experiment on the page :doc:`/phase-transitions`, with ten codes per c
 import matplotlib.pyplot as plt
 import torch
 
-from unconv.batched import relative_norm
+from unconv.linalg import relative_norm
 from unconv.measure.rip import draw_codes
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.recover import cosamp, iht, niht

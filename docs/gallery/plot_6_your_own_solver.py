@@ -71,8 +71,8 @@ panel.legend()
 # Landweber's iteration, the oldest solver of ``A x = target``. It returns a ``Solution``: the value, the residual
 # before the first step and after each one, and how each input ended.
 
-from unconv.batched import norms
-from unconv.solution import Solution
+from unconv.linalg import norms
+from unconv.solvers.solution import Solution
 
 
 def landweber(operator, target: Tensor, *, tolerance: float = 1e-4, max_steps: int = 2000) -> Solution[Tensor]:
@@ -90,11 +90,11 @@ def landweber(operator, target: Tensor, *, tolerance: float = 1e-4, max_steps: i
 
 
 # %%
-# The suite of ``unconv.conformance`` asks what every solver must satisfy: that it solves, that the residual it
+# The suite of ``unconv.testing`` asks what every solver must satisfy: that it solves, that the residual it
 # states is the true one, that a batch gives what its inputs give alone, that units do not matter. In a project it
 # is a test class, and pytest runs what it inherits; here the checks are called by hand.
 
-from unconv.conformance import OperatorConformance, SolverConformance
+from unconv.testing import OperatorConformance, SolverConformance
 
 
 class TestLandweber(SolverConformance):

@@ -17,7 +17,7 @@ reads it. All tables are on the page :doc:`/reproduction`.
 
 import matplotlib.pyplot as plt
 
-from unconv.experiments.committed import committed_result
+from unconv.paper.committed import committed_result
 
 results = {
     model: committed_result(f"{model}/table3", f"unconv reproduce table3 --model {model}")

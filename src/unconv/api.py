@@ -13,21 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from unconv.commands import report as report_verb
+from unconv.commands.invert import chosen_tuning, chosen_way, equip, needed
+from unconv.commands.loading import network_of, open_images, open_model
+from unconv.commands.options import ImageOptions, Invert, Report, check_choices
+from unconv.commands.progress import progress_bar
 from unconv.errors import UnconvError, UsageError
+from unconv.evaluate.in_memory_images import InMemoryImages
+from unconv.evaluate.inversion_run import invert_stream, passes
+from unconv.evaluate.network import CapturedStream, Network, first_stages
+from unconv.evaluate.reconstruction import Reconstruction
 from unconv.images import ImageStream
-from unconv.preprocess import Preprocess, Preprocessing, UserPreprocess
+from unconv.models import LoadedModel, Numbers, adopt_model
+from unconv.preprocessing import Preprocess, Preprocessing, UserPreprocess
 from unconv.results import InvertResult, ReportResult
-from unconv.runs.inversion import invert_stream, passes
-from unconv.runs.memory import GivenImages
-from unconv.runs.network import CapturedStream, Network, first_stages
-from unconv.runs.outcomes import Outcome
-from unconv.verbs import report as report_verb
-from unconv.verbs.invert import chosen_tuning, chosen_way, equip, needed
-from unconv.verbs.mistyped import OTHER_NAMES
-from unconv.verbs.opening import network_of, open_images, open_model
-from unconv.verbs.options import ImageOptions, Invert, Report, check_choices
-from unconv.verbs.progress import progress_bar
-from unconv.zoo import LoadedModel, Numbers, adopt_model
 
 Model: TypeAlias = str | nn.Module
 Images: TypeAlias = str | Path | Image.Image | Tensor | Sequence[str | Path] | Sequence[Image.Image | Tensor] | None
@@ -50,7 +49,7 @@ def _in_python(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _argument(option: str) -> str:
-    own = {shown: name for name, shown in OTHER_NAMES.items()}
+    own = {}
     return own.get(option, option.replace("-", "_"))
 
 
@@ -98,7 +97,7 @@ def invert(
             ``"decoder"``, a trained one. Where ``None``: ``"convex"``, or ``"gauss-newton"`` for the image.
         decoders: Files from ``unconv train-decoder``, for the method ``"decoder"``; those that a clone of the
             repository carries are found.
-        side_info: Known besides the pooled values: nothing, the switches, or switches and on/off patterns.
+        side_info: SideInformation besides the pooled values: nothing, the switches, or switches and on/off patterns.
         code: What the network computes there, or the paper's reading of it (Table 3): unit filters, no bias,
             magnitude pooling.
         region: Side of the pooling imposed on a stage that has none.
@@ -162,7 +161,7 @@ def invert(
     equip(options, (way,), network, stages)
     captured = CapturedStream(network, stream, lambda _: names)
     files: list[str] = []
-    found: list[Outcome] = []
+    found: list[Reconstruction] = []
     with progress_bar(passes(way) * len(stream), shown=progress) as bar:
         for part, outcomes in invert_stream(captured, layer, way, region, tuning, bar):
             files += part.batch.names
@@ -265,7 +264,7 @@ def report(
     )
     ways = report_verb.chosen_ways(options)
     loaded, network, stream = _open(model, images, options, preprocess)
-    if isinstance(stream, GivenImages):
+    if isinstance(stream, InMemoryImages):
         given = {"given": "images in memory", "count": len(stream), "sha256": stream.digest()}
         shape = next(iter(stream)).inputs.shape[1:]
         if shape[0] not in {1, 3}:
@@ -304,7 +303,7 @@ def _open(
         return loaded, network, open_images(options, loaded)
     if options.batch < 1 or (options.limit is not None and options.limit < 1):
         raise UsageError("batch and limit count images, so they are at least 1")
-    return loaded, network, GivenImages(given, network.preprocess, options.batch, options.limit)
+    return loaded, network, InMemoryImages(given, network.preprocess, options.batch, options.limit)
 
 
 def _in_memory(images: Images) -> Sequence[Any] | None:
@@ -359,7 +358,7 @@ def _words(numbers: Numbers | None) -> str | None:
 
 
 def _command(model: Model, stream: ImageStream, options: Report) -> str:
-    if isinstance(model, str) and not isinstance(stream, GivenImages):
+    if isinstance(model, str) and not isinstance(stream, InMemoryImages):
         return report_verb.command(options)
     default = Report(model=options.model)
     what = repr(model) if isinstance(model, str) else f"model: {options.model}"
@@ -367,12 +366,12 @@ def _command(model: Model, stream: ImageStream, options: Report) -> str:
     return f"unconv.report({', '.join([what, 'images', *(s for s in said if not s.startswith('images='))])})  # Python"
 
 
-def _at_home(outcome: Outcome) -> Outcome:
+def _at_home(outcome: Reconstruction) -> Reconstruction:
     tensors = (outcome.picture, outcome.estimate, outcome.reference)
-    return Outcome(outcome.numbers, *(None if t is None else t.detach().cpu() for t in tensors))  # pyright: ignore
+    return Reconstruction(outcome.numbers, *(None if t is None else t.detach().cpu() for t in tensors))  # pyright: ignore
 
 
-def _pair(network: Network, outcome: Outcome) -> tuple[Tensor, Tensor] | None:
+def _pair(network: Network, outcome: Reconstruction) -> tuple[Tensor, Tensor] | None:
     if outcome.picture is None:
         return None
     true = outcome.reference[None].to(network.device)

@@ -27,7 +27,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from unconv.errors import UnconvError, UsageError
 from unconv.images import display_name, one_line
-from unconv.preprocess import Preprocess
+from unconv.preprocessing import Preprocess
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "model.")

@@ -15,31 +15,28 @@ from typing import Any
 
 import tyro
 
-from unconv.errors import UnconvError, UsageError
-from unconv.verbs.mistyped import mistyped
-from unconv.verbs.options import (
-    Bench,
+from unconv.commands.options import (
     Coherence,
     Doctor,
     Invert,
+    Layers,
     Report,
     Reproduce,
     Rip,
     Sparsity,
-    Stages,
     TrainDecoder,
 )
+from unconv.errors import UnconvError, UsageError
 
 VERBS = {
     "report": Report,
-    "stages": Stages,
+    "layers": Layers,
     "coherence": Coherence,
     "sparsity": Sparsity,
     "rip": Rip,
     "invert": Invert,
     "reproduce": Reproduce,
     "train-decoder": TrainDecoder,
-    "bench": Bench,
     "doctor": Doctor,
 }
 
@@ -78,9 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options is None:
             return 0
         name = next(name for name, kind in VERBS.items() if kind is type(options))
-        if getattr(options, "dry_run", False):
-            name = "dry-run"
-        verb = importlib.import_module(f"unconv.verbs.{name.replace('-', '_')}")
+        verb = importlib.import_module(f"unconv.commands.{name.replace('-', '_')}")
         found = verb.run(options)
         if found is None:  # of several processes, the first prints
             return 0
@@ -137,7 +132,7 @@ def parse(arguments: list[str]) -> Any:
         if not stop.code:
             return None
         plain = _without_frame(said.getvalue())
-        raise UsageError(mistyped(arguments, VERBS, plain) or _in_prose(plain)) from None
+        raise UsageError(_in_prose(plain)) from None
 
 
 def _without_frame(box: str) -> str:

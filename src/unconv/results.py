@@ -12,9 +12,9 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import Tensor
 
-from unconv import notebook
+from unconv import html_repr
 from unconv.images import SkippedImage
-from unconv.invert.ways import Way
+from unconv.inversion.methods import InversionMethod
 
 SHOWN = 8  # images
 EDGE = 160  # pixels of a picture in a report's table
@@ -41,7 +41,7 @@ class InvertResult:
     """
 
     stage: str
-    way: Way
+    way: InversionMethod
     files: tuple[str, ...]
     estimates: tuple[Tensor, ...]
     references: tuple[Tensor, ...]
@@ -91,16 +91,16 @@ class InvertResult:
         rest = len(self.files) - len(rows)
         mean = tuple(self._mean(values) for values in (self.relative_error, self.psnr, self.ssim))
         rows.append(("mean", None, None, *mean, f"and {rest} more images" if rest > 0 else ""))
-        return f"<p>{notebook.escape(self._title())}</p>{notebook.grid(header, rows)}"
+        return f"<p>{html_repr.escape(self._title())}</p>{html_repr.grid(header, rows)}"
 
-    def _shown(self, i: int) -> tuple[notebook.Markup | None, notebook.Markup | None]:
+    def _shown(self, i: int) -> tuple[html_repr.Markup | None, html_repr.Markup | None]:
         pair = self.pictures[i] if self.pictures else None
-        if pair is not None and notebook.is_picture(pair[0][None]):
-            return notebook.picture(pair[0], "original"), notebook.picture(pair[1], "reconstruction")
+        if pair is not None and html_repr.is_picture(pair[0][None]):
+            return html_repr.picture(pair[0], "original"), html_repr.picture(pair[1], "reconstruction")
         if self.references[i].ndim != 3:
             return None, None
         true, recovered = (x[i][:SHOWN].unsqueeze(1) for x in (self.references, self.estimates))
-        return notebook.mosaic(true, "first channels of the truth"), notebook.mosaic(recovered, "and of the estimate")
+        return html_repr.mosaic(true, "first channels of the truth"), html_repr.mosaic(recovered, "and of the estimate")
 
     @staticmethod
     def _number(values: Tensor, i: int) -> float | None:
@@ -145,16 +145,16 @@ class ReportResult:
             )
             picture = self._picture(stage["stage"], best["image"])
             body.append((stage["stage"], stage["kind"], stage["code_shape"], stage["pooled"], picture, *said))
-        page = notebook.escape(str(self.page))
-        address = notebook.escape(self.page.resolve().as_uri())
-        return f'<p>Report: <a href="{address}">{page}</a></p>{notebook.grid(header, body)}'
+        page = html_repr.escape(str(self.page))
+        address = html_repr.escape(self.page.resolve().as_uri())
+        return f'<p>Report: <a href="{address}">{page}</a></p>{html_repr.grid(header, body)}'
 
     @staticmethod
     def _best(stage: dict[str, Any], of: str) -> dict[str, Any] | None:
         found = [i for i in stage["inversion"] if i["from"] == of and i["relative_error"] is not None]
         return min(found, key=lambda i: i["relative_error"], default=None)
 
-    def _picture(self, stage: str, way: dict[str, Any] | None) -> notebook.Markup | None:
+    def _picture(self, stage: str, way: dict[str, Any] | None) -> html_repr.Markup | None:
         if way is None:
             return None
         of_way = {key: way[key] for key in ("from", "code", "method", "side_info")} | {"stage": stage}
@@ -163,7 +163,7 @@ class ReportResult:
                 with Image.open(self.run / row["picture"]) as opened:
                     opened.thumbnail((EDGE, EDGE))
                     pixels = TF.pil_to_tensor(opened.convert("RGB")).double() / 255
-                return notebook.picture(pixels, f"{row['file']} from the code of {stage}")
+                return html_repr.picture(pixels, f"{row['file']} from the code of {stage}")
         return None
 
 

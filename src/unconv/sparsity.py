@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unconv import notebook
+from unconv import html_repr
 from unconv.operators import per_axis
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -266,10 +266,10 @@ class Code:
             "non-zero": f"{100 * (self.values != 0).double().mean().item():.1f} %",
         }
         if self.values.ndim != 4 or self.values.numel() == 0:
-            return notebook.table(rows)
-        maps = self.values[0, : notebook.TILES].unsqueeze(1)
+            return html_repr.table(rows)
+        maps = self.values[0, : html_repr.TILES].unsqueeze(1)
         said = f"First {len(maps)} channels of the first input, each scaled to its own range"
-        return notebook.table(rows) + notebook.mosaic(maps, said)
+        return html_repr.table(rows) + html_repr.mosaic(maps, said)
 
     def dense(self) -> Tensor:
         """Unpool: every value at the place that its switch names, zero elsewhere.

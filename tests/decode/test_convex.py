@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from unconv.batched import relative_norm
+from unconv.conv_block import Activation, ConvBlock, identity
+from unconv.decode.constraints import statements
 from unconv.decode.convex import convex
 from unconv.decode.priors import SmoothL1, TotalVariation
-from unconv.decode.statements import statements
+from unconv.linalg import relative_norm
 from unconv.operators import ConvOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
-from unconv.stage import Activation, Stage, identity
 
 ACTIVATIONS = {"none": Activation("none", identity), "relu": Activation("relu", torch.relu)}
 
@@ -23,7 +23,7 @@ def make_stage(pooling, activation="relu", *, shape=(3, 9, 10), filters=5, **geo
     weight = torch.randn(filters, shape[0], *kernel, generator=generator, dtype=torch.float64) / 3
     bias = torch.randn(filters, generator=generator, dtype=torch.float64) / 3
     operator = ConvOperator(weight, shape, padding=1, **geometry)
-    return Stage("conv", operator, bias, ACTIVATIONS[activation], pooling, "image", True)
+    return ConvBlock("conv", operator, bias, ACTIVATIONS[activation], pooling, "image", True)
 
 
 def draw(stage, n=2, seed=1):

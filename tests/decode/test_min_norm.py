@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unconv.conformance import SolverConformance
-from unconv.decode.equations import Equations, equations, invert_activation
+from unconv.conv_block import Activation, ConvBlock, identity
+from unconv.decode.linear_system import Equations, equations, invert_activation
 from unconv.decode.min_norm import min_norm
 from unconv.errors import UnconvError
 from unconv.operators import ConvOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
-from unconv.stage import Activation, Stage, identity
+from unconv.testing import SolverConformance
 
 RELU = Activation("relu", torch.relu)
 NONE = Activation("none", identity)
@@ -22,7 +22,7 @@ def draw(*shape, seed=0):
 
 def make_stage(activation=RELU, pooling=None, bias=True, filters=7, stride=1):
     operator = ConvOperator(draw(filters, 3, 3, 3), (3, 6, 7), padding=1, stride=stride)
-    return Stage("conv", operator, draw(filters, seed=5) if bias else None, activation, pooling)
+    return ConvBlock("conv", operator, draw(filters, seed=5) if bias else None, activation, pooling)
 
 
 class TestMinNormConformance(SolverConformance):

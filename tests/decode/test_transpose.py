@@ -2,8 +2,8 @@
 
 import torch
 
-from unconv.batched import norms
 from unconv.decode.transpose import transpose
+from unconv.linalg import norms
 from unconv.operators import ConvOperator
 from unconv.sparsity import Pooled
 

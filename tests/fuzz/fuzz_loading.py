@@ -40,7 +40,7 @@ with instrumented:
     from unconv.checkpoint import fit_weights, read_weights
     from unconv.errors import UnconvError
     from unconv.images import ImageStream
-    from unconv.preprocess import Preprocess
+    from unconv.preprocessing import Preprocess
 
 SUFFIXES = (".jpg", ".safetensors", ".pth")
 PREPROCESS = Preprocess(resize=16, crop=16)

@@ -9,7 +9,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from unconv.experiments.fig2 import SETTING
 from unconv.measure.rip import (
     Boundary,
     Method,
@@ -22,6 +21,7 @@ from unconv.measure.rip import (
     support_ratios,
 )
 from unconv.operators import ConvOperator, gaussian_like
+from unconv.paper.fig2 import SETTING
 from unconv.sparsity import Pooled, Window
 
 

@@ -5,10 +5,10 @@ from itertools import combinations
 import pytest
 import torch
 
-from unconv.conformance import MatrixOperator
 from unconv.recover import cosamp
 from unconv.recover.cosamp import doubled_support
 from unconv.sparsity import Code, Pooled, TopK
+from unconv.testing import MatrixOperator
 
 
 def draw(*shape, seed=0):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from sklearn.linear_model import Lasso
 
-from unconv.conformance import MatrixOperator
 from unconv.operators import ConvOperator
 from unconv.recover import fista
 from unconv.recover.fista import default_weight
+from unconv.testing import MatrixOperator
 
 
 def draw(*shape, seed=0):

@@ -2,9 +2,9 @@
 
 import torch
 
-from unconv.conformance import MatrixOperator
 from unconv.recover import htp, niht
 from unconv.sparsity import TopK
+from unconv.testing import MatrixOperator
 
 
 def draw(*shape, seed=0):

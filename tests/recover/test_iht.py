@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unconv.conformance import MatrixOperator
 from unconv.operators import ConvOperator
 from unconv.recover import iht
-from unconv.solution import Solution
+from unconv.solvers.solution import Solution
 from unconv.sparsity import Pooled, TopK
+from unconv.testing import MatrixOperator
 
 
 def draw(*shape, seed=0, dtype=torch.float64):

@@ -2,12 +2,12 @@
 
 import torch
 
-from unconv.conformance import MatrixOperator
 from unconv.operators import ConvOperator
 from unconv.recover import iht, niht
+from unconv.recover.greedy import Iterate
 from unconv.recover.niht import normalised_step
-from unconv.recover.pursuit import Iterate
 from unconv.sparsity import Pooled, TopK
+from unconv.testing import MatrixOperator
 
 
 def draw(*shape, seed=0):

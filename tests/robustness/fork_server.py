@@ -30,8 +30,8 @@ import traceback
 
 import torch
 
-import unconv.runs.shards
-import unconv.verbs.report
+import unconv.commands.report
+import unconv.evaluate.shards
 from unconv.cli import main
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
@@ -102,9 +102,9 @@ def child(order: dict) -> int:
     if order.get("unprivileged"):
         drop_privileges()
     if not order["figures"]:
-        unconv.verbs.report.write_figures = lambda data, run: []
+        unconv.commands.report.write_figures = lambda data, run: []
     if "coming" in order:
-        unconv.runs.shards.COMING = order["coming"]
+        unconv.evaluate.shards.COMING = order["coming"]
     install_faults(order)
     if "file_size" in order:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"], resource.RLIM_INFINITY))

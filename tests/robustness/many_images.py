@@ -19,10 +19,10 @@ import malformed
 import torch
 from torch import nn
 
+from unconv.evaluate.network import CapturedStream, Network
+from unconv.evaluate.sparsity_stats import activity_over
 from unconv.images import ImageStream, find_images
-from unconv.preprocess import Preprocess
-from unconv.runs.counting import activity_over
-from unconv.runs.network import CapturedStream, Network
+from unconv.preprocessing import Preprocess
 
 
 def resident() -> float:

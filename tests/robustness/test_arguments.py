@@ -7,26 +7,26 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from unconv.certify.exact import exact_delta
+from unconv.certify.lower_bound import attack
+from unconv.certify.stability import certify
+from unconv.certify.upper_bound import delta_bracket, upper_bound
+from unconv.conv_blocks import find_conv_blocks
+from unconv.decode.block_input import decode_layer, paper_code
 from unconv.decode.convex import convex
-from unconv.decode.equations import equations
-from unconv.decode.layer import decode_layer, paper_code
+from unconv.decode.linear_system import equations
 from unconv.decode.min_norm import min_norm
 from unconv.decode.transpose import transpose
 from unconv.errors import UnconvError
 from unconv.images import ImageStream, psnr, quality, save_image, ssim, to_uint8
-from unconv.measure.activity import Activity, k_from
-from unconv.measure.adversarial import attack
-from unconv.measure.bounds import delta_bracket, upper_bound
-from unconv.measure.certificate import certify
 from unconv.measure.coherence import coherence, coherence_pair, correlation_table
-from unconv.measure.exact import exact_delta
 from unconv.measure.rip import RatioSummary, compare, draw_codes, sample_ratios, support_ratios
+from unconv.measure.sparsity import Activity, k_from
 from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
 from unconv.operators import ConvOperator, gaussian_like, per_axis
-from unconv.preprocess import Preprocess, channels, normalisation
+from unconv.preprocessing import Preprocess, channels, normalisation
 from unconv.recover import activation_recovery, cosamp, fista, htp, iht, niht
 from unconv.sparsity import AveragePool, Pooled, TopK, Window, keep_largest
-from unconv.stages import find_stages
 
 torch.manual_seed(0)
 W = ConvOperator(torch.randn(4, 2, 3, 3), (2, 6, 6), padding=1)
@@ -35,7 +35,7 @@ H = torch.randn(2, 4, 6, 6)
 MODEL = Pooled(2, 5)
 CODE = MODEL.project(H)
 NET = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)).eval()
-STAGE = find_stages(NET.requires_grad_(False), X[:1]).stages[0]
+STAGE = find_conv_blocks(NET.requires_grad_(False), X[:1]).stages[0]
 STAGE_CODE = STAGE.encode(X)
 
 BELOW_1 = st.integers(-(10**6), 0)

@@ -12,7 +12,7 @@ import torch
 from unconv.checkpoint import fit_weights, read_weights
 from unconv.errors import UnconvError
 from unconv.images import ImageStream, display_name, find_images
-from unconv.preprocess import Preprocess
+from unconv.preprocessing import Preprocess
 
 IMAGES, WEIGHTS = 190, 190
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from unconv.invert.ways import Way, invert_batch
-from unconv.stages import capture, find_stages
+from unconv.conv_blocks import capture, find_conv_blocks
+from unconv.inversion.methods import InversionMethod, invert_batch
 
 # what docs/robustness.md promises of relative errors; PSNR in decibels and SSIM follow from the same images
 BATCH_TOLERANCE = 1e-4
@@ -95,9 +95,9 @@ def test_batches_change_rounding_only(server, place, words, undisturbed):
 @pytest.mark.parametrize(
     "way",
     [
-        Way("image", "network", "transpose", "switches"),
-        Way("layer", "network", "min-norm", "switches"),
-        Way("layer", "paper", "iht", "switches"),
+        InversionMethod("image", "network", "transpose", "switches"),
+        InversionMethod("layer", "network", "min-norm", "switches"),
+        InversionMethod("layer", "paper", "iht", "switches"),
     ],
     ids=lambda way: f"{way.recovered}-{way.method}",
 )
@@ -109,7 +109,7 @@ def test_single_precision_is_near_double(way):
     errors = []
     for dtype in (torch.float32, torch.float64):
         module, x = net.to(dtype).requires_grad_(False), pixels.to(dtype)
-        stages = find_stages(module, x[:1])
+        stages = find_conv_blocks(module, x[:1])
         found = invert_batch(module, stages, "3", x, capture(module, ["0", "3"], x), way, k=100, region=2)
         gap = (found.estimate - found.reference).double().flatten(1).norm(dim=1)
         errors.append(gap / found.reference.double().flatten(1).norm(dim=1))

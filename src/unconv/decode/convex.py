@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unconv.batched import column, norms, tiny
-from unconv.decode.descent import Problem, descend
+from unconv.conv_block import ConvBlock
+from unconv.decode.constraints import Reading, UnknownSwitches, statements
+from unconv.decode.nonlinear_cg import Problem, descend
 from unconv.decode.priors import Euclidean, Gaussian, Smooth, SmoothL1, TotalVariation
-from unconv.decode.statements import Reading, UnknownSwitches, statements
-from unconv.solution import Solution
+from unconv.linalg import column, norms, tiny
+from unconv.solvers.solution import Solution
 from unconv.sparsity import Code
-from unconv.stage import Stage
 
 Prior = Literal["smooth", "gaussian", "l1", "tv"]
 PRIORS: tuple[Prior, ...] = ("smooth", "gaussian", "l1", "tv")
@@ -26,7 +26,7 @@ GUESS_STEPS = 30
 
 
 def convex(
-    stage: Stage,
+    stage: ConvBlock,
     code: Code,
     *,
     prior: Prior | None = "smooth",
@@ -110,7 +110,7 @@ def convex(
     return _non_negative(stage, Solution(second.value, history, second.status))
 
 
-def _negativity(stage: Stage) -> float:
+def _negativity(stage: ConvBlock) -> float:
     """Returns the weight of the squared violations of ``x >= 0``: the mean of the diagonal of ``W^T W``."""
     if not stage.nonnegative_input:
         return 0.0
@@ -119,5 +119,5 @@ def _negativity(stage: Stage) -> float:
     return (operator.weight.double().square().sum() * rows / math.prod(operator.input_shape)).item()
 
 
-def _non_negative(stage: Stage, solution: Solution[Tensor]) -> Solution[Tensor]:
+def _non_negative(stage: ConvBlock, solution: Solution[Tensor]) -> Solution[Tensor]:
     return replace(solution, value=solution.value.clamp_min(0)) if stage.nonnegative_input else solution

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from unconv.decode.equations import Equations
-from unconv.least_squares import cgls
-from unconv.solution import Solution
+from unconv.decode.linear_system import Equations
+from unconv.solvers.cgls import cgls
+from unconv.solvers.solution import Solution
 
 
 def min_norm(system: Equations, *, tolerance: float = 1e-3, max_steps: int = 100) -> Solution[Tensor]:

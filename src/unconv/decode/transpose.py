@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unconv.batched import column, norms, tiny
+from unconv.linalg import column, norms, tiny
 from unconv.operators import LinearOperator
 from unconv.sparsity import Code
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unconv.batched import norms
+from unconv.linalg import norms
 from unconv.measure.coherence import correlation_table
 from unconv.operators import ConvOperator
 from unconv.sparsity import Pooled, Window

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from unconv.operators import LinearOperator
 from unconv.recover.fista import default_weight, fista
+from unconv.recover.greedy import refill
 from unconv.recover.iht import SparseRecovery
-from unconv.recover.pursuit import refill
-from unconv.solution import Solution, Status
+from unconv.solvers.solution import Solution, Status
 from unconv.sparsity import SparsityModel
 
 

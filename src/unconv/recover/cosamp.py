@@ -7,9 +7,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from unconv.operators import LinearOperator
+from unconv.recover.greedy import Iterate, fit, pursue, refill
 from unconv.recover.iht import SparseRecovery
-from unconv.recover.pursuit import Iterate, fit, pursue, refill
-from unconv.solution import Solution
+from unconv.solvers.solution import Solution
 from unconv.sparsity import Pooled, SparsityModel, keep_largest
 
 

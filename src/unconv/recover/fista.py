@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unconv.batched import column, norms, tiny
+from unconv.linalg import column, norms, tiny
 from unconv.operators import LinearOperator
+from unconv.recover.greedy import check_input
 from unconv.recover.iht import SparseRecovery
-from unconv.recover.pursuit import check_input
-from unconv.solution import Solution, Status
+from unconv.solvers.solution import Solution, Status
 from unconv.sparsity import Code
 
 FRACTION = 0.05

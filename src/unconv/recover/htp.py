@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unconv.batched import norms
+from unconv.linalg import norms
 from unconv.operators import LinearOperator
+from unconv.recover.greedy import Iterate, fit, pick, pursue, refill
 from unconv.recover.iht import SparseRecovery
 from unconv.recover.niht import normalised_step
-from unconv.recover.pursuit import Iterate, fit, pick, pursue, refill
-from unconv.solution import Solution
+from unconv.solvers.solution import Solution
 from unconv.sparsity import SparsityModel
 
 

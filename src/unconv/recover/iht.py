@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unconv.batched import column, relative_norm
+from unconv.linalg import column, relative_norm
 from unconv.operators import LinearOperator
-from unconv.solution import Solution, Status
+from unconv.solvers.solution import Solution, Status
 from unconv.sparsity import Code, SparsityModel
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unconv.batched import column, norms, tiny
+from unconv.linalg import column, norms, tiny
 from unconv.operators import LinearOperator
+from unconv.recover.greedy import Iterate, pursue
 from unconv.recover.iht import SparseRecovery, choose
-from unconv.recover.pursuit import Iterate, pursue
-from unconv.solution import Solution
+from unconv.solvers.solution import Solution
 from unconv.sparsity import SparsityModel
 
 MARGIN = 0.01  # c of the acceptance test

@@ -1,0 +1,1 @@
+"""What can be proven: brackets of delta_k, and stability of codes."""

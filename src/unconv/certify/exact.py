@@ -1,0 +1,114 @@
+"""Model-RIP constants by enumerating every subspace: the referee of the bounds, for small cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, islice
+
+import torch
+from torch import Tensor
+
+from unconv.certify.lower_bound import Attained, attained
+from unconv.certify.supports import Blocks, Boundary, Region, blocks_around, blocks_within, entries, prepared
+from unconv.errors import UnconvError
+from unconv.operators import ConvOperator
+
+MOST_SUBSPACES = 1_000_000
+BATCH = 2**21  # Gram entries diagonalised at once: 16 MB
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A model-RIP constant by enumeration.
+
+    Attributes:
+        delta: The constant, up to the rounding of the eigenvalues.
+        ceiling: ``delta`` and all that this rounding can hide: an upper bound.
+        attained: The vector that attains it, and its value from ``W^T z``.
+        subspaces: Number of subspaces looked at.
+    """
+
+    delta: float
+    ceiling: float
+    attained: Attained
+    subspaces: int
+
+
+def exact_delta(
+    operator: ConvOperator, region: Region, k: int, *, twice: bool = False, boundary: Boundary = "full"
+) -> Exact:
+    """``delta_k`` (``delta_2k`` if ``twice``) from the eigenvalues of ``G_S`` on every maximal support ``S``.
+
+    Smaller supports lie inside maximal ones, and eigenvalues of a principal part lie between those of the whole.
+
+    Args:
+        operator: The convolution, as it is.
+        region: Pooling region without overlaps, or ``"map"`` for one region per channel.
+        k: Number of regions in use.
+        twice: Whether to take sums of two vectors: up to two entries per region, ``2 k`` in all.
+        boundary: ``"full"`` or ``"cropped"``.
+
+    Returns:
+        The constant.
+
+    Raises:
+        UnconvError: If there are more than a million subspaces, regions overlap, a filter is zero or not finite,
+            or ``k`` is not between 1 and the number of regions.
+    """
+    operator = prepared(operator, region, k, boundary)
+    spatial, channels = operator.output_shape[1:], operator.output_shape[0]
+    blocks = blocks_within(region, spatial)
+    if blocks != blocks_around(region, spatial):
+        raise UnconvError("these regions overlap, so their supports are not enumerated; use regions that do not")
+    total = blocks.supports(channels, k, twice=twice)
+    if total > MOST_SUBSPACES:
+        raise UnconvError(f"there are {total:.3g} subspaces; enumeration stops at a million: use delta_bracket")
+    dense = operator.to_dense()
+    gram = dense @ dense.T
+    size = entries(blocks, channels, k, twice=twice)
+    best, worst_support, side = -1.0, None, 1
+    stream = _supports(blocks, channels, size, 2 if twice else 1)
+    while batch := list(islice(stream, max(1, BATCH // size**2))):
+        index = torch.tensor(batch)
+        values = torch.linalg.eigvalsh(gram[index[:, :, None], index[:, None, :]])
+        for sign, gap in ((1, values[:, -1] - 1), (-1, 1 - values[:, 0])):
+            found = gap.max().item()
+            if found > best:
+                best, worst_support, side = found, index[gap.argmax()], sign
+    assert worst_support is not None
+    vectors = torch.linalg.eigh(gram[worst_support[:, None], worst_support]).eigenvectors
+    z = torch.zeros(len(gram), dtype=gram.dtype)
+    z[worst_support] = vectors[:, -1 if side > 0 else 0]
+    found = attained(operator, z.reshape(operator.output_shape))
+    return Exact(best, best + _eigenvalue_error(dense, size), found, total)
+
+
+def _eigenvalue_error(dense: Tensor, size: int) -> float:
+    # entries err by gamma_m |w| |w'|; computed eigenvalues of a symmetric matrix by a small multiple of n u |A|,
+    # for which 32 n u |A| is ample (Anderson et al., LAPACK Users' Guide, section 4.7)
+    unit = 2.0**-53
+    trace = size * dense.square().sum(1).max().item()
+    return (2 * dense.shape[1] + 32 * size) * unit * trace + 4 * unit
+
+
+def _supports(blocks: Blocks, channels: int, size: int, most: int) -> Iterator[list[int]]:
+    # all supports of ``size`` entries with at most ``most`` per block, as flat indices
+    places = blocks.flat.numel()
+    lists = [
+        [channel * places + int(p) for p in block if p >= 0] for channel in range(channels) for block in blocks.members
+    ]
+    room = [0] * (len(lists) + 1)
+    for at in reversed(range(len(lists))):
+        room[at] = room[at + 1] + min(most, len(lists[at]))
+
+    def grow(at: int, support: list[int]) -> Iterator[list[int]]:
+        missing = size - len(support)
+        if missing == 0:
+            yield support
+        elif room[at] >= missing:
+            for used in range(min(most, missing, len(lists[at])), -1, -1):
+                for chosen in combinations(lists[at], used):
+                    yield from grow(at + 1, [*support, *chosen])
+
+    return grow(0, [])

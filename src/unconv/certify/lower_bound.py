@@ -1,0 +1,337 @@
+"""Lower bounds on the model-RIP constants: vectors of the model sought out to be stretched or shrunk most.
+
+What is returned is always attained: ``|| W^T z ||^2 / || z ||^2`` of a witness ``z``, which anyone can recompute.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unconv.certify.supports import Blocks, Boundary, Region, blocks_within, entries, prepared
+from unconv.operators import ConvOperator
+
+BUDGET = 6e10  # multiply-adds of one unit of effort: some seconds on two cores
+MEMORY = 2**25  # entries of one batch of activations: 256 MB in float64
+STARTS = 64  # for one unit of effort, where the budget allows
+MOST_GROWN = 96  # entries up to which supports are grown and mended one entry at a time
+FINALISTS = 8  # vectors of each kind that go on to exchanges
+
+
+@dataclass(frozen=True)
+class Attained:
+    """A lower bound on a model-RIP constant, with its witness.
+
+    Attributes:
+        delta: ``| ratio^2 - 1 |`` less all that rounding can have added.
+        ratio: ``||W^T z|| / ||z||``.
+        witness: The vector ``z`` of the model, of unit norm. Shape ``(K, *spatial)``, float64.
+    """
+
+    delta: float
+    ratio: float
+    witness: Tensor
+
+
+def attained(operator: ConvOperator, z: Tensor) -> Attained:
+    """The deviation that a vector attains, rounded inward.
+
+    Args:
+        operator: The convolution, in float64.
+        z: A non-zero activation. Shape ``(K, *spatial)``.
+
+    Returns:
+        The bound.
+    """
+    z = z.to(operator.weight)
+    z /= z.norm()
+    x = operator.adjoint(z)
+    square = (x.square().sum() / z.square().sum()).item()
+    # an entry of x errs by gamma_n (|W|^T |z|), the squared norms by gamma of the number of their entries
+    unit = 2.0**-53
+    spread = operator.with_weight(operator.weight.abs()).adjoint(z.abs())
+    taps = operator.output_shape[0] // operator.groups * math.prod(operator.weight.shape[2:])
+    slip = 2 * (taps + 2) * unit * (spread * (x.abs() + spread * taps * unit)).sum().item()
+    slip += 2 * (x.numel() + z.numel() + 8) * unit * (square + 1)
+    return Attained(max(abs(square - 1) - slip, 0.0), math.sqrt(square), z)
+
+
+def attack(
+    operator: ConvOperator,
+    region: Region,
+    k: int,
+    *,
+    twice: bool = False,
+    boundary: Boundary = "full",
+    effort: float = 1.0,
+    seed: int = 0,
+) -> Attained:
+    """Lower bound on ``delta_k`` (``delta_2k`` if ``twice``) by a search for the worst vector.
+
+    From many starts, for the largest and for the smallest ratio: the projected power method
+    ``z <- P(+-G z + c z)``, whose every step gains (truncated power method, Yuan and Zhang 2013; ``P`` is the
+    projection onto the model); for small supports also greedy growth, where each entry joins that moves the
+    extreme eigenvalue of the small Gram matrix most, and exchanges of one entry while any gains.
+
+    Args:
+        operator: The convolution, as it is.
+        region: Pooling region, or ``"map"`` for one region per channel. Where regions overlap, only places that
+            share none are used, so that the witness is admissible in any reading.
+        k: Number of regions in use.
+        twice: Whether to search among sums of two vectors: up to two entries per region, ``2 k`` in all.
+        boundary: ``"full"`` (``W^T`` keeps its whole output) or ``"cropped"`` (to the input).
+        effort: Work, in units of some seconds on two cores.
+        seed: Seed of the starts.
+
+    Returns:
+        The largest deviation found.
+
+    Raises:
+        UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
+        UsageError: If there is no such boundary.
+        ValueError: If ``effort`` is negative or no number.
+    """
+    if not 0 <= effort < math.inf:
+        raise ValueError(f"effort is {effort}; it multiplies the work of the search, so it is finite and at least 0")
+    exact = prepared(operator, region, k, boundary)
+    blocks = blocks_within(region, exact.output_shape[1:])
+    patch = _patch(exact, k, effort)
+    witnesses = []
+    if patch != exact.output_shape[1:]:
+        starts = tuple((n - size) // 2 for n, size in zip(exact.output_shape[1:], patch, strict=True))
+        inside = _slice(blocks, starts, patch)
+        if inside is not None:
+            here = (..., *(slice(a, a + size) for a, size in zip(starts, patch, strict=True)))
+            for z in _Search(_on_patch(exact, patch), inside, k, twice, effort, seed).run():
+                witness = torch.zeros(exact.output_shape, dtype=torch.float64)
+                witness[here] = z
+                witnesses.append(witness)
+    if not witnesses or boundary == "cropped":
+        # what the border does to the norm only shows on the whole map
+        witnesses += _Search(exact, blocks, k, twice, effort, seed).run()
+    return max((attained(exact, z) for z in witnesses), key=lambda found: found.delta)
+
+
+def _patch(operator: ConvOperator, k: int, effort: float) -> tuple[int, ...]:
+    # the part of the map to search on: W is the same everywhere, so a few filter lengths hold the worst small
+    # supports; large ones get as much as the budget allows some hundred passes over
+    reach = [
+        d * (n - 1) // s for n, s, d in zip(operator.weight.shape[2:], operator.stride, operator.dilation, strict=True)
+    ]
+    affordable = BUDGET * effort / 400 / (2 * operator.output_shape[0] * operator.weight[0].numel())
+    side = affordable ** (1 / operator.dims) if k > MOST_GROWN else 0.0
+    patch = [min(n, max(4 * r + 4, int(side))) for n, r in zip(operator.output_shape[1:], reach, strict=True)]
+    return tuple(patch) if 2 * math.prod(patch) <= math.prod(operator.output_shape[1:]) else operator.output_shape[1:]
+
+
+def _slice(blocks: Blocks, starts: tuple[int, ...], sizes: tuple[int, ...]) -> Blocks | None:
+    # the blocks of a part of the map, if there are any: what they admit, the whole map's admit
+    labels = []
+    for axis, start, size in zip(blocks.labels, starts, sizes, strict=True):
+        part = axis[start : start + size]
+        known = sorted({label for label in part if label >= 0})
+        if not known:
+            return None
+        labels.append(tuple(known.index(label) if label >= 0 else -1 for label in part))
+    return Blocks(tuple(labels))
+
+
+def _on_patch(operator: ConvOperator, patch: tuple[int, ...]) -> ConvOperator:
+    # the operator whose output is a part of the map, nothing of it cropped
+    spatial = [
+        (n - 1) * s + d * (kernel - 1) + 1
+        for n, kernel, s, d in zip(patch, operator.weight.shape[2:], operator.stride, operator.dilation, strict=True)
+    ]
+    return ConvOperator(
+        operator.weight,
+        (operator.input_shape[0], *spatial),
+        stride=operator.stride,
+        dilation=operator.dilation,
+        groups=operator.groups,
+    )
+
+
+class _Search:
+    """One search: the operator that it may use (faster, in float32, where the problem is large), and its budget."""
+
+    def __init__(self, operator: ConvOperator, blocks: Blocks, k: int, twice: bool, effort: float, seed: int) -> None:
+        channels, places = operator.output_shape[0], math.prod(operator.output_shape[1:])
+        cost = 2 * channels * places * operator.weight[0].numel()
+        self.operator = operator if cost < 1e7 else operator.to(torch.float32)
+        self.blocks, self.k, self.twice = blocks, k, twice
+        self.size = entries(blocks, channels, k, twice=twice)
+        self.passes = int(BUDGET * effort / (cost + 200 * channels * places))
+        self.most_starts = math.ceil(STARTS * effort)
+        self.memory = max(1, MEMORY // max(channels * places, math.prod(operator.input_shape)))
+        self.generator = torch.Generator().manual_seed(seed)
+        self.flat = (channels, places)
+        ones = torch.ones(1, *operator.input_shape, dtype=operator.dtype)
+        self.squares = operator.with_weight(operator.weight.square()).forward(ones).to(self.operator.dtype).flatten()
+        label = blocks.flat
+        numbered = label + blocks.count * torch.arange(channels)[:, None]
+        self.block_of = torch.where(label >= 0, numbered, -1).flatten()
+
+    def run(self) -> Iterator[Tensor]:
+        """Search at both ends of the spectrum.
+
+        Yields:
+            The best vectors found. Shape ``(K, *spatial)``.
+        """
+        for sign in (1, -1):
+            z = self.power(self.starts(sign), sign)
+            yield z[0]
+            reached = sign * (self.quadratic(z[:1]).item() - 1)
+            if self.size <= MOST_GROWN and self.passes > 8 * self.size:
+                supports = torch.cat([z.flatten(1).abs().topk(self.size, dim=1).indices, self.grow(sign)])
+                best, reached = self.exchange(self.admissible(supports), sign)
+                yield best
+            if sign > 0 and reached >= 1:
+                # the smallest ratio is at least 0, so it deviates by at most 1
+                return
+
+    def gram(self, z: Tensor) -> Tensor:
+        # ``W W^T z`` of a batch of activations, in pieces that fit in memory
+        return torch.cat([self.operator.forward(self.operator.adjoint(part)) for part in z.split(self.memory)])
+
+    def quadratic(self, z: Tensor) -> Tensor:
+        # ``||W^T z||^2`` of a batch of unit vectors
+        return torch.cat([self.operator.adjoint(part).flatten(1).square().sum(1) for part in z.split(self.memory)])
+
+    def project(self, h: Tensor) -> Tensor:
+        z = self.blocks.project(h, self.k, twice=self.twice)
+        return z / z.flatten(1).norm(dim=1).clamp_min(1e-30).reshape(-1, *[1] * (z.ndim - 1))
+
+    def starts(self, sign: int) -> Tensor:
+        # unit vectors of the model: random ones, single entries of each channel, and extreme filters first
+        channels, places = self.flat
+        count = max(1, min(self.most_starts, self.passes // 24, self.memory))
+        h = torch.randn(count, channels, places, generator=self.generator, dtype=torch.float64)
+        allowed = (self.block_of.reshape(channels, places) >= 0).nonzero()
+        singles = min((count + 1) // 2, channels)
+        if singles:
+            # the middle of a channel meets all of its neighbours
+            middle = places // 2 + (math.prod(self.operator.output_shape[-1:]) // 2 if self.operator.dims > 1 else 0)
+            order = (sign * self.squares.reshape(channels, places)[:, middle % places]).argsort(descending=True)
+            place = allowed[(allowed[:, 1] - middle).abs().argmin(), 1]
+            h[torch.arange(singles), order[:singles], place] += 1e3
+        return self.project(h.reshape(count, *self.operator.output_shape).to(self.operator.dtype))
+
+    def power(self, z: Tensor, sign: int) -> Tensor:
+        # the projected power method on ``G``, or on ``c I - G`` for the smallest ratio
+        steps = max(3, min(50, self.passes // 4 // len(z)))
+        shift = torch.zeros(())
+        if sign < 0:
+            shift = torch.tensor(self.operator.norm(tolerance=1e-2, max_steps=12) ** 2 / 2)
+        for step in range(steps):
+            moved = self.project(sign * self.gram(z) + shift * z)
+            # a vector that W^T sends to zero has nowhere to go
+            stuck = moved.flatten(1).abs().amax(1) == 0
+            moved = torch.where(stuck.reshape(-1, *[1] * (z.ndim - 1)), z, moved)
+            settled = (moved - z).abs().max().item() < 1e-7
+            z = moved
+            if settled:
+                break
+            if step % 8 == 7 and len(z) > FINALISTS:
+                z = z[(sign * self.quadratic(z)).topk(max(FINALISTS, len(z) // 2)).indices]
+        return z[(sign * self.quadratic(z)).topk(min(FINALISTS, len(z))).indices]
+
+    def grow(self, sign: int) -> Tensor:
+        # supports grown entry by entry. Shape ``(starts, size)``
+        count = max(1, min(self.most_starts, self.passes // (8 * self.size), self.memory))
+        allowed = (self.block_of >= 0).nonzero().flatten()
+        extreme = allowed[(sign * self.squares[allowed]).argsort(descending=True)[: max(1, count // 4)]]
+        chance = allowed[torch.randint(len(allowed), (count - len(extreme),), generator=self.generator)]
+        supports = torch.cat([extreme, chance])[:, None]
+        small = self.squares[supports][:, :, None]
+        while supports.shape[1] < self.size:
+            values, vectors = _extreme(small, sign)
+            gain = self.bordered(supports, vectors, values, sign)
+            supports, small = self.append(supports, small, gain.argmax(1))
+        return supports[(sign * _extreme(small, sign)[0]).topk(min(FINALISTS, count)).indices]
+
+    def exchange(self, supports: Tensor, sign: int) -> tuple[Tensor, float]:
+        """Exchange one entry at a time while the extreme eigenvalue gains.
+
+        Returns:
+            The best vector, and how far its ``||W^T z||^2`` lies beyond 1.
+        """
+        size = supports.shape[1]
+        small = self.small(supports)
+        rounds = max(1, self.passes // (2 * len(supports) * size))
+        active = torch.ones(len(supports), dtype=torch.bool)
+        tolerance = 1e-9 if self.operator.dtype == torch.float64 else 1e-5
+        for _ in range(min(rounds, 4 * size)):
+            rows = active.nonzero().flatten()
+            if not len(rows) or size < 2:
+                break
+            for row in rows.tolist():
+                keep = torch.stack([torch.cat([torch.arange(a), torch.arange(a + 1, size)]) for a in range(size)])
+                rest, part = supports[row][keep], small[row][keep[:, :, None], keep[:, None, :]]
+                values, vectors = _extreme(part, sign)
+                gain = self.bordered(rest, vectors, values, sign)
+                leave = int(gain.amax(1).argmax())
+                now = sign * _extreme(small[row : row + 1], sign)[0].item()
+                if gain[leave].max().item() <= now + tolerance * (1 + abs(now)):
+                    active[row] = False
+                    continue
+                there, then = self.append(rest[leave : leave + 1], part[leave : leave + 1], gain[leave].argmax()[None])
+                supports[row], small[row] = there[0], then[0]
+        values, vectors = _extreme(small, sign)
+        best = int((sign * values).argmax())
+        z = self.scatter(supports[best : best + 1], vectors[best : best + 1])[0]
+        return z, sign * (values[best].item() - 1)
+
+    def bordered(self, supports: Tensor, vectors: Tensor, values: Tensor, sign: int) -> Tensor:
+        """What each place, joined to each support, at least makes of ``sign`` times the extreme eigenvalue.
+
+        Returns:
+            The extreme value over the span of the support's extreme vector and the place; minus infinity where
+            the place may not join. Shape ``(N, K * places)``.
+        """
+        cross = self.gram(self.scatter(supports, vectors)).flatten(1)
+        middle, half = (values[:, None] + self.squares) / 2, (values[:, None] - self.squares) / 2
+        gain = sign * middle + (half.square() + cross.square()).sqrt()
+        most = 2 if self.twice else 1
+        used = torch.zeros(len(supports), self.flat[0] * self.blocks.count, dtype=torch.int64)
+        used.scatter_add_(1, self.block_of[supports], torch.ones_like(supports))
+        closed = (used[:, self.block_of.clamp_min(0)] >= most) | (self.block_of < 0)
+        return gain.masked_fill(closed, -math.inf).scatter(1, supports, -math.inf)
+
+    def append(self, supports: Tensor, small: Tensor, joined: Tensor) -> tuple[Tensor, Tensor]:
+        # the supports with one more entry each, and their Gram matrices
+        ones = torch.ones(len(joined), 1, dtype=small.dtype)
+        column = self.gram(self.scatter(joined[:, None], ones)).flatten(1)
+        supports = torch.cat([supports, joined[:, None]], 1)
+        edge = column.gather(1, supports)
+        return supports, torch.cat([torch.cat([small, edge[:, :-1, None]], 2), edge[:, None]], 1)
+
+    def small(self, supports: Tensor) -> Tensor:
+        # the Gram matrix of each support. Shape ``(N, size, size)``
+        result = []
+        for support in supports:
+            columns = self.gram(self.scatter(support[:, None], torch.ones(len(support), 1, dtype=self.operator.dtype)))
+            part = columns.flatten(1)[:, support]
+            result.append((part + part.T) / 2)
+        return torch.stack(result)
+
+    def scatter(self, supports: Tensor, values: Tensor) -> Tensor:
+        z = torch.zeros(len(supports), math.prod(self.flat), dtype=self.operator.dtype)
+        return z.scatter_(1, supports, values.to(z)).reshape(-1, *self.operator.output_shape)
+
+    def admissible(self, supports: Tensor) -> Tensor:
+        # those supports that the model admits: a vector with fewer non-zeros fills up with any places
+        used = torch.zeros(len(supports), self.flat[0] * self.blocks.count, dtype=torch.int64)
+        used.scatter_add_(1, self.block_of[supports].clamp_min(0), torch.ones_like(supports))
+        good = (used.amax(1) <= (2 if self.twice else 1)) & (self.block_of[supports] >= 0).all(1)
+        return supports[good]
+
+
+def _extreme(small: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+    # largest (``sign`` 1) or smallest (-1) eigenvalue of each matrix, with its vector
+    values, vectors = torch.linalg.eigh(small)
+    at = -1 if sign > 0 else 0
+    return values[:, at], vectors[:, :, at]

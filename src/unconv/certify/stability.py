@@ -1,0 +1,345 @@
+"""Is this code enough? The smallest singular value of the linear map that a code fixes, and what it promises.
+
+With its switches (or gates) known, a code is a system of linear equations ``A x = b``: ``A`` holds the rows of
+``W`` at the places that the switches name, or is the Jacobian of a network with its gates frozen. An error of ``e``
+in ``b`` moves the least-squares, least-norm solution by at most ``e / sigma``, with ``sigma`` the smallest non-zero
+singular value of ``A``; what lies in the null space of ``A`` the equations do not determine at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unconv.operators import LinearOperator
+from unconv.solvers.cgls import cgls
+from unconv.sparsity import AveragePool, Code
+
+DENSE_ENTRIES = 2**24  # of a matrix that is decomposed whole
+DENSE_SIDE = 1500  # of its shorter side
+BASIS_ENTRIES = 2**27  # of all Lanczos vectors together
+FAILURE = 1e-9  # probability with which ``floor`` may fail
+
+
+@dataclass(frozen=True)
+class StabilityCertificate:
+    """How well a code's equations determine its input.
+
+    Attributes:
+        sigma: Smallest singular value of ``A`` on what its equations see: of ``A`` if there are at least as many
+            equations as unknowns, of its transpose otherwise. Attained by a vector, so never below the true one.
+        interval: Interval around ``sigma``, by the residual of its singular vectors, that holds a singular value;
+            the smallest, unless the iteration has missed a smaller one altogether. Rounding is covered.
+        floor: A lower bound on the smallest singular value that holds whatever the iteration missed, but for a
+            chance of 1e-9 over its random start; 0 where the iteration was too short to say. For a matrix
+            decomposed whole, the lower end of ``interval``.
+        largest: Largest singular value found.
+        undetermined: Dimensions of the input that the equations do not determine; at least this many.
+        exact: Whether ``undetermined`` is exactly that.
+        direction: A change of the input, of unit norm, that the equations see least: out of the null space if
+            there is one, as far as the iteration comes. Shape ``input_shape``; ``None`` where none was asked for.
+        gain: ``||A direction||``; ``None`` likewise.
+        equations: Number of rows of ``A``.
+        unknowns: Number of columns of ``A``.
+        steps: Lanczos steps made; 0 for a matrix decomposed whole.
+    """
+
+    sigma: float
+    interval: tuple[float, float]
+    floor: float
+    largest: float
+    undetermined: int
+    exact: bool
+    direction: Tensor | None
+    gain: float | None
+    equations: int
+    unknowns: int
+    steps: int
+
+    def moved(self, error: float, *, sure: bool = False) -> float:
+        """How far an error in the code moves the least-norm, least-squares input at most.
+
+        Args:
+            error: Euclidean norm of the error.
+            sure: Whether to divide by ``floor`` instead of the lower end of ``interval``.
+
+        Returns:
+            Euclidean norm; infinite where no positive lower bound is known.
+        """
+        sigma = self.floor if sure else self.interval[0]
+        return error / sigma if sigma > 0 else math.inf
+
+    def __str__(self) -> str:
+        known = "" if self.exact else "at least "
+        share = 100 * self.undetermined / self.unknowns
+        if self.sigma == 0:
+            return f"the code leaves {known}{self.undetermined} of {self.unknowns} dimensions ({share:.0f} %) open"
+        if self.interval[0] > 0:
+            kept = f"an error of 1 in the code moves the input by at most {self.moved(1):.3g}"
+        else:
+            kept = f"some error of 1 in the code moves the input by {1 / self.sigma:.3g} or more"
+        if not self.undetermined:
+            return f"{self.equations} equations for {self.unknowns} unknowns; {kept}"
+        lost = f"{known}{self.undetermined} of {self.unknowns} dimensions ({share:.0f} %) are not determined"
+        return f"{lost}; in the rest, {kept}"
+
+
+class Jacobian:
+    """The derivative of a function at a point, as a linear operator: what a network with frozen gates is.
+
+    The function takes and returns one tensor with a batch of one, as modules do.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], point: Tensor) -> None:
+        """Linearise a function.
+
+        Args:
+            function: Differentiable, e.g. a network up to a stage.
+            point: Where. Shape ``(1, *input_shape)``.
+        """
+        value, self._forward = torch.func.linearize(function, point)
+        self._adjoint = torch.func.vjp(function, point)[1]
+        self.input_shape, self.output_shape = tuple(point.shape[1:]), tuple(value.shape[1:])
+        self.dtype = point.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The derivative in a direction, one batch entry at a time.
+
+        Args:
+            x: Directions. Shape ``(N, *input_shape)``.
+
+        Returns:
+            Shape ``(N, *output_shape)``.
+        """
+        return torch.cat([self._forward(part) for part in x.split(1)])
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        """The transposed derivative, one batch entry at a time.
+
+        Args:
+            z: Shape ``(N, *output_shape)``.
+
+        Returns:
+            Shape ``(N, *input_shape)``.
+        """
+        return torch.cat([self._adjoint(part)[0] for part in z.split(1)])
+
+
+def known_entries(code: Code, *, rectified: bool) -> Tensor:
+    """The places of the dense activation that a code with known switches tells.
+
+    Args:
+        code: Codes of a batch; without average pooling.
+        rectified: Whether a ReLU came before, so that a zero only says "not positive" and is no equation.
+
+    Returns:
+        Shape ``(N, K, *spatial)``, bool.
+
+    Raises:
+        ValueError: If the pooling averages: its values are equations, but of no one place.
+    """
+    if isinstance(code.pooling, AveragePool):
+        raise ValueError("an average-pooled code names no places; certify the Jacobian of the pooled layer instead")
+    told = code.values > 0 if rectified else torch.ones_like(code.values, dtype=torch.bool)
+    if code.switches is None:
+        return told
+    flat = torch.zeros(*told.shape[:2], math.prod(code.shape[1:]), dtype=torch.int8, device=told.device)
+    flat.scatter_reduce_(2, code.switches.flatten(2), told.flatten(2).to(torch.int8), "amax")
+    return flat.unflatten(2, code.shape[1:]).bool()
+
+
+def certify(
+    operator: LinearOperator,
+    mask: Tensor | None = None,
+    *,
+    steps: int = 200,
+    tolerance: float = 1e-3,
+    start: Tensor | None = None,
+    seek: int | None = None,
+    whole: int = DENSE_SIDE,
+    seed: int = 0,
+) -> StabilityCertificate:
+    """Certify how well the equations ``(operator x)[mask] = b`` determine ``x``.
+
+    Golub-Kahan-Lanczos bidiagonalisation from a random start, reorthogonalised on the shorter side; small
+    systems are decomposed whole. The residual bound is that of Hermitian eigenvalue problems, the one that
+    holds whatever the spectrum is Kuczynski and Wozniakowski's (1992): after ``q`` steps from a
+    random start in ``n`` dimensions, the largest eigenvalue of a semidefinite matrix is missed by a relative
+    ``e`` with probability at most ``1.648 sqrt(n) exp(-sqrt(e) (2 q - 1))``.
+
+    Args:
+        operator: A convolution, a ``Jacobian``, or any other linear operator.
+        mask: Which outputs are known. Shape ``output_shape``, bool; all where ``None``.
+        steps: Largest number of Lanczos steps; memory is ``steps`` vectors of the shorter side, and fewer steps are
+            made where that is more than a gigabyte in float64.
+        tolerance: Stop when the residual is below this share of ``sigma``.
+        start: An input whose unseen part becomes ``direction`` where the equations leave dimensions open, e.g.
+            the image itself; random where ``None``. Shape ``input_shape``.
+        seek: Largest number of conjugate-gradient steps in search of ``direction`` where dimensions are open; as many
+            as ``steps`` where ``None``; 0 for no direction.
+        whole: Systems whose shorter side is at most this are decomposed whole, at one product for each of its entries.
+        seed: Seed of the random starts.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        ValueError: If the mask or the start does not have the shape of the operator's output or input.
+    """
+    if mask is not None and tuple(mask.shape) != operator.output_shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}; expected the output's, {operator.output_shape}")
+    if start is not None and tuple(start.shape) != operator.input_shape:
+        raise ValueError(f"start has shape {tuple(start.shape)}; expected the input's, {operator.input_shape}")
+    rows = _Rows(operator, mask)
+    generator = torch.Generator().manual_seed(seed)
+    if rows.unknowns * rows.equations <= DENSE_ENTRIES and min(rows.unknowns, rows.equations) <= whole:
+        return _decompose(rows, start, generator)
+    found, least = _iterate(rows, steps, tolerance, generator)
+    if seek == 0:
+        return found
+    if found.undetermined:
+        least = _unseen(rows, start, steps if seek is None else seek, generator)
+    return replace(found, direction=least.reshape(operator.input_shape), gain=rows.forward(least[None]).norm().item())
+
+
+class _Rows:
+    """The known rows of an operator, on flat vectors."""
+
+    def __init__(self, operator: LinearOperator, mask: Tensor | None) -> None:
+        self.operator = operator
+        size = math.prod(operator.output_shape)
+        self.index = torch.arange(size) if mask is None else mask.flatten().nonzero().flatten().cpu()
+        self.size, self.equations, self.unknowns = size, len(self.index), math.prod(operator.input_shape)
+        self.dtype = getattr(operator, "dtype", torch.float32)
+        self.device = getattr(operator, "device", torch.device("cpu"))
+        self.index = self.index.to(self.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator.forward(x.reshape(-1, *self.operator.input_shape)).flatten(1)[:, self.index]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        z = torch.zeros(len(y), self.size, dtype=y.dtype, device=y.device)
+        z[:, self.index] = y
+        return self.operator.adjoint(z.reshape(-1, *self.operator.output_shape)).flatten(1)
+
+    def random(self, size: int, generator: torch.Generator) -> Tensor:
+        v = torch.randn(1, size, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
+        return v / v.norm()
+
+
+def _decompose(rows: _Rows, start: Tensor | None, generator: torch.Generator) -> StabilityCertificate:
+    # the certificate of a small system, by a singular value decomposition in float64
+    if rows.equations == 0:
+        matrix = torch.zeros(1, rows.unknowns, dtype=torch.float64)
+    elif rows.equations < rows.unknowns:
+        matrix = torch.cat([rows.adjoint(part) for part in _identity(rows, rows.equations)]).double().cpu()
+    else:
+        matrix = torch.cat([rows.forward(part) for part in _identity(rows, rows.unknowns)]).double().cpu().T
+    _, values, vectors = torch.linalg.svd(matrix, full_matrices=False)
+    largest = values[0].item()
+    slack = max(matrix.shape) * torch.finfo(rows.dtype).eps * largest
+    rank = int((values > slack).sum())
+    undetermined = rows.unknowns - rank
+    sigma = values[rank - 1].item() if rank else 0.0
+    if undetermined and rank < len(vectors) and start is None:
+        direction = vectors[rank]
+    elif undetermined:
+        first = rows.random(rows.unknowns, generator)[0] if start is None else start.flatten()
+        first = first.double().cpu()
+        # twice, since one subtraction leaves the rounding of what it removes
+        for _ in range(2):
+            first = first - vectors[:rank].T @ (vectors[:rank] @ first)
+        direction = first / first.norm()
+    else:
+        direction = vectors[-1]
+    direction = direction.to(rows.device, rows.dtype)
+    return StabilityCertificate(
+        sigma=sigma,
+        interval=(max(sigma - slack, 0.0), sigma + slack),
+        floor=max(sigma - slack, 0.0),
+        largest=largest,
+        undetermined=undetermined,
+        exact=True,
+        direction=direction.reshape(rows.operator.input_shape),
+        gain=rows.forward(direction[None]).norm().item(),
+        equations=rows.equations,
+        unknowns=rows.unknowns,
+        steps=0,
+    )
+
+
+def _identity(rows: _Rows, size: int) -> tuple[Tensor, ...]:
+    return torch.eye(size, dtype=rows.dtype, device=rows.device).split(64)
+
+
+def _unseen(rows: _Rows, start: Tensor | None, steps: int, generator: torch.Generator) -> Tensor:
+    # what is left of a vector without the least-norm solution of its own equations, the part in the row space
+    first = rows.random(rows.unknowns, generator) if start is None else start.reshape(1, -1).to(rows.device, rows.dtype)
+    accuracy = 8 * torch.finfo(rows.dtype).eps
+    seen = cgls(rows, rows.forward(first), tolerance=accuracy, slope_tolerance=accuracy, max_steps=steps)
+    left = (first - seen.value)[0]
+    return left / left.norm().clamp_min(torch.finfo(rows.dtype).tiny)
+
+
+def _iterate(
+    rows: _Rows, steps: int, tolerance: float, generator: torch.Generator
+) -> tuple[StabilityCertificate, Tensor]:
+    """The certificate of a large system, by Lanczos bidiagonalisation of the taller of ``A`` and its transpose.
+
+    Returns:
+        The certificate without a direction, and the singular vector of ``sigma`` on the shorter side.
+    """
+    tall = rows.equations >= rows.unknowns
+    there, back = (rows.forward, rows.adjoint) if tall else (rows.adjoint, rows.forward)
+    short = min(rows.equations, rows.unknowns)
+    eps, tiny = torch.finfo(rows.dtype).eps, torch.finfo(rows.dtype).tiny
+    limit = min(steps, short, max(2, BASIS_ENTRIES // short))
+    basis = torch.empty(limit, short, dtype=rows.dtype, device=rows.device)
+    basis[0] = rows.random(short, generator)
+    u = there(basis[:1])
+    alphas, betas = [u.norm().item()], []
+    u = u / max(alphas[0], tiny)
+    while True:
+        size = len(alphas)
+        v = back(u) - alphas[-1] * basis[size - 1]
+        for _ in range(2):
+            v = v - (v @ basis[:size].T) @ basis[:size]
+        beta = v.norm().item()
+        done = size >= limit or beta <= 8 * eps * max(alphas)
+        if done or size % 10 == 0:
+            bidiagonal = torch.diag(torch.tensor(alphas, dtype=torch.float64))
+            if betas:
+                bidiagonal += torch.diag(torch.tensor(betas, dtype=torch.float64), 1)
+            left, values, right = torch.linalg.svd(bidiagonal)
+            sigma, residual = values[-1].item(), beta * abs(left[-1, -1].item())
+            if done or residual <= tolerance * sigma:
+                break
+        basis[size] = v / beta
+        betas.append(beta)
+        u = there(basis[size : size + 1]) - beta * u
+        alphas.append(u.norm().item())
+        u = u / max(alphas[-1], tiny)
+    missed = (math.log(1.648 * math.sqrt(short) / FAILURE) / (2 * len(alphas) - 1)) ** 2
+    top = values[0].item()
+    # on top^2 / (1 - missed) I - A^T A, which is semidefinite if the largest singular value was not missed either
+    square = sigma**2 - missed / max(1 - missed, eps) * top**2
+    slack = 16 * eps * top
+    least = right[-1].to(basis) @ basis[: len(alphas)]
+    found = StabilityCertificate(
+        sigma=sigma,
+        interval=(max(sigma - residual - slack, 0.0), sigma + slack),
+        floor=max(math.sqrt(max(square, 0.0)) - slack, 0.0),
+        largest=top,
+        undetermined=max(0, rows.unknowns - rows.equations),
+        exact=square > 0,
+        direction=None,
+        gain=None,
+        equations=rows.equations,
+        unknowns=rows.unknowns,
+        steps=len(alphas),
+    )
+    return found, least / least.norm()

@@ -1,0 +1,229 @@
+"""A stage: a convolution with its batch norm, activation and pooling."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unconv import html_repr
+from unconv.errors import UnconvError
+from unconv.operators import ConvOperator, gaussian_like
+from unconv.sparsity import AveragePool, Code, Pooled, Window
+
+NONNEGATIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"}
+IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A function that is applied to every entry.
+
+    Attributes:
+        name: Its name in ``torch.nn.functional``; ``"none"`` for the identity.
+        function: The function, out of place.
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether no output is below zero."""
+        return self.name in NONNEGATIVE
+
+
+def identity(h: Tensor) -> Tensor:
+    """The activation of a stage that has none.
+
+    Args:
+        h: Anything.
+
+    Returns:
+        The same.
+    """
+    return h
+
+
+NO_ACTIVATION = Activation("none", identity)
+
+
+@dataclass(frozen=True, eq=False)
+class ConvBlock:
+    """One convolution of a network and what the network does to its output before anything else reads it.
+
+    Attributes:
+        name: Path of the convolution's module.
+        operator: The convolution, with the batch norm folded into its filters.
+        bias: Bias of the convolution and the batch norm together. Shape ``(K,)``; ``None`` where there is none.
+        activation: The activation.
+        pooling: Max pooling, average pooling, or ``None``.
+        source: What the convolution reads: ``"image"`` (the network's input), the name of the stage whose
+            output it is, or ``None`` (anything else, such as a sum of branches).
+        nonnegative_input: Whether what it reads comes out of an activation without negative values (or a
+            pooling or concatenation of such).
+        batch_norm: Path of the batch norm that was folded, or ``None``.
+    """
+
+    name: str
+    operator: ConvOperator
+    bias: Tensor | None
+    activation: Activation = NO_ACTIVATION
+    pooling: Window | AveragePool | None = None
+    source: str | None = None
+    nonnegative_input: bool = False
+    batch_norm: str | None = None
+
+    def __repr__(self) -> str:
+        return f"ConvBlock({self.name}: {self.kind}, {self.input_shape} -> {self.code_shape})"
+
+    def _repr_html_(self) -> str:
+        weight = self.operator.weight
+        rows = {
+            "stage": self.name,
+            "parts": self.kind,
+            "input": self.input_shape,
+            "code": self.code_shape,
+            "filters": tuple(weight.shape),
+            "reads": self.source or "something that is not the output of one stage",
+        }
+        # a single tap per filter is no picture
+        if not html_repr.is_picture(weight) or max(weight.shape[2:]) < 2:
+            return html_repr.table(rows)
+        return html_repr.table(rows) + html_repr.mosaic(weight, "The first filters, each scaled to its own range")
+
+    @property
+    def kind(self) -> str:
+        """Its parts in the order of the paper, such as ``"conv+bn+relu+maxpool"``."""
+        parts = ["conv"]
+        parts += ["bn"] if self.batch_norm is not None else []
+        parts += [self.activation.name] if self.activation.name != "none" else []
+        if self.pooling is not None:
+            parts.append("maxpool" if isinstance(self.pooling, Window) else "avgpool")
+        return "+".join(parts)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, ``(M, *spatial)``."""
+        return self.operator.input_shape
+
+    @property
+    def window(self) -> Window | None:
+        """The regions of the pooling, of either kind."""
+        return self.pooling.window if isinstance(self.pooling, AveragePool) else self.pooling
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """Shape of one code's values, ``(K, *pooled)``."""
+        channels, *spatial = self.operator.output_shape
+        return (channels, *(self.window.pooled_shape(spatial) if self.window else spatial))
+
+    def preactivation(self, x: Tensor) -> Tensor:
+        """The convolution with its bias and batch norm, ``W x + b``.
+
+        Args:
+            x: Inputs. Shape ``(N, M, *spatial)``.
+
+        Returns:
+            Shape ``(N, K, *output_spatial)``.
+        """
+        h = self.operator.forward(x)
+        return h if self.bias is None else h + self.bias.reshape(-1, *[1] * self.operator.dims)
+
+    def activate(self, h: Tensor) -> Tensor:
+        """The activation.
+
+        Args:
+            h: Preactivations, any shape.
+
+        Returns:
+            The same shape.
+        """
+        return self.activation.function(h)
+
+    def encode(self, x: Tensor) -> Code:
+        """The network's own code: convolution, activation, pooling (max pooling by value, with its switches).
+
+        Args:
+            x: Inputs. Shape ``(N, M, *spatial)``.
+
+        Returns:
+            The code; its values are what the network computes there.
+        """
+        return self.pool(self.activate(self.preactivation(x)))
+
+    def pool(self, activated: Tensor) -> Code:
+        """The pooling alone.
+
+        Args:
+            activated: Activations. Shape ``(N, K, *output_spatial)``.
+
+        Returns:
+            The code.
+        """
+        if isinstance(self.pooling, Window):
+            return Pooled(self.pooling, signed=True).project(activated)
+        values = activated if self.pooling is None else self.pooling.forward(activated)
+        return Code(values, None, self.operator.output_shape, self.pooling)
+
+    def with_gaussian(self, seed: int) -> ConvBlock:
+        """The stage with Gaussian filters of expected unit norm, no bias and no batch norm.
+
+        Args:
+            seed: Seed; the filters are those of ``gaussian_copy`` with the same seed.
+
+        Returns:
+            The new stage.
+        """
+        weight = gaussian_like(self.operator.weight, filter_seed(seed, self.name))
+        return replace(self, operator=self.operator.with_weight(weight), bias=None)
+
+    def with_region(self, region: int | tuple[int, ...]) -> ConvBlock:
+        """The stage with max pooling over non-overlapping regions, imposed where the network has none.
+
+        Args:
+            region: Size of the regions, one number or one per axis.
+
+        Returns:
+            The new stage.
+
+        Raises:
+            UnconvError: If the stage pools already, or its map is smaller than one region.
+        """
+        if self.pooling is not None:
+            raise UnconvError(f"stage {self.name} ({self.kind}) pools already; leave the region out")
+        try:
+            window = Window.of(self.operator.dims, region)
+            window.pooled_shape(self.operator.output_shape[1:])
+        except ValueError as error:
+            raise UnconvError(f"region {region} does not fit stage {self.name}: {error}") from None
+        return replace(self, pooling=window)
+
+    def to(self, *args: torch.dtype | torch.device | str) -> ConvBlock:
+        """The stage on another device or in another floating-point type.
+
+        Args:
+            *args: As for ``torch.Tensor.to``.
+
+        Returns:
+            The new stage.
+        """
+        operator = self.operator.to(*args)
+        return replace(self, operator=operator, bias=None if self.bias is None else self.bias.to(operator.weight))
+
+
+def filter_seed(seed: int, name: str) -> int:
+    """The seed of one stage's Gaussian filters, the same whatever other stages there are.
+
+    Args:
+        seed: Seed of the whole network.
+        name: Name of the stage.
+
+    Returns:
+        The seed.
+    """
+    """Returns the seed of one stage's draw."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")

@@ -1,0 +1,142 @@
+"""The figures of ``decoding``: error against time of the whole-network solvers, and a sheet of what they recover.
+
+``python -m unconv.paper.decoding_figures RESULT --curves FILE`` draws the curves of a result;
+``--pictures FOLDER --sheet FILE`` composes the pictures that ``decoding --pictures`` has written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from unconv.errors import UsageError
+from unconv.inversion.frozen_network import SIDE_INFO
+
+LINES = {
+    "gauss-newton": ("Gauss-Newton", "#d55e00", "-"),
+    "lbfgs": ("L-BFGS", "#0072b2", "--"),
+    "adam": ("Adam", "#009e73", ":"),
+}
+COLUMNS = (
+    ("iht", "switches", "one-step\n(switches)"),
+    ("convex", "switches", "convex, chained\n(switches)"),
+    ("gauss-newton", "none", "Gauss-Newton\n(no switches)"),
+    ("gauss-newton", "switches", "Gauss-Newton\n(switches)"),
+    ("gauss-newton", "gates", "Gauss-Newton\n(gates)"),
+)
+
+
+def curves(result: dict[str, Any]) -> Figure:
+    """Error against time, one panel per stage and side information, a line per image and solver.
+
+    Args:
+        result: What ``decoding`` wrote.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: If the result has no decoder of the image.
+    """
+    rows = [row for row in result["rows"] if row["method"] in LINES and row.get("curves")]
+    if not rows:
+        raise UsageError("the result holds no curve; run decoding with --image-methods gauss-newton adam lbfgs")
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    kinds = [known for known in SIDE_INFO if any(row["side_info"] == known for row in rows)]
+    figure = Figure(figsize=(3.6 * len(kinds), 2.9 * len(stages)), layout="constrained")
+    panels = figure.subplots(len(stages), len(kinds), squeeze=False, sharey="row")
+    for line, stage in zip(panels, stages, strict=True):
+        for panel, known in zip(line, kinds, strict=True):
+            for row in rows:
+                if (row["stage"], row["side_info"]) == (stage, known):
+                    label, colour, dashes = LINES[row["method"]]
+                    for i, curve in enumerate(row["curves"]):
+                        seconds, errors = zip(*curve, strict=True)
+                        panel.plot(
+                            seconds, errors, dashes, color=colour, linewidth=1.2, label=None if i else label, alpha=0.9
+                        )
+            panel.set(
+                xscale="log", yscale="log", title=f"{stage}, {'no side information' if known == 'none' else known}"
+            )
+            panel.grid(True, which="both", color="#dddddd", linewidth=0.5)
+            panel.set_xlabel("seconds per image")
+        line[0].set_ylabel("relative error of the image")
+    panels[0][0].legend(frameon=False)
+    return figure
+
+
+def sheet(folder: Path, result: dict[str, Any], *, width: int = 168) -> Figure:
+    """Originals and what was recovered of them: a row per image and stage, a column per way.
+
+    Args:
+        folder: What ``decoding --pictures`` filled.
+        result: What it wrote, for the errors.
+        width: Width of one picture in pixels.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: If the folder holds no picture of this kind.
+    """
+    originals = sorted(folder.glob("*-original.png"))[: result["finished"]]
+    cells = {(row["stage"], row["method"], row["side_info"]): row for row in result["rows"] if row["from"] == "image"}
+    stages = list(dict.fromkeys(stage for stage, _, _ in cells))
+    if not originals or not stages:
+        raise UsageError(f"no pictures of decoded images in {folder}; run decoding with --pictures {folder}")
+    lines = [(original, stage) for original in originals for stage in stages]
+    columns = [c for c in COLUMNS if any((stage, *c[:2]) in cells for stage in stages)]
+    inch = width / 100
+    figure = Figure(
+        figsize=(inch * (len(columns) + 1), (inch + 0.22) * len(lines) + 0.45), dpi=150, layout="constrained"
+    )
+    panels = figure.subplots(len(lines), len(columns) + 1, squeeze=False)
+    for panel, title in zip(panels[0], ("original", *(c[2] for c in columns)), strict=True):
+        panel.set_title(title, fontsize=8)
+    for line, (original, stage) in zip(panels, lines, strict=True):
+        index = int(re.match(r"\d+", original.name)[0])  # pyright: ignore[reportOptionalSubscript]
+        _show(line[0], original, stage)
+        for panel, (method, known, _) in zip(line[1:], columns, strict=True):
+            file = folder / f"{index:04d}-{stage}-{method}-{known}.png"
+            row = cells.get((stage, method, known))
+            if row is None or not file.exists():
+                panel.axis("off")
+                continue
+            _show(panel, file, f"{row['errors'][index]:.3f}")
+    return figure
+
+
+def _show(panel: Any, file: Path, below: str) -> None:
+    with Image.open(file) as picture:
+        panel.imshow(np.asarray(picture))
+    panel.set_xticks([])
+    panel.set_yticks([])
+    panel.set_xlabel(below, fontsize=8, labelpad=2)
+    for side in panel.spines.values():
+        side.set_visible(False)
+
+
+def main() -> None:
+    """Draw what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("result", type=Path, help="JSON of decoding")
+    parser.add_argument("--curves", type=Path, help="SVG to write")
+    parser.add_argument("--pictures", type=Path, help="folder that decoding has filled")
+    parser.add_argument("--sheet", type=Path, help="JPEG or PNG to write")
+    chosen = parser.parse_args()
+    result = json.loads(chosen.result.read_text())
+    if chosen.curves is not None:
+        curves(result).savefig(chosen.curves)
+    if chosen.sheet is not None:
+        sheet(chosen.pictures, result).savefig(chosen.sheet)
+
+
+if __name__ == "__main__":
+    main()

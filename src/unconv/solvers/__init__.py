@@ -1,0 +1,1 @@
+"""Iterative solvers for batches of problems."""

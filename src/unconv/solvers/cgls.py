@@ -1,0 +1,79 @@
+"""Least squares by conjugate gradients (CGLS) on a batch, each input with its own system and its own end."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from unconv.linalg import column, norms, tiny
+from unconv.solvers.solution import Solution, Status
+
+
+class System(Protocol):
+    """A linear map ``A`` that may differ from input to input of one batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``A x``. Shape ``(N, *shape of x)`` to ``(N, *shape of the target)``."""
+        ...
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``A^T y``. Shape ``(N, *shape of the target)`` to ``(N, *shape of x)``."""
+        ...
+
+
+def cgls(
+    system: System,
+    target: Tensor,
+    *,
+    start: Tensor | None = None,
+    skip: Tensor | None = None,
+    tolerance: float,
+    slope_tolerance: float,
+    max_steps: int,
+) -> Solution[Tensor]:
+    """Minimise ``||A x - target||`` by CGLS (Hestenes and Stiefel 1952; Björck 1996, section 7.4).
+
+    The iterates differ from the start by vectors in the range of ``A^T``, so from zero the limit is the minimiser of
+    least norm. Every input of the batch has its own step lengths and stops by itself.
+
+    Args:
+        system: The map ``A``.
+        target: Right-hand sides. Shape ``(N, *shape)``.
+        start: Where to begin; zero where ``None``.
+        skip: Inputs that keep their start. Shape ``(N,)``, bool; none where ``None``.
+        tolerance: An input has converged once ``||A x - target|| <= tolerance * ||target||``,
+        slope_tolerance: or once ``||A^T (target - A x)|| <= slope_tolerance * ||A^T target||``.
+        max_steps: Largest number of steps; each costs one ``A`` and one ``A^T``.
+
+    Returns:
+        The minimisers; ``history`` holds ``||A x - target|| / ||target||``.
+    """
+    gradient = system.adjoint(target)
+    size, limit = norms(target), slope_tolerance * norms(gradient)
+    if start is None:
+        x, residual = torch.zeros_like(gradient), target
+    else:
+        x, residual = start, target - system.forward(start)
+        gradient = system.adjoint(residual)
+    direction, slope = gradient, norms(gradient)
+    history = [norms(residual) / size.clamp_min(tiny(size))]
+    converged = (norms(residual) <= tolerance * size) | (slope <= limit)
+    if skip is not None:
+        converged = converged | skip
+    for _ in range(max_steps):
+        if converged.all():
+            break
+        image = system.forward(direction)
+        length = torch.where(converged, 0.0, slope**2 / norms(image).square().clamp_min(tiny(slope)))
+        x = x + column(length, x) * direction
+        residual = residual - column(length, residual) * image
+        gradient = system.adjoint(residual)
+        new_slope = norms(gradient)
+        history.append(norms(residual) / size.clamp_min(tiny(size)))
+        converged = converged | (history[-1] <= tolerance) | (new_slope <= limit)
+        direction = gradient + column((new_slope / slope.clamp_min(tiny(slope))).square(), x) * direction
+        slope = new_slope
+    status: tuple[Status, ...] = tuple("converged" if done else "max_steps" for done in converged.tolist())
+    return Solution(x, torch.stack(history), status)

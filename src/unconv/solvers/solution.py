@@ -1,0 +1,59 @@
+"""What every solver returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from torch import Tensor
+
+from unconv import html_repr
+
+T = TypeVar("T")
+Status = Literal["converged", "max_steps", "stalled"]
+
+
+@dataclass(frozen=True)
+class Solution(Generic[T]):
+    """The result of an iterative solver on a batch.
+
+    Attributes:
+        value: What was sought, the best iterate of each input.
+        history: Relative residual before the first step and after each one. Shape ``(steps + 1, N)``; an
+            input that stopped early repeats its last residual. The solver says which residual it is.
+        status: Per input: ``"converged"`` (its stopping rule was met), ``"max_steps"`` (steps ran out) or
+            ``"stalled"`` (no step would have lowered the objective).
+    """
+
+    value: T
+    history: Tensor
+    status: tuple[Status, ...]
+
+    @property
+    def steps(self) -> int:
+        """Number of steps made."""
+        return len(self.history) - 1
+
+    @property
+    def residual(self) -> Tensor:
+        """Relative residual of each input's best iterate, the start not counted. Shape ``(N,)``."""
+        return self.history[1:].amin(0) if self.steps else self.history[0]
+
+    def __repr__(self) -> str:
+        counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}
+        said = ", ".join(f"{n} {s}" for s, n in counts.items())
+        return f"Solution({said}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"
+
+    def _repr_html_(self) -> str:
+        counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}
+        rows: dict[str, object] = {
+            "ended": ", ".join(f"{n} {s}" for s, n in counts.items()),
+            "steps": self.steps,
+            "residual, smallest to largest": f"{self.residual.min().item():.3g} to {self.residual.max().item():.3g}",
+        }
+        shown = ""
+        if isinstance(self.value, Tensor):
+            rows["value"] = tuple(self.value.shape)
+            if html_repr.is_picture(self.value):
+                shown = html_repr.mosaic(self.value, "The value, each input scaled to its own range")
+        return html_repr.table(rows) + shown

@@ -1,0 +1,194 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from unconv.certify import stability as certificate
+from unconv.certify.stability import Jacobian, certify, known_entries
+from unconv.operators import ConvOperator, gaussian_like
+from unconv.sparsity import AveragePool, Code, Pooled, Window
+
+
+def gaussian(*shape: int, input_shape, **geometry) -> ConvOperator:
+    return ConvOperator(gaussian_like(torch.zeros(shape, dtype=torch.float64), 0), input_shape, **geometry)
+
+
+def random_mask(operator: ConvOperator, share: float) -> torch.Tensor:
+    return torch.rand(operator.output_shape, generator=torch.Generator().manual_seed(1)) < share
+
+
+@pytest.fixture
+def iterative(monkeypatch):
+    """Decompose nothing whole, so that small systems go through Lanczos, too."""
+    monkeypatch.setattr(certificate, "DENSE_ENTRIES", 0)
+
+
+def dense_rows(operator: ConvOperator, mask: torch.Tensor) -> torch.Tensor:
+    return operator.to_dense()[mask.flatten()]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 1.0])
+def test_small_systems_are_decomposed_whole(share):
+    operator = gaussian(8, 3, 3, 3, input_shape=(3, 6, 6))
+    mask = random_mask(operator, share)
+    matrix = dense_rows(operator, mask)
+    found = certify(operator, mask)
+    rank = int(torch.linalg.matrix_rank(matrix))
+    assert found.exact
+    assert found.undetermined == 108 - rank
+    assert found.sigma == pytest.approx(torch.linalg.svdvals(matrix)[rank - 1].item())
+    assert found.direction.norm().item() == pytest.approx(1)
+    assert found.gain == pytest.approx((matrix @ found.direction.flatten()).norm().item(), abs=1e-10)
+    assert (found.gain < 1e-9) == (found.undetermined > 0)
+
+
+@pytest.mark.parametrize("share", [0.15, 1.0])
+def test_lanczos_agrees_with_the_dense_decomposition(iterative, share):
+    operator = gaussian(8, 3, 3, 3, input_shape=(3, 6, 6))
+    mask = random_mask(operator, share)
+    values = torch.linalg.svdvals(dense_rows(operator, mask))
+    found = certify(operator, mask, steps=108, tolerance=1e-9)
+    assert found.steps > 0
+    assert found.sigma == pytest.approx(values[-1].item(), rel=1e-6)
+    assert found.interval[0] <= values[-1].item() <= found.interval[1]
+    assert found.largest == pytest.approx(values[0].item(), rel=1e-6)
+    assert found.undetermined == max(0, 108 - int(mask.sum()))
+    assert found.gain <= (1e-6 if found.undetermined else found.sigma * (1 + 1e-6))
+
+
+def test_interval_holds_a_singular_value_however_early_it_stops(iterative):
+    operator = gaussian(8, 3, 3, 3, input_shape=(3, 6, 6), padding=1)
+    values = torch.linalg.svdvals(operator.to_dense())
+    for steps in (2, 5, 10, 20):
+        found = certify(operator, steps=steps)
+        low, high = found.interval
+        assert ((values >= low) & (values <= high)).any()
+        assert found.floor <= values[-1].item() <= found.sigma + 1e-12
+
+
+def test_words_say_only_what_is_known(iterative):
+    operator = gaussian(8, 3, 3, 3, input_shape=(3, 6, 6))
+    done, early = certify(operator, steps=108, tolerance=1e-9), certify(operator, steps=3)
+    assert (
+        f"128 equations for 108 unknowns; an error of 1 in the code moves the input by at most {done.moved(1):.3g}"
+        == str(done)
+    )
+    assert early.interval[0] == 0
+    assert "some error of 1 in the code moves the input by" in str(early)
+    assert "inf" not in str(early)
+
+
+def test_floor_is_positive_and_true_for_a_well_conditioned_map(iterative):
+    # K >> M: the rows are a nearly tight frame
+    operator = gaussian(256, 2, 3, input_shape=(2, 60), padding=2)
+    found = certify(operator, steps=100)
+    smallest = torch.linalg.svdvals(operator.to_dense())[-1].item()
+    assert 0 < found.floor <= smallest <= found.sigma
+    assert found.moved(1.0, sure=True) >= found.moved(1.0) >= 1 / smallest
+
+
+@pytest.mark.parametrize("share", [0.15, 1.0])
+@pytest.mark.parametrize("whole", [True, False])
+def test_no_input_moves_further_than_promised(share, whole, monkeypatch):
+    if not whole:
+        monkeypatch.setattr(certificate, "DENSE_ENTRIES", 0)
+    operator = gaussian(12, 3, 3, 3, input_shape=(3, 6, 6))
+    mask = random_mask(operator, share)
+    matrix = dense_rows(operator, mask)
+    found = certify(operator, mask, steps=108, tolerance=1e-9)
+    inverse = torch.linalg.pinv(matrix)
+    generator = torch.Generator().manual_seed(5)
+    x = torch.rand(108, generator=generator, dtype=torch.float64)
+    u, _, _ = torch.linalg.svd(matrix, full_matrices=False)
+    errors = [*torch.randn(50, len(matrix), generator=generator, dtype=torch.float64), u[:, -1]]
+    for size in (1e-3, 1.0):
+        promised = found.moved(size)
+        moves = [(inverse @ (matrix @ x + size * e / e.norm()) - inverse @ matrix @ x).norm().item() for e in errors]
+        assert max(moves) <= promised * (1 + 1e-9)
+        # the last error is the worst one, so the promise is also no larger than it need be
+        assert moves[-1] == pytest.approx(promised, rel=1e-5)
+
+
+def test_unseen_part_of_an_image_is_shown(iterative):
+    operator = gaussian(4, 3, 3, 3, input_shape=(3, 6, 6))
+    image = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = operator.to_dense()
+    found = certify(operator, start=image)
+    unseen = image.flatten() - torch.linalg.pinv(matrix) @ matrix @ image.flatten()
+    assert torch.allclose(found.direction.flatten(), unseen / unseen.norm(), atol=1e-6)
+
+
+def test_no_direction_is_sought_where_none_is_asked_for(iterative):
+    operator = gaussian(4, 3, 3, 3, input_shape=(3, 6, 6))
+    whole, bare = certify(operator, steps=40), certify(operator, steps=40, seek=0)
+    assert (bare.direction, bare.gain) == (None, None)
+    assert (bare.sigma, bare.interval, bare.undetermined) == (whole.sigma, whole.interval, whole.undetermined)
+    rough, fine = certify(operator, steps=40, seek=2), certify(operator, steps=40, seek=100)
+    assert 0 <= fine.gain < 1e-6 < rough.gain
+
+
+def test_memory_limits_the_steps(iterative, monkeypatch):
+    operator = gaussian(8, 3, 3, 3, input_shape=(3, 6, 6))
+    monkeypatch.setattr(certificate, "BASIS_ENTRIES", 108 * 7)
+    found = certify(operator, steps=50)
+    assert found.steps == 7
+    assert found.sigma >= torch.linalg.svdvals(operator.to_dense())[-1].item()
+
+
+def test_larger_systems_may_be_decomposed_whole_or_not():
+    operator = gaussian(8, 3, 3, 3, input_shape=(3, 6, 6))
+    assert certify(operator, whole=108).steps == 0
+    assert certify(operator, whole=107).steps > 0
+
+
+def test_jacobian_of_a_network_is_its_derivative():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 9, 2)).double().eval()
+    x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
+    operator = Jacobian(network, x)
+    expected = torch.autograd.functional.jacobian(network, x).reshape(9, 72)
+    eye = torch.eye(72, dtype=torch.float64).reshape(72, 2, 6, 6)
+    assert torch.allclose(operator.forward(eye).flatten(1).T, expected, atol=1e-12)
+    back = operator.adjoint(torch.eye(9, dtype=torch.float64).reshape(9, 9, 1, 1))
+    assert torch.allclose(back.flatten(1), expected, atol=1e-12)
+    found = certify(operator)
+    assert found.undetermined == 72 - int(torch.linalg.matrix_rank(expected))
+
+
+def test_known_entries_are_what_the_code_tells():
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(2, 3, 4, 4, generator=generator)
+    code = Pooled(2, signed=True).project(h)
+    assert torch.equal(known_entries(code, rectified=False).sum((1, 2, 3)), torch.tensor([12, 12]))
+    rectified = Pooled(2, signed=True).project(h.relu())
+    assert torch.equal(known_entries(rectified, rectified=True), (code.dense() > 0))
+    dense = Code(h.relu(), None, (3, 4, 4))
+    assert torch.equal(known_entries(dense, rectified=True), h > 0)
+    average = Code(h[..., :2, :2], None, (3, 4, 4), AveragePool(Window.of(2, 2)))
+    with pytest.raises(ValueError, match="names no places"):
+        known_entries(average, rectified=True)
+
+
+def test_overlapping_pooling_keeps_a_place_that_one_region_tells():
+    h = torch.randn(1, 2, 7, 7, generator=torch.Generator().manual_seed(0))
+    window = Window.of(2, 3, stride=2)
+    values, switches = window.max_pool(h)
+    known = known_entries(Code(values, switches, (2, 7, 7), window), rectified=False)
+    assert int(known.sum()) == len({(int(c), int(s)) for c in range(2) for s in switches[0, c].flatten()})
+
+
+def test_nothing_known_leaves_everything_open():
+    operator = gaussian(4, 2, 3, input_shape=(2, 6))
+    found = certify(operator, torch.zeros(operator.output_shape, dtype=torch.bool))
+    assert found.undetermined == found.unknowns == 12
+    assert found.moved(1.0) == math.inf
+    assert "12 of 12 dimensions (100 %) open" in str(found)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    operator = gaussian(4, 2, 3, input_shape=(2, 6))
+    with pytest.raises(ValueError, match="mask has shape"):
+        certify(operator, torch.ones(4, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="start has shape"):
+        certify(operator, start=torch.zeros(3, 6))

@@ -1,0 +1,247 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unconv.certify.exact import exact_delta
+from unconv.certify.lower_bound import attack
+from unconv.certify.supports import blocks_around, blocks_within, regions
+from unconv.certify.upper_bound import delta_bracket, layer_bounds, upper_bound
+from unconv.errors import UnconvError, UsageError
+from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
+from unconv.operators import ConvOperator, gaussian_like
+from unconv.sparsity import Window
+
+
+def bank(*shape: int, seed: int = 0) -> torch.Tensor:
+    return gaussian_like(torch.zeros(shape, dtype=torch.float64), seed)
+
+
+@st.composite
+def small_cases(draw):
+    """A small operator, a region, k, and the two switches of the model."""
+    dims = draw(st.integers(1, 2))
+    groups = draw(st.integers(1, 2))
+    weight = bank(groups * draw(st.integers(1, 2)), draw(st.integers(1, 2)), *[draw(st.integers(1, 3))] * dims)
+    weight = weight * draw(st.sampled_from([0.3, 1.0, 2.0])) + draw(st.sampled_from([0.0, 0.2]))
+    geometry = {
+        "stride": draw(st.integers(1, 2)),
+        "padding": draw(st.integers(0, 2)),
+        "dilation": draw(st.integers(1, 2)),
+        "groups": groups,
+    }
+    size = geometry["dilation"] * (weight.shape[2] - 1) + 1
+    spatial = [
+        max(1, size - 2 * geometry["padding"]) + draw(st.integers(0, 4 if dims == 1 else 2)) for _ in range(dims)
+    ]
+    operator = ConvOperator(weight, (weight.shape[1] * groups, *spatial), **geometry)
+    region = "map" if draw(st.booleans()) else draw(st.integers(1, min(3, *operator.output_shape[1:])))
+    blocks = blocks_around(region, operator.output_shape[1:])
+    k = draw(st.integers(1, min(3, operator.output_shape[0] * blocks.count)))
+    return operator, region, k, draw(st.booleans()), draw(st.sampled_from(["full", "cropped"]))
+
+
+def check_exact_is_inside(case):
+    operator, region, k, twice, boundary = case
+    blocks = blocks_around(region, operator.output_shape[1:])
+    if blocks.supports(operator.output_shape[0], k, twice=twice) > 20_000:
+        return
+    exact = exact_delta(operator, region, k, twice=twice, boundary=boundary)
+    # not delta_bracket, which would enumerate, too
+    lower = attack(operator, region, k, twice=twice, boundary=boundary, effort=1e-3).delta
+    upper = upper_bound(operator, region, k, twice=twice, boundary=boundary).value
+    rounding = exact.ceiling - exact.delta
+    assert rounding < 1e-10
+    assert lower - rounding <= exact.delta <= upper + rounding
+    assert exact.attained.delta <= exact.delta <= exact.ceiling
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(small_cases())
+def test_exact_constant_lies_inside_the_bracket(case):
+    check_exact_is_inside(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(small_cases())
+def test_exact_constant_lies_inside_the_bracket_in_a_thousand_cases(case):
+    check_exact_is_inside(case)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("region", ["map", 2, Window.of(2, 3, stride=2)])
+@pytest.mark.parametrize("boundary", ["full", "cropped"])
+def test_no_random_support_exceeds_the_bound(region, boundary, twice):
+    operator = ConvOperator(bank(4, 3, 3, 3), (3, 5, 6), padding=1)
+    k = 4
+    bound = upper_bound(operator, region, k, twice=twice, boundary=boundary)
+    dense = (operator.full() if boundary == "full" else operator).to_dense()
+    blocks = blocks_within(region, operator.output_shape[1:])
+    generator = torch.Generator().manual_seed(1)
+    h = torch.randn(300, *operator.output_shape, generator=generator, dtype=torch.float64)
+    supports = blocks.project(h, k, twice=twice).flatten(1) != 0
+    for support in supports:
+        rows = dense[support]
+        values = torch.linalg.eigvalsh(rows @ rows.T)
+        assert values[-1] - 1 <= bound.above
+        assert 1 - values[0] <= bound.below
+
+
+def test_one_entry_deviates_as_its_filter_does():
+    operator = ConvOperator(bank(5, 2, 3), (2, 9))
+    exact = (operator.weight.flatten(1).square().sum(1) - 1).abs().max().item()
+    bracket = delta_bracket(operator, "map", 1)
+    assert bracket.lower == pytest.approx(exact, abs=1e-12)
+    assert bracket.upper == pytest.approx(exact, abs=1e-12)
+    assert bracket.lower <= exact <= bracket.upper
+
+
+def test_orthonormal_rows_have_constant_zero():
+    operator = ConvOperator(torch.eye(4, dtype=torch.float64)[:, :, None], (4, 6))
+    for region, k in (("map", 4), (2, 12)):
+        bracket = delta_bracket(operator, region, k)
+        assert bracket.lower == 0
+        assert 0 <= bracket.upper < 1e-12
+
+
+def test_spectral_bound_is_the_norm_of_a_large_map():
+    # the norm on a finite map approaches the largest value of the symbol from below
+    weight = bank(3, 2, 3)
+    operator = ConvOperator(weight, (2, 400))
+    square = operator.norm(tolerance=1e-10) ** 2
+    bound = upper_bound(operator, 1, 1000)
+    assert square <= 1 + bound.bounds["spectral"] <= 1.01 * square
+
+
+@pytest.mark.parametrize("size", [8, 31, 40, 200])
+def test_coarse_frequencies_still_bound_the_norm(size):
+    weight = torch.tensor([[[1.0, 2.0, 1.0]], [[1.0, -2.0, 1.0]]], dtype=torch.float64)
+    operator = ConvOperator(weight, (1, size))
+    top = torch.linalg.matrix_norm(operator.to_dense(), 2).item() ** 2
+    assert 1 + upper_bound(operator, 1, 2 * (size - 2)).bounds["spectral"] >= top
+
+
+def test_thresholding_beats_both_other_arguments_on_figure_2():
+    operator = ConvOperator(bank(48, 16, 5), (16, 16))
+    bounds = upper_bound(operator, "map", 8).bounds
+    assert bounds["thresholded"] < min(bounds["gershgorin"], bounds["spectral"])
+
+
+def test_figure_2_bracket_meets_its_targets():
+    operator = ConvOperator(bank(96, 32, 5), (32, 32))
+    generator = torch.Generator().manual_seed(2)
+    draws = 1000
+    z = torch.zeros(draws, 96, 28, dtype=torch.float64)
+    channels = torch.rand(draws, 96, generator=generator).topk(10, dim=1).indices
+    places = torch.randint(28, (draws, 10), generator=generator)
+    values = 2 * torch.rand(draws, 10, generator=generator, dtype=torch.float64) - 1
+    z[torch.arange(draws)[:, None], channels, places] = values
+    squares = operator.adjoint(z).flatten(1).square().sum(1) / z.flatten(1).square().sum(1)
+    bracket = delta_bracket(operator, "map", 10, effort=0.2)
+    assert bracket.lower >= 1.5 * (squares - 1).abs().max().item()
+    assert bracket.upper <= 3 * bracket.lower
+
+
+def test_bracket_repeats_itself():
+    operator = ConvOperator(bank(12, 3, 3, 3), (3, 6, 6), padding=1)
+    first, second = (delta_bracket(operator, 2, 20, effort=0.01, seed=3) for _ in range(2))
+    assert (first.lower, first.upper) == (second.lower, second.upper)
+    assert torch.equal(first.witness, second.witness)
+
+
+def test_overlapping_regions_are_bracketed():
+    operator = ConvOperator(bank(2, 2, 3), (2, 9))
+    window = Window.of(1, 3, stride=2)
+    bracket = delta_bracket(operator, window, 2)
+    # between the supports without any shared region, and all supports of two places
+    dense = operator.to_dense()
+    pairs = torch.combinations(torch.arange(len(dense)))
+    values = torch.linalg.eigvalsh((dense @ dense.T)[pairs[:, :, None], pairs[:, None, :]])
+    assert 0 < bracket.lower <= max(values.max().item() - 1, 1 - values.min().item()) <= bracket.upper
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("region", ["map", 2, Window.of(1, 3, stride=2)])
+def test_all_bounds_of_a_layer_are_those_asked_for_one_by_one(region, groups):
+    operator = ConvOperator(bank(8, 60 // groups, 3), (60, 9), groups=groups).normalised()
+    for refine in (True, False):
+        found = layer_bounds(operator, region, 4, refine=refine)
+        assert found.single == upper_bound(operator, region, 4, refine=refine)
+        assert found.double == upper_bound(operator, region, 4, twice=True, refine=refine)
+        assert ("thresholded" in found.single.bounds) <= refine
+    # the largest k of Gershgorin's argument, by trying one after the other
+    total = regions(operator, region)
+    assert total == 8 * (1 if region == "map" else 3)
+    proven = [
+        max(bound.bounds["gershgorin"], bound.below) < 1
+        for k in range(1, total + 1)
+        for bound in [upper_bound(operator, region, k, refine=False)]
+    ]
+    assert found.largest_k == (proven.index(False) if False in proven else total)
+    assert found.largest_k > 1
+
+
+def test_filters_far_from_unit_norm_are_proven_for_no_k():
+    operator = ConvOperator(2 * bank(4, 20, 3), (20, 9))
+    assert layer_bounds(operator, "map", 2).largest_k == 0
+
+
+def test_groups_are_bounded_as_the_dense_operator_they_are():
+    weight = bank(6, 2, 3)
+    grouped = ConvOperator(weight, (4, 8), groups=2)
+    spread = torch.zeros(6, 4, 3, dtype=torch.float64)
+    spread[:3, :2], spread[3:, 2:] = weight[:3], weight[3:]
+    for k in (2, 5):
+        apart = upper_bound(grouped, "map", k)
+        whole = upper_bound(ConvOperator(spread, (4, 8)), "map", k)
+        assert apart.bounds["gershgorin"] == pytest.approx(whole.bounds["gershgorin"], abs=1e-9)
+
+
+def test_cropping_costs_corner_filters_their_norm():
+    # a filter whose whole mass is the corner tap that falls off at the border
+    weight = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    weight[0, 0, 0, 0] = 1
+    operator = ConvOperator(weight, (1, 5, 5), padding=1)
+    assert delta_bracket(operator, "map", 1, boundary="full").upper < 1e-12
+    cropped = delta_bracket(operator, "map", 1, boundary="cropped")
+    assert cropped.lower == pytest.approx(1)
+    assert cropped.upper == pytest.approx(1)
+
+
+def test_bad_input_is_one_line():
+    operator = ConvOperator(bank(4, 2, 3), (2, 9))
+    zero = operator.weight.clone()
+    zero[2] = 0
+    broken = operator.weight.clone()
+    broken[1, 0, 0] = math.nan
+    for call, text in [
+        (lambda: upper_bound(operator.with_weight(zero), "map", 2), "filter 2 of 4 is zero"),
+        (lambda: upper_bound(operator.with_weight(broken), "map", 2), "filter 1 is not finite"),
+        (lambda: upper_bound(operator, "map", 5), "between 1 and their number, 4"),
+        (lambda: delta_bracket(operator, "map", 0), "between 1 and their number, 4"),
+    ]:
+        with pytest.raises(UnconvError, match=text) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="use 'full' or 'cropped'"):
+        upper_bound(operator, "map", 2, boundary="same")  # pyright: ignore[reportArgumentType]
+
+
+def test_theorem_31_is_its_formula():
+    promised = theorem_31_delta(10, 32, 5, 32, 96, failure=0.01)
+    assert promised == pytest.approx(math.sqrt(10 * 32 / (32 * 25) * (np.log(96) + np.log(28) - np.log(0.01))))
+    assert theorem_31_delta(10, 64, 5, 32, 96) == pytest.approx(theorem_31_delta(10, 32, 5, 32, 96) / math.sqrt(2))
+    with pytest.raises(ValueError, match="do not fit"):
+        theorem_31_delta(10, 32, 33, 32, 96)
+
+
+def test_theorem_33_is_its_formula_and_says_where_it_ends():
+    assert theorem_33_bound(0.05, 0.1) == pytest.approx(0.5 / 0.95 * math.sqrt(1.1 / 0.9))
+    assert theorem_33_bound(0.0, 0.0) == 0
+    assert theorem_33_bound(0.5, 1.0) == math.inf
+    with pytest.raises(ValueError, match="delta_k <= delta_2k"):
+        theorem_33_bound(0.2, 0.1)

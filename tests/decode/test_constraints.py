@@ -1,0 +1,189 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unconv.conv_block import Activation, ConvBlock, identity
+from unconv.decode.constraints import Averages, Intervals, UnknownSwitches, statements
+from unconv.errors import UnconvError
+from unconv.operators import ConvOperator
+from unconv.sparsity import AveragePool, Code, Pooled, Window
+
+ACTIVATIONS = {
+    "none": identity,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "tanh": F.tanh,
+    "sigmoid": F.sigmoid,
+    "softplus": F.softplus,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "mish": F.mish,
+    "hardswish": F.hardswish,
+}
+
+
+def make_stage(pooling, activation="relu", *, shape=(3, 9, 10), filters=5, seed=0, dtype=torch.float64, **geometry):
+    dims = len(shape) - 1
+    generator = torch.Generator().manual_seed(seed)
+    groups = geometry.get("groups", 1)
+    weight = torch.randn(filters, shape[0] // groups, *[3] * dims, generator=generator, dtype=dtype) / 3
+    bias = torch.randn(filters, generator=generator, dtype=dtype) / 3
+    operator = ConvOperator(weight, shape, **{"padding": 1, **geometry})
+    return ConvBlock("conv", operator, bias, Activation(activation, ACTIVATIONS[activation]), pooling, "image", True)
+
+
+def draw(stage, n=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, *stage.input_shape, generator=generator, dtype=stage.operator.dtype)
+
+
+POOLINGS = [
+    None,
+    Window.of(2, 2),
+    Window.of(2, 3, stride=2),
+    Window.of(2, 3, stride=2, padding=1),
+    Window.of(2, 4),
+    Window.of(2, 2, stride=3),
+    Window.of(2, 2, dilation=2, stride=1),
+    Window.of(2, 3, stride=2, ceil_mode=True),
+]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("pooling", POOLINGS[:3])
+def test_true_input_agrees_with_its_code(activation, pooling):
+    stage = make_stage(pooling, activation)
+    # wide enough to reach both branches of SiLU and the saturation of ReLU6, not so wide that GELU rounds to noise
+    x = {"tanh": 1, "gelu": 3}.get(activation, 20) * (draw(stage) - 0.5)
+    code = stage.encode(x)
+    h = stage.operator.forward(x)
+    # values that rounding makes equal (a saturated sigmoid, the flat minimum of GELU) share one preimage
+    assert (statements(stage, code).gap(h).abs() <= 1e-3 * (1 + h.abs())).all()
+    assert (statements(stage, code, switches=False).gap(h).abs() <= 1e-3 * (1 + h.abs())).all()
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_intervals_against_a_loop_over_regions(pooling):
+    stage = make_stage(pooling)
+    x = draw(stage)
+    code = stage.encode(x)
+    said = statements(stage, code)
+    assert isinstance(said, Intervals)
+    h = stage.preactivation(x)
+    spatial = h.shape[2:]
+    upper = torch.full_like(h, math.inf)
+    lower = torch.full_like(h, -math.inf)
+    region = Window.of(2, 1) if pooling is None else pooling
+    rows, columns = region.starts(spatial)
+    for n in range(h.shape[0]):
+        for k in range(h.shape[1]):
+            for top in rows:
+                for left in columns:
+                    places = [
+                        (i, j)
+                        for i in range(top, top + region.dilation[0] * region.kernel[0], region.dilation[0])
+                        for j in range(left, left + region.dilation[1] * region.kernel[1], region.dilation[1])
+                        if 0 <= i < spatial[0] and 0 <= j < spatial[1]
+                    ]
+                    largest = max(h[n, k, i, j].item() for i, j in places)
+                    for i, j in places:
+                        upper[n, k, i, j] = min(upper[n, k, i, j].item(), max(largest, 0.0))
+                        if largest > 0 and h[n, k, i, j].item() == largest:
+                            lower[n, k, i, j] = largest
+    bias = stage.bias.reshape(-1, 1, 1)
+    torch.testing.assert_close(said.upper + bias, upper)
+    torch.testing.assert_close(said.lower + bias, lower)
+    equations, inequalities = said.count()
+    assert equations.tolist() == (lower.isfinite()).flatten(1).sum(1).tolist()
+    assert (equations + inequalities).tolist() == upper.isfinite().flatten(1).sum(1).tolist()
+
+
+@pytest.mark.parametrize("shape", [(4, 13), (2, 5, 6, 4)])
+def test_other_dimensions(shape):
+    stage = make_stage(Window.of(len(shape) - 1, 2), shape=shape, filters=4, groups=2)
+    x = draw(stage)
+    assert statements(stage, stage.encode(x)).gap(stage.operator.forward(x)).abs().max() < 1e-12
+
+
+def test_smooth_activation_gives_equations_where_it_is_one_to_one():
+    stage = make_stage(None, "silu")
+    x = 8 * (draw(stage) - 0.5)
+    h = stage.preactivation(x)
+    said = statements(stage, stage.encode(x))
+    rising = h > 0
+    bias = stage.bias.reshape(-1, 1, 1)
+    torch.testing.assert_close((said.upper + bias)[rising], h[rising], rtol=1e-6, atol=1e-6)
+    assert torch.equal(said.lower[rising], said.upper[rising])
+    # below zero a value has two preimages, on both sides of the minimum at -1.278
+    both = (h < 0) & (h > -5)
+    assert both.any()
+    assert ((said.lower + bias)[both] <= -1.27).all()
+    assert ((said.upper + bias)[both] >= -1.28).all()
+    torch.testing.assert_close(F.silu(said.lower + bias)[both], F.silu(h)[both], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(F.silu(said.upper + bias)[both], F.silu(h)[both], rtol=1e-4, atol=1e-6)
+
+
+def test_saturated_values_are_bounds():
+    stage = make_stage(None, "relu6")
+    x = 40 * (draw(stage) - 0.5)
+    h = stage.preactivation(x)
+    said = statements(stage, stage.encode(x))
+    assert (h > 6).any()
+    assert (said.upper[h >= 6] == math.inf).all()
+    assert (said.lower[h <= 0] == -math.inf).all()
+
+
+@pytest.mark.parametrize("pooling", [Window.of(2, 2), Window.of(2, 3, stride=2), None])
+def test_paper_reading(pooling):
+    stage = make_stage(pooling, "none")
+    x = draw(stage) - 0.5
+    h = stage.operator.forward(x)
+    model = Pooled(pooling or 1, k=20)
+    code = model.project(h)
+    said = statements(stage, code, reading="paper")
+    assert isinstance(said, Intervals)
+    assert said.gap(h).abs().max() == 0
+    smallest = torch.stack([v[v != 0].abs().min() for v in code.values])
+    largest = torch.maximum(said.upper, -said.lower).flatten(1)
+    free = largest.isinf()
+    # no bound is looser than the smallest kept magnitude unless its own region won with more
+    assert ((largest >= smallest.unsqueeze(1)) | (code.dense().flatten(1) != 0) | free).all()
+    assert (said.lower == said.upper).flatten(1).sum(1).tolist() == code.support().flatten(1).sum(1).tolist()
+
+
+@pytest.mark.parametrize("name", ["intervals", "unknown", "averages", "averages of relu"])
+def test_gradient_and_curvature_against_autograd(name):
+    activation = "relu" if name != "averages" else "none"
+    pooling = AveragePool(Window.of(2, 2)) if "averages" in name else Window.of(2, 2)
+    stage = make_stage(pooling, activation)
+    said = statements(stage, stage.encode(draw(stage)), switches=name != "unknown")
+    assert isinstance(said, {"intervals": Intervals, "unknown": UnknownSwitches}.get(name, Averages))
+    h = stage.operator.forward(draw(stage, seed=5)).requires_grad_()
+    d = torch.randn(h.shape, generator=torch.Generator().manual_seed(2), dtype=h.dtype)
+    value = said.gap(h).square().sum() / 2
+    (gradient,) = torch.autograd.grad(value, h)
+    torch.testing.assert_close(said.gradient(h.detach()), gradient)
+    step = 1e-7
+    slopes = [(said.gradient(h.detach() + s * d) * d).flatten(1).sum(1) for s in (step, -step)]
+    torch.testing.assert_close(
+        said.curvature(h.detach(), d), (slopes[0] - slopes[1]) / (2 * step), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_bad_codes_are_refused():
+    stage = make_stage(Window.of(2, 2))
+    code = stage.encode(draw(stage))
+    assert code.switches is not None
+    far = Code(code.values, code.switches.flip(-1), code.shape, code.pooling)
+    with pytest.raises(UnconvError, match="lies outside its region"):
+        statements(stage, far)
+    with pytest.raises(UnconvError, match="negative values behind ReLU"):
+        statements(stage, Code(code.values - 1, code.switches, code.shape, code.pooling))
+    with pytest.raises(UnconvError, match="finite"):
+        statements(stage, Code(code.values * math.nan, code.switches, code.shape, code.pooling))
+    with pytest.raises(UnconvError, match="give the code of this stage"):
+        statements(make_stage(Window.of(2, 2), filters=6), code)

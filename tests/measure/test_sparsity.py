@@ -1,0 +1,95 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unconv.errors import UnconvError
+from unconv.measure.sparsity import Activity, NonZeros, k_from
+
+
+def activations(seed: int, images: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    h = torch.randn(images, 5, 6, 6, generator=torch.Generator().manual_seed(seed)).sub(0.4).relu()
+    return h, F.max_pool2d(h, 2)
+
+
+def test_percentages_are_those_of_all_entries() -> None:
+    activity = Activity()
+    h, pooled = activations(0)
+    for part in torch.arange(12).split(5):
+        activity.update("conv", h[part], pooled[part])
+    stage = activity["conv"]
+    assert stage.activation.percent == pytest.approx(100 * (h != 0).double().mean().item(), rel=1e-14)
+    assert stage.pooled.fraction == pytest.approx((pooled != 0).double().mean().item(), rel=1e-14)
+    assert (stage.activation.images, stage.activation.entries) == (12, 12 * 5 * 36)
+    assert stage.pooled.entries == 12 * 5 * 9
+    assert stage.pooled.fraction > stage.activation.fraction
+
+
+def test_standard_error_is_that_of_the_mean_over_images() -> None:
+    h, _ = activations(1)
+    each = (h != 0).double().flatten(1).mean(1)
+    assert NonZeros.of(h).standard_error == pytest.approx((each.std() / math.sqrt(12)).item(), rel=1e-12)
+
+
+def test_standard_error_of_images_of_two_sizes() -> None:
+    small, large = activations(2)[0][:, :, :3, :3], activations(3)[0]
+    counted = NonZeros.of(small) + NonZeros.of(large)
+    c = torch.cat([(h != 0).flatten(1).sum(1) for h in (small, large)]).double()
+    e = torch.tensor([45.0] * 12 + [180.0] * 12, dtype=torch.float64)
+    residual = c - c.sum() / e.sum() * e
+    assert counted.fraction == pytest.approx((c.sum() / e.sum()).item(), rel=1e-14)
+    expected = (24 / 23 * residual.square().sum()).sqrt() / e.sum()
+    assert counted.standard_error == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_merging_processes_equals_one_process() -> None:
+    alone, ranks = Activity(), [Activity(), Activity()]
+    for seed in range(4):
+        h, pooled = activations(seed, images=seed + 1)
+        for stage in ("a", "b"):
+            alone.update(stage, h, pooled)
+            ranks[seed % 2].update(stage, h, pooled)
+    for activity in (ranks[1], alone):
+        activity.update("only there", activations(9)[0])
+    ranks[0].merge(ranks[1])
+    assert ranks[0] == alone
+    assert list(ranks[0]) == ["a", "b", "only there"]
+    assert len(ranks[0]) == 3
+
+
+def test_a_stage_without_pooling_pools_nothing() -> None:
+    activity = Activity()
+    activity.update("conv", torch.tensor([[[1.0, 0.0, 2.0, 0.0]]]))
+    assert activity["conv"].pooled.fraction == activity["conv"].activation.fraction == 0.5
+
+
+def test_one_image_has_no_standard_error() -> None:
+    assert math.isnan(NonZeros.of(torch.ones(1, 3)).standard_error)
+    assert math.isnan(NonZeros().fraction)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_activations_that_are_no_numbers_are_named_with_their_stage(bad: float) -> None:
+    h = torch.ones(2, 3, 4)
+    h[1, 2, 3] = bad
+    with pytest.raises(UnconvError, match=r"stage 'features\.5' contain NaN or infinite"):
+        Activity().update("features.5", h)
+
+
+def test_pooled_of_other_images() -> None:
+    with pytest.raises(ValueError, match="2 activations and 3 pooled"):
+        Activity().update("conv", torch.ones(2, 3, 4), torch.ones(3, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "regions", "k"), [(0.131, 512 * 49, 3287), (1.0, 10, 10), (0.0, 10, 1), (0.49, 1, 1), (0.5, 10, 5)]
+)
+def test_k_from_fraction(fraction: float, regions: int, k: int) -> None:
+    assert k_from(fraction, regions) == k
+
+
+@pytest.mark.parametrize(("fraction", "regions"), [(13.1, 100), (-0.1, 100), (math.nan, 100), (0.5, 0)])
+def test_k_from_nonsense(fraction: float, regions: int) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        k_from(fraction, regions)

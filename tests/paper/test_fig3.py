@@ -1,0 +1,48 @@
+"""Model-RIP of a late layer: which one, for which codes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from unconv.paper import fig3
+
+
+def test_the_last_stage_that_reads_an_unpooled_one(subject):
+    assert fig3.choose_stage(subject) == "7"
+    assert fig3.choose_stage(replace(subject, names=("0",))) == "0"
+
+
+def test_document(subject):
+    result = fig3.run(subject, samples=200, recovered=2, steps=30)
+    json.dumps(result, allow_nan=False)
+    ours = result["ours"]
+    ratios = ours["ratios"]
+    assert list(ratios) == list(fig3.ROWS)
+    assert ratios["gaussian, full"]["p50"] == pytest.approx(1, abs=0.1)
+    assert ratios["random codes, cropped"]["p50"] < ratios["random codes"]["p50"]
+    assert ratios["codes after ReLU"]["samples"] == 2
+    assert ours["k"] == round(ours["share"] * ours["regions"])
+    header, rows = fig3.table(result)
+    assert all(len(row) == len(header) for row in rows)
+    fig3.draw(result)
+
+
+def test_lambda_decides_how_much_is_fitted(subject):
+    result = fig3.run(subject, samples=20, recovered=2, steps=300, fractions=(0.05, 0.5))
+    sweep = {(one["codes"], one["fraction"]): one for one in result["ours"]["lambda"]}
+    assert len(sweep) == 6
+    for row in ("codes before ReLU", "codes before ReLU, centred", "codes after ReLU"):
+        fine, coarse = sweep[row, 0.05], sweep[row, 0.5]
+        assert fine["images"] == coarse["images"] == 2
+        assert 0 < fine["error"] < coarse["error"] < 1
+        assert (fine["constant"] < 1e-9) == row.endswith("centred")
+        assert fine["ratio"] == pytest.approx(result["ours"]["ratios"][row]["mean"])
+    header, rows = fig3.tables(result)["lambda"]
+    assert all(len(row) == len(header) for row in rows)
+    assert "does not give its lambda" in "".join(result["notes"])
+
+
+def test_without_algorithm_2(subject):
+    ratios = fig3.run(subject, samples=20, recovered=0)["ours"]["ratios"]
+    assert not any(row.startswith("codes") for row in ratios)

@@ -1,0 +1,97 @@
+"""One-step IHT against a dense matrix, and which layers it is run on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unconv.errors import UnconvError
+from unconv.paper import table3
+
+
+def test_macro_layers_read_pooled_stages(subject):
+    layers = table3.macro_layers(subject)
+    assert [(layer.number, layer.reads, layer.stage, layer.learned) for layer in layers] == [
+        (1, "2", "5", True),
+        (2, "7", "10", False),
+    ]
+
+
+def test_errors_against_a_dense_matrix(subject):
+    stage = subject.pooled(subject.stages.get("10")).with_gaussian(0)
+    x = torch.rand(2, *stage.input_shape, generator=torch.Generator().manual_seed(0))
+    k = 4
+    found = table3.one_step_errors(stage, x, k)
+    w = stage.operator.to_dense()
+    channels, height, width = stage.operator.output_shape
+    for i in range(2):
+        h = (w @ x[i].flatten()).reshape(channels, height, width)
+        best = {}
+        for c in range(channels):
+            for row in range(0, height - 1, 2):
+                for column in range(0, width - 1, 2):
+                    places = [(c, row + a, column + b) for a in (0, 1) for b in (0, 1)]
+                    best[places[0]] = max(places, key=lambda place: abs(h[place]))
+        kept = sorted(best.values(), key=lambda place: -abs(h[place]))
+        for reading, count in (("measured", k), ("half", len(kept) // 2)):
+            z = torch.zeros_like(h)
+            for place in kept[:count]:
+                z[place] = h[place]
+            estimate = w.T @ z.flatten()
+            estimate *= x[i].norm() / estimate.norm()
+            error = (estimate - x[i].flatten()).norm() / x[i].norm()
+            assert found[reading][i].item() == pytest.approx(error.item(), rel=1e-4)
+
+
+def test_document(subject):
+    result = table3.run(subject)
+    json.dumps(result, allow_nan=False)
+    ours = result["ours"]
+    assert ours["1"]["images"] == 3
+    assert 0.3 < ours["1"]["learned"] < 1.2
+    assert ours["1"]["random_activations"] == pytest.approx(2**0.5, abs=0.1)
+    assert ours["2"]["learned"] is None
+    assert any("weights end before 10" in note for note in result["notes"])
+    assert ours["1"]["image_space"] is None
+    assert any("train-decoder MODEL --stage 2" in note for note in result["notes"])
+    assert list(table3.tables(result)) == ["activation space"]
+    header, rows = table3.table(result)
+    assert all(len(row) == len(header) for row in rows)
+
+
+def test_image_space(subject, decoders):
+    result = table3.run(subject, decoders)
+    json.dumps(result, allow_nan=False)
+    assert result["ours"]["2"]["image_space"] is None
+    found = result["ours"]["1"]["image_space"]
+    assert found["decoder"]["stage"] == "2"
+    against = found["against_decoded"]
+    assert against["true_activations"] == 0
+    assert set(against) == {"true_activations", *table3.METHODS}
+    header, rows = table3.tables(result)["image space"]
+    assert [row[:2] for row in rows] == [("1", words) for words in table3.COMPARED.values()]
+    assert found["against_decoded_in_pixels"]["learned"] < against["learned"]  # the mean makes the reference larger
+    assert all(len(row) == len(header) for row in rows)
+    assert rows[0][-3:] == (0.423, 0.380, 0.610)
+
+
+def test_decoded_images_against_the_definition(subject, decoders):
+    layer = table3.macro_layers(subject)[0]
+    captured = next(iter(table3.captured_macro_layers(subject, [layer])))
+    x = captured.inputs["5"]
+    images = table3.decoded_images(captured, layer, decoders["2"], {"zero": torch.zeros_like(x), "same": x})
+    assert torch.equal(images["same"], images[table3.TRUE])
+    layers = [m for m in subject.network.module[:5] if not isinstance(m, torch.nn.ReLU)]
+    h = layers[0](captured.batch.inputs).relu()
+    pooled, switches = torch.nn.functional.max_pool2d(layers[1](h).relu(), 3, 2, return_indices=True)
+    torch.testing.assert_close(pooled, x)
+    flat = torch.zeros(*x.shape[:2], 16 * 16).scatter_add(2, switches.flatten(2), pooled.flatten(2))
+    decoder = decoders["2"].decoder
+    expected = decoder.blocks[1](decoder.blocks[0](flat.unflatten(2, (16, 16))))
+    torch.testing.assert_close(images["same"], expected * decoder.spread + decoder.centre[:, None, None])
+
+
+def test_a_network_without_macro_layer_is_refused(subject):
+    with pytest.raises(UnconvError, match="pooled stage"):
+        table3.run(replace(subject, names=("0",)))

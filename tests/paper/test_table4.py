@@ -1,0 +1,28 @@
+"""Coherence by brute force, and the paper's row at both labellings."""
+
+import json
+
+import pytest
+import torch
+
+from unconv.paper import table4
+from unconv.paper.paper_values import TABLE_4
+
+
+def test_both_labellings():
+    assert table4.ONE_LATER["c12"] == TABLE_4["c11"]
+    assert table4.ONE_LATER["c31"] == TABLE_4["c22"]
+    assert "c11" not in table4.ONE_LATER
+
+
+def test_document(subject):
+    result = table4.run(subject)
+    json.dumps(result, allow_nan=False)
+    weight = subject.network.module[2].weight.flatten(1)
+    unit = weight / weight.norm(dim=1, keepdim=True)
+    gram = (unit @ unit.T).fill_diagonal_(-torch.inf)
+    found = result["ours"]["c12"]["learned"]
+    assert found["signed"] == pytest.approx(gram.max().item(), abs=1e-5)
+    assert found["signed"] <= found["absolute"] <= found["shifted"]
+    header, rows = table4.table(result)
+    assert all(len(row) == len(header) for row in rows)

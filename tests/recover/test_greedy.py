@@ -1,0 +1,181 @@
+"""What NIHT, HTP and CoSaMP have in common: the conformance suite, OMP, exhaustive search, and bad input."""
+
+from dataclasses import replace
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import orthogonal_mp
+
+from unconv.operators import ConvOperator
+from unconv.recover import cosamp, htp, niht
+from unconv.recover.greedy import refill
+from unconv.sparsity import Pooled, TopK, Window
+from unconv.testing import MatrixOperator, SolverConformance
+
+SOLVERS = [niht, htp, cosamp]
+each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.__name__)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def sparse(draws, n, k, seed):
+    """Codes with k entries of magnitude 0.5 to 1.5 at random places."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.rand(draws, n, generator=generator).topk(k, dim=1).indices
+    values = torch.rand(draws, k, generator=generator, dtype=torch.float64) + 0.5
+    signs = 1 - 2 * torch.randint(2, (draws, k), generator=generator)
+    return torch.zeros(draws, n, dtype=torch.float64).scatter(1, places, values * signs)
+
+
+class Unrestricted(SolverConformance):
+    """Where every entry may be non-zero, the solvers solve linear systems ``W^T z = x``."""
+
+    def solve(self, operator, target):
+        transposed = MatrixOperator(operator.matrix.T)
+        solution = self.run(transposed, target, TopK(operator.matrix.shape[1]))
+        return replace(solution, value=solution.value.code.dense())
+
+
+class TestNihtConformance(Unrestricted):
+    def run(self, operator, x, model):
+        return niht(operator, x, model, tolerance=1e-8)
+
+
+class TestHtpConformance(Unrestricted):
+    def run(self, operator, x, model):
+        return htp(operator, x, model, tolerance=1e-8)
+
+
+class TestCosampConformance(Unrestricted):
+    def run(self, operator, x, model):
+        return cosamp(operator, x, model, tolerance=1e-8)
+
+
+@each_solver
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_dense_codes_agree_with_omp_of_scikit_learn(solver, noise):
+    """OMP finds these codes; with noise, all end at the least-squares values on the true support."""
+    matrix = draw(60, 120, seed=4) / 60**0.5
+    z = sparse(12, 120, 5, seed=5)
+    x = z @ matrix.T + noise * draw(12, 60, seed=6) / 60**0.5
+    expected = torch.from_numpy(orthogonal_mp(matrix.numpy(), x.numpy().T, n_nonzero_coefs=5).T)
+    assert torch.equal(expected != 0, z != 0)
+    found = solver(MatrixOperator(matrix.T), x, TopK(5), tolerance=1e-9)
+    assert torch.allclose(found.value.code.dense(), expected, atol=1e-6)
+    assert set(found.status) == ({"converged"} if noise == 0 else {"stalled"})
+
+
+@each_solver
+def test_the_support_is_that_of_exhaustive_search(solver):
+    """All supports of two regions of 1 x 2 places, on a tiny convolution, with noise."""
+    operator = ConvOperator(draw(4, 6, 2, seed=3), (6, 5)).normalised()
+    model = Pooled(2, k=2)
+    code = model.project(sparse(8, 16, 6, seed=1).reshape(8, 4, 4))
+    x = operator.adjoint(code.dense()) + 0.02 * draw(8, 6, 5, seed=2)
+    found = solver(operator, x, model)
+    dense = operator.to_dense()
+    pairs = [(2 * a + i, 2 * b + j) for a, b in combinations(range(8), 2) for i, j in product(range(2), range(2))]
+    for row in range(8):
+        errors = []
+        for pair in pairs:
+            columns = dense[list(pair)].T
+            fit = torch.linalg.lstsq(columns, x[row].reshape(-1, 1)).solution
+            errors.append((columns @ fit - x[row].reshape(-1, 1)).norm().item())
+        best = pairs[int(np.argmin(errors))]
+        assert found.value.code.support()[row].flatten().nonzero().flatten().tolist() == list(best)
+        assert found.residual[row].item() == pytest.approx(min(errors) / x[row].norm().item(), rel=1e-4)
+
+
+@each_solver
+@pytest.mark.parametrize("window", [Window.of(2, 2), Window.of(2, 3, stride=2, padding=1)], ids=["2x2", "3x3/2"])
+def test_codes_in_two_dimensions_come_back_as_codes_of_the_model(solver, window):
+    """The reconstruction belongs to the code, its values stand at its switches, and they are at most k."""
+    operator = ConvOperator(draw(6, 8, 3, 3), (8, 7, 7)).normalised()
+    model = Pooled(window, k=6)
+    truth = model.project(draw(3, 6, 5, 5, seed=1))
+    x = operator.adjoint(truth.dense())
+    found = solver(operator, x, model)
+    code = found.value.code
+    assert code.switches is not None
+    assert window.contains(code.switches, (5, 5)).all()
+    assert (code.support().flatten(1).sum(1) <= 6).all()
+    assert torch.allclose(found.value.reconstruction, operator.adjoint(code.dense()))
+    assert torch.allclose(code.dense(), truth.dense(), atol=1e-4)
+
+
+@each_solver
+def test_the_best_iterate_is_returned_and_its_residual_is_stated(solver):
+    """On inputs that no sparse code explains, in a batch with one that a code explains."""
+    operator = ConvOperator(draw(8, 4, 3), (4, 12))
+    model = Pooled(2, k=5)
+    explained = operator.adjoint(Pooled(2, k=2).project(draw(1, 8, 10, seed=1)).dense())
+    x = torch.cat([draw(3, 4, 12, seed=2), explained, torch.zeros(1, 4, 12, dtype=torch.float64)])
+    found = solver(operator, x, model)
+    residual = (x - operator.adjoint(found.value.code.dense())).flatten(1).norm(dim=1)
+    assert torch.allclose(residual[:4] / x[:4].flatten(1).norm(dim=1), found.residual[:4])
+    assert found.status[3:] == ("converged", "converged")
+    assert residual[4] == 0
+    for row in range(5):
+        alone = solver(operator, x[row : row + 1], model)
+        assert torch.allclose(alone.value.code.dense()[0], found.value.code.dense()[row], atol=1e-9)
+        assert alone.status[0] == found.status[row]
+        assert torch.equal(
+            found.history[alone.steps :, row], found.history[alone.steps, row].expand(len(found.history[alone.steps :]))
+        )
+
+
+@each_solver
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_filters_in_other_units_need_no_tuning(solver, scale):
+    operator = ConvOperator(draw(8, 6, 3), (6, 12)).normalised()
+    model = Pooled(5, k=4)
+    z = model.project(draw(4, 8, 10, seed=3)).dense()
+    found = solver(operator.with_weight(scale * operator.weight), scale * operator.adjoint(z), model, tolerance=1e-8)
+    assert torch.allclose(found.value.code.dense(), z, atol=1e-6)
+
+
+@each_solver
+def test_the_setting_of_figure_2_is_recovered(solver):
+    """The issue's target, on a few draws; the experiment in phase.py has the thousands."""
+    operator = ConvOperator(draw(96, 32, 5) / 160**0.5, (32, 32))
+    generator = torch.Generator().manual_seed(1)
+    z = torch.zeros(10, 96, 28, dtype=torch.float64)
+    for row in z:
+        places = torch.randint(28, (10,), generator=generator)
+        row[torch.randperm(96, generator=generator)[:10], places] = 2 * torch.rand(10, generator=generator).double() - 1
+    found = solver(operator, operator.adjoint(z), Pooled("map", k=10)).value.code.dense()
+    assert ((found - z).flatten(1).norm(dim=1) <= 1e-4 * z.flatten(1).norm(dim=1)).all()
+
+
+@each_solver
+def test_running_out_of_steps_is_said(solver):
+    operator = MatrixOperator(draw(40, 30).T.contiguous())
+    found = solver(operator, draw(2, 40, seed=1), TopK(12), max_steps=1)
+    assert found.status == ("max_steps", "max_steps")
+    assert found.steps == 1
+
+
+@each_solver
+def test_bad_input_is_refused_in_one_line(solver):
+    operator = ConvOperator(draw(2, 1, 3), (1, 8))
+    with pytest.raises(ValueError, match=r"input has shape \(1, 1, 9\); expected \(N, 1, 8\)"):
+        solver(operator, draw(1, 1, 9), TopK(1))
+    bad = draw(1, 1, 8)
+    bad[0, 0, 3] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        solver(operator, bad, TopK(1))
+    with pytest.raises(ValueError, match="at least 1"):
+        solver(operator, draw(1, 1, 8), TopK(1), max_steps=0)
+
+
+def test_refill_keeps_places_and_takes_values():
+    code = Pooled(2, k=3).project(draw(2, 2, 4, 4))
+    z = code.dense() * 3
+    assert torch.equal(refill(code, z).dense(), z)
+    overlapping = Pooled(Window.of(2, 3, stride=1), k=3).project(draw(2, 2, 4, 4))
+    z = overlapping.dense() * 3
+    assert torch.equal(refill(overlapping, z).dense(), z)

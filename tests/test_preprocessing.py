@@ -1,0 +1,194 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
+from torchvision.models import get_model_weights, list_models
+
+from unconv.errors import UnconvError, UsageError
+from unconv.models import preprocess_of
+from unconv.preprocessing import Preprocess, UserPreprocess, channels, normalisation, of_user
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def published_presets():
+    members = [member for name in list_models() for member in get_model_weights(name)]
+    members = [member for member in members if type(member.transforms()).__name__ == "ImageClassification"]
+    return list({repr(member.transforms()): member for member in members}.values())
+
+
+@pytest.mark.parametrize("member", published_presets(), ids=repr)
+def test_published_weights_prepare_images_as_torchvision_does(member):
+    image = photograph(500, 300)
+    preprocess = preprocess_of(member)
+    torch.testing.assert_close(preprocess(image), member.transforms()(image), rtol=0, atol=0)
+
+
+def test_caffe_features_count_pixels_up_to_255():
+    member = get_model_weights("vgg16")["IMAGENET1K_FEATURES"]
+    caffe = normalisation("123,117,104", "1")
+    image = photograph(256, 256)
+    same_crop = Preprocess(256, 224, caffe.mean, caffe.std, caffe.scale)
+    torch.testing.assert_close(preprocess_of(member)(image), same_crop(image), rtol=0, atol=2e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    width=st.integers(1, 40),
+    height=st.integers(1, 40),
+    resize=st.none() | st.integers(8, 24),
+    crop=st.booleans(),
+    scale=st.sampled_from([1.0, 255.0]),
+    bgr=st.booleans(),
+)
+def test_to_pixels_undoes_the_normalisation(width, height, resize, crop, scale, bgr):
+    image = photograph(width, height)
+    side = 8 if crop and resize is not None else None
+    plain = Preprocess(resize, side)(image)
+    preprocess = Preprocess(resize, side, (0.1, 0.2, 0.3), (0.5, 0.7, 0.9), scale, bgr)
+    batch = preprocess(image)[None]
+    torch.testing.assert_close(preprocess.to_pixels(batch)[0], plain, rtol=0, atol=1e-6)
+    assert Preprocess.from_description(json.loads(json.dumps(preprocess.describe()))) == preprocess
+
+
+def test_bgr_flips_before_the_mean_is_subtracted():
+    image = Image.new("RGB", (2, 2), (255, 0, 51))
+    x = Preprocess(mean=(1.0, 2.0, 3.0), bgr=True)(image)
+    torch.testing.assert_close(x[:, 0, 0], torch.tensor([0.2 - 1, 0.0 - 2, 1.0 - 3]))
+
+
+def test_resizing_sets_the_shorter_side_and_cropping_the_centre():
+    assert Preprocess(resize=20)(photograph(40, 80)).shape == (3, 40, 20)
+    whole = Preprocess()(photograph(10, 8))
+    torch.testing.assert_close(Preprocess(crop=4)(photograph(10, 8)), whole[:, 2:6, 3:7])
+
+
+def test_an_image_below_the_crop_is_refused():
+    with pytest.raises(UnconvError, match="10x3 pixels are less than the crop of 4"):
+        Preprocess(crop=4)(photograph(10, 3))
+
+
+def test_a_narrow_strip_is_not_blown_up_beyond_pillows_limit():
+    strip = Image.new("RGB", (30_000, 1))
+    with pytest.raises(UnconvError, match=r"30000x1 pixels are too narrow to resize to 224"):
+        Preprocess(resize=224, crop=224)(strip)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"resize": 0},
+        {"crop": -3},
+        {"resize": 2.5},
+        {"crop": True},
+        {"resize": 8, "crop": 9},
+        {"mean": (0.0, 1.0)},
+        {"mean": (0.0, float("nan"), 1.0)},
+        {"mean": "abc"},
+        {"std": (1.0, 0.0, 1.0)},
+        {"std": (1.0, float("inf"), 1.0)},
+        {"scale": 2.0},
+        {"bgr": 1},
+        {"interpolation": "lanczos"},
+    ],
+    ids=str,
+)
+def test_fields_out_of_range_are_refused(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        Preprocess(**fields)
+
+
+@pytest.mark.parametrize(
+    "description", [{"size": 3}, {"mean": 3}, {"mean": None}, {"scale": [1]}, {"std": {}}], ids=str
+)
+def test_descriptions_of_something_else_are_refused(description):
+    with pytest.raises(ValueError, match=r".+"):
+        Preprocess.from_description(description)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("0.5", (0.5,) * 3), ("1, 2,3", (1.0, 2.0, 3.0)), (2, (2.0,) * 3), ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3))],
+)
+def test_channels_come_as_text_or_numbers(value, expected):
+    assert channels(value, "--mean") == expected
+
+
+@pytest.mark.parametrize("value", ["", "a", "1,2", "1,2,3,4", "nan", "inf,1,1", [1, 2], [None, 1, 2]], ids=str)
+def test_channels_of_another_number_are_refused(value):
+    with pytest.raises(UsageError, match=r"--mean is .* expected one or three finite numbers"):
+        channels(value, "--mean")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "scale"),
+    [("0.485", "0.229", 1.0), ("0", "1", 1.0), ("123.68,116.779,103.939", "1", 255.0), ("0", "58", 255.0)],
+)
+def test_values_above_one_mean_pixels_up_to_255(mean, std, scale):
+    assert normalisation(mean, std).scale == scale
+
+
+def test_a_std_of_zero_is_refused():
+    with pytest.raises(UsageError, match="std"):
+        normalisation("0.5", "0")
+
+
+def test_a_users_function_is_used_and_its_range_mapped_by_the_original():
+    preprocess = of_user(lambda image: torch.tensor(np.asarray(image)).permute(2, 0, 1) * 2 - 7)
+    x = preprocess(photograph(6, 5))
+    assert x.shape == (3, 5, 6)
+    assert x.dtype == torch.float32
+    pixels = preprocess.to_pixels(x[None] + 3, x[None])
+    torch.testing.assert_close(pixels, (x[None] + 3 - x.min()) / (x.max() - x.min()))
+    assert preprocess.describe()["function"].endswith("<lambda>")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))]),
+        transforms.Compose([transforms.ToTensor(), lambda x: x * 255, transforms.Normalize((99, 98, 97), (2, 3, 4))]),
+        get_model_weights("resnet18")["DEFAULT"].transforms(),
+    ],
+    ids=["unit", "bytes", "preset"],
+)
+def test_the_inverse_is_read_off_a_final_normalize(function):
+    preprocess = of_user(function)
+    image = photograph(300, 260)
+    resized = Preprocess(256, 224)(image) if not hasattr(function, "transforms") else Preprocess()(image)
+    torch.testing.assert_close(preprocess.to_pixels(preprocess(image)), resized, rtol=0, atol=1e-5)
+
+
+def test_a_preprocess_of_ours_is_taken_as_it_is():
+    ours = Preprocess(crop=5)
+    assert of_user(ours) is ours
+
+
+def test_something_that_cannot_be_called_is_refused():
+    with pytest.raises(UnconvError, match="preprocess is a str"):
+        of_user("resize")  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda image: image, "returned Image"),
+        (lambda image: torch.zeros(3), "returned shape"),
+        (lambda image: torch.zeros(2, 3, 4, 4), "returned shape"),
+        (lambda image: torch.zeros(3, 0, 4), "returned shape"),
+        (lambda image: torch.full((3, 4, 4), float("nan")), "NaN"),
+        (lambda image: torch.zeros(3, 4, 4, dtype=torch.complex64), "complex"),
+        (lambda image: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_what_a_users_function_may_not_return(function, reason):
+    with pytest.raises(UnconvError, match=reason):
+        UserPreprocess(function)(photograph(4, 4))
