@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unconv.certify.exact import exact_delta
-from unconv.certify.supports import blocks_around, blocks_within
+from unconv.certify.supports import inner_partition, outer_partition
 from unconv.errors import UnconvError
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.sparsity import Window
@@ -86,7 +86,7 @@ def test_too_many_subspaces_and_overlaps_are_refused():
 
 def test_overlapping_regions_are_bracketed_by_blocks():
     window = Window.of(1, 3, stride=2)
-    within, around = blocks_within(window, (9,)), blocks_around(window, (9,))
+    within, around = inner_partition(window, (9,)), outer_partition(window, (9,))
     starts = window.starts((9,))[0]
     chosen = [p for p, label in enumerate(within.labels[0]) if label >= 0]
     owners = [{i for i, s in enumerate(starts) if s <= p < s + 3} for p in chosen]
@@ -98,7 +98,7 @@ def test_overlapping_regions_are_bracketed_by_blocks():
 def test_projection_is_the_nearest_point(twice):
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(1, 2, 4, generator=generator, dtype=torch.float64)
-    blocks = blocks_within(2, (4,))
+    blocks = inner_partition(2, (4,))
     size, most = (4, 2) if twice else (2, 1)
     kept = [
         sum(h.flatten()[list(s)].square()).item()

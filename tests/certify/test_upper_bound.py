@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unconv.certify.exact import exact_delta
-from unconv.certify.lower_bound import attack
-from unconv.certify.supports import blocks_around, blocks_within, regions
+from unconv.certify.lower_bound import lower_bound
+from unconv.certify.supports import inner_partition, outer_partition, regions
 from unconv.certify.upper_bound import delta_bracket, layer_bounds, upper_bound
 from unconv.errors import UnconvError, UsageError
 from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
@@ -39,19 +39,19 @@ def small_cases(draw):
     ]
     operator = ConvOperator(weight, (weight.shape[1] * groups, *spatial), **geometry)
     region = "map" if draw(st.booleans()) else draw(st.integers(1, min(3, *operator.output_shape[1:])))
-    blocks = blocks_around(region, operator.output_shape[1:])
+    blocks = outer_partition(region, operator.output_shape[1:])
     k = draw(st.integers(1, min(3, operator.output_shape[0] * blocks.count)))
     return operator, region, k, draw(st.booleans()), draw(st.sampled_from(["full", "cropped"]))
 
 
 def check_exact_is_inside(case):
     operator, region, k, twice, boundary = case
-    blocks = blocks_around(region, operator.output_shape[1:])
+    blocks = outer_partition(region, operator.output_shape[1:])
     if blocks.supports(operator.output_shape[0], k, twice=twice) > 20_000:
         return
     exact = exact_delta(operator, region, k, twice=twice, boundary=boundary)
     # not delta_bracket, which would enumerate, too
-    lower = attack(operator, region, k, twice=twice, boundary=boundary, effort=1e-3).delta
+    lower = lower_bound(operator, region, k, twice=twice, boundary=boundary, effort=1e-3).delta
     upper = upper_bound(operator, region, k, twice=twice, boundary=boundary).value
     rounding = exact.ceiling - exact.delta
     assert rounding < 1e-10
@@ -80,7 +80,7 @@ def test_no_random_support_exceeds_the_bound(region, boundary, twice):
     k = 4
     bound = upper_bound(operator, region, k, twice=twice, boundary=boundary)
     dense = (operator.full() if boundary == "full" else operator).to_dense()
-    blocks = blocks_within(region, operator.output_shape[1:])
+    blocks = inner_partition(region, operator.output_shape[1:])
     generator = torch.Generator().manual_seed(1)
     h = torch.randn(300, *operator.output_shape, generator=generator, dtype=torch.float64)
     supports = blocks.project(h, k, twice=twice).flatten(1) != 0
@@ -245,3 +245,11 @@ def test_theorem_33_is_its_formula_and_says_where_it_ends():
     assert theorem_33_bound(0.5, 1.0) == math.inf
     with pytest.raises(ValueError, match="delta_k <= delta_2k"):
         theorem_33_bound(0.2, 0.1)
+
+
+def test_regions_of_unequal_size_are_bracketed():
+    operator = ConvOperator(gaussian_like(torch.zeros(1, 2, 3, 3), 0), (2, 7, 7))  # a 5x5 map
+    region = Window.of(2, 2, ceil_mode=True)
+    bracket = delta_bracket(operator, region, 2, twice=True)
+    assert bracket.lower <= exact_delta(operator, region, 2, twice=True).ceiling
+    assert bracket.lower <= bracket.upper

@@ -140,7 +140,7 @@ def test_pair_is_the_filters_and_gaussian_ones() -> None:
     assert pair.learned.signed > pair.random.signed  # all filters point into the positive orthant
 
 
-@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_filters_without_a_direction_are_named(value: float) -> None:
     weight = torch.ones(3, 2, 3)
     weight[1] = value
@@ -170,3 +170,15 @@ def test_vgg19(research_data: Path, key: str, signed: float) -> None:
         found = coherence(file.get_tensor(f"{key}.weight"))
     assert round(found.signed, 4) == signed
     assert found.signed <= found.absolute <= found.shifted <= 1
+
+
+def test_pairs_with_a_zero_filter_do_not_count() -> None:
+    generator = torch.Generator().manual_seed(3)
+    kept = torch.randn(5, 2, 3, 3, generator=generator)
+    pruned = torch.cat([kept[:2], torch.zeros(2, 2, 3, 3), kept[2:]])
+    alone, found = coherence(kept), coherence(pruned)
+    assert (found.signed, found.absolute, found.shifted) == (alone.signed, alone.absolute, alone.shifted)
+    assert found.zero_filters == 2
+    opposite = torch.stack([kept[0], -kept[0], torch.zeros_like(kept[0])])
+    assert coherence(opposite).signed == pytest.approx(-1)  # not the 0 of a pair that has no cosine
+    assert coherence(opposite[1:]).signed_pair is None

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from unconv.errors import UnconvError
-from unconv.measure.sparsity import Activity, NonZeros, k_from
+from unconv.measure.sparsity import NonZeros, SparsityStatistics, k_from
 
 
 def activations(seed: int, images: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -14,7 +14,7 @@ def activations(seed: int, images: int = 12) -> tuple[torch.Tensor, torch.Tensor
 
 
 def test_percentages_are_those_of_all_entries() -> None:
-    activity = Activity()
+    activity = SparsityStatistics()
     h, pooled = activations(0)
     for part in torch.arange(12).split(5):
         activity.update("conv", h[part], pooled[part])
@@ -44,7 +44,7 @@ def test_standard_error_of_images_of_two_sizes() -> None:
 
 
 def test_merging_processes_equals_one_process() -> None:
-    alone, ranks = Activity(), [Activity(), Activity()]
+    alone, ranks = SparsityStatistics(), [SparsityStatistics(), SparsityStatistics()]
     for seed in range(4):
         h, pooled = activations(seed, images=seed + 1)
         for stage in ("a", "b"):
@@ -59,7 +59,7 @@ def test_merging_processes_equals_one_process() -> None:
 
 
 def test_a_stage_without_pooling_pools_nothing() -> None:
-    activity = Activity()
+    activity = SparsityStatistics()
     activity.update("conv", torch.tensor([[[1.0, 0.0, 2.0, 0.0]]]))
     assert activity["conv"].pooled.fraction == activity["conv"].activation.fraction == 0.5
 
@@ -74,12 +74,12 @@ def test_activations_that_are_no_numbers_are_named_with_their_stage(bad: float) 
     h = torch.ones(2, 3, 4)
     h[1, 2, 3] = bad
     with pytest.raises(UnconvError, match=r"stage 'features\.5' contain NaN or infinite"):
-        Activity().update("features.5", h)
+        SparsityStatistics().update("features.5", h)
 
 
 def test_pooled_of_other_images() -> None:
     with pytest.raises(ValueError, match="2 activations and 3 pooled"):
-        Activity().update("conv", torch.ones(2, 3, 4), torch.ones(3, 3, 2))
+        SparsityStatistics().update("conv", torch.ones(2, 3, 4), torch.ones(3, 3, 2))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unconv.certify.exact import exact_delta
-from unconv.certify.lower_bound import attack
+from unconv.certify.lower_bound import lower_bound
 from unconv.certify.stability import certify
 from unconv.certify.upper_bound import delta_bracket, upper_bound
 from unconv.conv_blocks import find_conv_blocks
@@ -21,7 +21,7 @@ from unconv.errors import UnconvError
 from unconv.images import ImageStream, psnr, quality, save_image, ssim, to_uint8
 from unconv.measure.coherence import coherence, coherence_pair, correlation_table
 from unconv.measure.rip import RatioSummary, compare, draw_codes, sample_ratios, support_ratios
-from unconv.measure.sparsity import Activity, k_from
+from unconv.measure.sparsity import SparsityStatistics, k_from
 from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
 from unconv.operators import ConvOperator, gaussian_like, per_axis
 from unconv.preprocessing import Preprocess, channels, normalisation
@@ -206,8 +206,8 @@ TABLE = [
         },
     ),
     (
-        "Activity",
-        lambda **given: Activity().update(**{"stage": "a", "activated": H} | given),
+        "SparsityStatistics",
+        lambda **given: SparsityStatistics().update(**{"stage": "a", "activated": H} | given),
         {
             "activated": st.sampled_from([H / 0, torch.full_like(H, math.nan)]),
             "pooled": st.just(H[:1]),

@@ -46,43 +46,20 @@ class Table:
 
 
 def table_of(operator: ConvOperator) -> Table:
-    """The correlation table of an operator, with its rounding error.
-
-    Args:
-        operator: The convolution, in float64.
-
-    Returns:
-        The table.
-    """
+    """The correlation table of an operator, with its rounding error."""
     values = correlation_table(operator.weight, operator.groups, stride=operator.stride, dilation=operator.dilation)
     return Table(values, table_error(operator))
 
 
 def table_error(operator: ConvOperator) -> Tensor:
-    """How far off the inner product of two rows may be: ``gamma_n |x| |y|``, in any order (Higham 2002, section 3.1).
-
-    Args:
-        operator: The convolution, in float64.
-
-    Returns:
-        Shape ``(K, K)``.
-    """
+    """Bound the error of the inner product of two rows: ``gamma_n |x| |y|``, in any order (Higham 2002, 3.1)."""
     # twice the terms and some more cover the rounding of the norms themselves
     norms = operator.weight.flatten(1).norm(dim=1)
     return _gamma(2 * operator.weight[0].numel() + 8) * torch.outer(norms, norms)
 
 
 def largest_eigenvalue(table: Table, spatial: tuple[int, ...], *, nonnegative: bool) -> float:
-    """Bound the largest eigenvalue of the block Toeplitz matrix of a table on a map.
-
-    Args:
-        table: The correlations.
-        spatial: Shape of the map.
-        nonnegative: Whether the matrix that the table stands for, without its rounding, is positive semidefinite.
-
-    Returns:
-        The certified bound.
-    """
+    """Bound the largest eigenvalue of the block Toeplitz matrix of a table on a map."""
     channels = len(table.values)
     row_sums = table.values.flatten(2).abs().sum(2).sum(1).max().item()
     # of the table itself, and of the sums and the angles behind the symbol, as a bound on the spectral norm
@@ -108,28 +85,12 @@ def largest_eigenvalue(table: Table, spatial: tuple[int, ...], *, nonnegative: b
 
 
 def estimated_eigenvalue(table: Table, spatial: tuple[int, ...]) -> float:
-    """The largest eigenvalue of the symbol on a rough grid: from below, and not certified.
-
-    Args:
-        table: The correlations.
-        spatial: Shape of the map.
-
-    Returns:
-        The estimate.
-    """
+    """The largest eigenvalue of the symbol on a rough grid: from below, and not certified."""
     return max(_estimates(part).max().item() for part in _symbols(table, spatial, rough=True))
 
 
 def symbol_entries(table: Table, spatial: tuple[int, ...]) -> int:
-    """How many real numbers the symbol has on its grid.
-
-    Args:
-        table: The correlations.
-        spatial: Shape of the map.
-
-    Returns:
-        The number.
-    """
+    """How many real numbers the symbol has on its grid."""
     return 2 * math.prod(_grid(table, spatial)[0]) * len(table.values) ** 2
 
 
@@ -138,28 +99,12 @@ def _gamma(operations: int) -> float:
 
 
 def outward(value: float, terms: int) -> float:
-    """Enlarge a sum of non-negative numbers, and a few more operations, by all that rounding can take.
-
-    Args:
-        value: What was computed.
-        terms: Number of terms.
-
-    Returns:
-        At least the exact value.
-    """
+    """Enlarge a sum of non-negative numbers, and a few more operations, by all that rounding can take."""
     return value + (abs(value) + 2) * _gamma(2 * terms + 16)
 
 
 def outward_all(values: Tensor, terms: int) -> Tensor:
-    """``outward`` of every entry.
-
-    Args:
-        values: What was computed. Any shape.
-        terms: Number of terms of each.
-
-    Returns:
-        The same shape.
-    """
+    """``outward`` of every entry."""
     return values + (values.abs() + 2) * _gamma(2 * terms + 16)
 
 
@@ -170,9 +115,6 @@ def _grid(table: Table, spatial: tuple[int, ...], *, rough: bool = False) -> tup
     ``N`` frequencies, a real trigonometric polynomial of degree ``r`` stays above ``cos(r t)`` times its maximum
     at a distance ``t <= pi / r`` of it (M. Riesz), so the grid, never farther than ``pi / N``, misses a factor
     of at most ``1 / cos(pi r / N)`` per axis (Ehlich and Zeller 1964).
-
-    Returns:
-        Their number per axis, and the factor by which the symbol can exceed its largest value on them.
     """
     sizes, factor = [], 1.0
     fewest = 16 if rough else 64 if len(table.values) <= FINE_GRID else 32
@@ -227,9 +169,6 @@ def _raise_to_bound(symbols: Tensor, bound: float) -> float:
     ``c I - A`` is positive definite if Cholesky's factorisation of ``(c - e) I - A`` in floating point runs
     through, ``e = gamma_(n+1) / (1 - gamma_(n+1)) tr`` (Rump 2006); eight times that covers complex arithmetic
     (each operation errs by less than six real ones, Higham 2002, lemma 3.5).
-
-    Returns:
-        The bound.
     """
     channels = symbols.shape[1]
     traces = symbols.diagonal(dim1=1, dim2=2).real.abs().sum(1).max().item()

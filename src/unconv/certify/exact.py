@@ -9,8 +9,16 @@ from itertools import combinations, islice
 import torch
 from torch import Tensor
 
-from unconv.certify.lower_bound import Attained, attained
-from unconv.certify.supports import Blocks, Boundary, Region, blocks_around, blocks_within, entries, prepared
+from unconv.certify.lower_bound import LowerBound, deviation_of
+from unconv.certify.supports import (
+    BlockPartition,
+    Boundary,
+    Region,
+    inner_partition,
+    outer_partition,
+    support_size,
+    validate_operator,
+)
 from unconv.errors import UnconvError
 from unconv.operators import ConvOperator
 
@@ -31,7 +39,7 @@ class Exact:
 
     delta: float
     ceiling: float
-    attained: Attained
+    attained: LowerBound
     subspaces: int
 
 
@@ -56,17 +64,17 @@ def exact_delta(
         UnconvError: If there are more than a million subspaces, regions overlap, a filter is zero or not finite,
             or ``k`` is not between 1 and the number of regions.
     """
-    operator = prepared(operator, region, k, boundary)
+    operator = validate_operator(operator, region, k, boundary)
     spatial, channels = operator.output_shape[1:], operator.output_shape[0]
-    blocks = blocks_within(region, spatial)
-    if blocks != blocks_around(region, spatial):
+    blocks = inner_partition(region, spatial)
+    if blocks != outer_partition(region, spatial):
         raise UnconvError("these regions overlap, so their supports are not enumerated; use regions that do not")
     total = blocks.supports(channels, k, twice=twice)
     if total > MOST_SUBSPACES:
         raise UnconvError(f"there are {total:.3g} subspaces; enumeration stops at a million: use delta_bracket")
     dense = operator.to_dense()
     gram = dense @ dense.T
-    size = entries(blocks, channels, k, twice=twice)
+    size = support_size(blocks, channels, k, twice=twice)
     best, worst_support, side = -1.0, None, 1
     stream = _supports(blocks, channels, size, 2 if twice else 1)
     while batch := list(islice(stream, max(1, BATCH // size**2))):
@@ -80,7 +88,7 @@ def exact_delta(
     vectors = torch.linalg.eigh(gram[worst_support[:, None], worst_support]).eigenvectors
     z = torch.zeros(len(gram), dtype=gram.dtype)
     z[worst_support] = vectors[:, -1 if side > 0 else 0]
-    found = attained(operator, z.reshape(operator.output_shape))
+    found = deviation_of(operator, z.reshape(operator.output_shape))
     return Exact(best, best + _eigenvalue_error(dense, size), found, total)
 
 
@@ -92,7 +100,7 @@ def _eigenvalue_error(dense: Tensor, size: int) -> float:
     return (2 * dense.shape[1] + 32 * size) * unit * trace + 4 * unit
 
 
-def _supports(blocks: Blocks, channels: int, size: int, most: int) -> Iterator[list[int]]:
+def _supports(blocks: BlockPartition, channels: int, size: int, most: int) -> Iterator[list[int]]:
     # all supports of ``size`` entries with at most ``most`` per block, as flat indices
     places = blocks.flat.numel()
     lists = [

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unconv.certify.supports import Blocks, Boundary, Region, blocks_within, entries, prepared
+from unconv.certify.supports import BlockPartition, Boundary, Region, inner_partition, support_size, validate_operator
 from unconv.operators import ConvOperator
 
 BUDGET = 6e10  # multiply-adds of one unit of effort: some seconds on two cores
 MEMORY = 2**25  # entries of one batch of activations: 256 MB in float64
 STARTS = 64  # for one unit of effort, where the budget allows
-MOST_GROWN = 96  # entries up to which supports are grown and mended one entry at a time
-FINALISTS = 8  # vectors of each kind that go on to exchanges
+GREEDY_MAX_SIZE = 96  # entries up to which supports are grown and mended one entry at a time
+KEPT_CANDIDATES = 8  # vectors of each kind that go on to exchanges
 
 
 @dataclass(frozen=True)
-class Attained:
+class LowerBound:
     """A lower bound on a model-RIP constant, with its witness.
 
     Attributes:
@@ -37,18 +37,9 @@ class Attained:
     witness: Tensor
 
 
-def attained(operator: ConvOperator, z: Tensor) -> Attained:
-    """The deviation that a vector attains, rounded inward.
-
-    Args:
-        operator: The convolution, in float64.
-        z: A non-zero activation. Shape ``(K, *spatial)``.
-
-    Returns:
-        The bound.
-    """
-    z = z.to(operator.weight)
-    z /= z.norm()
+def deviation_of(operator: ConvOperator, z: Tensor) -> LowerBound:
+    """The deviation that a vector attains, rounded inward."""
+    z = z.to(operator.weight) / z.norm().to(operator.weight)
     x = operator.adjoint(z)
     square = (x.square().sum() / z.square().sum()).item()
     # an entry of x errs by gamma_n (|W|^T |z|), the squared norms by gamma of the number of their entries
@@ -57,10 +48,10 @@ def attained(operator: ConvOperator, z: Tensor) -> Attained:
     taps = operator.output_shape[0] // operator.groups * math.prod(operator.weight.shape[2:])
     slip = 2 * (taps + 2) * unit * (spread * (x.abs() + spread * taps * unit)).sum().item()
     slip += 2 * (x.numel() + z.numel() + 8) * unit * (square + 1)
-    return Attained(max(abs(square - 1) - slip, 0.0), math.sqrt(square), z)
+    return LowerBound(max(abs(square - 1) - slip, 0.0), math.sqrt(square), z)
 
 
-def attack(
+def lower_bound(
     operator: ConvOperator,
     region: Region,
     k: int,
@@ -69,7 +60,7 @@ def attack(
     boundary: Boundary = "full",
     effort: float = 1.0,
     seed: int = 0,
-) -> Attained:
+) -> LowerBound:
     """Lower bound on ``delta_k`` (``delta_2k`` if ``twice``) by a search for the worst vector.
 
     From many starts, for the largest and for the smallest ratio: the projected power method
@@ -97,8 +88,8 @@ def attack(
     """
     if not 0 <= effort < math.inf:
         raise ValueError(f"effort is {effort}; it multiplies the work of the search, so it is finite and at least 0")
-    exact = prepared(operator, region, k, boundary)
-    blocks = blocks_within(region, exact.output_shape[1:])
+    exact = validate_operator(operator, region, k, boundary)
+    blocks = inner_partition(region, exact.output_shape[1:])
     patch = _patch(exact, k, effort)
     witnesses = []
     if patch != exact.output_shape[1:]:
@@ -113,7 +104,7 @@ def attack(
     if not witnesses or boundary == "cropped":
         # what the border does to the norm only shows on the whole map
         witnesses += _Search(exact, blocks, k, twice, effort, seed).run()
-    return max((attained(exact, z) for z in witnesses), key=lambda found: found.delta)
+    return max((deviation_of(exact, z) for z in witnesses), key=lambda found: found.delta)
 
 
 def _patch(operator: ConvOperator, k: int, effort: float) -> tuple[int, ...]:
@@ -123,12 +114,12 @@ def _patch(operator: ConvOperator, k: int, effort: float) -> tuple[int, ...]:
         d * (n - 1) // s for n, s, d in zip(operator.weight.shape[2:], operator.stride, operator.dilation, strict=True)
     ]
     affordable = BUDGET * effort / 400 / (2 * operator.output_shape[0] * operator.weight[0].numel())
-    side = affordable ** (1 / operator.dims) if k > MOST_GROWN else 0.0
+    side = affordable ** (1 / operator.dims) if k > GREEDY_MAX_SIZE else 0.0
     patch = [min(n, max(4 * r + 4, int(side))) for n, r in zip(operator.output_shape[1:], reach, strict=True)]
     return tuple(patch) if 2 * math.prod(patch) <= math.prod(operator.output_shape[1:]) else operator.output_shape[1:]
 
 
-def _slice(blocks: Blocks, starts: tuple[int, ...], sizes: tuple[int, ...]) -> Blocks | None:
+def _slice(blocks: BlockPartition, starts: tuple[int, ...], sizes: tuple[int, ...]) -> BlockPartition | None:
     # the blocks of a part of the map, if there are any: what they admit, the whole map's admit
     labels = []
     for axis, start, size in zip(blocks.labels, starts, sizes, strict=True):
@@ -137,7 +128,7 @@ def _slice(blocks: Blocks, starts: tuple[int, ...], sizes: tuple[int, ...]) -> B
         if not known:
             return None
         labels.append(tuple(known.index(label) if label >= 0 else -1 for label in part))
-    return Blocks(tuple(labels))
+    return BlockPartition(tuple(labels))
 
 
 def _on_patch(operator: ConvOperator, patch: tuple[int, ...]) -> ConvOperator:
@@ -158,12 +149,14 @@ def _on_patch(operator: ConvOperator, patch: tuple[int, ...]) -> ConvOperator:
 class _Search:
     """One search: the operator that it may use (faster, in float32, where the problem is large), and its budget."""
 
-    def __init__(self, operator: ConvOperator, blocks: Blocks, k: int, twice: bool, effort: float, seed: int) -> None:
+    def __init__(
+        self, operator: ConvOperator, blocks: BlockPartition, k: int, twice: bool, effort: float, seed: int
+    ) -> None:
         channels, places = operator.output_shape[0], math.prod(operator.output_shape[1:])
         cost = 2 * channels * places * operator.weight[0].numel()
         self.operator = operator if cost < 1e7 else operator.to(torch.float32)
         self.blocks, self.k, self.twice = blocks, k, twice
-        self.size = entries(blocks, channels, k, twice=twice)
+        self.size = support_size(blocks, channels, k, twice=twice)
         self.passes = int(BUDGET * effort / (cost + 200 * channels * places))
         self.most_starts = math.ceil(STARTS * effort)
         self.memory = max(1, MEMORY // max(channels * places, math.prod(operator.input_shape)))
@@ -176,18 +169,14 @@ class _Search:
         self.block_of = torch.where(label >= 0, numbered, -1).flatten()
 
     def run(self) -> Iterator[Tensor]:
-        """Search at both ends of the spectrum.
-
-        Yields:
-            The best vectors found. Shape ``(K, *spatial)``.
-        """
+        """Search at both ends of the spectrum."""
         for sign in (1, -1):
             z = self.power(self.starts(sign), sign)
             yield z[0]
             reached = sign * (self.quadratic(z[:1]).item() - 1)
-            if self.size <= MOST_GROWN and self.passes > 8 * self.size:
-                supports = torch.cat([z.flatten(1).abs().topk(self.size, dim=1).indices, self.grow(sign)])
-                best, reached = self.exchange(self.admissible(supports), sign)
+            if self.size <= GREEDY_MAX_SIZE and self.passes > 8 * self.size:
+                supports = torch.cat([z.flatten(1).abs().topk(self.size, dim=1).indices, self.greedy_extend(sign)])
+                best, reached = self.swap(self.admissible(supports), sign)
                 yield best
             if sign > 0 and reached >= 1:
                 # the smallest ratio is at least 0, so it deviates by at most 1
@@ -235,11 +224,11 @@ class _Search:
             z = moved
             if settled:
                 break
-            if step % 8 == 7 and len(z) > FINALISTS:
-                z = z[(sign * self.quadratic(z)).topk(max(FINALISTS, len(z) // 2)).indices]
-        return z[(sign * self.quadratic(z)).topk(min(FINALISTS, len(z))).indices]
+            if step % 8 == 7 and len(z) > KEPT_CANDIDATES:
+                z = z[(sign * self.quadratic(z)).topk(max(KEPT_CANDIDATES, len(z) // 2)).indices]
+        return z[(sign * self.quadratic(z)).topk(min(KEPT_CANDIDATES, len(z))).indices]
 
-    def grow(self, sign: int) -> Tensor:
+    def greedy_extend(self, sign: int) -> Tensor:
         # supports grown entry by entry. Shape ``(starts, size)``
         count = max(1, min(self.most_starts, self.passes // (8 * self.size), self.memory))
         allowed = (self.block_of >= 0).nonzero().flatten()
@@ -251,14 +240,10 @@ class _Search:
             values, vectors = _extreme(small, sign)
             gain = self.bordered(supports, vectors, values, sign)
             supports, small = self.append(supports, small, gain.argmax(1))
-        return supports[(sign * _extreme(small, sign)[0]).topk(min(FINALISTS, count)).indices]
+        return supports[(sign * _extreme(small, sign)[0]).topk(min(KEPT_CANDIDATES, count)).indices]
 
-    def exchange(self, supports: Tensor, sign: int) -> tuple[Tensor, float]:
-        """Exchange one entry at a time while the extreme eigenvalue gains.
-
-        Returns:
-            The best vector, and how far its ``||W^T z||^2`` lies beyond 1.
-        """
+    def swap(self, supports: Tensor, sign: int) -> tuple[Tensor, float]:
+        """Exchange one entry at a time while the extreme eigenvalue gains."""
         size = supports.shape[1]
         small = self.small(supports)
         rounds = max(1, self.passes // (2 * len(supports) * size))
@@ -286,12 +271,7 @@ class _Search:
         return z, sign * (values[best].item() - 1)
 
     def bordered(self, supports: Tensor, vectors: Tensor, values: Tensor, sign: int) -> Tensor:
-        """What each place, joined to each support, at least makes of ``sign`` times the extreme eigenvalue.
-
-        Returns:
-            The extreme value over the span of the support's extreme vector and the place; minus infinity where
-            the place may not join. Shape ``(N, K * places)``.
-        """
+        """What each place, joined to each support, at least makes of ``sign`` times the extreme eigenvalue."""
         cross = self.gram(self.scatter(supports, vectors)).flatten(1)
         middle, half = (values[:, None] + self.squares) / 2, (values[:, None] - self.squares) / 2
         gain = sign * middle + (half.square() + cross.square()).sqrt()

@@ -15,14 +15,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unconv.operators import LinearOperator
+from unconv.operators import ConvOperator, LinearOperator
 from unconv.solvers.cgls import cgls
 from unconv.sparsity import AveragePool, Code
 
 DENSE_ENTRIES = 2**24  # of a matrix that is decomposed whole
 DENSE_SIDE = 1500  # of its shorter side
 BASIS_ENTRIES = 2**27  # of all Lanczos vectors together
-FAILURE = 1e-9  # probability with which ``floor`` may fail
+FAILURE = 1e-9  # probability with which ``probabilistic_lower_bound`` may fail
+TEST_EVERY = 10  # Lanczos steps between two stopping tests
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ class StabilityCertificate:
 
     Attributes:
         sigma: Smallest singular value of ``A`` on what its equations see: of ``A`` if there are at least as many
-            equations as unknowns, of its transpose otherwise. Attained by a vector, so never below the true one.
+            equations as unknowns, of its transpose otherwise. LowerBound by a vector, so never below the true one.
         interval: Interval around ``sigma``, by the residual of its singular vectors, that holds a singular value;
             the smallest, unless the iteration has missed a smaller one altogether. Rounding is covered.
-        floor: A lower bound on the smallest singular value that holds whatever the iteration missed, but for a
-            chance of 1e-9 over its random start; 0 where the iteration was too short to say. For a matrix
-            decomposed whole, the lower end of ``interval``.
+        probabilistic_lower_bound: A lower bound on the smallest singular value that holds whatever the iteration
+            missed, but for a chance of 1e-9 over its random start (a union bound over its stopping tests included);
+            0 where the iteration was too short to say. For a matrix decomposed whole, the lower end of ``interval``.
         largest: Largest singular value found.
         undetermined: Dimensions of the input that the equations do not determine; at least this many.
         exact: Whether ``undetermined`` is exactly that.
@@ -50,7 +51,7 @@ class StabilityCertificate:
 
     sigma: float
     interval: tuple[float, float]
-    floor: float
+    probabilistic_lower_bound: float
     largest: float
     undetermined: int
     exact: bool
@@ -60,28 +61,46 @@ class StabilityCertificate:
     unknowns: int
     steps: int
 
-    def moved(self, error: float, *, sure: bool = False) -> float:
-        """How far an error in the code moves the least-norm, least-squares input at most.
+    @property
+    def proven(self) -> bool:
+        """Whether the matrix was decomposed whole, so that no chance is left in ``error_bound``."""
+        return self.steps == 0
+
+    def error_bound(self, error: float) -> float:
+        """Bound how far an error in the code moves the least-norm, least-squares input.
 
         Args:
             error: Euclidean norm of the error.
-            sure: Whether to divide by ``floor`` instead of the lower end of ``interval``.
 
         Returns:
-            Euclidean norm; infinite where no positive lower bound is known.
+            Euclidean norm, ``error / probabilistic_lower_bound``; infinite where no positive lower bound is known.
         """
-        sigma = self.floor if sure else self.interval[0]
+        sigma = self.probabilistic_lower_bound
         return error / sigma if sigma > 0 else math.inf
+
+    def observed_error(self, error: float) -> float:
+        """Say how far some error of that norm does move it: ``error / sigma``, in the direction that was found.
+
+        Args:
+            error: Euclidean norm of the error.
+
+        Returns:
+            Euclidean norm; infinite where ``sigma`` is 0.
+        """
+        return error / self.sigma if self.sigma > 0 else math.inf
 
     def __str__(self) -> str:
         known = "" if self.exact else "at least "
         share = 100 * self.undetermined / self.unknowns
         if self.sigma == 0:
             return f"the code leaves {known}{self.undetermined} of {self.unknowns} dimensions ({share:.0f} %) open"
-        if self.interval[0] > 0:
-            kept = f"an error of 1 in the code moves the input by at most {self.moved(1):.3g}"
+        seen = f"some error of 1 in the code moves the input by {self.observed_error(1):.3g}"
+        if math.isinf(self.error_bound(1)):
+            kept = f"{seen}, and no direction was found that moves further"
+        elif self.proven:
+            kept = f"an error of 1 in the code moves the input by at most {self.error_bound(1):.3g}"
         else:
-            kept = f"some error of 1 in the code moves the input by {1 / self.sigma:.3g} or more"
+            kept = f"{seen}, and none by more than {self.error_bound(1):.3g} but for a chance of {FAILURE:.0e}"
         if not self.undetermined:
             return f"{self.equations} equations for {self.unknowns} unknowns; {kept}"
         lost = f"{known}{self.undetermined} of {self.unknowns} dimensions ({share:.0f} %) are not determined"
@@ -95,37 +114,18 @@ class Jacobian:
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], point: Tensor) -> None:
-        """Linearise a function.
-
-        Args:
-            function: Differentiable, e.g. a network up to a stage.
-            point: Where. Shape ``(1, *input_shape)``.
-        """
+        """Linearise a function."""
         value, self._forward = torch.func.linearize(function, point)
         self._adjoint = torch.func.vjp(function, point)[1]
         self.input_shape, self.output_shape = tuple(point.shape[1:]), tuple(value.shape[1:])
         self.dtype = point.dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """The derivative in a direction, one batch entry at a time.
-
-        Args:
-            x: Directions. Shape ``(N, *input_shape)``.
-
-        Returns:
-            Shape ``(N, *output_shape)``.
-        """
+        """The derivative in a direction, one batch entry at a time."""
         return torch.cat([self._forward(part) for part in x.split(1)])
 
     def adjoint(self, z: Tensor) -> Tensor:
-        """The transposed derivative, one batch entry at a time.
-
-        Args:
-            z: Shape ``(N, *output_shape)``.
-
-        Returns:
-            Shape ``(N, *input_shape)``.
-        """
+        """The transposed derivative, one batch entry at a time."""
         return torch.cat([self._adjoint(part)[0] for part in z.split(1)])
 
 
@@ -202,7 +202,7 @@ def certify(
     if seek == 0:
         return found
     if found.undetermined:
-        least = _unseen(rows, start, steps if seek is None else seek, generator)
+        least = _null_direction(rows, start, steps if seek is None else seek, generator)
     return replace(found, direction=least.reshape(operator.input_shape), gain=rows.forward(least[None]).norm().item())
 
 
@@ -210,6 +210,9 @@ class _Rows:
     """The known rows of an operator, on flat vectors."""
 
     def __init__(self, operator: LinearOperator, mask: Tensor | None) -> None:
+        # filters are known exactly, so their products are worth float64; a network's Jacobian keeps its type
+        if isinstance(operator, ConvOperator):
+            operator = operator.to(torch.float64)
         self.operator = operator
         size = math.prod(operator.output_shape)
         self.index = torch.arange(size) if mask is None else mask.flatten().nonzero().flatten().cpu()
@@ -241,8 +244,9 @@ def _decompose(rows: _Rows, start: Tensor | None, generator: torch.Generator) ->
         matrix = torch.cat([rows.forward(part) for part in _identity(rows, rows.unknowns)]).double().cpu().T
     _, values, vectors = torch.linalg.svd(matrix, full_matrices=False)
     largest = values[0].item()
-    slack = max(matrix.shape) * torch.finfo(rows.dtype).eps * largest
-    rank = int((values > slack).sum())
+    # the decomposition errs by eps of float64; the entries, computed in the operator's type, by eps of that
+    cut, slack = (max(matrix.shape) * torch.finfo(dtype).eps * largest for dtype in (torch.float64, rows.dtype))
+    rank = int((values > cut).sum())
     undetermined = rows.unknowns - rank
     sigma = values[rank - 1].item() if rank else 0.0
     if undetermined and rank < len(vectors) and start is None:
@@ -260,10 +264,10 @@ def _decompose(rows: _Rows, start: Tensor | None, generator: torch.Generator) ->
     return StabilityCertificate(
         sigma=sigma,
         interval=(max(sigma - slack, 0.0), sigma + slack),
-        floor=max(sigma - slack, 0.0),
+        probabilistic_lower_bound=max(sigma - slack, 0.0),
         largest=largest,
         undetermined=undetermined,
-        exact=True,
+        exact=not ((values > cut / 8) & (values <= max(slack, 8 * cut))).any(),
         direction=direction.reshape(rows.operator.input_shape),
         gain=rows.forward(direction[None]).norm().item(),
         equations=rows.equations,
@@ -276,7 +280,7 @@ def _identity(rows: _Rows, size: int) -> tuple[Tensor, ...]:
     return torch.eye(size, dtype=rows.dtype, device=rows.device).split(64)
 
 
-def _unseen(rows: _Rows, start: Tensor | None, steps: int, generator: torch.Generator) -> Tensor:
+def _null_direction(rows: _Rows, start: Tensor | None, steps: int, generator: torch.Generator) -> Tensor:
     # what is left of a vector without the least-norm solution of its own equations, the part in the row space
     first = rows.random(rows.unknowns, generator) if start is None else start.reshape(1, -1).to(rows.device, rows.dtype)
     accuracy = 8 * torch.finfo(rows.dtype).eps
@@ -288,11 +292,7 @@ def _unseen(rows: _Rows, start: Tensor | None, steps: int, generator: torch.Gene
 def _iterate(
     rows: _Rows, steps: int, tolerance: float, generator: torch.Generator
 ) -> tuple[StabilityCertificate, Tensor]:
-    """The certificate of a large system, by Lanczos bidiagonalisation of the taller of ``A`` and its transpose.
-
-    Returns:
-        The certificate without a direction, and the singular vector of ``sigma`` on the shorter side.
-    """
+    """The certificate of a large system, by Lanczos bidiagonalisation of the taller of ``A`` and its transpose."""
     tall = rows.equations >= rows.unknowns
     there, back = (rows.forward, rows.adjoint) if tall else (rows.adjoint, rows.forward)
     short = min(rows.equations, rows.unknowns)
@@ -310,7 +310,7 @@ def _iterate(
             v = v - (v @ basis[:size].T) @ basis[:size]
         beta = v.norm().item()
         done = size >= limit or beta <= 8 * eps * max(alphas)
-        if done or size % 10 == 0:
+        if done or size % TEST_EVERY == 0:
             bidiagonal = torch.diag(torch.tensor(alphas, dtype=torch.float64))
             if betas:
                 bidiagonal += torch.diag(torch.tensor(betas, dtype=torch.float64), 1)
@@ -323,7 +323,9 @@ def _iterate(
         u = there(basis[size : size + 1]) - beta * u
         alphas.append(u.norm().item())
         u = u / max(alphas[-1], tiny)
-    missed = (math.log(1.648 * math.sqrt(short) / FAILURE) / (2 * len(alphas) - 1)) ** 2
+    # it may stop at any test, so the i-th takes a share of 6 / (pi i)^2 of the chance, which add up to 1 (union bound)
+    chance = FAILURE * 6 / (math.pi * (len(alphas) // TEST_EVERY + 1)) ** 2
+    missed = (math.log(1.648 * math.sqrt(short) / chance) / (2 * len(alphas) - 1)) ** 2
     top = values[0].item()
     # on top^2 / (1 - missed) I - A^T A, which is semidefinite if the largest singular value was not missed either
     square = sigma**2 - missed / max(1 - missed, eps) * top**2
@@ -332,7 +334,7 @@ def _iterate(
     found = StabilityCertificate(
         sigma=sigma,
         interval=(max(sigma - residual - slack, 0.0), sigma + slack),
-        floor=max(math.sqrt(max(square, 0.0)) - slack, 0.0),
+        probabilistic_lower_bound=max(math.sqrt(max(square, 0.0)) - slack, 0.0),
         largest=top,
         undetermined=max(0, rows.unknowns - rows.equations),
         exact=square > 0,

@@ -21,7 +21,7 @@ Boundary = Literal["full", "cropped"]
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockPartition:
     """The blocks of one channel: a support holds at most one place of each (two, for sums of two vectors).
 
     Attributes:
@@ -65,22 +65,13 @@ class Blocks:
         return table
 
     def supports(self, channels: int, k: int, *, twice: bool = False) -> int:
-        """Number of maximal supports, i.e. of subspaces that no other of the union contains.
-
-        Args:
-            channels: Number of channels.
-            k: Number of blocks in use.
-            twice: Whether to count those of sums of two vectors: two entries per block, ``2 k`` in all.
-
-        Returns:
-            The number, e.g. ``n^k binom(K, k)`` for whole maps.
-        """
-        want = entries(self, channels, k, twice=twice)
+        """Number of maximal supports, i.e. of subspaces that no other of the union contains."""
+        want = support_size(self, channels, k, twice=twice)
         ways = [1]
         for size, blocks in Counter((self.members >= 0).sum(1).tolist()).items():
             # (1 + size x + binom(size, 2) x^2) ** (channels * blocks), the last term only for sums of two
             power = [0] * (want + 1)
-            for pairs in range(want // 2 + 1 if twice else 1):
+            for pairs in range(min(want // 2, channels * blocks) + 1 if twice else 1):
                 for singles in range(want + 1 - 2 * pairs):
                     blocks_used = math.comb(channels * blocks, pairs) * math.comb(channels * blocks - pairs, singles)
                     power[2 * pairs + singles] += blocks_used * math.comb(size, 2) ** pairs * size**singles
@@ -90,56 +81,30 @@ class Blocks:
         return ways[want]
 
     def project(self, h: Tensor, k: int, *, twice: bool = False) -> Tensor:
-        """Nearest point of the union: the largest entry of each block (two if ``twice``), then the largest of those.
-
-        Args:
-            h: Activations. Shape ``(N, K, *spatial)``.
-            k: Number of blocks in use.
-            twice: Whether to project onto sums of two vectors.
-
-        Returns:
-            Shape ``(N, K, *spatial)``.
-        """
+        """Nearest point of the union: the largest entry of each block (two if ``twice``), then the largest of those."""
         members = self.members.to(h.device)
         flat = h.flatten(2)
         size = flat.abs()[:, :, members.clamp_min(0)].masked_fill(members < 0, -1.0)
         best, which = size.topk(min(2 if twice else 1, members.shape[1]), dim=3)
         place = members.expand(*which.shape[:2], -1, -1).gather(3, which)
         place = place.clamp_min(0) + torch.arange(h.shape[1], device=h.device)[:, None, None] * flat.shape[2]
-        kept = best.flatten(1).topk(entries(self, h.shape[1], k, twice=twice), dim=1).indices
+        kept = best.flatten(1).topk(support_size(self, h.shape[1], k, twice=twice), dim=1).indices
         index = place.flatten(1).gather(1, kept)
         out = torch.zeros_like(flat).flatten(1)
         return out.scatter_(1, index, h.flatten(1).gather(1, index)).reshape(h.shape)
 
 
-def entries(blocks: Blocks, channels: int, k: int, *, twice: bool = False) -> int:
-    """Number of entries of a maximal support.
-
-    Args:
-        blocks: The blocks of one channel.
-        channels: Number of channels.
-        k: Number of blocks in use.
-        twice: Whether the support is that of a sum of two vectors.
-
-    Returns:
-        ``k``, or ``2 k`` if ``twice``; fewer where the blocks do not hold as many.
-    """
+def support_size(blocks: BlockPartition, channels: int, k: int, *, twice: bool = False) -> int:
+    """Number of entries of a maximal support."""
     most = 2 if twice else 1
     return min(most * k, channels * int((blocks.members >= 0).sum(1).clamp_max(most).sum()))
 
 
-def blocks_within(region: Region, spatial: Sequence[int]) -> Blocks:
-    """Blocks whose supports are admissible for sure.
+def inner_partition(region: Region, spatial: Sequence[int]) -> BlockPartition:
+    """Return blocks whose supports are admissible for sure.
 
     Regions that do not overlap are the blocks. Where they overlap, the blocks are single places no two of
     which share a region, so that every reading of "one non-zero per region" admits their supports.
-
-    Args:
-        region: Pooling region, or ``"map"`` for the whole map.
-        spatial: Size of the map.
-
-    Returns:
-        The blocks.
     """
     labels = []
     for owners in _owners(region, spatial):
@@ -153,21 +118,14 @@ def blocks_within(region: Region, spatial: Sequence[int]) -> Blocks:
             if free:
                 taken, found = max(owner), found + 1
         labels.append(tuple(axis))
-    return Blocks(tuple(labels))
+    return BlockPartition(tuple(labels))
 
 
-def blocks_around(region: Region, spatial: Sequence[int]) -> Blocks:
-    """Blocks that admit every support that the regions admit.
+def outer_partition(region: Region, spatial: Sequence[int]) -> BlockPartition:
+    """Return blocks that admit every support that the regions admit.
 
     Regions that do not overlap are the blocks. Where they overlap along an axis, every place of that axis is
     a block of its own: more supports than the model has, so an upper bound over them holds for the model.
-
-    Args:
-        region: Pooling region, or ``"map"`` for the whole map.
-        spatial: Size of the map.
-
-    Returns:
-        The blocks.
     """
     labels = []
     for owners in _owners(region, spatial):
@@ -176,39 +134,17 @@ def blocks_around(region: Region, spatial: Sequence[int]) -> Blocks:
         else:
             covered = iter(range(len(owners)))
             labels.append(tuple(next(covered) if o else -1 for o in owners))
-    return Blocks(tuple(labels))
+    return BlockPartition(tuple(labels))
 
 
 def regions(operator: ConvOperator, region: Region) -> int:
-    """Number of regions of all channels together, the largest ``k``.
-
-    Args:
-        operator: The convolution.
-        region: Pooling region, or ``"map"``.
-
-    Returns:
-        The number.
-    """
+    """Number of regions of all channels together, the largest ``k``."""
     spatial = operator.output_shape[1:]
     return operator.output_shape[0] * math.prod(Pooled(region).window(spatial).pooled_shape(spatial))
 
 
-def prepared(operator: ConvOperator, region: Region, k: int, boundary: Boundary) -> ConvOperator:
-    """Check the arguments of a model-RIP question, and give the operator that it asks about.
-
-    Args:
-        operator: The convolution.
-        region: Pooling region, or ``"map"``.
-        k: Number of blocks in use.
-        boundary: ``"full"`` (``W^T`` keeps its whole output, as in the paper) or ``"cropped"`` (to the input).
-
-    Returns:
-        The operator in float64; without padding if ``"full"``.
-
-    Raises:
-        UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of blocks.
-        UsageError: If there is no such boundary.
-    """
+def validate_operator(operator: ConvOperator, region: Region, k: int, boundary: Boundary) -> ConvOperator:
+    """Check the arguments of a model-RIP question, and give the operator that it asks about."""
     if boundary not in {"full", "cropped"}:
         raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
     size = operator.weight.flatten(1).abs().amax(1)

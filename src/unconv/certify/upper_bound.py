@@ -31,8 +31,17 @@ from unconv.certify.correlations import (
     table_of,
 )
 from unconv.certify.exact import exact_delta
-from unconv.certify.lower_bound import Attained, attack
-from unconv.certify.supports import Blocks, Boundary, Region, blocks_around, blocks_within, entries, prepared, regions
+from unconv.certify.lower_bound import LowerBound, lower_bound
+from unconv.certify.supports import (
+    BlockPartition,
+    Boundary,
+    Region,
+    inner_partition,
+    outer_partition,
+    regions,
+    support_size,
+    validate_operator,
+)
 from unconv.operators import ConvOperator
 
 MOST_PROVEN = 64  # regions in use up to which ``largest_k`` looks
@@ -62,7 +71,7 @@ class Bracket:
     """What is known about a model-RIP constant.
 
     Attributes:
-        lower: Attained by ``witness``.
+        lower: LowerBound by ``witness``.
         upper: Proven.
         witness: A ``z`` of the model with ``| ||W^T z||^2 / ||z||^2 - 1 | >= lower``. Shape ``(K, *spatial)``, float64.
         how: What gave the two, e.g. ``"attacked, gershgorin"``, or ``"enumerated"``.
@@ -102,16 +111,16 @@ def delta_bracket(
         UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
         UsageError: If there is no such boundary.
     """
-    full = prepared(operator, region, k, boundary)
-    around = blocks_around(region, full.output_shape[1:])
+    full = validate_operator(operator, region, k, boundary)
+    around = outer_partition(region, full.output_shape[1:])
     channels = full.output_shape[0]
-    size = entries(around, channels, k, twice=twice)
+    size = support_size(around, channels, k, twice=twice)
     upper = upper_bound(operator, region, k, twice=twice, boundary=boundary)
-    lower: Attained = attack(operator, region, k, twice=twice, boundary=boundary, effort=effort, seed=seed)
+    lower: LowerBound = lower_bound(operator, region, k, twice=twice, boundary=boundary, effort=effort, seed=seed)
     how = f"attacked, {upper.how}"
     value = upper.value
     few = size <= 64 and around.supports(channels, k, twice=twice) * size**3 <= 1e7 * effort
-    if few and around == blocks_within(region, around.spatial):
+    if few and around == inner_partition(region, around.spatial):
         found = exact_delta(operator, region, k, twice=twice, boundary=boundary)
         if found.ceiling <= value:
             value, how = found.ceiling, "enumerated"
@@ -158,8 +167,8 @@ def upper_bound(
         UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
         UsageError: If there is no such boundary.
     """
-    given = prepared(operator, region, k, boundary)
-    blocks = blocks_around(region, given.output_shape[1:])
+    given = validate_operator(operator, region, k, boundary)
+    blocks = outer_partition(region, given.output_shape[1:])
     # no row meets one of another group, so each group is bounded alone, with as much of the support as it can hold
     return _worst([_Group(part, blocks).bound(k, twice=twice, refine=refine) for part in _groups(given)])
 
@@ -195,8 +204,8 @@ def layer_bounds(operator: ConvOperator, region: Region, k: int, *, refine: bool
     Raises:
         UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
     """
-    given = prepared(operator, region, k, "full")
-    blocks = blocks_around(region, given.output_shape[1:])
+    given = validate_operator(operator, region, k, "full")
+    blocks = outer_partition(region, given.output_shape[1:])
     groups = [_Group(part, blocks) for part in _groups(given)]
     single, double = (
         _worst([group.bound(k, twice=twice, refine=refine) for group in groups]) for twice in (False, True)
@@ -218,7 +227,10 @@ def _worst(bounds: list[UpperBound]) -> UpperBound:
     # over groups of channels, whose rows do not meet
     worst = max(bounds, key=lambda bound: bound.above)
     below = max(bound.below for bound in bounds)
-    return replace(worst, value=max(worst.above, below), below=below)
+    # an argument bounds the whole operator where it bounds every group
+    shared = [name for name in worst.bounds if all(name in bound.bounds for bound in bounds)]
+    by_argument = {name: max(bound.bounds[name] for bound in bounds) for name in shared}
+    return replace(worst, value=max(worst.above, below), below=below, bounds=by_argument)
 
 
 @dataclass(frozen=True)
@@ -231,7 +243,7 @@ class _Group:
     """
 
     given: ConvOperator
-    blocks: Blocks
+    blocks: BlockPartition
 
     @cached_property
     def table(self) -> Table:
@@ -251,7 +263,7 @@ class _Group:
 
     def bound(self, k: int, *, twice: bool, refine: bool) -> UpperBound:
         """The best bound on what a support of ``k`` regions (sums of two such vectors if ``twice``) can do."""
-        size = entries(self.blocks, len(self.given.weight), k, twice=twice)
+        size = support_size(self.blocks, len(self.given.weight), k, twice=twice)
         radius = _radius(self.magnitudes, self.classes, size, twice=twice)
         squares, slack = self.table.squares, self.table.error.diagonal()
         bounds = {"gershgorin": outward((squares + slack - 1 + radius).max().item(), size)}
@@ -284,13 +296,8 @@ class _Group:
         return proven
 
 
-def _shift_classes(blocks: Blocks, reach: tuple[int, ...]) -> list[list[list[int]]]:
-    """How the shifts around a place fall into blocks, for every kind of place.
-
-    Returns:
-        The classes of places. A class is a list of groups of flat shift indices, the places that lie in one
-        block; the first group is the place's own block. Classes that another contains are left out.
-    """
+def _shift_classes(blocks: BlockPartition, reach: tuple[int, ...]) -> list[list[list[int]]]:
+    """How the shifts around a place fall into blocks, for every kind of place."""
     axes = []
     for labels, far in zip(blocks.labels, reach, strict=True):
         seen: dict[tuple[int | None, ...], None] = {}
@@ -323,9 +330,6 @@ def _radius(size: Tensor, classes: list[list[list[int]]], count: int, *, twice: 
     """Largest sum of the off-diagonal magnitudes in a row of ``G_S`` over supports of ``count`` entries.
 
     ``size`` holds bounds on the magnitudes, ``(K, K, *shifts)``.
-
-    Returns:
-        One sum per filter. Shape ``(K,)``.
     """
     best = torch.zeros(len(size), dtype=size.dtype)
     for start, rivals in _rivals(size, classes, count, twice=twice):
@@ -338,10 +342,6 @@ def _rivals(size: Tensor, classes: list[list[list[int]]], count: int, *, twice: 
     """The largest magnitudes that can stand beside the diagonal in a row of ``G_S``, for every kind of place.
 
     ``size`` holds bounds on the magnitudes, ``(K, K, *shifts)``.
-
-    Yields:
-        The first of some consecutive filters, and for each of them at most ``count - 1`` magnitudes, the largest
-        first. Shape ``(filters, magnitudes)``.
     """
     flat = size.flatten(2)
     channels = flat.shape[1]
@@ -370,7 +370,7 @@ def _rivals(size: Tensor, classes: list[list[list[int]]], count: int, *, twice: 
 
 def _thresholded(
     table: Table,
-    blocks: Blocks,
+    blocks: BlockPartition,
     classes: list[list[list[int]]],
     count: int,
     best: float,
@@ -423,9 +423,6 @@ def _cropped_sides(
     """Gershgorin's bounds where taps in the padding are cut off.
 
     A row's inner products with others only see its own taps inside, so masking one of the two is enough.
-
-    Returns:
-        Bounds on ``lambda_max - 1`` and on ``1 - lambda_min``.
     """
     error = table_error(operator)
     above = below = 0.0

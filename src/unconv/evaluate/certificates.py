@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unconv.certify.lower_bound import attack
+from unconv.certify.lower_bound import lower_bound
 from unconv.certify.stability import StabilityCertificate, certify, known_entries
 from unconv.certify.supports import Region
 from unconv.certify.upper_bound import layer_bounds
@@ -175,7 +175,7 @@ def _deltas(operator: ConvOperator, region: Region, k: int, effort: float, seed:
     bounds = layer_bounds(operator, region, k, refine=effort >= 1)
     found: dict[str, Any] = {"proven_k": bounds.largest_k}
     for name, upper, twice in (("delta_k", bounds.single, False), ("delta_2k", bounds.double, True)):
-        lower = min(attack(operator, region, k, twice=twice, effort=SEARCH * effort, seed=seed).delta, upper.value)
+        lower = min(lower_bound(operator, region, k, twice=twice, effort=SEARCH * effort, seed=seed).delta, upper.value)
         ratio = upper.value / lower if lower > 0 else None
         found[name] = {"k": k, "lower": lower, "upper": upper.value, "ratio": ratio, "how": upper.how}
     return found

@@ -14,7 +14,7 @@ from unconv.evaluate.network import Captured, CapturedStream, Network
 from unconv.evaluate.shards import nothing_left
 from unconv.images import ImageStream
 from unconv.inversion.methods import fitting_region
-from unconv.measure.sparsity import Activity, NonZeros, StageActivity, k_from
+from unconv.measure.sparsity import SparsityStatistics, NonZeros, BlockSparsity, k_from
 from unconv.sparsity import Window
 
 IMPOSED = "imposed "
@@ -23,7 +23,7 @@ Progress = Callable[[str, int], None]
 
 def activity_over(
     stream: CapturedStream, names: Sequence[str], region: int | None, progress: Progress
-) -> tuple[Activity, tuple[int, ...]]:
+) -> tuple[SparsityStatistics, tuple[int, ...]]:
     """Share of non-zeros of each stage over a stream, in constant memory.
 
     Args:
@@ -36,7 +36,7 @@ def activity_over(
     Returns:
         The counts, and the shape of the first image.
     """
-    activity = Activity()
+    activity = SparsityStatistics()
     shape: tuple[int, ...] = ()
     for captured in stream:
         shape = shape or tuple(captured.batch.inputs.shape[1:])
@@ -46,8 +46,8 @@ def activity_over(
     return activity, shape
 
 
-def _activity(network: Network, captured: Captured, names: Sequence[str], region: int | None) -> Activity:
-    activity = Activity()
+def _activity(network: Network, captured: Captured, names: Sequence[str], region: int | None) -> SparsityStatistics:
+    activity = SparsityStatistics()
     try:
         for name in names:
             stage = captured.stages.get(name)
@@ -65,7 +65,7 @@ def _activity(network: Network, captured: Captured, names: Sequence[str], region
     if count == 1:
         raise UnconvError(f"{captured.batch.names[0]}: {TOO_LARGE}")
     network.room.shrink(max(1, count // 2))
-    activity = Activity()
+    activity = SparsityStatistics()
     for piece in captured.pieces(max(1, count // 2)):
         activity.merge(_activity(network, piece, names, region))
     return activity
@@ -123,13 +123,13 @@ def merged_counts(images: ImageStream, parts: Sequence[dict[str, Any]]) -> dict[
     Raises:
         UnconvError: If no image is left.
     """
-    activity = Activity()
+    activity = SparsityStatistics()
     for part in parts:
         counted = {
-            name: StageActivity(NonZeros(**counts["activation"]), NonZeros(**counts["pooled"]))
+            name: BlockSparsity(NonZeros(**counts["activation"]), NonZeros(**counts["pooled"]))
             for name, counts in part["counts"].items()
         }
-        activity.merge(Activity(counted))
+        activity.merge(SparsityStatistics(counted))
     skipped = [image for part in parts for image in part["skipped"]]
     shapes = [part["shape"] for part in parts if part["shape"]]
     if not shapes:

@@ -28,6 +28,7 @@ class Coherence:
         signed_pair: A pair ``(i, j)`` that attains ``signed``; ``None`` for a single filter.
         absolute_pair: A pair that attains ``absolute``; ``None`` for a single filter.
         shifted_pair: A pair that attains ``shifted``; ``None`` where no two rows overlap.
+        zero_filters: Number of filters that are zero; a pair with one of them has no cosine and does not count.
         shift: Places of the input by which filter ``j`` of that pair stands after filter ``i``, one number
             per axis; ``None`` with ``shifted_pair``.
     """
@@ -39,6 +40,7 @@ class Coherence:
     absolute_pair: tuple[int, int] | None
     shifted_pair: tuple[int, int] | None
     shift: tuple[int, ...] | None
+    zero_filters: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def coherence(
     """Signed, absolute and shift-aware coherence of a filter bank.
 
     Filters of different groups see different channels, so their inner product is 0. A single filter has no
-    pair: its signed and absolute coherence are 0. Shifts are streamed; no table is held.
+    pair: its signed and absolute coherence are 0. Pairs with a zero filter have no
+    cosine and are left out. Shifts are streamed; no table is held.
 
     Args:
         weight: Filters. Shape ``(K, M // groups, *kernel)``.
@@ -73,11 +76,13 @@ def coherence(
         The three values, and where they are attained.
 
     Raises:
-        ValueError: If a filter is zero or not finite (its index is named), or the shapes do not fit.
+        ValueError: If a filter is not finite (its index is named), or the shapes do not fit.
     """
     dims = _dims(weight, groups)
     strides, dilations = _steps(stride, dims, "stride"), _steps(dilation, dims, "dilation")
-    unit = _unit_filters(weight)
+    unit, zero = _unit_filters(weight)
+    undefined = zero.reshape(groups, -1)
+    grouped = undefined[:, :, None] | undefined[:, None, :]
     # filters of different groups are orthogonal, so with groups no maximum is below 0
     apart = (0.0, (0, len(weight) // groups)) if groups > 1 else (-math.inf, None)
     signed, absolute = apart, apart
@@ -87,15 +92,19 @@ def coherence(
         if not any(shift):
             itself = block.diagonal(start, 1, 2)
             itself.fill_(-math.inf)
+            without = grouped[:, start : start + block.shape[1]]
+            block.masked_fill_(without, -math.inf)
             signed = max(signed, _largest(block, start), key=_value)
             block.abs_()
             itself.fill_(-math.inf)
+            block.masked_fill_(without, -math.inf)
             absolute = max(absolute, _largest(block, start), key=_value)
             itself.zero_()
+            block.masked_fill_(without, 0.0)
         found = _largest(block.abs_(), start)
         if found[0] > shifted[0]:
             shifted, at = found, tuple(s * d for s, d in zip(shift, dilations, strict=True))
-    if len(weight) == 1:
+    if len(weight) - int(zero.sum()) < 2:
         signed = absolute = (0.0, None)
     # rounding can carry the cosine of two equal filters past 1
     return Coherence(
@@ -106,6 +115,7 @@ def coherence(
         absolute_pair=absolute[1],
         shifted_pair=shifted[1],
         shift=at,
+        zero_filters=int(zero.sum()),
     )
 
 
@@ -212,11 +222,7 @@ def _tap_steps(strides: Sequence[int], dilations: Sequence[int]) -> tuple[int, .
 
 
 def _largest(block: Tensor, start: int) -> tuple[float, tuple[int, int] | None]:
-    """The largest entry of a block of ``_inner_products``.
-
-    Returns:
-        Its value, and the pair of filters that it belongs to.
-    """
+    """The largest entry of a block of ``_inner_products``."""
     _, rows, each = block.shape
     where = int(block.argmax())
     group, row, column = where // (rows * each), where // each % rows, where % each
@@ -227,14 +233,15 @@ def _value(found: tuple[float, tuple[int, int] | None]) -> float:
     return found[0]
 
 
-def _unit_filters(weight: Tensor) -> Tensor:
+def _unit_filters(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the filters at unit norm, and which of them are zero and stay so."""
     weight = _at_least_single(weight)
     norms = weight.flatten(1).norm(dim=1)
-    bad = ~(torch.isfinite(norms) & (norms > 0))
+    bad = ~torch.isfinite(norms)
     if bad.any():
         first = int(bad.nonzero()[0])
-        raise ValueError(f"filter {first} has norm {norms[first].item():g}; cosines need finite, non-zero filters")
-    return weight / norms.reshape(-1, *[1] * (weight.ndim - 1))
+        raise ValueError(f"filter {first} has norm {norms[first].item():g}; cosines need finite filters")
+    return weight / norms.clamp_min(torch.finfo(weight.dtype).tiny).reshape(-1, *[1] * (weight.ndim - 1)), norms == 0
 
 
 def _at_least_single(weight: Tensor) -> Tensor:

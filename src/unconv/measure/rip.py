@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,21 +19,14 @@ from unconv.sparsity import Pooled, Window
 
 Values = Literal["uniform", "gaussian", "sign"]
 Boundary = Literal["full", "cropped"]
-Method = Literal["auto", "dense", "patches", "gram"]
+Method = Literal["auto", "dense", "gram"]
 
 BATCH_BYTES = 2**27  # of the largest buffers of one batch
 TABLE_BYTES = 2**28  # of the correlation table of the "gram" method
 GRAM_ENTRIES = 2**16  # active entries of one batch of the "gram" method: its buffers stay near the cache
 FLOYD_K = 64  # above it, one set at a time is faster
 
-# seconds per operation on one CPU core, in (float32, float64), for the choice of a method: only their ratios count
-DENSE_MAC = (2e-11, 6e-11)  # product of the transposed convolution
-PATCH_MAC = (5e-11, 2e-10)  # product with an active entry
-PATCH_ENTRY = 8e-8  # active entry, to sort it
-PATCH_OUTPUT = (8e-10, 5e-9)  # number added to the output
-GRAM_PAIR = 1e-8  # pair of active entries, per axis; always float64, as are the next
-TABLE_ENTRY = 1e-8
-TABLE_MAC = 6e-11
+PAIR_COST = 100  # multiply-adds of a convolution that take as long as one look-up in the correlation table
 
 
 @dataclass(frozen=True)
@@ -145,19 +137,6 @@ class Comparison:
     gaussian: RatioSummary
 
 
-@dataclass(frozen=True)
-class SupportRatios:
-    """What ``W W^T`` makes of sparse codes.
-
-    Attributes:
-        on_support: ``||(W W^T z)_S|| / ||z||`` on the support ``S`` of ``z`` (Lemma B.1). Shape ``(samples,)``.
-        everywhere: ``||W W^T z|| / ||z||`` over all entries. Shape ``(samples,)``.
-    """
-
-    on_support: Tensor
-    everywhere: Tensor
-
-
 def sample_ratios(
     operator: ConvOperator,
     model: Pooled,
@@ -172,9 +151,9 @@ def sample_ratios(
 ) -> Tensor:
     """Ratios ``||W^T z|| / ||z||`` of random model-k-sparse codes ``z``.
 
-    Three methods give the same ratios up to rounding. ``"dense"`` is the transposed convolution; ``"patches"``
-    adds the patches of the active filters only; ``"gram"`` needs the full boundary and sums
-    ``z^T (W W^T) z`` over pairs of active entries, from the correlation table, in float64.
+    Two methods give the same ratios up to rounding. ``"dense"`` is the transposed convolution; ``"gram"`` needs the
+    full boundary and sums ``z^T (W W^T) z`` over pairs of active entries, from the correlation table, in float64:
+    fast for few active entries.
 
     Args:
         operator: The convolution ``W``.
@@ -186,7 +165,7 @@ def sample_ratios(
         boundary: ``"full"`` keeps the whole of ``W^T z``, as in the paper; ``"cropped"`` cuts it to the unpadded
             input, so filters at the border lose part of their norm.
         batch: Codes at a time; chosen to bound memory where ``None``. It does not change the codes.
-        method: One of the three, or ``"auto"`` for the cheapest by count of operations.
+        method: One of the two, or ``"auto"`` for the one that needs fewer operations.
 
     Returns:
         Shape ``(samples,)``, in the type of the filters (float32 for half precision).
@@ -198,50 +177,13 @@ def sample_ratios(
         raise ValueError(f"method {method!r} is not known; use one of {', '.join(get_args(Method))}")
     operator = _bounded(operator, boundary)
     if method == "gram" and any(operator.padding):
-        raise ValueError("method 'gram' needs whole filters; use boundary 'full', or method 'dense' or 'patches'")
+        raise ValueError("method 'gram' needs whole filters; use boundary 'full', or method 'dense'")
     if method == "auto":
-        method = cheapest_method(operator, k, samples)
+        method = _choose_method(operator, k)
     batch = _batch_size(operator, k, method) if batch is None else batch
     adjoint_norms = _adjoint_norms(operator, method)
     codes = draw_codes(operator, model, k, samples, values=values, seed=seed, batch=batch)
     return torch.cat([adjoint_norms(z) / z.norms for z in codes])
-
-
-def support_ratios(
-    operator: ConvOperator,
-    model: Pooled,
-    k: int,
-    samples: int,
-    *,
-    values: Values = "uniform",
-    seed: int = 0,
-    boundary: Boundary = "full",
-    batch: int | None = None,
-) -> SupportRatios:
-    """Ratios ``||W W^T z|| / ||z||`` of random codes, on the support of ``z`` and everywhere.
-
-    Args:
-        operator: The convolution ``W``.
-        model: Its regions.
-        k: Number of active regions of each code.
-        samples: Number of codes, the same as ``sample_ratios`` draws.
-        values: Distribution of the active entries.
-        seed: Seed of the codes.
-        boundary: As for ``sample_ratios``.
-        batch: Codes at a time; chosen to bound memory where ``None``.
-
-    Returns:
-        Both ratios of each code.
-    """
-    operator = _bounded(operator, boundary)
-    batch = _batch_size(operator, k, "dense") if batch is None else batch
-    on_support, everywhere = [], []
-    for z in draw_codes(operator, model, k, samples, values=values, seed=seed, batch=batch):
-        back = operator.forward(operator.adjoint(z.dense())).flatten(1)
-        # an entry that two regions share is counted once: its second naming has the value 0
-        on_support.append(torch.where(z.values != 0, back.gather(1, z.index), 0.0).norm(dim=1) / z.norms)
-        everywhere.append(norms(back) / z.norms)
-    return SupportRatios(torch.cat(on_support), torch.cat(everywhere))
 
 
 def compare(
@@ -271,7 +213,7 @@ def compare(
         The three summaries.
     """
     operator = _bounded(operator, boundary)
-    method = cheapest_method(operator, k, samples)
+    method = _choose_method(operator, k)
     batch = _batch_size(operator, k, method) if batch is None else batch
     banks = [_adjoint_norms(bank, method) for bank in (operator, operator.normalised(), operator.gaussian(seed))]
     codes = draw_codes(operator, model, k, samples, values=values, seed=seed, batch=batch)
@@ -342,88 +284,31 @@ def draw_codes(
     return batches()
 
 
-def cheapest_method(operator: ConvOperator, k: int, samples: int) -> Method:
-    """The method of ``sample_ratios`` that takes the least time, by its count of operations.
-
-    Args:
-        operator: The convolution, without padding where the boundary is full.
-        k: Number of active entries of each code.
-        samples: Number of codes.
-
-    Returns:
-        ``"dense"``, ``"patches"`` or ``"gram"``.
-    """
+def _choose_method(operator: ConvOperator, k: int) -> Method:
+    """Return ``"gram"`` where pairs of active entries are far fewer than the multiply-adds of ``W^T z``."""
     filters, shared = operator.weight.shape[:2]
-    taps, places = math.prod(operator.weight.shape[2:]), math.prod(operator.output_shape[1:])
-    wide = operator.dtype == torch.float64
-    dense = places * filters * shared * taps * DENSE_MAC[wide]
-    patches = k * (shared * taps * PATCH_MAC[wide] + PATCH_ENTRY)
-    patches += places * operator.input_shape[0] * taps * PATCH_OUTPUT[wide]
-    cost: dict[Method, float] = {"dense": samples * dense, "patches": samples * patches}
+    # full overlap of two patches per axis, and one border of zeros on each side
     reach = (d * (n - 1) // t for n, t, d in zip(operator.weight.shape[2:], operator.stride, operator.dilation))
-    entries = filters**2 * math.prod(2 * r + 3 for r in reach)
-    if not any(operator.padding) and entries * 8 <= TABLE_BYTES:
-        table = entries * TABLE_ENTRY + filters**2 * shared * taps**2 / (2 * operator.groups) * TABLE_MAC
-        cost["gram"] = table + samples * k * (k + 1) / 2 * operator.dims * GRAM_PAIR
-    return min(cost, key=cost.__getitem__)
+    table_bytes = 8 * filters**2 * math.prod(2 * r + 3 for r in reach)
+    multiply_adds = math.prod(operator.output_shape) * shared
+    multiply_adds *= math.prod(operator.weight.shape[2:])
+    pairs = k * (k + 1) / 2 * operator.dims
+    small = table_bytes <= TABLE_BYTES and PAIR_COST * pairs <= multiply_adds
+    return "gram" if small and not any(operator.padding) else "dense"
 
 
 def _adjoint_norms(operator: ConvOperator, method: Method) -> Callable[[SparseCodes], Tensor]:
-    """``z -> ||W^T z||`` by one of the methods, with what it needs of the filters prepared once.
-
-    Returns:
-        The function, from ``N`` codes to shape ``(N,)``.
-    """
+    """Return ``z -> ||W^T z||`` by one of the methods, with what it needs of the filters prepared once."""
     if method == "dense":
         return lambda z: norms(operator.adjoint(z.dense()))
-    if method == "patches":
-        # shape: (prod(kernel), K, M // groups)
-        taps = operator.weight.flatten(2).permute(2, 0, 1).contiguous()
-        return lambda z: norms(_adjoint_patches(operator, taps, z))
     weight = operator.weight.double()
     table = correlation_table(weight, operator.groups, stride=operator.stride, dilation=operator.dilation)
     table = F.pad(table, (1, 1) * operator.dims)
     return lambda z: _gram_norms(table, z)
 
 
-def _adjoint_patches(operator: ConvOperator, taps: Tensor, z: SparseCodes) -> Tensor:
-    """``W^T z`` from the patches of the active filters only.
-
-    One tap at a time: the filters' values there, summed over the entries at each place (a bag per code, place
-    and channel group), are added to the places of the input that the tap meets.
-
-    Returns:
-        Shape ``(N, M, *spatial)``.
-    """
-    n, groups, spatial = len(z.values), operator.groups, operator.output_shape[1:]
-    bags = math.prod(spatial) * groups
-    bag, order = (z.places * groups + z.channels // (operator.output_shape[0] // groups)).sort(dim=1)
-    first = torch.arange(n, device=bag.device).unsqueeze(1) * bags
-    offsets = torch.searchsorted((bag + first).flatten(), torch.arange(n * bags, device=bag.device))
-    channels, values = z.channels.gather(1, order).flatten(), z.values.gather(1, order).flatten()
-    padded = [m + 2 * p for m, p in zip(operator.input_shape[1:], operator.padding, strict=True)]
-    out = taps.new_zeros(n, *padded, operator.input_shape[0])
-    for tap, at in zip(taps, product(*(range(size) for size in operator.weight.shape[2:])), strict=True):
-        met = tuple(
-            slice(i * d, i * d + t * (m - 1) + 1, t)
-            for i, d, t, m in zip(at, operator.dilation, operator.stride, spatial, strict=True)
-        )
-        sums = F.embedding_bag(channels, tap, offsets, mode="sum", per_sample_weights=values)
-        out[(slice(None), *met)] += sums.view(n, *spatial, -1)
-    inner = (slice(p, p + m) for p, m in zip(operator.padding, operator.input_shape[1:], strict=True))
-    return out[(slice(None), *inner)].movedim(-1, 1)
-
-
 def _gram_norms(table: Tensor, z: SparseCodes) -> Tensor:
-    """``||W^T z||`` from the inner products of the rows of ``W``, in float64.
-
-    Args:
-        table: Correlation table with a border of zeros, which stands for all pairs of places farther apart.
-        z: The codes.
-
-    Returns:
-        Shape ``(N,)``.
-    """
+    """``||W^T z||`` from the inner products of the rows of ``W``, in float64."""
     flat, (by_row, by_column, *by_axis) = table.flatten(), table.stride()
     # entries first, so that each step below reads whole rows; 32 bits, for index arithmetic is most of the work
     channels, values = z.channels.T.int().contiguous(), z.values.T.double().contiguous()
@@ -459,12 +344,7 @@ def _batch_size(operator: ConvOperator, k: int, method: Method) -> int:
 
 
 def _places(window: Window, spatial: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices of the places of each region inside the map, and their number.
-
-    Returns:
-        Table of shape ``(regions, places of a window)``, those inside the map first, and their number, shape
-        ``(regions,)``. Regions without any are left out.
-    """
+    """Flat indices of the places of each region inside the map, and their number."""
     dims = len(spatial)
     index, inside = np.zeros((1,) * (2 * dims), dtype=np.int64), np.ones((1,) * (2 * dims), dtype=bool)
     for axis, (starts, n) in enumerate(zip(window.starts(spatial), spatial, strict=True)):
@@ -480,11 +360,7 @@ def _places(window: Window, spatial: tuple[int, ...]) -> tuple[np.ndarray, np.nd
 
 
 def _without_replacement(rng: np.random.Generator, population: int, k: int, n: int) -> np.ndarray:
-    """``n`` random sets of ``k`` out of ``range(population)``, one after the other.
-
-    Returns:
-        Shape ``(n, k)``, int64.
-    """
+    """``n`` random sets of ``k`` out of ``range(population)``, one after the other."""
     if k > FLOYD_K:
         return np.stack([rng.choice(population, k, replace=False, shuffle=False) for _ in range(n)])
     # Floyd's algorithm on all sets at once (Bentley and Floyd 1987): k draws each

@@ -90,7 +90,7 @@ class NonZeros:
 
 
 @dataclass(frozen=True)
-class StageActivity:
+class BlockSparsity:
     """Shares of non-zeros of one stage.
 
     Attributes:
@@ -101,12 +101,12 @@ class StageActivity:
     activation: NonZeros = NonZeros()
     pooled: NonZeros = NonZeros()
 
-    def __add__(self, other: StageActivity) -> StageActivity:
-        return StageActivity(self.activation + other.activation, self.pooled + other.pooled)
+    def __add__(self, other: BlockSparsity) -> BlockSparsity:
+        return BlockSparsity(self.activation + other.activation, self.pooled + other.pooled)
 
 
 @dataclass
-class Activity:
+class SparsityStatistics:
     """Streaming statistics of every stage: memory does not grow with the images.
 
     Each process updates its own; ``merge`` joins them, and the result equals that of one process exactly.
@@ -115,9 +115,9 @@ class Activity:
         stages: Counts by stage name, in order of first update.
     """
 
-    stages: dict[str, StageActivity] = field(default_factory=dict)
+    stages: dict[str, BlockSparsity] = field(default_factory=dict)
 
-    def __getitem__(self, stage: str) -> StageActivity:
+    def __getitem__(self, stage: str) -> BlockSparsity:
         return self.stages[stage]
 
     def __iter__(self) -> Iterator[str]:
@@ -145,17 +145,17 @@ class Activity:
                 f"activations of stage {stage!r} contain NaN or infinite values; check weights and preprocessing"
             )
         after = NonZeros.of(activated)
-        counted = StageActivity(after, after if pooled is None else NonZeros.of(pooled))
-        self.stages[stage] = self.stages.get(stage, StageActivity()) + counted
+        counted = BlockSparsity(after, after if pooled is None else NonZeros.of(pooled))
+        self.stages[stage] = self.stages.get(stage, BlockSparsity()) + counted
 
-    def merge(self, other: Activity) -> None:
+    def merge(self, other: SparsityStatistics) -> None:
         """Add what another process has counted.
 
         Args:
             other: Its statistics; unchanged.
         """
         for stage, counted in other.stages.items():
-            self.stages[stage] = self.stages.get(stage, StageActivity()) + counted
+            self.stages[stage] = self.stages.get(stage, BlockSparsity()) + counted
 
 
 def k_from(fraction: float, regions: int) -> int:
@@ -164,7 +164,7 @@ def k_from(fraction: float, regions: int) -> int:
     The rule is ``round(fraction * regions)``, halves to even, and at least 1.
 
     Args:
-        fraction: Share of non-zeros after pooling, 0 to 1 (``StageActivity.pooled.fraction``).
+        fraction: Share of non-zeros after pooling, 0 to 1 (``BlockSparsity.pooled.fraction``).
         regions: Number of regions of one code, over all channels.
 
     Returns:

@@ -25,7 +25,7 @@ from unconv.evaluate.network import Captured, CapturedStream
 from unconv.evaluate.sparsity_stats import paper_k
 from unconv.inversion.methods import decoder_missing
 from unconv.linalg import column, norms, relative_norm
-from unconv.measure.sparsity import Activity
+from unconv.measure.sparsity import SparsityStatistics
 from unconv.paper.experiment_context import Subject, blocks
 from unconv.paper.paper_values import SETTING, TABLE_3, TABLE_3_CHECKED, TABLE_3_IMAGE
 from unconv.sparsity import Pooled, Window
@@ -258,7 +258,7 @@ def measured_shares(subject: Subject, stream: CapturedStream, layers: Sequence[M
     Returns:
         The share by stage.
     """
-    activity = Activity()
+    activity = SparsityStatistics()
     for captured in stream:
         for layer in layers:
             stage = subject.pooled(captured.stages.get(layer.stage))

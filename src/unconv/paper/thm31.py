@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from unconv.certify.lower_bound import attack
+from unconv.certify.lower_bound import lower_bound
 from unconv.certify.upper_bound import upper_bound
 from unconv.io import write_json
 from unconv.linalg import norms, relative_norm
@@ -100,7 +100,7 @@ def measure(setting: Setting, seed: int, *, draws: int, effort: float) -> dict[s
     for codes in draw_codes(operator, Pooled("map"), setting.k, draws, seed=seed, batch=500):
         z = codes.dense()
         sampled = max(sampled, ((norms(operator.adjoint(z)) / norms(z)).square() - 1).abs().max().item())
-    lower = attack(operator, "map", setting.k, effort=effort, seed=seed).delta
+    lower = lower_bound(operator, "map", setting.k, effort=effort, seed=seed).delta
     upper = upper_bound(operator, "map", setting.k).value
     promised = theorem_31_delta(setting.k, setting.M, setting.l, setting.D, setting.K, failure=FAILURE)
     return {**asdict(setting), "seed": seed, "sampled": sampled, "lower": lower, "upper": upper, "promised": promised}
@@ -165,7 +165,7 @@ def phase(setting: Setting, seed: int, *, effort: float) -> dict[str, float | st
         ``k``, ``M``, both bounds and the verdict.
     """
     operator = setting.operator(seed)
-    lower = attack(operator, "map", setting.k, twice=True, effort=effort, seed=seed).delta
+    lower = lower_bound(operator, "map", setting.k, twice=True, effort=effort, seed=seed).delta
     upper = upper_bound(operator, "map", setting.k, twice=True).value
     verdict = "proven" if upper < 1 else "refuted" if lower >= 1 else "open"
     return {"k": setting.k, "M": setting.M, "lower": lower, "upper": upper, "verdict": verdict}
@@ -187,7 +187,7 @@ def one_step(setting: Setting, seed: int, *, draws: int, effort: float) -> dict[
     operator = setting.operator(seed)
     result: dict[str, float | None] = {"k": setting.k, "M": setting.M}
     for name, twice in (("k", False), ("2k", True)):
-        result[f"lower_{name}"] = attack(operator, "map", setting.k, twice=twice, effort=effort, seed=seed).delta
+        result[f"lower_{name}"] = lower_bound(operator, "map", setting.k, twice=twice, effort=effort, seed=seed).delta
         result[f"upper_{name}"] = upper_bound(operator, "map", setting.k, twice=twice).value
     for end in ("lower", "upper"):
         # two bounds on two constants: the smaller constant is at most the larger one
