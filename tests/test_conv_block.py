@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,12 +9,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models import regnet
 from torchvision.ops import FrozenBatchNorm2d
 
-from unconv.block_extraction import is_convolution
-from unconv.conv_block import IMAGE
-from unconv.conv_blocks import ConvBlocks, capture, find_conv_blocks, gaussian_copy
+from unconv.block_extraction import find_conv_blocks
+from unconv.conv_block import IMAGE, ConvBlocks
 from unconv.errors import UnconvError, UsageError
-from unconv.inversion.frozen_network import Features
 from unconv.sparsity import AveragePool, Window
+from unconv.tracing import capture_inputs as capture
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -155,15 +152,14 @@ def test_activations_as_module_and_as_function(name, module, function):
     conv = nn.Conv2d(3, 4, 3, dtype=torch.float64)
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
     for model in (nn.Sequential(conv, module), Net(lambda net, x: function(net.conv(x)), conv=conv)):
-        for front_end in ("fx", "hooks"):
-            stages = find_conv_blocks(model, x[:1], front_end=front_end)
-            (stage,) = stages
-            assert stage.kind == f"conv+{name}"
-            torch.testing.assert_close(encoded(model, stages, stage.name, x), model(x))
-            h = torch.linspace(-3, 3, 61)
-            kept = h.clone()
-            assert stage.activation.nonnegative == bool((stage.activate(h) >= 0).all())
-            assert torch.equal(h, kept)
+        stages = find_conv_blocks(model, x[:1])
+        (stage,) = stages
+        assert stage.kind == f"conv+{name}"
+        torch.testing.assert_close(encoded(model, stages, stage.name, x), model(x))
+        h = torch.linspace(-3, 3, 61)
+        kept = h.clone()
+        assert stage.activation.nonnegative == bool((stage.activate(h) >= 0).all())
+        assert torch.equal(h, kept)
 
 
 def test_prelu_follows_the_stage_to_another_type():
@@ -188,12 +184,11 @@ POOLINGS = [
 
 
 @pytest.mark.parametrize(("module", "function"), POOLINGS)
-@pytest.mark.parametrize("front_end", ["fx", "hooks"])
-def test_poolings_as_function(module, function, front_end):
+def test_poolings_as_function(module, function):
     torch.manual_seed(3)
     model = Net(lambda net, x: function(F.relu(net.conv(x))), conv=nn.Conv2d(3, 4, 3, dtype=torch.float64))
     x = torch.randn(2, 3, 11, 10, dtype=torch.float64)
-    stages = find_conv_blocks(model, x[:1], front_end=front_end)
+    stages = find_conv_blocks(model, x[:1])
     twin = find_conv_blocks(nn.Sequential(model.conv, nn.ReLU(), module), x[:1])
     assert stages.get("conv").pooling == twin.get("0").pooling
     torch.testing.assert_close(encoded(model, stages, "conv", x), model(x))
@@ -258,7 +253,6 @@ def test_stages_of_real_networks_compute_what_the_network_does(name):
     model = shake(torchvision.models.get_model(name, weights=None, **options))
     x = torch.randn(2, 3, 64, 64)
     stages = find_conv_blocks(model, x[:1])
-    assert stages.traced_by == "fx"
     for stage, (kind, last) in TORCHVISION[name].items():
         assert stages.get(stage).kind == kind
         torch.testing.assert_close(encoded(model, stages, stage, x), after(model, last, x), rtol=1e-4, atol=1e-4)
@@ -273,11 +267,6 @@ def test_stages_of_real_networks_compute_what_the_network_does(name):
         code = stages.get(stage.source).encode(inputs[stage.source])
         torch.testing.assert_close(code.values, inputs[stage.name], rtol=1e-4, atol=1e-4)
     assert all((inputs[s.name] >= 0).all() for s in stages if s.nonnegative_input)
-
-    recorded = find_conv_blocks(model, x[:1], front_end="hooks")
-    assert recorded.traced_by == "hooks"
-    assert summary(recorded) == summary(stages)
-    assert recorded.skipped == stages.skipped
 
 
 class Wavering(nn.Module):
@@ -301,7 +290,6 @@ def test_a_network_that_cannot_be_traced_symbolically():
     model = shake(Wavering())
     x = torch.randn(2, 3, 12, 12)
     stages = find_conv_blocks(model, x[:1])
-    assert stages.traced_by == "hooks"
     assert [(s.name, s.kind, s.source, s.nonnegative_input) for s in stages] == [
         ("conv1", "conv+bn+relu+maxpool", IMAGE, False),
         ("conv2", "conv", "conv1", True),
@@ -333,23 +321,19 @@ def test_a_network_that_cannot_be_traced_symbolically():
         (lambda n, x: (n.conv(x), n.act(n.conv(x))), "conv"),
     ],
 )
-@pytest.mark.parametrize("front_end", ["fx", "hooks"])
-def test_a_stage_ends_where_something_else_follows_or_reads(forward, kind, front_end):
+def test_a_stage_ends_where_something_else_follows_or_reads(forward, kind):
     model = Net(forward, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4), act=nn.ReLU())
-    assert find_conv_blocks(model, torch.randn(1, 3, 12, 12), front_end=front_end).get("conv").kind == kind
+    assert find_conv_blocks(model, torch.randn(1, 3, 12, 12)).get("conv").kind == kind
 
 
-@pytest.mark.parametrize("front_end", ["fx", "hooks"])
-def test_sources(front_end):
+def test_sources():
     def forward(net, x):
         a = F.max_pool2d(net.act(net.a(x)), 2)
         b = net.b(F.dropout(a, 0.5, net.training))
         return net.c(torch.cat([b, a], 1)) + net.d(torch.cat([a, a], 1)) + net.e(b.contiguous().clone())
 
     convs = {name: nn.Conv2d(channels, 4, 1) for name, channels in [("a", 3), ("b", 4), ("c", 8), ("d", 8), ("e", 4)]}
-    stages = find_conv_blocks(
-        Net(forward, act=nn.ReLU(inplace=True), **convs), torch.randn(1, 3, 8, 8), front_end=front_end
-    )
+    stages = find_conv_blocks(Net(forward, act=nn.ReLU(inplace=True), **convs), torch.randn(1, 3, 8, 8))
     assert {s.name: s.source for s in stages} == {"a": IMAGE, "b": "a", "c": None, "d": None, "e": "b"}
     assert {s.name for s in stages if s.nonnegative_input} == {"b", "d"}
 
@@ -411,12 +395,10 @@ def test_standardised_filters_are_taken_as_they_are_used():
     model = nn.Sequential(conv, nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)).eval()
     model[1].running_mean.normal_()
     x = torch.randn(2, 3, 12, 12)
-    (stage,) = find_conv_blocks(model, x).stages
+    (stage,) = find_conv_blocks(model, x).blocks
     assert stage.operator.stride == (2, 2)
     with torch.no_grad():
         torch.testing.assert_close(stage.encode(x).values, model(x))
-        features = Features(model, stage, x.shape[1:])
-        torch.testing.assert_close(features(x), model(x))
 
 
 @pytest.mark.parametrize(
@@ -447,10 +429,10 @@ def test_convolutions_that_the_forward_pass_uses_in_another_way():
     stages = find_conv_blocks(Net(forward, inner=inner, **parts), torch.randn(1, 3, 6, 6))
     assert stages.names == ("twice",)
     assert reasons(stages) == {
-        "twice": "called several times; the stage is the first call",
-        "the network itself": "calls conv2d as a function; only nn.Conv modules are stages",
+        "twice": "called several times; the conv block is the first call",
+        "the network itself": "calls conv2d as a function; only nn.Conv modules are conv blocks",
         "one": "called without a batch axis",
-        "inner": "calls conv_transpose2d as a function; only nn.Conv modules are stages",
+        "inner": "calls conv_transpose2d as a function; only nn.Conv modules are conv blocks",
         "weighed": "never called in the forward pass",
         "idle": "never called in the forward pass",
     }
@@ -472,7 +454,6 @@ def test_complex_lazy_and_quantised_convolutions_are_named():
         "lazy": "not initialised; run one batch through the network first",
         "quantised": "quantised filters; give the floating-point network",
     }
-    assert is_convolution(quantised)
 
 
 def test_a_batch_norm_without_statistics_ends_the_stage_and_is_named():
@@ -513,16 +494,16 @@ def test_no_convolution():
 def test_an_unknown_stage_lists_the_stages():
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ConvTranspose2d(3, 3, 1), nn.Conv2d(3, 3, 1))
     stages = find_conv_blocks(model, torch.zeros(1, 3, 2, 2))
-    with pytest.raises(UsageError, match=r"there is no stage 'x'; the stages are 0, 2"):
+    with pytest.raises(UsageError, match=r"there is no conv block 'x'; use one such as 0, 2"):
         stages.get("x")
-    with pytest.raises(UsageError, match=r"no stage '1' \(transposed convolution\); the stages are 0, 2"):
+    with pytest.raises(UsageError, match=r"'1' is no conv block: transposed convolution"):
         stages.get("1")
 
 
 def test_a_block_in_the_place_of_a_stage_lists_what_is_in_it():
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1)))
     stages = find_conv_blocks(model, torch.zeros(1, 3, 2, 2))
-    with pytest.raises(UsageError, match=r"^'1' is no stage, but a block with some; use one of 1\.0, 1\.2$"):
+    with pytest.raises(UsageError, match=r"^'1' is no conv block, but a module with some; use one of 1\.0, 1\.2$"):
         stages.get("1")
 
 
@@ -571,7 +552,7 @@ def test_captured_values_that_are_not_finite(bad):
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
     x = torch.randn(4, 3, 4, 4)
     x[2, 1, 0, 0] = bad
-    with pytest.raises(UnconvError, match="the input of stage 1 has NaN or infinite values for image 2 of the batch"):
+    with pytest.raises(UnconvError, match="the input of 1 has NaN or infinite values for image 2 of the batch"):
         capture(model, ["1"], x)
     frames = Net(lambda net, x: net.conv(x.flatten(0, 1)), conv=nn.Conv2d(3, 3, 1))
     x = torch.randn(4, 5, 3, 4, 4)
@@ -603,51 +584,6 @@ def gaussian_case() -> tuple[nn.Module, Tensor, ConvBlocks]:
     return model, x, find_conv_blocks(model, x[:1])
 
 
-def test_gaussian_copy_draws_filters_and_clears_bias_and_batch_norm():
-    model, x, stages = gaussian_case()
-    before = copy.deepcopy(model.state_dict())
-    other = gaussian_copy(model, 7, stages)
-    drawn = find_conv_blocks(other, x[:1])
-    for stage, new in zip(stages, drawn, strict=True):
-        expected = stage.with_gaussian(7)
-        assert expected.bias is None
-        torch.testing.assert_close(new.operator.weight, expected.operator.weight)
-        assert new.bias is not None
-        assert not new.bias.any()
-        assert abs(new.operator.weight.flatten(1).norm(dim=1).mean() - 1) < 0.05
-        torch.testing.assert_close(
-            new.encode(torch.ones(1, *stage.input_shape).double()).values.shape[1:], new.code_shape
-        )
-    torch.testing.assert_close(capture(other, ["4"], x)["4"], stages.get("0").with_gaussian(7).encode(x).values)
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
-
-
-def test_gaussian_copy_of_one_stage_gives_the_filters_that_all_give():
-    model, _, stages = gaussian_case()
-    every, one = gaussian_copy(model, 7, stages), gaussian_copy(model, 7, [stages.get("4")])
-    assert torch.equal(every[4].weight, one[4].weight)
-    assert torch.equal(model[0].weight, one[0].weight)
-    assert torch.equal(model[1].running_mean, one[1].running_mean)
-    assert not torch.equal(every[4].weight, gaussian_copy(model, 8, stages)[4].weight)
-    assert not torch.equal(every[0].weight.flatten()[:75], every[4].weight.flatten()[:75])
-
-
-def test_gaussian_copy_of_a_frozen_batch_norm_and_one_without_weights():
-    for norm in (FrozenBatchNorm2d(4), nn.BatchNorm2d(4, affine=False)):
-        model = shake(nn.Sequential(nn.Conv2d(3, 4, 3), norm))
-        x = torch.randn(1, 3, 5, 5)
-        stage = find_conv_blocks(model, x).get("0")
-        other = gaussian_copy(model, 1, [stage]).eval()
-        torch.testing.assert_close(other(x).detach(), stage.with_gaussian(1).encode(x).values)
-
-
-def test_gaussian_copy_refuses_filters_that_are_computed():
-    model = nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3)))
-    stages = find_conv_blocks(model, torch.randn(1, 3, 5, 5))
-    with pytest.raises(UnconvError, match="the filters of 0 are computed from others"):
-        gaussian_copy(model, 1, stages)
-
-
 def test_an_imposed_region():
     _, _, stages = gaussian_case()
     stage = stages.get("4")
@@ -657,9 +593,9 @@ def test_an_imposed_region():
     assert pooled.kind == "conv+relu+maxpool"
     inputs = torch.randn(2, *stage.input_shape, dtype=torch.float64)
     torch.testing.assert_close(pooled.encode(inputs).values, F.max_pool2d(stage.encode(inputs).values, 2))
-    with pytest.raises(UnconvError, match=r"stage 0 \(conv\+bn\+relu\+maxpool\) pools already"):
+    with pytest.raises(UnconvError, match=r"conv block 0 \(conv\+bn\+relu\+maxpool\) pools already"):
         stages.get("0").with_region(2)
-    with pytest.raises(UnconvError, match=r"region 9 does not fit stage 4: map .* is smaller"):
+    with pytest.raises(UnconvError, match=r"region 9 does not fit conv block 4: map .* is smaller"):
         stage.with_region(9)
 
 
@@ -711,7 +647,7 @@ def test_every_convolution_of_torchvision_is_a_stage_or_named(name):
         assert len(stages) == 1
     assert left_out == dict.fromkeys(auxiliary, "never called in the forward pass")
     assert bool(auxiliary) == (name in {"googlenet", "inception_v3"})
-    assert stages.stages[0].source == IMAGE
+    assert stages.blocks[0].source == IMAGE
     for stage in stages:
         if stage.source not in {None, IMAGE}:
             assert stages.get(stage.source).code_shape == stage.input_shape

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from unconv.block_extraction import find_conv_blocks
 from unconv.commands.loading import open_device
-from unconv.conv_blocks import capture, find_conv_blocks
 from unconv.decode.convex import convex
 from unconv.inversion.frozen_network import SIDE_INFO, LayerFunction
 from unconv.inversion.gauss_newton import gauss_newton
@@ -13,6 +13,7 @@ from unconv.models import load_model
 from unconv.operators import ConvOperator, adjoint_gap
 from unconv.recover import htp, iht
 from unconv.sparsity import Pooled
+from unconv.tracing import capture_inputs as capture
 
 pytestmark = [
     pytest.mark.gpu,

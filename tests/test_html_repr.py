@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from unconv import html_repr
-from unconv.conv_blocks import find_conv_blocks
+from unconv.block_extraction import find_conv_blocks
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Pooled, TopK
 

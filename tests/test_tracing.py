@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from unconv.errors import UnconvError
-from unconv.tracing import FrontEnd, Graph, evaluating, first_line, is_leaf, trace
-
-BOTH: list[FrontEnd] = ["fx", "hooks"]
+from unconv.graph import Graph, evaluating, first_line, is_leaf, trace
 
 
 class Net(nn.Module):
@@ -36,8 +33,7 @@ def conv(inputs: int = 3, outputs: int = 4, **options) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
 
 
-@pytest.mark.parametrize("front_end", BOTH)
-def test_nodes_say_what_reads_what(front_end):
+def test_nodes_say_what_reads_what():
     def forward(net, x):
         h = F.relu(net.bn(net.conv(x)), inplace=True)
         h = F.max_pool2d(h, 2, stride=1)
@@ -45,9 +41,8 @@ def test_nodes_say_what_reads_what(front_end):
         return torch.cat([a, net.act(b) + 1], 1)
 
     net = Net(forward, conv=conv(), bn=nn.BatchNorm2d(4), act=nn.SiLU())
-    graph = trace(net, torch.zeros(1, 3, 6, 8), front_end)
+    graph = trace(net, torch.zeros(1, 3, 6, 8))
 
-    assert graph.traced_by == front_end
     assert graph.stopped is None
     assert operations(graph) == ["input", "conv", "bn", "relu", "max_pool2d", "chunk", "act", "add", "cat", "output"]
     assert [n.inputs for n in graph.nodes] == [(), (0,), (1,), (2,), (3,), (4,), (5,), (6,), (5, 7), (8,)]
@@ -61,30 +56,14 @@ def test_nodes_say_what_reads_what(front_end):
     assert graph.only_reader(chunk) is None
 
 
-NETWORKS = ["resnet18", "googlenet", "densenet121", "mobilenet_v3_small", "squeezenet1_0", "vit_b_32", "maxvit_t"]
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_both_front_ends_give_the_same_nodes(name):
-    options = {"init_weights": False} if name == "googlenet" else {}
-    with torch.device("meta"):
-        model = torchvision.models.get_model(name, weights=None, **options)
-        image = torch.empty(1, 3, 224, 224)
-    symbolic, recorded = (trace(model, image, front_end) for front_end in BOTH)
-    strip = [[replace(n, arguments=(), options={}) for n in graph.nodes] for graph in (symbolic, recorded)]
-    assert strip[0] == strip[1]
-    assert symbolic.nodes[-1].index > 60
-
-
-@pytest.mark.parametrize("front_end", BOTH)
-def test_operations_that_do_nothing_leave_no_node(front_end):
+def test_operations_that_do_nothing_leave_no_node():
     def forward(net, x):
         h = net.drop(net.same(net.conv(x)))
         h = F.dropout(h, 0.5, training=net.training).contiguous().clone().detach()
         return net.act(h)
 
     net = Net(forward, conv=conv(), same=nn.Identity(), drop=nn.Dropout2d(), act=nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5), front_end)
+    graph = trace(net, torch.randn(1, 3, 5, 5))
     assert operations(graph) == ["input", "conv", "act", "output"]
 
 
@@ -93,35 +72,32 @@ def test_dropout_that_is_never_switched_off_is_an_operation():
     assert operations(trace(net, torch.randn(1, 3, 5, 5))) == ["input", "conv", "dropout", "output"]
 
 
-@pytest.mark.parametrize("front_end", BOTH)
-def test_what_reads_a_tensor_changed_in_place_reads_the_change(front_end):
+def test_what_reads_a_tensor_changed_in_place_reads_the_change():
     def forward(net, x):
         h = net.conv(x)
         net.act(h)
         return h + 1
 
     net = Net(forward, conv=conv(), act=nn.ReLU(inplace=True))
-    graph = trace(net, torch.randn(1, 3, 5, 5), front_end)
+    graph = trace(net, torch.randn(1, 3, 5, 5))
     assert operations(graph) == ["input", "conv", "act", "add", "output"]
     assert [n.inputs for n in graph.nodes[1:]] == [(0,), (1,), (2,), (3,)]
 
 
-@pytest.mark.parametrize("front_end", BOTH)
-def test_a_tensor_changed_through_a_view_has_no_known_maker(front_end):
+def test_a_tensor_changed_through_a_view_has_no_known_maker():
     def forward(net, x):
         h = net.conv(x)
         h[:, :1].relu_()
         return net.act(h)
 
     net = Net(forward, conv=conv(), act=nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5), front_end)
+    graph = trace(net, torch.randn(1, 3, 5, 5))
     act = next(n for n in graph.nodes if n.operation is net.act)
     assert act.inputs == (None,)
     assert graph.nodes[1].users == ()
 
 
-@pytest.mark.parametrize("front_end", BOTH)
-def test_what_the_output_does_not_depend_on_is_no_user(front_end):
+def test_what_the_output_does_not_depend_on_is_no_user():
     def forward(net, x):
         h = net.conv(x)
         net.act(h)
@@ -129,7 +105,7 @@ def test_what_the_output_does_not_depend_on_is_no_user(front_end):
         return {"scores": [net.act(h)]}
 
     net = Net(forward, conv=conv(), act=nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5), front_end)
+    graph = trace(net, torch.randn(1, 3, 5, 5))
     assert operations(graph) == ["input", "conv", "act", "mean", "act", "output"]
     assert graph.nodes[1].users == (4,)
 
@@ -159,10 +135,8 @@ class Wavering(nn.Module):
 
 def test_a_network_that_looks_at_values_is_recorded_by_hooks():
     graph = trace(Wavering(), torch.randn(1, 3, 5, 5))
-    assert graph.traced_by == "hooks"
     assert graph.nodes[1].users == (operations(graph).index("act"),)
-    with pytest.raises(Exception, match="control flow"):
-        trace(Wavering(), torch.randn(1, 3, 5, 5), "fx")
+    assert graph.reads_values == ("",)
 
 
 def test_what_symbolic_tracing_leaves_behind_does_not_reach_the_recording():
@@ -175,7 +149,6 @@ def test_what_symbolic_tracing_leaves_behind_does_not_reach_the_recording():
     net = Net(forward, conv=conv())
     net.seen = None
     graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert (graph.traced_by, graph.stopped) == ("hooks", None)
     assert graph.nodes[operations(graph).index("conv")].inputs == (0,)
     assert net.seen is None
 
@@ -202,13 +175,12 @@ def test_an_exception_that_the_network_catches_does_not_confuse_the_paths():
         return net.conv(x)
 
     net = Net(lambda net, x: net.outer(x), outer=Net(forward, inner=Net(inner), conv=conv()))
-    graph = trace(net, torch.randn(1, 3, 5, 5), "hooks")
+    graph = trace(net, torch.randn(1, 3, 5, 5))
     assert [(n.path, n.inputs) for n in graph.nodes[1:3]] == [("outer", (0,)), ("outer.conv", (1,))]
 
 
-@pytest.mark.parametrize("front_end", BOTH)
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_network_and_its_input_are_left_as_they_were(front_end, fails):
+def test_the_network_and_its_input_are_left_as_they_were(fails):
     def forward(net, x):
         net.calls += 1
         net.state = net.state + 1
@@ -225,11 +197,7 @@ def test_the_network_and_its_input_are_left_as_they_were(front_end, fails):
     image = torch.randn(1, 3, 5, 5)
     kept = image.clone()
 
-    if fails and front_end == "fx":
-        with pytest.raises(RuntimeError):
-            trace(net, image, front_end)
-    else:
-        trace(net, image, front_end)
+    trace(net, image)
 
     assert torch.equal(image, kept)
     assert [net.training, net.conv.training, net.bn.training] == [True, True, False]
@@ -274,7 +242,7 @@ def test_the_input_follows_the_type_and_device_of_the_network():
 def test_tracing_works_inside_inference_mode():
     with torch.inference_mode():
         net = nn.Sequential(conv(), nn.ReLU(inplace=True))
-        graph = trace(net, torch.randn(1, 3, 5, 5), "hooks")
+        graph = trace(net, torch.randn(1, 3, 5, 5))
     assert operations(graph) == ["input", "0", "1", "output"]
 
 

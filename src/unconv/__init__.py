@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unconv.adapters import to_deepinv, to_pylops, to_scipy
     from unconv.api import invert, report
-    from unconv.conv_block import ConvBlock
-    from unconv.conv_blocks import ConvBlocks, capture, find_conv_blocks
+    from unconv.block_extraction import find_conv_blocks
+    from unconv.conv_block import ConvBlock, ConvBlocks
     from unconv.errors import UnconvError, UsageError
     from unconv.models import LoadedModel, load_model
     from unconv.operators import ConvOperator
     from unconv.results import InvertResult, ReportResult
     from unconv.solvers.solution import Solution
     from unconv.sparsity import Code, Pooled, SparsityModel, TopK
+    from unconv.tracing import capture, capture_inputs
 
 __all__ = [
     "Code",
@@ -37,6 +38,7 @@ __all__ = [
     "UnconvError",
     "UsageError",
     "capture",
+    "capture_inputs",
     "find_conv_blocks",
     "invert",
     "load_model",
@@ -54,8 +56,9 @@ _HOMES = {
     "results": ("InvertResult", "ReportResult"),
     "solvers.solution": ("Solution",),
     "sparsity": ("Code", "Pooled", "SparsityModel", "TopK"),
-    "conv_block": ("ConvBlock",),
-    "conv_blocks": ("ConvBlocks", "capture", "find_conv_blocks"),
+    "block_extraction": ("find_conv_blocks",),
+    "conv_block": ("ConvBlock", "ConvBlocks"),
+    "tracing": ("capture", "capture_inputs"),
     "models": ("LoadedModel", "load_model"),
 }
 _HOME = {name: f"unconv.{home}" for home, names in _HOMES.items() for name in names}

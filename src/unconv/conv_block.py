@@ -1,18 +1,22 @@
-"""A stage: a convolution with its batch norm, activation and pooling."""
+"""The paper's layer: a convolution with its batch norm, activation and pooling."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from unconv import html_repr
-from unconv.errors import UnconvError
+from unconv.errors import UnconvError, UsageError
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.sparsity import AveragePool, Code, Pooled, Window
+
+SideInfo = Literal["none", "switches", "gates"]
 
 NONNEGATIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"}
 IMAGE = "image"
@@ -37,14 +41,7 @@ class Activation:
 
 
 def identity(h: Tensor) -> Tensor:
-    """The activation of a stage that has none.
-
-    Args:
-        h: Anything.
-
-    Returns:
-        The same.
-    """
+    """Return what is given: the activation of a block that has none."""
     return h
 
 
@@ -61,11 +58,12 @@ class ConvBlock:
         bias: Bias of the convolution and the batch norm together. Shape ``(K,)``; ``None`` where there is none.
         activation: The activation.
         pooling: Max pooling, average pooling, or ``None``.
-        source: What the convolution reads: ``"image"`` (the network's input), the name of the stage whose
+        source: What the convolution reads: ``"image"`` (the network's input), the name of the block whose
             output it is, or ``None`` (anything else, such as a sum of branches).
         nonnegative_input: Whether what it reads comes out of an activation without negative values (or a
             pooling or concatenation of such).
         batch_norm: Path of the batch norm that was folded, or ``None``.
+        output: Path of the module whose output the end of the block is, or ``None`` where that is a function.
     """
 
     name: str
@@ -76,6 +74,7 @@ class ConvBlock:
     source: str | None = None
     nonnegative_input: bool = False
     batch_norm: str | None = None
+    output: str | None = None
 
     def __repr__(self) -> str:
         return f"ConvBlock({self.name}: {self.kind}, {self.input_shape} -> {self.code_shape})"
@@ -83,12 +82,12 @@ class ConvBlock:
     def _repr_html_(self) -> str:
         weight = self.operator.weight
         rows = {
-            "stage": self.name,
+            "conv block": self.name,
             "parts": self.kind,
             "input": self.input_shape,
             "code": self.code_shape,
             "filters": tuple(weight.shape),
-            "reads": self.source or "something that is not the output of one stage",
+            "reads": self.source or "something that is not the output of one block",
         }
         # a single tap per filter is no picture
         if not html_repr.is_picture(weight) or max(weight.shape[2:]) < 2:
@@ -170,60 +169,123 @@ class ConvBlock:
         return Code(values, None, self.operator.output_shape, self.pooling)
 
     def with_gaussian(self, seed: int) -> ConvBlock:
-        """The stage with Gaussian filters of expected unit norm, no bias and no batch norm.
+        """The block with Gaussian filters of expected unit norm, no bias and no batch norm.
 
         Args:
-            seed: Seed; the filters are those of ``gaussian_copy`` with the same seed.
+            seed: Seed; the filters depend on it and on the block's name only.
 
         Returns:
-            The new stage.
+            The new block.
         """
-        weight = gaussian_like(self.operator.weight, filter_seed(seed, self.name))
+        # the name is part of the seed, so that a block's filters do not depend on which others are drawn
+        own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{self.name}".encode()).digest()[:7], "big")
+        weight = gaussian_like(self.operator.weight, own_seed)
         return replace(self, operator=self.operator.with_weight(weight), bias=None)
 
     def with_region(self, region: int | tuple[int, ...]) -> ConvBlock:
-        """The stage with max pooling over non-overlapping regions, imposed where the network has none.
+        """The block with max pooling over non-overlapping regions, imposed where the network has none.
 
         Args:
             region: Size of the regions, one number or one per axis.
 
         Returns:
-            The new stage.
+            The new block.
 
         Raises:
-            UnconvError: If the stage pools already, or its map is smaller than one region.
+            UnconvError: If the block pools already, or its map is smaller than one region.
         """
         if self.pooling is not None:
-            raise UnconvError(f"stage {self.name} ({self.kind}) pools already; leave the region out")
+            raise UnconvError(f"conv block {self.name} ({self.kind}) pools already; leave the region out")
         try:
             window = Window.of(self.operator.dims, region)
             window.pooled_shape(self.operator.output_shape[1:])
         except ValueError as error:
-            raise UnconvError(f"region {region} does not fit stage {self.name}: {error}") from None
+            raise UnconvError(f"region {region} does not fit conv block {self.name}: {error}") from None
         return replace(self, pooling=window)
 
     def to(self, *args: torch.dtype | torch.device | str) -> ConvBlock:
-        """The stage on another device or in another floating-point type.
+        """The block on another device or in another floating-point type.
 
         Args:
             *args: As for ``torch.Tensor.to``.
 
         Returns:
-            The new stage.
+            The new block.
         """
         operator = self.operator.to(*args)
         return replace(self, operator=operator, bias=None if self.bias is None else self.bias.to(operator.weight))
 
 
-def filter_seed(seed: int, name: str) -> int:
-    """The seed of one stage's Gaussian filters, the same whatever other stages there are.
+@dataclass(frozen=True)
+class Skipped:
+    """A module that was left out, and why.
 
-    Args:
-        seed: Seed of the whole network.
-        name: Name of the stage.
-
-    Returns:
-        The seed.
+    Attributes:
+        module: Its path.
+        reason: The reason, in one line.
     """
-    """Returns the seed of one stage's draw."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
+
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ConvBlocks:
+    """The conv blocks of a network.
+
+    Attributes:
+        blocks: In the order of execution.
+        skipped: Convolutions that are no conv block, and what else was left out.
+        path: What ``unconv.tracing.execution_path`` gives for the image that they were found with.
+        branches: Modules in which the image's values may decide what runs; where there are none, every image takes
+            the same path.
+    """
+
+    blocks: tuple[ConvBlock, ...]
+    skipped: tuple[Skipped, ...] = ()
+    path: str = ""
+    branches: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[ConvBlock]:
+        return iter(self.blocks)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def _repr_html_(self) -> str:
+        table = html_repr.grid(
+            ("conv block", "parts", "input", "code", "reads"),
+            [(b.name, b.kind, b.input_shape, b.code_shape, b.source) for b in self.blocks],
+        )
+        left_out = html_repr.grid(("left out", "why"), [(s.module, s.reason) for s in self.skipped])
+        return table + left_out if self.skipped else table
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the conv blocks, in the order of execution."""
+        return tuple(block.name for block in self.blocks)
+
+    def get(self, name: str) -> ConvBlock:
+        """The conv block of a name.
+
+        Args:
+            name: Path of its convolution, or of the module that ends it.
+
+        Returns:
+            The block.
+
+        Raises:
+            UsageError: If there is none; the message says why, or lists near names.
+        """
+        for block in self.blocks:
+            if block.name == name:
+                return block
+        for block in self.blocks:
+            if block.output == name:
+                return block
+        if inside := [block.name for block in self.blocks if block.name.startswith(f"{name}.")]:
+            raise UsageError(f"{name!r} is no conv block, but a module with some; use one of {', '.join(inside)}")
+        if reason := next((s.reason for s in self.skipped if s.module == name), None):
+            raise UsageError(f"{name!r} is no conv block: {reason}")
+        near = self.names if len(self) <= 8 else difflib.get_close_matches(name, self.names, 5, 0.3)
+        raise UsageError(f"there is no conv block {name!r}; use one such as {', '.join(near or self.names[:5])}")

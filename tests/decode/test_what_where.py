@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from unconv.conv_blocks import find_conv_blocks
+from unconv.block_extraction import find_conv_blocks
 from unconv.decode.what_where import (
     Card,
     WhatWhereDecoder,

@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unconv.certify import stability as certificate
-from unconv.conv_blocks import capture
 from unconv.evaluate.certificates import certificate_document, first_images, in_words
 from unconv.evaluate.network import Captured, Network
 from unconv.images import Batch
 from unconv.models import load_model
+from unconv.tracing import capture_inputs as capture
 
 STAGES = ("0", "3", "6")
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from unconv.conv_blocks import capture
 from unconv.errors import UnconvError
 from unconv.evaluate.aggregate import MetricAggregator
 from unconv.evaluate.evaluation import EvaluationConfig, survey, work
@@ -20,6 +19,7 @@ from unconv.inversion.methods import InversionMethod, coded_stage
 from unconv.measure.sparsity import k_from
 from unconv.models import load_model
 from unconv.sparsity import Pooled
+from unconv.tracing import capture_inputs as capture
 
 DEFAULT_METHODS = (
     InversionMethod("image", "network", "transpose", "switches"),

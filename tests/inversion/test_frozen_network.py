@@ -4,7 +4,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from unconv.conv_blocks import find_conv_blocks
+from unconv.block_extraction import find_conv_blocks
 from unconv.errors import UnconvError
 from unconv.inversion.frozen_network import LayerFunction, SideInformation
 

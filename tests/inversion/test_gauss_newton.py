@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unconv.conv_blocks import find_conv_blocks
+from unconv.block_extraction import find_conv_blocks
 from unconv.decode.priors import Euclidean, Smooth
 from unconv.errors import UnconvError
 from unconv.inversion.box import Box

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from unconv.conv_blocks import capture, find_conv_blocks
+from unconv.block_extraction import find_conv_blocks
 from unconv.inversion.methods import InversionMethod, invert_batch
+from unconv.tracing import capture_inputs as capture
 
 # what docs/robustness.md promises of relative errors; PSNR in decibels and SSIM follow from the same images
 BATCH_TOLERANCE = 1e-4

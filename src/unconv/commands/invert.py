@@ -12,8 +12,7 @@ from unconv.checkpoint import hash_state
 from unconv.commands.loading import choose_stages, given, open_images, open_model, rows_of_text
 from unconv.commands.options import Invert
 from unconv.commands.progress import progress_bar, say_skipped
-from unconv.conv_block import ConvBlock
-from unconv.conv_blocks import ConvBlocks
+from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.decode.block_input import METHODS
 from unconv.decode.what_where import WhatWhereDecoder
 from unconv.errors import UnconvError, UsageError

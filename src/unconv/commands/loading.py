@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from unconv.commands.options import ImageOptions, ModelOptions
-from unconv.conv_blocks import ConvBlocks
+from unconv.conv_block import ConvBlocks
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.network import Network
 from unconv.evaluate.ranks import ALONE, Rank

@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from unconv.checkpoint import hash_state
-from unconv.conv_block import ConvBlock
-from unconv.conv_blocks import ConvBlocks
+from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.decode.what_where import Card, WhatWhereDecoder, load_decoder, read_card
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Network

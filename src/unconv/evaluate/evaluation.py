@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-from unconv.conv_block import ConvBlock
-from unconv.conv_blocks import ConvBlocks
+from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.errors import UnconvError
 from unconv.evaluate.aggregate import MetricAggregator
 from unconv.evaluate.batch_size import memory_for

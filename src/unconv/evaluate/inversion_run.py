@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unconv.conv_block import ConvBlock
-from unconv.conv_blocks import ConvBlocks
+from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.decode.constraints import count_statements
 from unconv.errors import UnconvError
 from unconv.evaluate.aggregate import MetricAggregator

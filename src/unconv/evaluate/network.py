@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from unconv.conv_blocks import ConvBlocks, capture, find_conv_blocks
+from unconv.block_extraction import find_conv_blocks
+from unconv.conv_block import ConvBlocks
 from unconv.decode.what_where import WhatWhereDecoder
 from unconv.errors import UnconvError
 from unconv.evaluate.batch_size import TOO_LARGE, MaxBatchSize, is_out_of_memory
 from unconv.images import Batch, ImageStream, SkippedImage, one_line
 from unconv.inversion.box import Box
 from unconv.preprocessing import Preprocess, Preprocessing
+from unconv.tracing import capture_inputs as capture
 
 ENOUGH = 64  # images to look at for one that the whole network takes
 
@@ -209,7 +211,7 @@ def first_stages(network: Network, images: ImageStream) -> ConvBlocks:
         except UnconvError as error:
             refused = refused or error
             continue
-        if best is None or len(found.stages) > len(best.stages):
+        if best is None or len(found.blocks) > len(best.blocks):
             best = found
         if seen >= ENOUGH or not any(skipped.reason.startswith("not reached") for skipped in found.skipped):
             return best

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from unconv.conv_blocks import ConvBlocks
+from unconv.conv_block import ConvBlocks
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Captured, CapturedStream, Network
 from unconv.evaluate.run_directory import RunDirectory

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unconv.conv_block import ConvBlock
-from unconv.conv_blocks import ConvBlocks
+from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.decode.block_input import CodeKind, SideInfo, decode_layer
 from unconv.decode.convex import Prior
 from unconv.errors import UnconvError

@@ -11,8 +11,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from unconv.conv_block import ConvBlock
-from unconv.conv_blocks import ConvBlocks
+from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.decode.block_input import METHODS, CodeKind, SideInfo, paper_code, paper_stage
 from unconv.decode.convex import PRIORS
 from unconv.decode.convex import Prior as ConvexPrior

@@ -16,8 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unconv.conv_block import ConvBlock
-from unconv.conv_blocks import ConvBlocks, capture
+from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.decode.constraints import count_statements
 from unconv.decode.convex import convex
 from unconv.decode.linear_system import equations
@@ -37,6 +36,7 @@ from unconv.linalg import norms, relative_norm
 from unconv.models import check_covered, load_model
 from unconv.solvers.solution import Solution
 from unconv.sparsity import AveragePool, Code
+from unconv.tracing import capture_inputs as capture
 
 LayerDecoder = Callable[[ConvBlock, Code, Tensor], Tensor]
 LAYER_METHODS: dict[str, LayerDecoder] = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from unconv.conv_block import ConvBlock
-from unconv.conv_blocks import ConvBlocks
+from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.evaluate.network import Network
 from unconv.evaluate.sparsity_stats import Progress
 from unconv.images import ImageStream

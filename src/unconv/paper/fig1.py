@@ -41,7 +41,7 @@ def run(subject: Subject) -> dict[str, Any]:
         "paper": "blocks of conv(i,j) and ReLU, each ended by pool(i) (2x2 max pooling); macro layer i reads pool(i)",
         "ours": ours,
         "notes": [
-            f"Traced by {subject.stages.traced_by} from {subject.model} at {'x'.join(map(str, subject.shape))}; "
+            f"Traced from {subject.model} at {'x'.join(map(str, subject.shape))}; "
             "nothing is assumed of its architecture.",
             *left_out,
         ],

@@ -1,0 +1,346 @@
+"""Any network as a small graph: what it does to one input, operation by operation, in the order of execution."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Container, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.utils.checkpoint as checkpoint
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakIdKeyDictionary
+from torchvision.ops import FrozenBatchNorm2d
+
+from unconv.errors import UnconvError
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, DataParallel, DistributedDataParallel)
+COPIES = {"clone", "contiguous", "detach"}
+# functions that turn a tensor into a Python value, with which a forward pass can choose its way
+VALUE_READERS = {"allclose", "bool", "equal", "float", "index", "int", "is_nonzero", "item", "numpy", "tolist"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation on data that depends on the network's input.
+
+    Operations that hand their input on as it is (identity, dropout in evaluation, copies) leave no node.
+
+    Attributes:
+        index: Place in the order of execution. Node 0 is the network's input, the last one its output.
+        path: Path of the module; of the module that calls it, for a function.
+        operation: The module, or the function's name without underscores: ``"relu"``, ``"add"``,
+            ``"input"``, ``"output"``.
+        inputs: Node behind each tensor that it reads; ``None`` for a constant, a parameter, or a tensor that
+            was changed in place through a view.
+        input_shape: Shape of the first tensor that it reads.
+        shape: Shape of the first tensor that it gives.
+        arguments: A function's positional arguments that are not tensors.
+        options: A function's keyword arguments that are not tensors.
+        users: Nodes that read it and on which the network's output depends.
+    """
+
+    index: int
+    path: str
+    operation: nn.Module | str
+    inputs: tuple[int | None, ...] = ()
+    input_shape: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+    arguments: tuple[Any, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    users: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network's operations on one input.
+
+    Attributes:
+        nodes: In the order of execution.
+        stopped: Why the forward pass ended before the output, in one line; ``None`` where it did not.
+        reads_values: Paths of the modules that turn tensors into Python values, which may decide what runs.
+        values: What kept nodes read and gave, by index: copies of their first tensors.
+    """
+
+    nodes: tuple[Node, ...]
+    stopped: str | None = None
+    reads_values: tuple[str, ...] = ()
+    values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def only_reader(self, node: Node) -> Node | None:
+        """Return the node that reads ``node``, where it is the only one and reads nothing else."""
+        if len(node.users) != 1:
+            return None
+        reader = self.nodes[node.users[0]]
+        return reader if reader.inputs == (node.index,) else None
+
+    @property
+    def path(self) -> str:
+        """The way that the input took: a hash of the operations and of what reads what, not of shapes or values."""
+        steps = [
+            (n.path, n.operation if isinstance(n.operation, str) else type(n.operation).__name__, n.inputs)
+            for n in self.nodes
+        ]
+        return hashlib.sha256(repr((steps, self.stopped is None)).encode()).hexdigest()[:16]
+
+
+def trace(model: nn.Module, example: Tensor, keep: Container[int] = ()) -> Graph:
+    """Return what a network does to an input; nodes in ``keep`` leave values. The network is left as it was."""
+    check_visible(model)
+    with evaluating(model):
+        return record(model, example, keep)
+
+
+def record(model: nn.Module, example: Tensor, keep: Container[int] = ()) -> Graph:
+    """Return the same within ``evaluating``, where modules keep what their hooks left on them."""
+    image = as_input_of(model, example).clone()
+    mode = _Recorder(image, keep)
+    with ExitStack() as hooks:
+        for path, module in _outside_leaves(model):
+            for handle in mode.watch(path, module):
+                hooks.callback(handle.remove)
+        try:
+            with mode:
+                output = model(image)
+        except Exception as error:
+            return mode.finish(stopped=first_line(error))
+        return mode.finish(output)
+
+
+def check_visible(model: nn.Module) -> None:
+    """Raise UnconvError if a module is compiled, so that nothing can be seen of it."""
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
+            raise UnconvError(f"{path or 'the network'} is compiled; give the nn.Module that it was made from")
+
+
+@contextmanager
+def evaluating(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Evaluation mode, with gradients to the input alone or without any; afterwards the network is as it was.
+
+    That is: the attributes and buffers of every module, and which parameters need gradients. Checkpointed parts run
+    plainly: checkpointing knows no second derivatives, and its recomputation would be recorded as operations.
+    """
+    # all of them, not only the training flag: a forward pass may leave activations on its modules
+    saved = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters() if not is_lazy(p) and not p.is_inference()]
+    try:
+        model.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients), _without_checkpoints():
+            yield
+    finally:
+        for module, attributes, buffers in saved:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _without_checkpoints() -> Iterator[None]:
+    def plain(function: Callable[..., Any], _: bool, *args: Any) -> Any:
+        return function(*args)
+
+    def nothing(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    with (
+        mock.patch.object(checkpoint.CheckpointFunction, "apply", plain),
+        mock.patch.object(checkpoint, "_checkpoint_without_reentrant_generator", nothing),
+    ):
+        yield
+
+
+def copy_network(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a network, also where it holds tensors that are results (stored activations, old norms)."""
+    try:
+        with _DetachedCopies():
+            return copy.deepcopy(model)
+    except Exception as error:
+        raise UnconvError(f"the network cannot be copied: {first_line(error)}") from error
+
+
+class _DetachedCopies(TorchFunctionMode):
+    """Copies tensors that have a history, which torch refuses to do, without it."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def as_input_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Return an input on the device and in the floating-point type of a network's first parameter."""
+    weight = next((p for p in model.parameters() if p.is_floating_point() and not is_lazy(p)), None)
+    if weight is None:
+        return x
+    return x.to(weight.device, weight.dtype if x.is_floating_point() else x.dtype)
+
+
+def first_line(error: Exception) -> str:
+    """Return an exception's message cut to its first line; its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Return whether a module is one operation: torch's own except containers, and every kind of convolution."""
+    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, CONTAINERS)
+    return own or isinstance(module, _ConvNd | FrozenBatchNorm2d)
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_of(item)
+    elif isinstance(value, dict):
+        yield from tensors_of(list(value.values()))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call about to be made: what it reads, each tensor with its node and version."""
+
+    path: str
+    operation: nn.Module | str
+    args: Any
+    options: Any
+    read: list[tuple[Tensor, int | None, int]]
+    value: Tensor | None
+
+
+class _Recorder(TorchFunctionMode):
+    """Turns calls of leaf modules, and of functions outside of them, into nodes.
+
+    A tensor belongs to the node that made it, until it is changed behind its back.
+    """
+
+    def __init__(self, image: Tensor, keep: Container[int]) -> None:
+        super().__init__()
+        self.keep = keep
+        self.nodes = [Node(0, "", "input", shape=tuple(image.shape))]
+        self.values: dict[int, tuple[Tensor, Tensor]] = {}
+        self.value_readers: dict[str, None] = {}
+        self.makers = WeakIdKeyDictionary()
+        self.makers[image] = (0, _version(image))
+        self.running: list[tuple[str, _Call | None]] = []
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        path, leaf_call = self.running[-1] if self.running else ("", None)
+        if leaf_call:
+            return func(*args, **options)
+        call = self.begin(path, getattr(func, "__name__", str(func)).strip("_"), args, options)
+        output = func(*args, **options)
+        self.end(call, output)
+        if call.operation in VALUE_READERS and any(index is not None for _, index, _ in call.read):
+            self.value_readers[path] = None
+        return output
+
+    def watch(self, path: str, module: nn.Module) -> Iterator[RemovableHandle]:
+        """Hook a module, so that its path is known while it runs and a leaf is recorded."""
+        leaf = is_leaf(module)
+        lazy = any(is_lazy(p) for p in module.parameters(recurse=False))
+
+        def enter(_: nn.Module, args: Any, options: Any) -> None:
+            self.running.append((path, self.begin(path, module, args, options) if leaf else None))
+            if lazy:
+                raise ValueError(f"{path} is not initialised; run one batch through the network first")
+
+        def leave(_: nn.Module, args: Any, options: Any, output: Any) -> None:
+            call = self.running[-1][1]
+            if call:
+                self.end(call, output)
+            self.running.pop()
+
+        # a lazy module has a hook of its own that would initialise it: stay ahead of that
+        yield module.register_forward_pre_hook(enter, prepend=lazy, with_kwargs=True)
+        yield module.register_forward_hook(leave, with_kwargs=True, always_call=True)
+
+    def begin(self, path: str, operation: nn.Module | str, args: Any, options: Any) -> _Call:
+        """Return a call that is about to be made, with what it reads before it may change that in place."""
+        read = self.read((args, options))
+        kept = read[0][0].clone() if read and len(self.nodes) in self.keep else None
+        return _Call(path, operation, args, options, read, kept)
+
+    def end(self, call: _Call, output: Any) -> None:
+        """Add the node of a call that was made, if it computed something that depends on the input."""
+        outputs = list(tensors_of(output))
+        function = isinstance(call.operation, str)
+        if not outputs or (function and all(index is None for _, index, _ in call.read)):
+            return
+        if any(output is tensor and _version(tensor) == version for tensor, _, version in call.read):
+            return
+        if function and call.operation in COPIES:
+            maker = call.read[0][1]
+        else:
+            maker = len(self.nodes)
+            self.nodes.append(
+                Node(
+                    maker,
+                    call.path,
+                    call.operation,
+                    inputs=tuple(index for _, index, _ in call.read),
+                    input_shape=tuple(call.read[0][0].shape) if call.read else (),
+                    shape=tuple(outputs[0].shape),
+                    arguments=tuple(a for a in call.args if not any(True for _ in tensors_of(a))) if function else (),
+                    options={k: v for k, v in call.options.items() if not isinstance(v, Tensor)} if function else {},
+                )
+            )
+            if call.value is not None:
+                self.values[maker] = (call.value, outputs[0].clone())
+        for tensor in outputs:
+            self.makers[tensor] = (maker, _version(tensor))
+
+    def read(self, values: Any) -> list[tuple[Tensor, int | None, int]]:
+        """Return the tensors among some values, each with its node and version."""
+        read = []
+        for tensor in tensors_of(values):
+            index, version = self.makers.get(tensor) or (None, 0)
+            read.append((tensor, index if _version(tensor) == version else None, _version(tensor)))
+        return read
+
+    def finish(self, output: Any = None, stopped: str | None = None) -> Graph:
+        """Return the graph, with each node's users filled in."""
+        nodes = [*self.nodes, Node(len(self.nodes), "", "output", tuple(index for _, index, _ in self.read(output)))]
+        # an output of a type of the user's own, or none: then everything counts as used
+        live = {len(self.nodes)} if nodes[-1].inputs else {node.index for node in nodes}
+        users: list[list[int]] = [[] for _ in nodes]
+        for node in reversed(nodes):
+            if node.index in live:
+                for index in {i for i in node.inputs if i is not None}:
+                    live.add(index)
+                    users[index].insert(0, node.index)
+        read = tuple(replace(node, users=tuple(users[node.index])) for node in nodes)
+        return Graph(read, stopped, tuple(self.value_readers), self.values)
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place; tensors made in inference mode do not count it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _outside_leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    inside: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        if module not in inside:
+            yield path, module
+            if is_leaf(module):
+                inside.update(module.modules())
