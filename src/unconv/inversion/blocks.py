@@ -1,0 +1,218 @@
+"""Positions of a feature map and the blocks of pixels that they stand for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unconv.errors import UnconvError
+
+CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def infer_stride(image: Sequence[int], positions: Sequence[int]) -> tuple[int, ...]:
+    """The stride of a feature map, from sizes alone.
+
+    Exact where the size of the map divides that of the image. Otherwise borders were lost or gained on the way, and
+    the power of two within 20 % of the ratio is taken, or else the nearest whole number.
+
+    Args:
+        image: Spatial sizes of the image.
+        positions: Spatial sizes of the map.
+
+    Returns:
+        One number per axis, at least 1.
+    """
+    strides = []
+    for n, m in zip(image, positions, strict=True):
+        power = 2 ** round(math.log2(max(n / m, 1.0)))
+        near = abs(n / m / power - 1) <= 0.2
+        strides.append(n // m if n % m == 0 else power if near else max(1, round(n / m)))
+    return tuple(strides)
+
+
+@dataclass(frozen=True)
+class BlockGrid:
+    """Position ``i`` of an axis stands for pixels ``i * stride + start`` and the ``stride - 1`` that follow.
+
+    The map is centred on the image. Where it does not reach the border, positions outside of it are added, and
+    blocks that reach over the border are cropped.
+
+    Attributes:
+        image: Spatial sizes of the image.
+        positions: Spatial sizes of the map.
+        stride: Pixels per position and axis.
+        block: Values per position and axis that are kept of the pixels, at most the stride: means over equal parts.
+    """
+
+    image: tuple[int, ...]
+    positions: tuple[int, ...]
+    stride: tuple[int, ...]
+    block: tuple[int, ...]
+
+    @property
+    def extra(self) -> tuple[tuple[int, int], ...]:
+        """Per axis, positions that are added before the first and after the last one."""
+        pairs = []
+        for n, m, s, start in zip(self.image, self.positions, self.stride, self._starts, strict=True):
+            pairs.append((max(0, math.ceil(start / s)), max(0, math.ceil((n - start - m * s) / s))))
+        return tuple(pairs)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of blocks per axis, the added ones included."""
+        return tuple(m + a + b for m, (a, b) in zip(self.positions, self.extra, strict=True))
+
+    @property
+    def _starts(self) -> tuple[int, ...]:
+        return tuple(int((n - m * s) / 2) for n, m, s in zip(self.image, self.positions, self.stride, strict=True))
+
+    @property
+    def _overhang(self) -> tuple[tuple[int, int], ...]:
+        # pixels of the grid outside the image, before and after
+        pairs = []
+        for n, s, g, start, (before, _) in zip(
+            self.image, self.stride, self.grid, self._starts, self.extra, strict=True
+        ):
+            first = before * s - start
+            pairs.append((first, g * s - n - first))
+        return tuple(pairs)
+
+    def to_blocks(self, x: Tensor) -> Tensor:
+        """Images as one vector per position.
+
+        Args:
+            x: Shape ``(N, C, *image)``.
+
+        Returns:
+            Shape ``(N, C * prod(block), *grid)``.
+        """
+        x = _pad(x, self._overhang)
+        if self.block != self.stride:
+            size = [g * b for g, b in zip(self.grid, self.block, strict=True)]
+            x = F.interpolate(x, size, mode="area")
+        return space_to_depth(x, self.block)
+
+    def to_image(self, blocks: Tensor) -> Tensor:
+        """The opposite of ``to_blocks``; coarse blocks are interpolated linearly.
+
+        Args:
+            blocks: Shape ``(N, C * prod(block), *grid)``.
+
+        Returns:
+            Shape ``(N, C, *image)``.
+        """
+        x = depth_to_space(blocks, self.block)
+        if self.block != self.stride:
+            size = [g * s for g, s in zip(self.grid, self.stride, strict=True)]
+            x = F.interpolate(x, size, mode=SMOOTH[len(size)], align_corners=False)
+        for axis, (n, (before, _)) in enumerate(zip(self.image, self._overhang, strict=True), 2):
+            x = x.narrow(axis, before, n)
+        return x
+
+    def surround(self, features: Tensor, reach: int) -> Tensor:
+        """A map with zeros around it, and one more channel that is 1 where there are no features.
+
+        Args:
+            features: Shape ``(N, C, *positions)``.
+            reach: Neighbours on each side that a decoder looks at.
+
+        Returns:
+            Shape ``(N, C + 1, *padded)``: each axis is ``grid + 2 * reach`` long.
+        """
+        widths = [(a + reach, b + reach) for a, b in self.extra]
+        flat = [w for pair in reversed(widths) for w in pair]
+        outside = F.pad(features.new_zeros(1, 1, *features.shape[2:]), flat, value=1.0)
+        padded = F.pad(features, flat)
+        return torch.cat([padded, outside.expand(len(features), *outside.shape[1:])], 1)
+
+
+def space_to_depth(x: Tensor, block: Sequence[int]) -> Tensor:
+    """Blocks of pixels as channels. Shape ``(N, C, *(g * b))`` to ``(N, C * prod(b), *g)``."""
+    dims = len(block)
+    split = [n for size, b in zip(x.shape[2:], block, strict=True) for n in (size // b, b)]
+    x = x.reshape(*x.shape[:2], *split)
+    inner, outer = range(3, 3 + 2 * dims, 2), range(2, 2 + 2 * dims, 2)
+    return x.permute(0, 1, *inner, *outer).flatten(1, 1 + dims)
+
+
+def depth_to_space(x: Tensor, block: Sequence[int]) -> Tensor:
+    """The opposite of ``space_to_depth``. Shape ``(N, C * prod(b), *g)`` to ``(N, C, *(g * b))``."""
+    dims = len(block)
+    grid = x.shape[2:]
+    x = x.reshape(len(x), -1, *block, *grid)
+    order = [axis for i in range(dims) for axis in (2 + dims + i, 2 + i)]
+    x = x.permute(0, 1, *order)
+    return x.reshape(*x.shape[:2], *[g * b for g, b in zip(grid, block, strict=True)])
+
+
+def neighbourhoods(padded: Tensor, size: int, chosen: Tensor | None) -> Tensor:
+    """What a decoder reads at positions: their surroundings, flattened as the weight of a convolution is.
+
+    Args:
+        padded: From ``BlockGrid.surround``. Shape ``(N, C, *padded)``.
+        size: Positions per axis of a neighbourhood.
+        chosen: Flat indices into ``(N, *grid)``; all of them for ``None``.
+
+    Returns:
+        Shape ``(number of positions, C * size^d)``.
+    """
+    view = padded
+    for axis in range(2, padded.ndim):
+        view = view.unfold(axis, size, 1)
+    dims = padded.ndim - 2
+    view = view.permute(0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims))
+    if chosen is None:
+        return view.reshape(math.prod(view.shape[: 1 + dims]), -1)
+    return view[torch.unravel_index(chosen, view.shape[: 1 + dims])].flatten(1)
+
+
+def as_map(features: Tensor, image: Sequence[int]) -> Tensor | None:
+    """Features as a map over the image, whatever layout they come in.
+
+    ``(N, C, *positions)`` as it is; channels last, ``(N, *positions, C)``, where only that has the proportions of the
+    image; tokens ``(N, L, D)`` laid out on the grid that has, without class or register tokens (the first ones, up
+    to 5).
+
+    Args:
+        features: Features of any shape.
+        image: Spatial sizes of the image.
+
+    Returns:
+        Shape ``(N, C, *positions)``; ``None`` where they are no map, or one of fewer than three positions per axis.
+    """
+    dims = len(image)
+    found = None
+    if features.ndim == dims + 2:
+        first, last = features.shape[2:], features.shape[1:-1]
+        found = features.movedim(-1, 1) if _distortion(last, image) < _distortion(first, image) - 0.2 else features
+    elif features.ndim == 3:
+        length = features.shape[1]
+        for extra, stride in itertools.product(range(6), range(1, max(image) + 1)):
+            positions = [n // stride for n in image]
+            if math.prod(positions) == length - extra:
+                found = features[:, extra:].mT.reshape(len(features), -1, *positions)
+                break
+    if found is None or max(found.shape[2:]) < 3 or _distortion(found.shape[2:], image) > 1:
+        return None
+    return found
+
+
+def _distortion(positions: Sequence[int], image: Sequence[int]) -> float:
+    # spread of log(stride) over the axes; a map larger than the image is none
+    ratios = [math.log(n / m) for n, m in zip(image, positions, strict=True)]
+    return max(ratios) - min(ratios) + (10.0 if max(m / n for n, m in zip(image, positions)) > 1.5 else 0.0)
+
+
+def _pad(x: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
+    if min(min(pair) for pair in widths) < 0:
+        raise UnconvError("a grid of blocks does not cover its image")
+    flat = [w for pair in reversed(widths) for w in pair]
+    return F.pad(x, flat, mode="replicate") if any(flat) else x

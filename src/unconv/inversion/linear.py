@@ -1,0 +1,285 @@
+"""Linear decoders: an image back from the features of a layer by ridge regression, in closed form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unconv.errors import UnconvError
+from unconv.inversion.blocks import CONVOLVE, SMOOTH, BlockGrid, as_map
+from unconv.inversion.regression import LinearConfig, MapRegression, VectorRegression, Weights, project
+from unconv.inversion.residuals import ErrorModel, ExplainedVariance, explained_variance
+from unconv.io import replacing
+
+Capture = Callable[[Tensor], Mapping[str, Tensor]]
+
+TENSORS = ("near", "bias", "projection", "far", "far_projection")
+NUMBERS = ("kind", "stride", "block", "ridge", "status", "note")
+
+
+@dataclass(frozen=True)
+class LinearDecoder:
+    """An affine map from features to images, and what it misses in images that it has not seen.
+
+    Attributes:
+        weights: The map.
+        channels: Channels of the image.
+        residuals: What estimates of held-out images miss, by weights that these had no part in.
+            Shape ``(n, C, *spatial)``; ``None`` where no reference image was held out.
+        explained: Explained variance of the same estimates.
+        error_model: Squared errors to expect, from the same estimates.
+    """
+
+    weights: Weights
+    channels: int
+    residuals: Tensor | None = None
+    explained: ExplainedVariance | None = field(default=None, repr=False)
+    error_model: ErrorModel | None = field(default=None, repr=False)
+
+    @property
+    def status(self) -> str:
+        """``"fitted"``, or why there was nothing to fit, and the mean image is the estimate."""
+        return self.weights.status
+
+    @property
+    def note(self) -> str:
+        """What had to be made smaller than planned; empty otherwise."""
+        return self.weights.note
+
+    def __call__(self, features: Tensor, image_shape: Sequence[int]) -> Tensor:
+        """Estimates of images.
+
+        Args:
+            features: Features of ``N`` images, as the decoder was fitted to.
+            image_shape: Shape ``(C, *spatial)`` of one image.
+
+        Returns:
+            Shape ``(N, C, *spatial)``.
+
+        Raises:
+            UnconvError: If the features or the image shape are not those of the decoder.
+        """
+        channels, *spatial = (int(n) for n in image_shape)
+        weights = self.weights
+        if channels != self.channels or len(spatial) != len(weights.block):
+            raise UnconvError(
+                f"image shape {tuple(image_shape)} does not fit a decoder of {self.channels} channels "
+                f"and {len(weights.block)} spatial axes"
+            )
+        if weights.kind == "map":
+            return _decode_map(weights, features, spatial)
+        flat = features.flatten(1)
+        if weights.kind == "mean":
+            coarse = weights.bias.to(features).expand(len(flat), -1)
+        else:
+            expected = (weights.near if weights.projection is None else weights.projection).shape[1]
+            if flat.shape[1] != expected:
+                raise UnconvError(f"{flat.shape[1]} features per image do not fit a decoder of {expected}")
+            if weights.projection is not None:
+                flat = F.linear(flat, weights.projection.to(flat))
+            coarse = F.linear(flat, weights.near.to(flat), weights.bias.to(flat))
+        coarse = coarse.reshape(len(flat), channels, *weights.block)
+        return F.interpolate(coarse, tuple(spatial), mode=SMOOTH[len(spatial)], align_corners=False)
+
+    def expected_squared_error(self, estimates: Tensor) -> Tensor:
+        """The posterior variance as a map: the squared error to expect at each pixel of this decoder's estimates.
+
+        Args:
+            estimates: Shape ``(N, C, *spatial)``.
+
+        Returns:
+            Shape ``(N, *spatial)``, a mean over channels.
+
+        Raises:
+            UnconvError: If no reference image was held out.
+        """
+        if self.error_model is None:
+            raise UnconvError("no reference image was held out when this decoder was fitted; give at least two")
+        return self.error_model(estimates)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; residuals, which only enter averages, in half precision.
+
+        Args:
+            path: The file; its folder exists.
+        """
+        tensors = {name: getattr(self.weights, name) for name in TENSORS}
+        numbers: dict[str, Any] = {name: getattr(self.weights, name) for name in NUMBERS}
+        numbers["channels"] = self.channels
+        if self.residuals is not None:
+            tensors["residuals"] = self.residuals.half()
+        if self.explained is not None:
+            tensors |= {f"explained.{name}": getattr(self.explained, name) for name in ("edges", "luminance", "colour")}
+            numbers["totals"] = [self.explained.luminance_total, self.explained.colour_total]
+        if self.error_model is not None:
+            tensors |= {f"error.{name}": getattr(self.error_model, name) for name in ("contrast", "variance")}
+            numbers["reach"] = self.error_model.reach
+        present = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items() if t is not None}
+        with replacing(Path(path)) as temporary:
+            save_file(present, temporary, {"linear_decoder": json.dumps(numbers)})
+
+    @staticmethod
+    def load(path: str | Path) -> LinearDecoder:
+        """Read what ``save`` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The decoder.
+
+        Raises:
+            UnconvError: If the file holds no linear decoder.
+        """
+        try:
+            with safe_open(str(path), "pt") as file:
+                numbers = json.loads((file.metadata() or {})["linear_decoder"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            explained = error_model = None
+            if "totals" in numbers:
+                parts = (tensors[f"explained.{name}"] for name in ("edges", "luminance", "colour"))
+                explained = ExplainedVariance(*parts, *numbers["totals"])
+            if "reach" in numbers:
+                error_model = ErrorModel(tensors["error.contrast"], tensors["error.variance"], numbers["reach"])
+            values: dict[str, Any] = {name: tensors.get(name) for name in TENSORS}
+            values |= {name: numbers[name] for name in NUMBERS}
+            values |= {name: tuple(numbers[name]) for name in ("stride", "block")}
+            residuals = tensors.get("residuals")
+            return LinearDecoder(
+                Weights(**values),
+                numbers["channels"],
+                None if residuals is None else residuals.float(),
+                explained,
+                error_model,
+            )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UnconvError(f"{path} holds no linear decoder: {error}") from error
+
+
+def _decode_map(weights: Weights, features: Tensor, spatial: Sequence[int]) -> Tensor:
+    positions = as_map(features, spatial)
+    expected = weights.near.shape[1] - 1 if weights.projection is None else weights.projection.shape[1]
+    if positions is None or positions.shape[1] != expected:
+        raise UnconvError(f"features of shape {tuple(features.shape)} do not fit a decoder of {expected} channels")
+    grid = BlockGrid(tuple(spatial), tuple(positions.shape[2:]), weights.stride, weights.block)
+    convolve = CONVOLVE[len(spatial)]
+    near = positions if weights.projection is None else project(weights.projection.to(positions), positions)
+    padded = grid.surround(near, weights.near.shape[2] // 2)
+    blocks = convolve(padded, weights.near.to(positions), weights.bias.to(positions))
+    if weights.far is not None and weights.far_projection is not None:
+        far = project(weights.far_projection.to(positions), positions)
+        padded = grid.surround(far, weights.far.shape[2] // 2)[:, :-1]
+        blocks = blocks + convolve(padded, weights.far.to(positions))
+    return grid.to_image(blocks)
+
+
+def fit_linear_decoders(
+    capture: Capture,
+    references: Iterable[Tensor],
+    layers: Sequence[str],
+    *,
+    config: LinearConfig | None = None,
+    strides: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, LinearDecoder]:
+    """Fit a decoder per layer, all in one pass over reference images.
+
+    From the features around each position to the block of pixels that the position stands for (``BlockGrid``), by
+    ridge regression. The regularisation is the one that predicts held-out reference images best; the decoder is then
+    fitted to all of them. Features without positions (vectors, maps of fewer than three positions per axis) predict a
+    coarse image, with the regularisation that has the least leave-one-image-out error.
+
+    What is read where there are more channels than there is room for is decided on the first batch; let it hold images
+    of every kind.
+
+    Args:
+        capture: Features of all layers for a batch of images, in one forward pass.
+        references: Batches ``(N, C, *spatial)`` of preprocessed images, all of one shape.
+        layers: Names that ``capture`` gives features under.
+        config: How to fit.
+        strides: Pixels per position and axis, for layers where they are known; otherwise they are inferred from the
+            sizes (``infer_stride``).
+
+    Returns:
+        A decoder per layer.
+
+    Raises:
+        UnconvError: If there are no reference images, their shapes differ, or a layer has no features.
+    """
+    config = config or LinearConfig()
+    batches = [batch for batch in references if len(batch)]
+    if not batches:
+        raise UnconvError("no reference images; give at least one")
+    if len({batch.shape[1:] for batch in batches}) > 1:
+        raise UnconvError("reference images have different shapes; give them all one")
+    count = sum(len(batch) for batch in batches)
+    regressions: dict[str, MapRegression | VectorRegression] = {}
+    for first, x, features in _captured(capture, batches, layers):
+        held_out = torch.tensor([_is_held_out(first + i, count, config) for i in range(len(x))])
+        for name in layers:
+            if name not in regressions:
+                if as_map(features[name], x.shape[2:]) is None:
+                    regressions[name] = VectorRegression(x, config)
+                else:
+                    regressions[name] = MapRegression(features[name], x, count, config, (strides or {}).get(name))
+            regressions[name].add(x, features[name], held_out)
+    channels = batches[0].shape[1]
+    decoders, judged = {}, {}
+    for name in layers:
+        whole, fitted = regressions.pop(name).solve()
+        decoders[name], judged[name] = LinearDecoder(whole, channels), LinearDecoder(fitted, channels)
+    held_out = [n for n in range(count) if _is_held_out(n, count, config)]
+    if not held_out:
+        return decoders
+    kept = min(config.kept_residuals, len(held_out))
+    # evenly over all of them
+    images = torch.cat(batches)[[held_out[i * len(held_out) // kept] for i in range(kept)]]
+    return _with_held_out(decoders, judged, capture, images)
+
+
+def _is_held_out(index: int, count: int, config: LinearConfig) -> bool:
+    every = min(config.held_out_every, count)
+    return count > 1 and index % every == every - 1
+
+
+def _captured(
+    capture: Capture, batches: Sequence[Tensor], layers: Sequence[str]
+) -> Iterator[tuple[int, Tensor, Mapping[str, Tensor]]]:
+    first = 0
+    for x in batches:
+        with torch.no_grad():
+            features = capture(x)
+        missing = [name for name in layers if name not in features]
+        if missing:
+            raise UnconvError(f"no features of {', '.join(missing)}; give layers that the forward pass reaches")
+        yield first, x, features
+        first += len(x)
+
+
+def _with_held_out(
+    decoders: dict[str, LinearDecoder], judged: dict[str, LinearDecoder], capture: Capture, images: Tensor
+) -> dict[str, LinearDecoder]:
+    """What is missed in held-out images, by decoders that have not seen them; features are taken once more."""
+    estimates: dict[str, list[Tensor]] = {name: [] for name in decoders}
+    for _, x, features in _captured(capture, images.split(4), list(decoders)):
+        for name, decoder in judged.items():
+            finite = torch.nan_to_num(features[name].detach().float().cpu(), posinf=0.0, neginf=0.0)
+            estimates[name].append(decoder(finite, x.shape[1:]))
+    images = images.float().cpu()
+    complete = {}
+    for name, decoder in decoders.items():
+        estimate = torch.cat(estimates[name])
+        residuals = images - estimate
+        blocks = decoder.weights.stride or [n // 16 for n in images.shape[2:]]
+        model = ErrorModel.of(estimate, residuals, reach=max(2, *blocks))
+        explained = explained_variance(images, estimate)
+        complete[name] = LinearDecoder(decoder.weights, decoder.channels, residuals, explained, model)
+    return complete

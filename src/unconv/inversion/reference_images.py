@@ -1,0 +1,300 @@
+"""Reference images to fit decoders on: synthetic ones of any shape, and the photographs that scikit-image packages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from unconv.errors import UnconvError
+
+
+@dataclass(frozen=True)
+class DeadLeavesConfig:
+    """How synthetic images are drawn (Lee, Mumford and Huang 2001: occlusion with power-law sizes).
+
+    Attributes:
+        shapes: Occluding shapes per image.
+        smallest: Least radius, as a share of the longest side (but at least one pixel).
+        largest: Largest radius, as a share of the longest side.
+        size_power: Radii have density ``r^-size_power``.
+        colour: Standard deviation of a channel around the luminance of its shape.
+        texture: Largest standard deviation of the 1/f texture of a shape, around its colour.
+        gradient: Largest change of luminance across a shape.
+        blur: Largest standard deviation of the blur of the whole image, in pixels.
+        noise: Largest standard deviation of the white noise on top.
+    """
+
+    shapes: int = 350
+    smallest: float = 0.008
+    largest: float = 0.5
+    size_power: float = 2.0
+    colour: float = 0.05
+    texture: float = 0.2
+    gradient: float = 0.2
+    blur: float = 0.9
+    noise: float = 0.01
+
+
+@dataclass(frozen=True)
+class References:
+    """Reference images.
+
+    Attributes:
+        images: Pixels in ``[0, 1]``. Shape ``(N, C, *spatial)``.
+        synthetic: How many of them are synthetic; the two kinds take turns.
+        dropped: How many packaged photographs show what an image under test shows, and were left out.
+    """
+
+    images: Tensor
+    synthetic: int
+    dropped: int
+
+
+def reference_images(
+    image_shape: Sequence[int],
+    *,
+    synthetic: int = 24,
+    photographs: int = 24,
+    exclude: Tensor | None = None,
+    config: DeadLeavesConfig | None = None,
+    seed: int = 0,
+) -> References:
+    """Synthetic images and crops of packaged photographs.
+
+    Where there are no photographs of a shape (not two-dimensional, or neither one nor three channels), synthetic
+    images take their place, so the number is always the same.
+
+    Args:
+        image_shape: Shape ``(C, *spatial)`` of one image, one to three spatial axes.
+        synthetic: Number of synthetic images.
+        photographs: Number of crops of photographs.
+        exclude: Images under test, ``(N, C, H, W)``, preprocessed or not: no photograph that one of them was cut
+            from is used.
+        config: How synthetic images are drawn.
+        seed: Seed of all draws.
+
+    Returns:
+        The images.
+    """
+    crops, dropped = crop_photographs(image_shape, photographs, exclude=exclude, seed=seed)
+    count = synthetic + photographs - len(crops)
+    leaves = dead_leaves(count, image_shape, config=config, seed=seed)
+    # the two kinds take turns, so that every batch and every share of the images holds both
+    order = sorted(
+        range(count + len(crops)), key=lambda n: (n + 0.5) / count if n < count else (n - count + 0.5) / len(crops)
+    )
+    return References(torch.cat([leaves, crops])[order], count, dropped)
+
+
+def dead_leaves(
+    count: int, image_shape: Sequence[int], *, config: DeadLeavesConfig | None = None, seed: int = 0
+) -> Tensor:
+    """Synthetic images: discs and boxes that occlude each other, with the edges and the spectrum of photographs.
+
+    Args:
+        count: Number of images.
+        image_shape: Shape ``(C, *spatial)`` of one image, one to three spatial axes.
+        config: How they are drawn.
+        seed: Seed; image ``n`` of a seed is the same whatever the count.
+
+    Returns:
+        Pixels in ``[0, 1]``. Shape ``(count, C, *spatial)``, float32.
+
+    Raises:
+        UnconvError: If the shape is none of an image.
+    """
+    shape = tuple(int(n) for n in image_shape)
+    if not 2 <= len(shape) <= 4 or min(shape) < 1:
+        raise UnconvError(f"image shape {shape} is none; expected channels and one to three spatial sizes")
+    config = config or DeadLeavesConfig()
+    images = [_draw(shape, config, np.random.default_rng([seed, n])) for n in range(count)]
+    return torch.from_numpy(np.stack(images)) if images else torch.zeros(0, *shape)
+
+
+def _draw(shape: tuple[int, ...], config: DeadLeavesConfig, rng: np.random.Generator) -> np.ndarray:
+    channels, *spatial = shape
+    longest = max(spatial)
+    least = min(max(1.0, config.smallest * longest), config.largest * longest)
+    # inverse of the distribution function of density r^-a between the least and the largest radius
+    power = 1 - config.size_power
+    ends = np.array([least, config.largest * longest]) ** power
+    radii = (ends[0] + (ends[1] - ends[0]) * rng.random(config.shapes)) ** (1 / power)
+    textures = [_power_law_noise(spatial, rng.uniform(0.5, 1.5), rng) for _ in range(3)]
+    image = _colour(channels, config, rng).reshape(-1, *[1] * len(spatial)) * np.ones(shape)
+    # a second, larger set of shapes first: no place stays bare
+    for radius in np.concatenate([np.sort(radii)[::-1][: config.shapes // 4], rng.permutation(radii)]):
+        _paint(image, radius, textures[rng.integers(3)], config, rng)
+    blur = config.blur * rng.random()
+    image = _blur(image, blur) + config.noise * rng.random() * rng.standard_normal(shape)
+    # exposure: photographs differ in contrast and mean
+    image = (image - 0.5) * rng.uniform(0.6, 1.2) + rng.uniform(0.35, 0.6)
+    return np.clip(image, 0, 1).astype(np.float32)
+
+
+def _colour(channels: int, config: DeadLeavesConfig, rng: np.random.Generator) -> np.ndarray:
+    return rng.beta(1.2, 1.2) + config.colour * rng.gamma(1.0) * rng.standard_normal(channels)
+
+
+def _paint(
+    image: np.ndarray, radius: float, texture: np.ndarray, config: DeadLeavesConfig, rng: np.random.Generator
+) -> None:
+    spatial = image.shape[1:]
+    dims = len(spatial)
+    centre = rng.random(dims) * spatial
+    stretch = np.exp(0.5 * rng.standard_normal(dims))
+    turn = _rotation(dims, rng)
+    reach = radius * (stretch.max() if rng.random() < 0.5 else 1.0) * math.sqrt(dims)
+    low = np.maximum(np.floor(centre - reach), 0).astype(int)
+    high = np.minimum(np.ceil(centre + reach) + 1, spatial).astype(int)
+    box = tuple(slice(a, b) for a, b in zip(low, high))
+    axes = np.ix_(*[np.arange(a, b) + 0.5 - c for a, b, c in zip(low, high, centre)])
+    # coordinates along the axes of the shape, in units of its radius
+    along = [sum(axes[j] * (turn[i, j] / (radius * stretch[i])) for j in range(dims)) for i in range(dims)]
+    disc = rng.random() < 0.5
+    distance = np.sqrt(sum(a**2 for a in along)) if disc else np.maximum.reduce([np.abs(a) for a in along])
+    # the edge is one pixel wide: the share of a pixel that the shape covers
+    cover = np.clip((1 - distance) * radius + 0.5, 0, 1)
+    slope = sum(a * s for a, s in zip(along, config.gradient / 2 * rng.uniform(-1, 1, dims)))
+    paint = _colour(len(image), config, rng).reshape(-1, *[1] * dims) + slope
+    paint = paint + config.texture * rng.random() ** 2 * texture[box]
+    image[(slice(None), *box)] += cover * (paint - image[(slice(None), *box)])
+
+
+def _rotation(dims: int, rng: np.random.Generator) -> np.ndarray:
+    q, r = np.linalg.qr(rng.standard_normal((dims, dims)))
+    return q * np.sign(np.diag(r))
+
+
+def _power_law_noise(spatial: Sequence[int], power: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise with amplitudes ``1 / |frequency|^power``, of unit variance."""
+    white = np.fft.rfftn(rng.standard_normal(spatial))
+    axes = [np.fft.fftfreq(n) for n in spatial[:-1]] + [np.fft.rfftfreq(spatial[-1])]
+    frequency = np.sqrt(sum(f**2 for f in np.ix_(*axes)))
+    frequency = np.maximum(frequency, 1 / max(spatial))
+    noise = np.fft.irfftn(white * frequency**-power, s=spatial, axes=range(len(spatial)))
+    return noise / max(noise.std(), 1e-12)
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur with mirrored borders."""
+    reach = math.ceil(3 * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-3)) ** 2)
+    kernel /= kernel.sum()
+    for axis in range(1, image.ndim):
+        padded = np.pad(image, [(reach, reach) if i == axis else (0, 0) for i in range(image.ndim)], "symmetric")
+        n = image.shape[axis]
+        image = sum(k * np.take(padded, range(i, i + n), axis) for i, k in enumerate(kernel))  # pyright: ignore
+    return image
+
+
+def crop_photographs(
+    image_shape: Sequence[int], count: int, *, exclude: Tensor | None = None, seed: int = 0
+) -> tuple[Tensor, int]:
+    """Crops of the photographs inside the scikit-image package; nothing is downloaded.
+
+    Crops go round the photographs, at a random scale (whole, or up to four times closer), place and flip.
+
+    Args:
+        image_shape: Shape ``(C, H, W)`` of one image.
+        count: Number of crops.
+        exclude: Images under test, see ``reference_images``.
+        seed: Seed of the crops.
+
+    Returns:
+        Pixels in ``[0, 1]``, shape ``(count, C, H, W)``, none where there are no photographs of this shape or all
+        of them are under test; and how many photographs were left out because they are.
+    """
+    shape = tuple(int(n) for n in image_shape)
+    if len(shape) != 3 or shape[0] not in {1, 3} or not count:
+        return torch.zeros(0, *shape), 0
+    photographs = [_read(path) for path in packaged_photographs()]
+    kept = [p for p in photographs if exclude is None or not shows_one_of(p, exclude)]
+    dropped = len(photographs) - len(kept)
+    rng = np.random.default_rng([seed, 1])
+    crops = [_crop(kept[n % len(kept)], shape, rng) for n in range(count if kept else 0)]
+    return (torch.stack(crops) if crops else torch.zeros(0, *shape)), dropped
+
+
+def packaged_photographs() -> list[Path]:
+    """Photographs of things, people and surfaces in the installed scikit-image; drawings and scans are left out."""
+    names = ["astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "motorcycle_right", "camera", "coins"]
+    names += ["brick", "grass", "gravel", "ihc", "hubble_deep_field", "retina", "moon", "clock_motion"]
+    folder = Path(str(resources.files("skimage") / "data"))
+    files = [folder / f"{name}{suffix}" for name in names for suffix in (".png", ".jpg")]
+    return [file for file in files if file.is_file()]
+
+
+def _read(path: Path) -> Tensor:
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _crop(photograph: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
+    channels, height, width = shape
+    rows, columns = photograph.shape[1:]
+    # the largest window of the wanted shape, and then a smaller one, but none that has to be enlarged
+    whole = min(rows / height, columns / width)
+    zoom = whole ** rng.random() if whole > 1 else whole
+    h, w = max(1, round(height * zoom)), max(1, round(width * zoom))
+    top, left = (int(rng.integers(n - m + 1)) for n, m in ((rows, h), (columns, w)))
+    window = photograph[:, top : top + h, left : left + w]
+    window = F.interpolate(window[None], (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
+    if rng.random() < 0.5:
+        window = window.flip(-1)
+    if channels == 1:
+        window = window.mean(0, keepdim=True)
+    return window.clamp(0, 1)
+
+
+def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85, side: int = 24) -> bool:
+    """Whether one of some images was cut out of a photograph, by content: whatever the crop, scale and preprocessing.
+
+    The images, made small, are looked for in the photograph at a series of sizes by normalised cross-correlation
+    of the mean over channels.
+
+    Args:
+        photograph: Shape ``(C, H, W)``.
+        images: Shape ``(N, C', H', W')``; other channel counts and affine preprocessing do no harm.
+        threshold: Correlation from which on an image counts as found.
+        side: Short side of the small images, in pixels.
+
+    Returns:
+        Whether one was found.
+    """
+    if images.ndim != 4 or not len(images):
+        return False
+    height, width = images.shape[2:]
+    shrink = side / min(height, width)
+    size = [max(1, round(n * shrink)) for n in (height, width)]
+    templates = F.interpolate(images.detach().float().cpu().mean(1, keepdim=True), size, mode="area")
+    templates = torch.cat([templates, templates.flip(-1)])
+    templates = templates - templates.mean((2, 3), keepdim=True)
+    norms = templates.flatten(1).norm(dim=1)
+    templates, norms = templates[norms > 0], norms[norms > 0]
+    if not len(templates):
+        return False
+    luminance = photograph.float().mean(0)[None, None]
+    # the crop takes all of the short side, down to a third of it
+    for zoom in np.geomspace(1, 3, 24):
+        whole = min(photograph.shape[1] / size[0], photograph.shape[2] / size[1])
+        small = [max(m, round(n / whole * zoom)) for n, m in zip(photograph.shape[1:], size)]
+        scene = F.interpolate(luminance, small, mode="bilinear", antialias=True, align_corners=False)
+        area = float(size[0] * size[1])
+        mean = F.avg_pool2d(scene, size, stride=1)
+        variance = (F.avg_pool2d(scene.square(), size, stride=1) - mean.square()).clamp_min(1e-8)
+        # correlation = <template, window> / (||template|| ||window - mean||), the template having mean zero
+        product = F.conv2d(scene, templates)
+        correlation = product / (norms.reshape(1, -1, 1, 1) * (variance * area).sqrt())
+        if correlation.numel() and correlation.max() > threshold:
+            return True
+    return False
