@@ -17,10 +17,10 @@ from unconv import images
 from unconv.errors import UnconvError, UsageError
 from unconv.images import (
     ImageStream,
+    InMemoryImages,
     SkippedImage,
-    display_name,
     find_images,
-    one_line,
+    picture_note,
     psnr,
     quality,
     read_image,
@@ -29,6 +29,7 @@ from unconv.images import (
     ssim,
     to_uint8,
 )
+from unconv.io import display_name, one_line
 from unconv.preprocessing import Preprocess
 
 
@@ -58,7 +59,7 @@ def reason(path: Path) -> str:
 
 def read_or_reason(path: Path) -> str | None:
     try:
-        image, _ = read_image(path)
+        image = read_image(path)
     except UnconvError as error:
         return str(error)
     return None if image.mode == "RGB" else f"mode {image.mode}\n"
@@ -149,15 +150,15 @@ def test_a_folder_that_cannot_be_listed_is_named_not_passed_over(tmp_path, monke
 def test_every_extension_that_is_looked_for_can_be_read(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     picture().convert({".pgm": "L", ".pbm": "1"}.get(suffix, "RGB")).save(path)
-    image, note = read_image(path)
-    assert (image.mode, image.size, note) == ("RGB", (12, 10), None)
+    image = read_image(path)
+    assert (image.mode, image.size) == ("RGB", (12, 10))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P"])
 def test_modes_without_loss_keep_their_pixels(tmp_path, mode):
     original = picture().convert(mode)
     original.save(tmp_path / "x.png")
-    image, _ = read_image(tmp_path / "x.png")
+    image = read_image(tmp_path / "x.png")
     np.testing.assert_array_equal(np.asarray(image), np.asarray(original.convert("RGB")))
 
 
@@ -166,7 +167,7 @@ def test_sixteen_bits_are_rounded_to_eight(tmp_path):
     expected = np.round(values / 257).astype(np.uint8)
     for name in ["x.png", "x.tif"]:
         Image.fromarray(values).save(tmp_path / name)
-        image, _ = read_image(tmp_path / name)
+        image = read_image(tmp_path / name)
         np.testing.assert_array_equal(np.asarray(image)[..., 1], expected)
 
 
@@ -174,7 +175,7 @@ def test_transparency_is_laid_on_white(tmp_path):
     rgba = noise(channels=4)
     Image.fromarray(rgba, "RGBA").save(tmp_path / "rgba.png")
     alpha = rgba[..., 3:] / 255.0
-    image, _ = read_image(tmp_path / "rgba.png")
+    image = read_image(tmp_path / "rgba.png")
     np.testing.assert_allclose(np.asarray(image), rgba[..., :3] * alpha + 255 * (1 - alpha), atol=1.01)
 
 
@@ -184,12 +185,12 @@ def test_every_kind_of_transparency_is_seen(tmp_path, mode):
     if mode != "LA":
         black.info["transparency"] = (0, 0, 0) if mode == "RGB" else 0
     black.save(tmp_path / "x.png")
-    assert np.asarray(read_image(tmp_path / "x.png")[0]).min() == 255
+    assert np.asarray(read_image(tmp_path / "x.png")).min() == 255
 
 
 def test_cmyk_comes_out_in_its_colours(tmp_path):
     Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
-    pixel = np.asarray(read_image(tmp_path / "x.jpg")[0])[8, 8].astype(int)
+    pixel = np.asarray(read_image(tmp_path / "x.jpg"))[8, 8].astype(int)
     assert abs(pixel - [200, 30, 60]).max() <= 4
 
 
@@ -209,26 +210,25 @@ def test_exif_rotation_is_applied(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(undone[orientation])).save(tmp_path / "x.png", exif=exif)
-    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.png")[0]), upright)
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.png")), upright)
 
 
 def test_damaged_exif_does_not_cost_the_image(tmp_path):
     picture().save(tmp_path / "x.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\x01\x12")
-    assert read_image(tmp_path / "x.png")[0].size == (12, 10)
+    assert read_image(tmp_path / "x.png").size == (12, 10)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
-def test_the_first_frame_of_an_animation_is_taken_and_noted(tmp_path, kind):
+def test_the_first_frame_of_an_animation_is_taken(tmp_path, kind):
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
     frames[0].save(tmp_path / "x.jpg", kind, save_all=True, append_images=frames[1:])
-    image, note = read_image(tmp_path / "x.jpg")
+    image = read_image(tmp_path / "x.jpg")
     assert np.abs(np.asarray(image)[8, 8].astype(int) - [255, 0, 0]).max() <= 3
-    assert note == "first of 3 frames"
 
 
 def test_content_decides_not_the_extension(tmp_path):
     picture().save(tmp_path / "x.jpg", "PNG")
-    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.jpg")[0]), noise())
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.jpg")), noise())
 
 
 def test_a_single_pixel_is_an_image(tmp_path):
@@ -347,7 +347,6 @@ def test_bad_images_are_skipped_by_name_and_none_stops_the_others(tmp_path):
             "<i>'\\n\\xff.jpg": "not an image that can be read (JPEG, PNG, BMP, GIF, TIFF, WebP, PPM)",
             "small.png": "9x3 pixels after preprocessing; the network takes 8x8 and larger",
         }
-        assert [(n.file, n.note) for n in flow.noted] == [("c.gif", "first of 2 frames")]
 
 
 def test_what_the_preprocessing_refuses_is_skipped(tmp_path):
@@ -406,7 +405,7 @@ def test_a_stream_holds_one_batch_and_no_files(tmp_path):
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"min_size": 0}], ids=str)
 def test_stream_arguments_out_of_range(options):
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(UsageError, match="at least 1"):
         stream([], **options)
 
 
@@ -423,7 +422,7 @@ def test_the_sample_photographs_are_inside_scikit_image():
 
 def test_a_scikit_image_without_its_photographs_is_said(monkeypatch):
     monkeypatch.setattr(images, "SAMPLES", ("astronaut.png", "unicorn.png"))
-    with pytest.raises(UnconvError, match=r"carries no unicorn\.png; give a folder"):
+    with pytest.raises(UnconvError, match=r"carries no unicorn\.png; give images"):
         sample_photographs()
 
 
@@ -472,7 +471,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, place):
     ("pixels", "name", "message"),
     [
         (torch.zeros(3, 4, 4), "x.bmp", "ends in"),
-        (torch.zeros(2, 4, 4), "x.png", "shape"),
         (torch.zeros(4, 4), "x.png", "shape"),
         (torch.zeros(3, 0, 4), "x.png", "shape"),
         (torch.full((3, 4, 4), float("nan")), "x.png", "NaN"),
@@ -532,3 +530,63 @@ def test_quality_wants_equal_shapes():
         quality(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9))
     with pytest.raises(ValueError, match="expected equal"):
         psnr(torch.zeros(8, 8), torch.zeros(8, 8))
+
+
+# in memory
+
+
+def test_pictures_in_memory_are_prepared_like_files(tmp_path):
+    rgba = Image.fromarray(noise(channels=4), "RGBA")
+    deep = Image.fromarray(np.arange(0, 60_000, 500, dtype=np.uint16).reshape(10, 12))
+    for i, image in enumerate([picture(), rgba, deep]):
+        image.save(tmp_path / f"{i}.png")
+    (files,) = stream(find_images(tmp_path))
+    (memory,) = InMemoryImages([noise(), rgba, deep], Preprocess())
+    torch.testing.assert_close(memory.inputs, files.inputs, rtol=0, atol=0)
+    assert memory.names == ("image-0000", "image-0001", "image-0002")
+    assert memory.indices == (0, 1, 2)
+
+
+def test_tensors_in_memory_are_what_the_network_receives():
+    batch = torch.randn(5, 4, 6, 7, dtype=torch.float64)
+    for given in (batch, batch.numpy(), list(batch), [x.numpy() for x in batch]):
+        flow = InMemoryImages(given, Preprocess(resize=3), batch_size=2, limit=3)
+        assert [b.indices for b in flow] == [(0, 1), (2,)]
+        torch.testing.assert_close(torch.cat([b.inputs for b in flow]), batch[:3].float())
+        assert flow.digest() == InMemoryImages(batch[:3], Preprocess()).digest()
+        assert [b.indices for b in flow.block(range(2, 3))] == [(2,)]
+    assert flow.digest() != InMemoryImages(batch[:2], Preprocess()).digest()
+
+
+def test_an_image_in_memory_that_cannot_be_used_is_skipped_by_name():
+    bad = torch.zeros(3, 8, 8)
+    bad[0, 0, 0] = torch.inf
+    flow = InMemoryImages([bad, torch.zeros(3, 8, 8)], Preprocess())
+    assert [batch.names for batch in flow] == [("image-0001",)]
+    assert flow.skipped == [SkippedImage("image-0000", "NaN or infinite values")]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "images is empty"),
+        (torch.zeros(3, 4, 4), r"images have shape \(3, 4, 4\); give a batch"),
+        ([torch.zeros(4, 4)], r"image-0000 is a torch.float32 tensor of shape \(4, 4\); give \(C, H, W\)"),
+        ([torch.zeros(3, 4, 4, dtype=torch.complex64)], "complex64"),
+        ([np.zeros((3, 4, 5), np.uint8)], r"uint8 array of shape \(3, 4, 5\); give paths, PIL images, uint8 arrays"),
+        (["x.png", 3], "image-0000 is a str; give paths, PIL"),
+    ],
+)
+def test_what_is_no_image_in_memory_is_said(images, message):
+    with pytest.raises(UsageError, match=message):
+        InMemoryImages(images, Preprocess())
+
+
+def test_pictures_of_other_channels_show_three_or_a_mean():
+    thirteen = torch.rand(13, 5, 5)
+    np.testing.assert_array_equal(to_uint8(thirteen), to_uint8(thirteen[:3]))
+    two = torch.stack([torch.zeros(5, 5), torch.ones(5, 5)])
+    assert (to_uint8(two) == 128).all()
+    assert picture_note(1) is picture_note(3) is None
+    assert "first three of the 13 channels" in str(picture_note(13))
+    assert "grey mean of the 2 channels" in str(picture_note(2))

@@ -43,7 +43,7 @@ for module in net.modules():
     if isinstance(module, torch.nn.BatchNorm2d):
         module.momentum = None  # the average over all that has been seen
 with torch.no_grad():
-    net.train()(torch.stack([preprocess(read_image(path)[0]) for path in photographs]))
+    net.train()(torch.stack([preprocess(read_image(path)) for path in photographs]))
 net.eval()
 
 # %%

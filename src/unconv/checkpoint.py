@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import difflib
 import hashlib
 import json
 import os
+import pathlib
 import pickle
 import re
-import reprlib
 import stat
 import struct
+import types
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +26,62 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from unconv.errors import UnconvError, UsageError
-from unconv.images import display_name, one_line
+from unconv.io import display_name, one_line, reason
 from unconv.preprocessing import Preprocess
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.", "model.")
 # the largest published models stay below 1 MB; a long header is millions of names to make objects of
-MOST_HEADER_BYTES = 10_000_000
+MAX_HEADER_BYTES = 10_000_000
+MAX_DEPTH = 8
+STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+RECIPE = (
+    "import torch; f = lambda o: f(o.state_dict()) if hasattr(o, 'state_dict') else {k: f(v) for k, v in o.items() "
+    "if isinstance(v, (dict, torch.Tensor)) or hasattr(v, 'state_dict')} if isinstance(o, dict) else o; "
+    "torch.save(f(torch.load(FILE, map_location='cpu', weights_only=False)), 'weights.pth')"
+)
+PROGRAM_RECIPE = "import torch; torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pth')"
+
+
+class _DType:
+    """Stands in for a pickled numpy dtype; of real numbers only."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.dtype = np.dtype(code)
+        if self.dtype.kind not in "biuf":
+            raise pickle.UnpicklingError(f"unsupported GLOBAL numpy.dtype({self.dtype})")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] == ">":
+            self.dtype = self.dtype.newbyteorder(">")
+
+
+class _Array:
+    """Stands in for a pickled numpy array."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        values = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
+        self.tensor = torch.from_numpy(values.astype(dtype.dtype.newbyteorder("="), order="C"))
+
+
+def _array(kind: type, *_: Any) -> Any:
+    return kind()
+
+
+def _scalar(dtype: _DType, data: bytes) -> Any:
+    return np.frombuffer(data, dtype.dtype)[0]
+
+
+# plain records of numbers and text, which stand beside weights; making one of these runs no code of a file
+HARMLESS = [
+    *(argparse.Namespace, types.SimpleNamespace, collections.defaultdict, collections.Counter, dict, list, set),
+    *((pathlib.PurePosixPath, f"pathlib.{name}") for name in ("PosixPath", "_local.PosixPath", "PurePosixPath")),
+    *((pathlib.PureWindowsPath, f"pathlib.{name}") for name in ("WindowsPath", "_local.WindowsPath")),
+    *((_DType, "numpy.dtype"), (_Array, "numpy.ndarray")),
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]
 
 
 class WeightsMisfit(UnconvError):
@@ -45,7 +94,8 @@ class WeightsFile:
 
     Attributes:
         path: The file.
-        state: Names and tensors, on the CPU, unwrapped; an ``OrderedDict`` that keeps torch's ``_metadata``.
+        state: All tensors, on the CPU, with dots between the names of nested dictionaries
+            (``state_dict.module.conv.weight``); where the file has them, torch's versions of modules in ``_metadata``.
         sha256: Of the file's bytes.
         preprocessing: The preprocessing that the file itself names (the safetensors metadata key
             ``preprocessing``, the JSON of ``Preprocess.describe``), where it does.
@@ -58,111 +108,110 @@ class WeightsFile:
 
 
 def read_weights(path: str | Path) -> WeightsFile:
-    """Read a weights file without running any code from it.
-
-    Args:
-        path: A ``.safetensors`` file, or a state dict saved by torch (any other suffix), bare or under the key
-            ``state_dict``, ``model_state_dict`` or ``model``.
-
-    Returns:
-        What it holds. Tensors of a ``.safetensors`` file may be views of it, so it has to stay as it is while they
-        are in use.
-
-    Raises:
-        UsageError: If there is no such file.
-        UnconvError: If it cannot be read, is damaged, would need code to load, or holds anything but tensors.
-    """
+    """Read a ``.safetensors`` file, or one saved by torch (any other suffix), without running any code from it."""
     path = Path(path)
     name = display_name(path)
     try:
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{name} is not a regular file; give a .safetensors, .pt or .pth file")
+        if status.st_size == 0:
+            raise UnconvError(f"{name} is empty; give a .safetensors, .pt or .pth file with weights")
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise UsageError(f"no weights file {name}; give a .safetensors, .pt or .pth file") from error
     except OSError as error:
-        raise UnconvError(f"cannot read {name}: {error.strerror}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{name} is not a regular file; give a .safetensors, .pt or .pth file")
-    if status.st_size == 0:
-        raise UnconvError(f"{name} is empty; give a .safetensors, .pt or .pth file with weights")
-    preprocessing = None
+        raise UnconvError(f"cannot read {name}: {reason(error)}") from error
     if path.suffix.lower() == ".safetensors":
         state, metadata = _read_safetensors(path)
-        if "preprocessing" in metadata:
-            preprocessing = _stated_preprocessing(metadata["preprocessing"], name)
-    else:
-        state = _unwrap(_read_pickle(path), name)
-    for key, tensor in state.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
-            raise UnconvError(f"{name}: {_shown(key)} is no plain tensor of real numbers; save it as one")
-    try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UnconvError(f"cannot read {name}: {error.strerror}") from error
-    return WeightsFile(path, state, sha256, preprocessing)
+        return WeightsFile(path, state, sha256, _stated_preprocessing(metadata, name))
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    versions: OrderedDict[str, Any] = OrderedDict()
+    for key, value in _flatten(_read_pickle(path), "", MAX_DEPTH, versions):
+        if key in state:
+            raise UnconvError(f"{name} names two tensors {_shown(key)}; save the model's state dict alone")
+        state[key] = value
+    state._metadata = versions  # pyright: ignore[reportAttributeAccessIssue]
+    return WeightsFile(path, state, sha256)
 
 
-def fit_weights(module: nn.Module, file: WeightsFile) -> tuple[str, ...]:
-    """Copy weights into a model; the file may give a part of them only.
+def choose_weights(module: nn.Module, file: WeightsFile, key: str | None = None) -> OrderedDict[str, Tensor]:
+    """Return the tensors under the one prefix (``state_dict.module.``) where the model's names stand, without it.
 
-    Args:
-        module: The model; changed in place.
-        file: The weights. Prefixes that wrappers add to every key (``module.``, ``_orig_mod.``, ``model.``) are
-            taken off where the model does not know them.
-
-    Returns:
-        Names that the file does not give, in the model's order, without the counters of batch norms.
-
-    Raises:
-        WeightsMisfit: If the file gives a key that the model does not have, or a tensor of another shape; names the
-            first such key.
-        UnconvError: If it gives nothing, a tensor of another type, NaN or infinite values.
+    Where two sets of weights fit, ``key`` is the prefix of one of them, or its beginning; without it both are named.
     """
     name = display_name(file.path)
-    target: OrderedDict[str, Tensor] = module.state_dict()  # pyright: ignore[reportAssignmentType]
-    state = OrderedDict(file.state)
-    metadata = getattr(file.state, "_metadata", None)
-    # versions in the metadata tell torch which old names to translate; without any, the names are today's
-    state._metadata = OrderedDict(target._metadata if metadata is None else metadata)  # pyright: ignore
-    strip_prefixes(state, target)
-    if not state:
-        raise UnconvError(f"{name} holds no tensors; give a file with the model's weights")
+    if not file.state:
+        raise UnconvError(f"{name} holds no tensors in dictionaries; give a file with the model's weights")
+    target = module.state_dict()
+    chosen = _prefixes(file.state, target)
+    if key is not None:
+        wanted = key.strip(".")
+        labels = {prefix: prefix.rstrip(".") for prefix in chosen}
+        exact = [p for p in chosen if labels[p] == wanted]
+        chosen = exact or [p for p in chosen if wanted and labels[p].startswith(f"{wanted}.")]
+        if not chosen:
+            raise UsageError(f"{name} holds no weights of the model under {key!r}; it does under {_labels(labels)}")
+    chosen = _best(file.state, target, chosen)
+    if len(chosen) > 1 and not _equal(file.state, target, chosen):
+        raise UsageError(
+            f"{len(chosen)} sets of weights in {name} fit the model: {_labels(chosen)}; "
+            f"choose one with weights='{name}:{chosen[0].rstrip('.')}'"
+        )
+    prefix = chosen[0]
+    state = OrderedDict((k[len(prefix) :], v) for k, v in file.state.items() if k.startswith(prefix))
+    versions = {f"{k}." if k else "": v for k, v in getattr(file.state, "_metadata", {}).items()}
+    versions = {k[len(prefix) :].rstrip("."): v for k, v in versions.items() if k.startswith(prefix)}
+    # versions tell torch which old names to translate; without any, the names are today's
+    state._metadata = OrderedDict(versions or target._metadata)  # pyright: ignore[reportAttributeAccessIssue]
+    return state
+
+
+def fit_weights(module: nn.Module, state: OrderedDict[str, Tensor], name: str) -> tuple[tuple[str, ...], str | None]:
+    """Copy weights, all or a part, into a model; ``name`` is the file's, for messages.
+
+    Names of parts that the model does not have (losses, metrics, another head) are left out; a name that a part of
+    the model does not have is a ``WeightsMisfit``. Returns the model's names that are not given, in its order and
+    without the counters of batch norms, and a note on what was left out.
+    """
+    target = module.state_dict()
     for key, tensor in state.items():
         if key in target:
             _check_tensor(name, key, tensor, target[key])
+    detached = OrderedDict((k, v.detach()) for k, v in state.items())
+    detached._metadata = state._metadata  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        result = module.load_state_dict(state, strict=False)
+        result = module.load_state_dict(detached, strict=False)
     except Exception as error:
         # shapes were compared above; what is left are keys that a module translates and then cannot use
         raise UnconvError(one_line(f"{name} does not fit the model: {' '.join(str(error).split())}")[:400]) from error
-    if result.unexpected_keys:
-        key = result.unexpected_keys[0]
-        near = difflib.get_close_matches(key[:200], list(target), n=1)
-        expected = near[0] if near else next(iter(target), "nothing")
-        raise WeightsMisfit(f"{name}: the model has no {_shown(key)}; its keys are like {expected}")
-    absent = set(result.missing_keys)
-    given = module.state_dict()
-    for key, tensor in given.items():
-        if key not in absent and not is_finite(tensor):
+    missing = set(result.missing_keys)
+    loaded = module.state_dict()
+    own = {part for key in loaded if key not in missing for part in _parents(key)}
+    for key in result.unexpected_keys:
+        # another network's: a part of the model that gets weights has no such name
+        beside = "." not in key and any("." not in other for other in missing)
+        if len(missing) == len(target) or beside or any(part in own for part in _parents(key)):
+            near = difflib.get_close_matches(key[:200], list(target), n=1) or [next(iter(target), "nothing")]
+            raise WeightsMisfit(f"{name}: the model has no {_shown(key)}; its keys are like {near[0]}")
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for key in parameters:
+        if key not in missing and not is_finite(parameters[key]):
             raise UnconvError(f"{name}: {_shown(key)} holds NaN or infinite values; use weights of numbers")
     # safetensors stores tied parameters once, so the second name is given too
-    storages = {t.data_ptr() for key, t in given.items() if key not in absent and t.numel()}
-    return tuple(
+    storages = {t.data_ptr() for key, t in loaded.items() if key not in missing and t.numel()}
+    absent = tuple(
         key
-        for key, tensor in given.items()
-        if key in absent and not key.endswith("num_batches_tracked") and tensor.data_ptr() not in storages
+        for key, tensor in loaded.items()
+        if key in missing and not key.endswith("num_batches_tracked") and tensor.data_ptr() not in storages
     )
+    foreign = result.unexpected_keys
+    return absent, f"{name}: left out {len(foreign)} keys of other parts, as {_shown(foreign[0])}" if foreign else None
 
 
 def hash_state(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the names, types, shapes and bytes of tensors.
-
-    Args:
-        state: Names and tensors on the CPU.
-
-    Returns:
-        The hash in hexadecimal; independent of the order of the names.
-    """
+    """Return the SHA-256 of the names, types, shapes and bytes of tensors on the CPU, whatever their order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
@@ -170,49 +219,124 @@ def hash_state(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor on the CPU holds neither NaN nor infinite values as float32."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.detach())
+    # numpy does not wake torch's threads for each of some hundred small tensors
+    return not tensor.is_floating_point() or bool(np.isfinite(tensor.detach().float().numpy()).all())
+
+
+def _prefixes(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> list[str]:
+    """List the prefixes under which names of the model stand, with tensors of the same shape where there are any."""
+    scores: dict[str, int] = {}
+    for key, tensor in state.items():
+        for prefix, name in _splits(key):
+            if name in target:
+                scores[prefix] = max(scores.get(prefix, 0), 1 + (tensor.shape == target[name].shape))
+    if scores:
+        return [prefix for prefix, score in scores.items() if score == max(scores.values())]
+    # names of an old version: the modules' names have to do
+    modules = {parent for key in target for parent in _parents(key)}
+    prefixes = [p for key in state for parent in _parents(key) for p, name in _splits(parent) if name in modules]
+    return [min(prefixes, key=len, default="")]
+
+
+def _splits(key: str) -> Iterator[tuple[str, str]]:
+    """Yield every way to cut a name at a dot into prefix and rest."""
+    yield "", key
+    for i, char in enumerate(key):
+        if char == ".":
+            yield key[: i + 1], key[i + 1 :]
+
+
+def _best(state: Mapping[str, Tensor], target: Mapping[str, Tensor], prefixes: list[str]) -> list[str]:
+    """List the prefixes that fit best: as many tensors as any other, counters and running statistics apart."""
+    names = [name for name in target if name.rpartition(".")[2] not in STATISTICS] or list(target)
+
+    def given(prefix: str) -> list[str]:
+        return [n for n in names if prefix + n in state and state[prefix + n].shape == target[n].shape]
+
+    sets = {prefix: {prefix + name for name in given(prefix)} for prefix in prefixes}
+    most = max(map(len, sets.values()))
+    best = [prefix for prefix in prefixes if len(sets[prefix]) == most]
+    # where the model repeats names, "" and "head." can meet the same tensors; the shorter one is the whole model
+    return [p for p in best if not any(len(q) < len(p) and sets[p] & sets[q] for q in best)]
+
+
+def _equal(state: Mapping[str, Tensor], target: Mapping[str, Tensor], prefixes: list[str]) -> bool:
+    """Return whether all sets are the same numbers, so that there is nothing to choose."""
+    first, *others = [[state.get(prefix + name) for name in target] for prefix in prefixes]
+    return all(
+        a is b or (a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b))
+        for other in others
+        for a, b in zip(first, other, strict=True)
+    )
+
+
+def _labels(prefixes: Any) -> str:
+    names = [prefix.rstrip(".") or "(nothing)" for prefix in prefixes]
+    return ", ".join(map(_shown, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def _parents(key: str) -> list[str]:
+    """List the modules that a name lies in, the root apart."""
+    parts = key.split(".")[:-1]
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
 def _shown(key: str) -> str:
     return one_line(key if len(key) <= 80 else f"{key[:77]}...")
 
 
-def _check_tensor(name: str, key: str, found: Tensor, expected: Tensor) -> None:
-    if found.shape != expected.shape:
+def _check_tensor(name: str, key: str, tensor: Tensor, expected: Tensor) -> None:
+    if tensor.shape != expected.shape:
         raise WeightsMisfit(
-            f"{name}: {_shown(key)} has shape {tuple(found.shape)}; the model expects {tuple(expected.shape)}"
+            f"{name}: {_shown(key)} has shape {tuple(tensor.shape)}; the model expects {tuple(expected.shape)}"
         )
-    if expected.is_floating_point() and not found.is_floating_point():
-        raise UnconvError(f"{name}: {_shown(key)} has type {found.dtype}; the model expects {expected.dtype}")
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise UnconvError(f"{name}: {_shown(key)} is no plain tensor of numbers; save it as one")
+    if (expected.is_floating_point() and not tensor.is_floating_point()) or (
+        tensor.is_complex() and not expected.is_complex()
+    ):
+        raise UnconvError(f"{name}: {_shown(key)} has type {tensor.dtype}; the model expects {expected.dtype}")
 
 
-def strip_prefixes(state: OrderedDict[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    """Take off prefixes that wrappers add to every key (``module.``, ``_orig_mod.``, ``model.``).
-
-    Args:
-        state: Weights by name; changed in place.
-        target: Names that the model knows, none of which is touched.
-    """
-    for prefix in PREFIXES * 2:
-        if state and all(key.startswith(prefix) for key in state) and not any(key in target for key in state):
-            consume_prefix_in_state_dict_if_present(state, prefix)
+def _flatten(content: Any, path: str, depth: int, versions: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors of nested dictionaries and lists, and collect torch's versions of modules."""
+    if isinstance(content, _Array):
+        content = content.tensor
+    if isinstance(content, Tensor) and path:
+        yield path, content
+    elif isinstance(content, Mapping | list | tuple) and depth:
+        stated = getattr(content, "_metadata", None)
+        for key, value in stated.items() if isinstance(stated, Mapping) else ():
+            if isinstance(key, str) and isinstance(value, Mapping):
+                versions[f"{path}.{key}".strip(".")] = value
+        for key, value in content.items() if isinstance(content, Mapping) else enumerate(content):
+            if isinstance(key, str | int):
+                yield from _flatten(value, f"{path}.{key}" if path else str(key), depth - 1, versions)
 
 
 def _read_safetensors(path: Path) -> tuple[OrderedDict[str, Tensor], Mapping[str, str]]:
     try:
         with open(path, "rb") as start:
             claimed = struct.unpack("<Q", start.read(8).ljust(8, b"\0"))[0]
-        if claimed > MOST_HEADER_BYTES:
-            raise ValueError(f"its header claims {claimed} bytes; at most {MOST_HEADER_BYTES} are read")
+        if claimed > MAX_HEADER_BYTES:
+            raise ValueError(f"its header claims {claimed} bytes; at most {MAX_HEADER_BYTES} are read")
         # the library itself checks every offset against the file's length
         with safe_open(path, framework="pt", device="cpu") as file:
             keys = list(file.keys())
             return OrderedDict((key, file.get_tensor(key)) for key in keys), file.metadata() or {}
     except Exception as error:
-        said = one_line(" ".join(str(error).split()))[:200]
-        raise UnconvError(f"{display_name(path)} is not a readable safetensors file ({said})") from error
+        raise UnconvError(f"{display_name(path)} is not a readable safetensors file ({reason(error)})") from error
 
 
-def _stated_preprocessing(text: str, name: str) -> Preprocess:
+def _stated_preprocessing(metadata: Mapping[str, str], name: str) -> Preprocess | None:
+    if "preprocessing" not in metadata:
+        return None
     try:
-        description = json.loads(text)
+        description = json.loads(metadata["preprocessing"])
         if not isinstance(description, dict):
             raise ValueError("expected a JSON object")
         return Preprocess.from_description(description)
@@ -224,79 +348,32 @@ def _read_pickle(path: Path) -> Any:
     name = display_name(path)
     try:
         if zipfile.is_zipfile(path):
-            _check_archive(path, name)
-        with warnings.catch_warnings():
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+            if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+                raise _needs_code(name, "a TorchScript program", PROGRAM_RECIPE)
+            # torch.save never compresses, so this is another archive or a decompression bomb
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise UnconvError(f"{name} is a compressed archive; unpack it and give the weights file inside")
+        with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
             warnings.simplefilter("ignore")
             # not mapped into memory: mapped records are not checked against their sizes
             return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except UnconvError:
         raise
     except pickle.UnpicklingError as error:
-        raise _needs_code(name, _cause(error)) from error
+        # torch's message is a page of advice around one line
+        match = re.search(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)", str(error))
+        raise _needs_code(name, one_line(match[1] if match else str(error).strip().split("\n")[0])[:200]) from error
     except Exception as error:
         # torch and zipfile raise almost anything on damaged files: RuntimeError, EOFError, KeyError, struct.error, ...
         raise UnconvError(
-            f"{name} is damaged or no weights file ({_cause(error)}); give a .safetensors, .pt or .pth file"
+            f"{name} is damaged or no weights file ({reason(error)}); give a .safetensors, .pt or .pth file"
         ) from error
 
 
-def _check_archive(path: Path, name: str) -> None:
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-        raise _needs_code(name, "a TorchScript program")
-    # torch.save never compresses, so this is another archive or a decompression bomb
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise UnconvError(f"{name} is a compressed archive; unpack it and give the weights file inside")
-
-
-def _needs_code(name: str, cause: str) -> UnconvError:
+def _needs_code(name: str, cause: str, recipe: str = RECIPE) -> UnconvError:
     return UnconvError(
         f"{name} holds something other than tensors ({cause}) and is refused, since loading it could run code; "
-        "where you trust it, keep its tensors only: "
-        "torch.save(torch.load(FILE, weights_only=False).state_dict(), 'weights.pth')"
+        f"where you trust it, keep its tensors only: {recipe}"
     )
-
-
-def _cause(error: Exception) -> str:
-    # torch's message is a page of advice around one line
-    for pattern in (r"Unsupported global: GLOBAL (\S+)", r"unsupported GLOBAL (\S+)", r"Unpickler error:\s*(.+)"):
-        match = re.search(pattern, str(error))
-        if match:
-            return one_line(match[1])[:200]
-    said = str(error).strip().split("\n")[0]
-    return one_line(f"{type(error).__name__}: {said}" if said else type(error).__name__)[:200]
-
-
-def _unwrap(content: Any, name: str) -> OrderedDict[str, Tensor]:
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping):
-        raise UnconvError(f"{name} holds a {type(content).__name__}; expected a state dict of names and tensors")
-    for key, tensor in content.items():
-        if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            # the text of a key that is no text can be as long as it likes
-            shown = _shown(key if isinstance(key, str) else reprlib.repr(key))
-            raise UnconvError(f"{name}: {shown} is a {type(tensor).__name__}; expected a state dict of tensors only")
-    state = OrderedDict(content)
-    metadata = getattr(content, "_metadata", None)
-    if isinstance(metadata, Mapping) and all(
-        isinstance(k, str) and isinstance(v, Mapping) for k, v in metadata.items()
-    ):
-        state._metadata = OrderedDict(metadata)  # pyright: ignore[reportAttributeAccessIssue]
-    return state
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinite values.
-
-    Args:
-        tensor: On the CPU.
-
-    Returns:
-        Whether all values are finite.
-    """
-    # numpy does not wake torch's threads for each of some hundred small tensors
-    return not tensor.is_floating_point() or bool(np.isfinite(tensor.detach().float().numpy()).all())

@@ -1,8 +1,9 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and names that print on one line."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -61,3 +62,42 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(number)
     finally:
         os.close(number)
+
+
+def display_name(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> str:
+    r"""Return a file's name, relative to ``root`` where it lies in it, as one printable line.
+
+    Different names stay different: bytes that are not UTF-8 become ``\xNN``, other characters that do not print
+    (newlines, terminal escapes) ``\n``, ``\x1b``, ``\u202e``, and a backslash is doubled.
+    """
+    path = Path(path)
+    if root is not None and path.is_relative_to(root):
+        path = path.relative_to(root)
+    return one_line(path.as_posix().replace("\\", "\\\\"))
+
+
+def one_line(text: str) -> str:
+    """Return text with every character escaped that does not print."""
+    return "".join(map(_printable, text))
+
+
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> str:
+    """Return one line for a file or folder that cannot be written: what failed, why, and what would help."""
+    full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG}
+    remedy = "make room there and run the same command again" if full else "make it writable"
+    return f"cannot write {display_name(path)}: {reason(error)}; {remedy}, or choose another directory"
+
+
+def reason(error: Exception) -> str:
+    """Return what went wrong, in one line, with the machine's words where it has some."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    return one_line(f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": "))[:200]
+
+
+def _printable(char: str) -> str:
+    if char.isprintable():
+        return char
+    if 0xDC80 <= ord(char) <= 0xDCFF:
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -37,7 +37,7 @@ with instrumented:
     import malformed
     from PIL import Image
 
-    from unconv.checkpoint import fit_weights, read_weights
+    from unconv.checkpoint import choose_weights, fit_weights, read_weights
     from unconv.errors import UnconvError
     from unconv.images import ImageStream
     from unconv.preprocessing import Preprocess
@@ -75,7 +75,7 @@ def read(data: bytes) -> str | None:
     else:
         model = malformed.Model()
         try:
-            fit_weights(model, read_weights(path))
+            fit_weights(model, choose_weights(model, read_weights(path)), "w")
         except UnconvError as error:
             said = str(error)
             assert path.name in said, said

@@ -9,7 +9,7 @@ import malformed
 import pytest
 import torch
 
-from unconv.checkpoint import fit_weights, read_weights
+from unconv.checkpoint import choose_weights, fit_weights, read_weights
 from unconv.errors import UnconvError
 from unconv.images import ImageStream, display_name, find_images
 from unconv.preprocessing import Preprocess
@@ -101,7 +101,8 @@ def test_every_weights_file_is_used_or_refused_by_name_with_a_reason(weights):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             try:
-                fit_weights(malformed.Model(), read_weights(case.path))
+                model = malformed.Model()
+                fit_weights(model, choose_weights(model, read_weights(case.path)), display_name(case.path))
             except UnconvError as error:
                 said = str(error)
         assert not flag.exists(), case

@@ -114,7 +114,7 @@ def _weights() -> str:
 def _photographs() -> str:
     from unconv.images import read_image, sample_photographs
 
-    found = [read_image(path)[0].size for path in sample_photographs()]
+    found = [read_image(path).size for path in sample_photographs()]
     return f"{len(found)} bundled photographs"
 
 
