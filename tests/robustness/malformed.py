@@ -384,11 +384,11 @@ TENSORS: dict[str, dict[str, Tensor]] = {
     "nan": state() | {"conv.bias": torch.tensor([0, torch.nan, 0, 0])},
     "infinite": state() | {"conv.weight": torch.full((4, 3, 3, 3), torch.inf)},
     "too-large-for-float32": state() | {"conv.bias": torch.full((4,), 1e300, dtype=torch.float64)},
-    "stranger": state() | {"head.weight": torch.zeros(2)},
-    "markup": state() | {"<script>alert(1)</script>": torch.zeros(2)},
-    "escape": state() | {"\x1b[31m\n\u202eweight": torch.zeros(2)},
-    "long-name": state() | {"w" * 100_000: torch.zeros(2)},
-    "empty-name": state() | {"": torch.zeros(2)},
+    "stranger": state() | {"conv.head": torch.zeros(2)},
+    "markup": state() | {"conv.<script>alert(1)</script>": torch.zeros(2)},
+    "escape": state() | {"conv.\x1b[31m\n\u202eweight": torch.zeros(2)},
+    "long-name": state() | {"conv." + "w" * 100_000: torch.zeros(2)},
+    "empty-name": state() | {"conv.": torch.zeros(2)},
 }
 
 
