@@ -1,31 +1,33 @@
-"""A network as a function of its image, with the non-linearities that are known to a decoder held fixed."""
+"""A layer's features as a function of the image, with the non-linearities that a decoder knows held fixed."""
 
 from __future__ import annotations
 
-import copy
+import re
+from ast import literal_eval
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from unconv.conv_block import ConvBlock
-from unconv.errors import UnconvError
+from unconv.errors import UnconvError, UsageError
 from unconv.inversion.convolution import CONVOLUTIONS, fixed_convolution
-from unconv.sparsity import Window
+from unconv.tracing import as_input_of, evaluating, first_line
 
 SideInfo = Literal["none", "switches", "gates"]
 SIDE_INFO: tuple[SideInfo, ...] = ("none", "switches", "gates")
 
 MAX_POOLS = {
-    **{f"max_pool{d}d": f"max_pool{d}d" for d in (1, 2, 3)},
-    **{f"max_pool{d}d_with_indices": f"max_pool{d}d" for d in (1, 2, 3)},
-    **{f"adaptive_max_pool{d}d": f"adaptive_max_pool{d}d" for d in (1, 2, 3)},
-    **{f"adaptive_max_pool{d}d_with_indices": f"adaptive_max_pool{d}d" for d in (1, 2, 3)},
+    f"{kind}_pool{d}d{suffix}": f"{kind}_pool{d}d"
+    for kind in ("max", "adaptive_max")
+    for d in (1, 2, 3)
+    for suffix in ("", "_with_indices")
 }
 PIECEWISE_LINEAR = ("relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid", "prelu")
 
@@ -36,121 +38,173 @@ class SideInformation:
 
     Attributes:
         side_info: ``"none"``, ``"switches"`` (of every max pooling) or ``"gates"`` (and the branch of every ReLU).
-        switches: Per max pooling, in the order of execution, the flat place that each region reads. Shape
+        switches: Per max pooling, in the order of execution, the flat place of each region's maximum. Shape
             ``(N, K, *pooled)``.
         gates: Per piecewise linear activation, in the order of execution, slope and offset of the branch
-            that each entry is on. Each of shape ``(N, K, *spatial)``.
+            that each entry is on. Each of the shape of the activation.
     """
 
     side_info: SideInfo = "none"
     switches: tuple[Tensor, ...] = ()
     gates: tuple[tuple[Tensor, Tensor | None], ...] = ()
 
-    def at(self, rows: Tensor) -> SideInformation:
-        """The knowledge about some of the images. ``rows``: indices, int64."""
-        gates = tuple((slope[rows], None if offset is None else offset[rows]) for slope, offset in self.gates)
-        return SideInformation(self.side_info, tuple(s[rows] for s in self.switches), gates)
+    def select(self, indices: Tensor) -> SideInformation:
+        """Return the side information of some of the images. ``indices``: int64."""
+        gates = tuple((slope[indices], None if offset is None else offset[indices]) for slope, offset in self.gates)
+        return SideInformation(self.side_info, tuple(s[indices] for s in self.switches), gates)
 
 
 NO_SIDE_INFORMATION = SideInformation()
 
 
 class LayerFunction:
-    """The code of one stage as a function of the network's input.
+    """The features of one layer as a differentiable function of the network's input.
 
-    The network runs in evaluation mode up to the stage's convolution, whatever its architecture; the stage itself
-    follows as it was cut out. Poolings read the known switches and ReLUs take the known branches: module or
-    function, in place or not. Activations without linear pieces run as they are.
+    The network's own forward pass runs, in evaluation mode and with its hooks, and stops behind the layer's module
+    (its first call). Nothing of the network is copied or changed. Known switches are read by max poolings, known
+    gates replace ReLUs by the branches that were taken; activations without linear pieces run as they are.
     """
 
-    def __init__(self, model: nn.Module, stage: ConvBlock, input_shape: Sequence[int]) -> None:
-        """Prepare a copy of the network.
+    def __init__(self, model: nn.Module, layer: str, input_shape: Sequence[int]) -> None:
+        """Prepare the function; costs two forward passes for one image.
 
         Args:
             model: The network.
-            stage: One of its stages, also with an imposed region.
-            input_shape: Shape of one image, the one that the stage was cut out for.
+            layer: Module path, ``"output"`` for the whole network; ``module[0]`` or ``module['key']`` where a module
+                gives a tuple or a dict.
+            input_shape: Shape of one image, such as ``(3, 224, 224)``.
 
         Raises:
-            UnconvError: If the network has no module of the stage's name.
+            UsageError: If the network has no such layer.
+            UnconvError: If the forward pass does not reach it, or its output is no floating-point tensor.
         """
-        self.stage = stage
+        self.model = model
+        self.layer = layer
         self.input_shape = tuple(int(n) for n in input_shape)
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        for parameter in self.model.parameters():
-            parameter.data = _channels_last(parameter.data)
-        try:
-            self._convolution = self.model.get_submodule(stage.name)
-        except AttributeError:
-            raise UnconvError(f"the network has no module {stage.name!r}; give a stage of this network") from None
+        self._module, self._keys = _find(model, layer)
+        self._parameters = {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
+        self._write_back = False
+        noise = torch.rand(1, *self.input_shape, generator=torch.Generator().manual_seed(0)) - 0.5
+        self._prepare(as_input_of(model, noise))
 
-    def __call__(self, x: Tensor, known: SideInformation = NO_SIDE_INFORMATION) -> Tensor:
-        """The stage's code values for images, differentiable.
+    def __repr__(self) -> str:
+        return f"LayerFunction({self.layer}: {self.input_shape} -> {self.shape})"
+
+    def _prepare(self, x: Tensor) -> None:
+        try:
+            with torch.no_grad():
+                own = self._run(x, None)
+            mode = _NonlinearityMode()
+            y = self(x.requires_grad_(), mode=mode)
+        except UnconvError:
+            raise
+        except Exception as error:
+            raise UnconvError(
+                f"the network cannot take an image of shape {self.input_shape}: {first_line(error)}"
+            ) from error
+        self.shape = tuple(own.shape[1:])
+        self.differentiable = y.requires_grad
+        kinds = (True, mode.pools > 0, mode.activations > 0)
+        self.side_info_kinds: tuple[SideInfo, ...] = tuple(k for k, there in zip(SIDE_INFO, kinds) if there)
+        if _differ(y, own):
+            # some module drops what its in-place ReLU returns and goes on with what it gave in
+            self._write_back = True
+            if _differ(self(x), own):
+                raise UnconvError(f"the forward pass up to {self.layer} does not give the same features twice")
+
+    def __call__(
+        self, x: Tensor, known: SideInformation = NO_SIDE_INFORMATION, *, mode: _NonlinearityMode | None = None
+    ) -> Tensor:
+        """The features of images, differentiable once and twice with respect to them.
 
         Args:
-            x: Images. Shape ``(N, *input)``.
+            x: Images. Shape ``(N, *input_shape)``.
             known: What is held fixed.
+            mode: Runs the non-linearities; by ``known`` where ``None``.
 
         Returns:
-            Shape ``(N, *stage.code_shape)``.
+            Shape ``(N, *shape)``.
 
         Raises:
             UnconvError: If what is known comes from another network or image size.
         """
-        with torch.enable_grad() if x.requires_grad else torch.no_grad():
-            return self._run(_channels_last(x), _Held(known))
+        # oneDNN and cuDNN have their fastest convolutions in channels_last, on the CPU up to twice as fast
+        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+        return self._run(x, mode or _FrozenMode(known))
 
     def record(self, x: Tensor, side_info: SideInfo) -> SideInformation:
-        """What a decoder of some kind is told about true images.
+        """The side information of true images.
 
         Args:
-            x: Images. Shape ``(N, *input)``.
-            side_info: The kind.
+            x: Images. Shape ``(N, *input_shape)``.
+            side_info: Which kind.
 
         Returns:
-            The knowledge.
+            What a decoder may know.
         """
-        recorder = _Recorder()
-        with torch.no_grad():
-            self._run(_channels_last(x), recorder)
-        return SideInformation(
-            side_info,
-            tuple(recorder.switches) if side_info != "none" else (),
-            tuple(recorder.gates) if side_info == "gates" else (),
-        )
+        if side_info == "none":
+            return NO_SIDE_INFORMATION
+        mode = _RecordingMode(gates=side_info == "gates")
+        self(x.detach(), mode=mode)
+        return SideInformation(side_info, tuple(mode.switches), tuple(mode.gates))
 
-    def _run(self, x: Tensor, mode: _Surgeon) -> Tensor:
-        reached: list[Tensor] = []
+    def _run(self, x: Tensor, mode: _NonlinearityMode | None) -> Tensor:
+        output: list[Any] = []
 
-        def stop(_: nn.Module, args: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
-            reached.append(args[0] if args else options["input"])
+        def stop(_: nn.Module, __: Any, y: Any) -> None:
+            output.append(y)
             raise _Enough
 
-        handle = self._convolution.register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            with mode:
-                # a copy, for networks whose first operation works in place
-                self.model(x.clone())
-        except _Enough:
-            pass
-        finally:
-            handle.remove()
-        if not reached:
-            raise UnconvError(f"the forward pass does not reach {self.stage.name}; give a stage of this network")
-        pooling = self.stage.pooling
-        with mode:
-            h = self.stage.activate(self.stage.preactivation(reached[0]))
-        if isinstance(pooling, Window):
-            h = mode.pool(h, pooling.max_pool)
-        elif pooling is not None:
-            h = pooling.forward(h)
-        mode.finish()
-        return h
+        if mode is not None:
+            mode.write_back = self._write_back
+        with evaluating(self.model), torch.enable_grad() if x.requires_grad else nullcontext():
+            handle = self._module.register_forward_hook(stop)
+            try:
+                with mode or nullcontext():
+                    # a copy, for networks whose first operation works in place
+                    functional_call(self.model, self._parameters, (x.clone(),), tie_weights=False)
+            except _Enough:
+                pass
+            finally:
+                handle.remove()
+            if not output:
+                raise UnconvError(f"the forward pass does not reach {self.layer} on images of {tuple(x.shape[1:])}")
+            if mode is not None:
+                mode.finish()
+            return self._features(output[0], x)
+
+    def _features(self, output: Any, x: Tensor) -> Tensor:
+        for key in self._keys:
+            try:
+                output = output[key]
+            except (KeyError, IndexError, TypeError):
+                raise UsageError(f"there is no layer {self.layer!r}: its module's output has no {key!r}") from None
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            kind = str(output.dtype) if isinstance(output, Tensor) else type(output).__name__
+            raise UnconvError(f"layer {self.layer} gives {kind}, not a floating-point tensor; it cannot be inverted")
+        if not output.ndim or len(output) % len(x):
+            raise UnconvError(f"layer {self.layer} gives shape {tuple(output.shape)}, whose first axis is no batch")
+        if len(output) != len(x):
+            output = output.unflatten(0, (len(x), -1))  # an axis folded into the batch: frames, windows
+        return output.to(torch.promote_types(output.dtype, x.dtype))
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    # oneDNN and cuDNN have their fastest convolutions there, on the CPU up to twice as fast
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+def _find(model: nn.Module, layer: str) -> tuple[nn.Module, list[Any]]:
+    """Return the module of a layer, and the keys that pick a tensor of its output."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    path, keys = layer, re.findall(r"\[('[^']*'|\"[^\"]*\"|-?\d+)\]", layer)
+    if layer not in modules:
+        path = layer.split("[")[0]
+    if path == "output" and path not in modules:
+        path = ""
+    elif not path or path not in modules:
+        raise UsageError(f"the network has no layer {layer!r}")
+    return modules[path], [] if layer in modules else [literal_eval(key) for key in keys]
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    a, b = a.detach().nan_to_num(), b.detach().nan_to_num()
+    return bool((a - b).abs().max() > 1e-3 * b.abs().max())
 
 
 def _fixed_batch_norm(
@@ -173,7 +227,7 @@ def _fixed_batch_norm(
 
 
 def _hardsigmoid(h: Tensor) -> Tensor:
-    # torch's own has no second derivative, which the products with its derivative need
+    # torch's own has no second derivative, which products with the Jacobian need
     return F.hardtanh(h / 6 + 0.5, 0.0, 1.0)
 
 
@@ -181,34 +235,42 @@ class _Enough(BaseException):
     """Ends a forward pass of which the rest is not needed."""
 
 
-class _Surgeon(TorchFunctionMode):
-    """Sees every max pooling and every piecewise linear activation of a forward pass, in order."""
+class _NonlinearityMode(TorchFunctionMode):
+    """Sees every max pooling and every piecewise linear activation of a forward pass, in order.
+
+    Attributes:
+        write_back: Whether activations in place change the tensor that they were given.
+        pools, activations: How many there were so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.write_back = False
+        self.pools = self.activations = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         options = kwargs or {}
-        name = getattr(func, "__name__", "").strip("_")
-        if name in MAX_POOLS:
-            wanted = name.endswith("with_indices") or options.get("return_indices", False)
+        own_name = getattr(func, "__name__", "")
+        name = own_name.strip("_")
+        if name in MAX_POOLS and not (name.endswith("with_indices") or options.get("return_indices", False)):
             options = {k: v for k, v in options.items() if k != "return_indices"}
-            pool = getattr(F, MAX_POOLS[name])
-            h, *numbers = args
-            if name.endswith("with_indices") or not name.startswith("max"):
-                numbers = numbers[: 5 if name.startswith("max") else 1]
-            if wanted:
-                return func(*args, **(kwargs or {}))
-            return self.pool(h, lambda h: pool(h, *numbers, **options, return_indices=True))
+            pooling = getattr(F, MAX_POOLS[name])
+            h, *numbers = _named(args, options, "input")
+            numbers = numbers[: 5 if name.startswith("max") else 1]
+            self.pools += 1
+            return self.pool(h, lambda h: pooling(h, *numbers, **options, return_indices=True))
         if name in PIECEWISE_LINEAR:
+            in_place = own_name.endswith("_") or options.get("inplace", False) or any(a is True for a in args)
             options = {k: v for k, v in options.items() if k != "inplace"}
-            h, *numbers = args
-            if name == "hardsigmoid":
-                return self.activate(h, _hardsigmoid)
-            if name in {"relu", "relu6"}:
-                numbers = []
-            elif name in {"leaky_relu", "hardtanh"}:
-                numbers = [n for n in numbers if not isinstance(n, bool)]
-            return self.activate(h, lambda h: getattr(F, name)(h, *numbers, **options))
+            h, *numbers = _named(args, options, "input")
+            numbers = [n for n in numbers if not isinstance(n, bool)]
+            function = _hardsigmoid if name == "hardsigmoid" else getattr(F, name)
+            self.activations += 1
+            if in_place and self.write_back:
+                return h.copy_(self.activate(h.clone(), lambda h: function(h, *numbers, **options)))
+            return self.activate(h, lambda h: function(h, *numbers, **options))
         if name in CONVOLUTIONS:
             return fixed_convolution(func, args, options)
         if func is F.scaled_dot_product_attention:
@@ -219,22 +281,30 @@ class _Surgeon(TorchFunctionMode):
         return func(*args, **options)
 
     def pool(self, h: Tensor, pooling: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-        """Max pooling that gives its values and switches."""
+        """Run a max pooling, given as a function that returns values and switches."""
         return pooling(h)[0]
 
     def activate(self, h: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """A piecewise linear activation, out of place."""
+        """Run a piecewise linear activation, out of place."""
         return function(h)
 
     def finish(self) -> None:
-        """The end of the forward pass."""
+        """End the forward pass."""
 
 
-class _Recorder(_Surgeon):
-    def __init__(self) -> None:
+def _named(args: tuple[Any, ...], options: dict[str, Any], name: str) -> tuple[Any, ...]:
+    """Return positional arguments with the first one, which may have been given by name."""
+    return args if args else (options.pop(name),)
+
+
+class _RecordingMode(_NonlinearityMode):
+    """Keeps the switches, and where asked the gates."""
+
+    def __init__(self, *, gates: bool) -> None:
         super().__init__()
         self.switches: list[Tensor] = []
         self.gates: list[tuple[Tensor, Tensor | None]] = []
+        self._keep_gates = gates
 
     def pool(self, h: Tensor, pooling: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         values, switches = pooling(h)
@@ -242,6 +312,8 @@ class _Recorder(_Surgeon):
         return values
 
     def activate(self, h: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        if not self._keep_gates:
+            return function(h)
         with torch.enable_grad():
             leaf = h.detach().requires_grad_()
             y = function(leaf)
@@ -251,48 +323,47 @@ class _Recorder(_Surgeon):
         return y.detach()
 
 
-class _Held(_Surgeon):
+class _FrozenMode(_NonlinearityMode):
+    """Reads known switches and takes known branches."""
+
     def __init__(self, known: SideInformation) -> None:
         super().__init__()
         self.known = known
-        self.pools = 0
-        self.activations = 0
 
     def pool(self, h: Tensor, pooling: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         if self.known.side_info == "none":
             return pooling(h)[0]
         switches = self._next(self.known.switches, self.pools, "switches", h)
-        self.pools += 1
         if h.ndim != 4:
             return h.flatten(2).gather(2, switches.flatten(2)).reshape(switches.shape)
         # places before channels, as they lie in memory
         places = switches.permute(0, 2, 3, 1)
-        read = h.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.flatten(1, 2))
-        return read.unflatten(1, places.shape[1:3]).permute(0, 3, 1, 2)
+        values = h.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.flatten(1, 2))
+        return values.unflatten(1, places.shape[1:3]).permute(0, 3, 1, 2)
 
     def activate(self, h: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         if self.known.side_info != "gates":
             return function(h)
         slope, offset = self._next(self.known.gates, self.activations, "gates", h)
-        self.activations += 1
         if slope.shape != h.shape:
             raise UnconvError(f"the gates have shape {tuple(slope.shape)}, the network {tuple(h.shape)}; give its own")
         y = h * slope
         return y if offset is None else y + offset
 
     def finish(self) -> None:
-        told, used = len(self.known.switches), self.pools
-        if self.known.side_info != "none" and told != used:
+        known = len(self.known.switches)
+        if self.known.side_info != "none" and known != self.pools:
             raise UnconvError(
-                f"switches of {told} poolings are given, the network has {used} up to there; give its own"
+                f"switches of {known} poolings are given, the network has {self.pools} up to there; give its own"
             )
 
-    def _next(self, of: tuple[Any, ...], index: int, what: str, h: Tensor) -> Any:
-        if index >= len(of):
-            raise UnconvError(f"the {what} are known of {len(of)} layers only, and the network has more; give its own")
-        first = of[index] if isinstance(of[index], Tensor) else of[index][0]
+    def _next(self, known: tuple[Any, ...], count: int, what: str, h: Tensor) -> Any:
+        if count > len(known):
+            raise UnconvError(f"the {what} of {len(known)} layers only are given, and the network has more")
+        entry = known[count - 1]
+        first = entry if isinstance(entry, Tensor) else entry[0]
         if first.shape[:2] != h.shape[:2]:
             raise UnconvError(
                 f"the {what} have shape {tuple(first.shape)} where the network has {tuple(h.shape)}; give its own"
             )
-        return of[index]
+        return entry
