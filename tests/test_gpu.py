@@ -82,7 +82,7 @@ def test_gauss_newton_is_as_near(device, layer, side_info):
     for where in ("cpu", device):
         image = x.to(where)
         moved = find_conv_blocks(module.to(where), image).get(stage.name)
-        features = LayerFunction(module, moved, x.shape[1:])
+        features = LayerFunction(module, moved.output or moved.name, x.shape[1:])
         known = features.record(image, side_info)
         found = gauss_newton(features, features(image, known), known, max_steps=4, start_steps=20)
         errors.append(((found.value - image).norm() / image.norm()).item())

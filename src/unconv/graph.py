@@ -124,15 +124,16 @@ def check_visible(model: nn.Module) -> None:
 
 
 @contextmanager
-def evaluating(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+def evaluating(model: nn.Module, *, gradients: bool = False, freeze: bool = True) -> Iterator[None]:
     """Evaluation mode, with gradients to the input alone or without any; afterwards the network is as it was.
 
-    That is: the attributes and buffers of every module, and which parameters need gradients. Checkpointed parts run
-    plainly: checkpointing knows no second derivatives, and its recomputation would be recorded as operations.
+    That is: the attributes and buffers of every module, and which parameters need gradients (``freeze=False`` leaves
+    them alone, which torch.func's transforms ask for). Checkpointed parts run plainly: checkpointing knows no second
+    derivatives, and its recomputation would be recorded as operations.
     """
     # all of them, not only the training flag: a forward pass may leave activations on its modules
     saved = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
-    flags = [(p, p.requires_grad) for p in model.parameters() if not is_lazy(p) and not p.is_inference()]
+    flags = [(p, p.requires_grad) for p in model.parameters() if freeze and not is_lazy(p) and not p.is_inference()]
     try:
         model.eval()
         for parameter, _ in flags:

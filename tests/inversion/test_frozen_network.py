@@ -4,8 +4,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from unconv.block_extraction import find_conv_blocks
-from unconv.errors import UnconvError
+from unconv.errors import UnconvError, UsageError
 from unconv.inversion.frozen_network import LayerFunction, SideInformation
 
 
@@ -32,71 +31,178 @@ class Functional(nn.Module):
         return self.third(F.adaptive_max_pool2d(g, 5)).relu_()
 
 
-def make(seed=0):
-    torch.manual_seed(seed)
+def make(layer="output"):
+    torch.manual_seed(0)
     model = Functional().double().eval()
     model.norm.running_mean += 0.1
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    return model, find_conv_blocks(model, x[:1]).get("third"), x
+    return LayerFunction(model, layer, x.shape[1:]), x
 
 
 @pytest.mark.parametrize("side_info", ["none", "switches", "gates"])
 def test_at_the_true_image_nothing_changes(side_info):
-    model, stage, x = make()
-    features = LayerFunction(model, stage, x.shape[1:])
+    function, x = make()
     kept = x.clone()
-    known = features.record(x, side_info)
-    torch.testing.assert_close(features(x, known), model(x.clone()))
+    known = function.record(x, side_info)
+    torch.testing.assert_close(function(x, known), function.model(x.clone()))
     assert torch.equal(x, kept)
+    assert function.shape == (8, 3, 3)
+    assert function.side_info_kinds == ("none", "switches", "gates")
     assert len(known.switches) == (0 if side_info == "none" else 3)
     assert len(known.gates) == (4 if side_info == "gates" else 0)
 
 
 def test_with_known_gates_the_network_is_affine():
-    model, stage, x = make()
-    features = LayerFunction(model, stage, x.shape[1:])
-    known = features.record(x, "gates")
+    function, x = make()
+    known = function.record(x, "gates")
     a, b = torch.randn_like(x), torch.randn_like(x)
-    zero = features(torch.zeros_like(x), known)
-    both = features(2 * a - 3 * b, known) - zero
-    torch.testing.assert_close(both, 2 * (features(a, known) - zero) - 3 * (features(b, known) - zero))
-    free = features(2 * a - 3 * b) - features(torch.zeros_like(x))
+    zero = function(torch.zeros_like(x), known)
+    both = function(2 * a - 3 * b, known) - zero
+    torch.testing.assert_close(both, 2 * (function(a, known) - zero) - 3 * (function(b, known) - zero))
+    free = function(2 * a - 3 * b) - function(torch.zeros_like(x))
     assert (free - both).abs().max() > 0.1
 
 
 def test_known_switches_are_read_anywhere_else():
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.MaxPool2d(2)).double()
     x, other = torch.randn(2, 1, 1, 4, 4, dtype=torch.float64)
-    features = LayerFunction(model, find_conv_blocks(model, x).get("0"), x.shape[1:])
-    known = features.record(x, "switches")
+    function = LayerFunction(model, "1", x.shape[1:])
     _, places = F.max_pool2d(model[0](x), 2, return_indices=True)
     expected = model[0](other).flatten(2).gather(2, places.flatten(2)).reshape(places.shape)
-    torch.testing.assert_close(features(other, known), expected)
+    torch.testing.assert_close(function(other, function.record(x, "switches")), expected)
+    assert function.side_info_kinds == ("none", "switches")
 
 
 def test_jacobian_agrees_with_finite_differences_under_every_kind():
-    model, stage, x = make()
-    features = LayerFunction(model, stage, x.shape[1:])
+    function, x = make()
     v = torch.randn_like(x)
     for side_info in ("none", "switches", "gates"):
-        known = features.record(x, side_info)
-        _, slope = torch.autograd.functional.jvp(lambda y, k=known: features(y, k), x, v)
+        known = function.record(x, side_info)
+        _, slope = torch.autograd.functional.jvp(lambda y, k=known: function(y, k), x, v)
         step = 1e-7
-        ratio = (features(x + step * v, known) - features(x - step * v, known)) / (2 * step)
+        ratio = (function(x + step * v, known) - function(x - step * v, known)) / (2 * step)
         torch.testing.assert_close(slope, ratio, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer1.0.conv2"), ("alexnet", "features.3")])
-def test_other_architectures(name, layer):
+LAYERS = ["layer1", "layer1.0.conv2", "layer2.0.relu", "avgpool", "fc", "output"]
+
+
+@pytest.mark.parametrize(("name", "layer"), [*[("resnet18", layer) for layer in LAYERS], ("alexnet", "features.5")])
+def test_layers_are_what_a_forward_hook_sees(name, layer):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name).eval()
-    x = torch.randn(1, 3, 64, 64)
-    stage = find_conv_blocks(model, x).get(layer)
-    features = LayerFunction(model, stage, x.shape[1:])
+    x = torch.randn(2, 3, 64, 64)
+    seen = []
+    module = model if layer == "output" else model.get_submodule(layer)
+    handle = module.register_forward_hook(lambda _, __, y: seen.append(y.clone()))
     with torch.no_grad():
-        plain = features(x)
-        assert torch.allclose(features(x, features.record(x, "gates")), plain, atol=1e-5)
-    assert plain.shape[1:] == stage.code_shape
+        model(x)
+        handle.remove()
+        function = LayerFunction(model, layer, x.shape[1:])
+        known = function.record(x, "gates")
+        torch.testing.assert_close(function(x, known), seen[0], rtol=1e-4, atol=1e-5)
+    assert function.shape == seen[0].shape[1:]
+    assert function(x.requires_grad_(), known).requires_grad
+
+
+class Parts(nn.Module):
+    """Gives a tuple and a dict, folds patches into the batch, and cuts the gradient."""
+
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x[:, :1] * 2, {"rest": x.relu()}
+
+    class Fold(nn.Module):
+        def forward(self, x):
+            return x.unflatten(2, (2, -1)).transpose(1, 2).flatten(0, 1)
+
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return x.detach().round()
+
+    class Index(nn.Module):
+        def forward(self, x):
+            return x.argmax(1)
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.pair, self.fold = nn.Conv2d(3, 4, 1), self.Pair(), self.Fold()
+        self.rounded, self.index, self.unused = self.Rounded(), self.Index(), nn.Identity()
+
+    def forward(self, x):
+        first, rest = self.pair(self.first(x))
+        self.fold(rest["rest"])
+        return self.index(self.rounded(first))
+
+
+def test_tensors_of_tuples_and_dicts_and_axes_folded_into_the_batch():
+    torch.manual_seed(0)
+    model, x = Parts(), torch.randn(2, 3, 4, 4)
+    with torch.no_grad():
+        h = model.first(x)
+    torch.testing.assert_close(LayerFunction(model, "pair[0]", x.shape[1:])(x), h[:, :1] * 2)
+    torch.testing.assert_close(LayerFunction(model, "pair[1]['rest']", x.shape[1:])(x), h.relu())
+    folded = LayerFunction(model, "fold", x.shape[1:])
+    assert folded.shape == (2, 4, 2, 4)
+    torch.testing.assert_close(folded(x), h.relu().unflatten(2, (2, 2)).transpose(1, 2))
+    assert folded.differentiable
+    assert not LayerFunction(model, "rounded", x.shape[1:]).differentiable
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("nowhere", "no layer 'nowhere'"),
+        ("pair[2]", "no 2"),
+        ("pair['x']", "no 'x'"),
+        ("pair", "not a floating-point tensor"),
+        ("index", "int64, not a floating-point tensor"),
+        ("unused", "does not reach unused"),
+    ],
+)
+def test_layers_that_do_not_exist_are_refused(layer, message):
+    with pytest.raises(UnconvError, match=message):
+        LayerFunction(Parts(), layer, (3, 4, 4))
+
+
+def test_images_that_do_not_fit_are_refused():
+    with pytest.raises(UnconvError, match="cannot take an image"):
+        LayerFunction(Parts(), "first", (2, 4, 4))
+    assert issubclass(UsageError, UnconvError)
+
+
+def test_an_activation_in_place_whose_result_is_dropped():
+    class Dropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            h = self.conv(x)
+            self.relu(h)
+            return h
+
+    torch.manual_seed(0)
+    model, x = Dropped(), torch.randn(2, 3, 4, 4)
+    function = LayerFunction(model, "output", x.shape[1:])
+    known = function.record(x, "gates")
+    with torch.no_grad():
+        torch.testing.assert_close(function(x), model(x))
+        torch.testing.assert_close(function(x, known), model(x))
+    assert (function(-x, known) < 0).any()
+    jacobian = torch.func.jacrev(function)(x)
+    assert torch.isfinite(jacobian).all()
+    assert jacobian.any()
+
+
+def test_hooks_count_and_weights_that_are_results_do_no_harm():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU())
+    model(torch.randn(1, 3, 5, 5))  # the filters are now no leaf
+    model[1].register_forward_hook(lambda _, __, y: y * 2)
+    x = torch.randn(2, 3, 5, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(LayerFunction(model, "1", x.shape[1:])(x), model(x))
 
 
 def test_attention_has_the_second_derivative_that_products_need():
@@ -113,44 +219,43 @@ def test_attention_has_the_second_derivative_that_products_need():
 
     torch.manual_seed(0)
     model, x = Attending(), torch.randn(2, 3, 8, 8)
-    features = LayerFunction(model, find_conv_blocks(model, x).get("last"), x.shape[1:])
+    function = LayerFunction(model, "last", x.shape[1:])
     with torch.no_grad():
-        torch.testing.assert_close(features(x), model(x))
-    y, pull = torch.func.vjp(features, x)
+        torch.testing.assert_close(function(x), model(x))
+    y, pull = torch.func.vjp(function, x)
     v = torch.randn_like(y)
     # J v by the derivative of J' u in the direction v, as Gauss-Newton takes it
     direction = torch.randn_like(x)
     u = torch.zeros_like(y, requires_grad=True)
     leaf = x.clone().requires_grad_()
-    (back,) = torch.autograd.grad(features(leaf), leaf, u, create_graph=True)
+    (back,) = torch.autograd.grad(function(leaf), leaf, u, create_graph=True)
     (pushed,) = torch.autograd.grad(back, u, direction)
     torch.testing.assert_close((pushed * v).sum(), (pull(v)[0] * direction).sum(), rtol=1e-4, atol=1e-5)
 
 
 def test_network_is_left_alone():
-    model, stage, x = make()
-    model.train()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    LayerFunction(model, stage, x.shape[1:])(x)
-    assert model.training
-    assert all(p.requires_grad for p in model.parameters())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    function, x = make()
+    function.model.train()
+    before = {name: tensor.clone() for name, tensor in function.model.state_dict().items()}
+    function(x)
+    assert function.model.training
+    assert all(p.requires_grad and p.grad is None for p in function.model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in function.model.state_dict().items())
+    assert not any(module._forward_hooks for module in function.model.modules())
 
 
-def test_knowledge_of_another_network_is_refused():
-    model, stage, x = make()
-    features = LayerFunction(model, stage, x.shape[1:])
-    known = features.record(x, "gates")
+def test_side_information_of_another_network_is_refused():
+    function, x = make()
+    known = function.record(x, "gates")
+    with pytest.raises(UnconvError, match="the network has more"):
+        function(x, SideInformation("switches", known.switches[:1]))
     with pytest.raises(UnconvError, match="give its own"):
-        features(x, SideInformation("switches", known.switches[:1]))
+        function(x, SideInformation("switches", (*known.switches, known.switches[0])))
     with pytest.raises(UnconvError, match="give its own"):
-        features(x, SideInformation("switches", (*known.switches, known.switches[0])))
-    with pytest.raises(UnconvError, match="give its own"):
-        features(x[:1], known)
+        function(x[:1], known)
 
 
-def test_some_rows():
-    model, stage, x = make()
-    features = LayerFunction(model, stage, x.shape[1:])
-    known = features.record(x, "gates").at(torch.tensor([1]))
-    torch.testing.assert_close(features(x[1:], known), features(x[1:]))
+def test_side_information_of_some_images():
+    function, x = make()
+    known = function.record(x, "gates").select(torch.tensor([1]))
+    torch.testing.assert_close(function(x[1:], known), function(x[1:]))

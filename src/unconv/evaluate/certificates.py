@@ -87,13 +87,17 @@ def certificate_document(
     except UnconvError as error:
         notes.append(f"no bracket of delta: {error}")
     entries: list[dict[str, Any]] = []
-    features = LayerFunction(network.module, stage, examples[0].batch.inputs.shape[1:]) if examples else None
+    features = (
+        LayerFunction(network.module, stage.output or stage.name, examples[0].batch.inputs.shape[1:])
+        if examples
+        else None
+    )
     for example in examples:
         about = {"image": example.batch.indices[0], "file": example.batch.names[0]}
         try:
             here = example.stages.get(stage.name)
             if features is None or features.input_shape != tuple(example.batch.inputs.shape[1:]):
-                features = LayerFunction(network.module, here, example.batch.inputs.shape[1:])
+                features = LayerFunction(network.module, here.output or here.name, example.batch.inputs.shape[1:])
             found = _codes(features, here, example, effort, seed, picture=document["direction"] is None)
         except UnconvError as error:
             notes.append(f"{about['file']}: {error}")

@@ -7,7 +7,7 @@ from ast import literal_eval
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,11 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from unconv.conv_block import SideInfo
 from unconv.errors import UnconvError, UsageError
+from unconv.graph import as_input_of, evaluating, first_line
 from unconv.inversion.convolution import CONVOLUTIONS, fixed_convolution
-from unconv.tracing import as_input_of, evaluating, first_line
 
-SideInfo = Literal["none", "switches", "gates"]
 SIDE_INFO: tuple[SideInfo, ...] = ("none", "switches", "gates")
 
 MAX_POOLS = {
@@ -92,8 +92,7 @@ class LayerFunction:
 
     def _prepare(self, x: Tensor) -> None:
         try:
-            with torch.no_grad():
-                own = self._run(x, None)
+            own = self._run(x, None)
             mode = _NonlinearityMode()
             y = self(x.requires_grad_(), mode=mode)
         except UnconvError:
@@ -157,7 +156,7 @@ class LayerFunction:
 
         if mode is not None:
             mode.write_back = self._write_back
-        with evaluating(self.model), torch.enable_grad() if x.requires_grad else nullcontext():
+        with evaluating(self.model, gradients=x.requires_grad, freeze=False):
             handle = self._module.register_forward_hook(stop)
             try:
                 with mode or nullcontext():

@@ -231,7 +231,7 @@ def gauss_newton(
         for rows, passes in groups:
             if rows.any():
                 seen = None if watch is None else _among(x, rows, watch)
-                given = (features, target[rows], known.at(rows))
+                given = (features, target[rows], known.select(rows))
                 x[rows] = outline(*given, box=box, passes=passes, losers=rows is natural, watch=seen)
     result = x.clone()
     if known.side_info == "gates":
@@ -290,13 +290,13 @@ def check_target(features: LayerFunction, target: Tensor) -> None:
     Raises:
         UnconvError: If the shape differs or values are not finite.
     """
-    if tuple(target.shape[1:]) != features.stage.code_shape:
+    if tuple(target.shape[1:]) != features.shape:
         raise UnconvError(
-            f"the features have shape {tuple(target.shape[1:])}, stage {features.stage.name!r} gives "
-            f"{features.stage.code_shape}; give the features of this stage"
+            f"the features have shape {tuple(target.shape[1:])}, layer {features.layer!r} gives "
+            f"{features.shape}; give the features of this layer"
         )
     if not torch.isfinite(target).all():
-        raise UnconvError(f"the features of stage {features.stage.name!r} hold NaN or infinite values")
+        raise UnconvError(f"the features of layer {features.layer!r} hold NaN or infinite values")
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,7 @@ class Objective:
         return replace(
             self,
             target=self.target[rows],
-            known=self.known.at(rows),
+            known=self.known.select(rows),
             weighting=self.weighting.at(rows),
             bound=self.bound[rows],
             weight=self.weight[rows],

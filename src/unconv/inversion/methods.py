@@ -258,7 +258,7 @@ def invert_batch(
         trail.gates[name] = original.preactivation(x) > 0
     start = time.perf_counter()
     if way.method in WHOLE_NETWORK:
-        features = LayerFunction(module, stage, images.shape[1:])
+        features = LayerFunction(module, stage.output or stage.name, images.shape[1:])
         known = features.record(images, way.side_info)
         start = time.perf_counter()
         solution = _whole_network(way.method, features, code.values, known, box, tuning)

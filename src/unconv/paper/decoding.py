@@ -165,7 +165,7 @@ def run(
                 if method in CHAINED:
                     estimate = _decode_chain(cell, method, network, stages, name, batch.inputs, inputs)
                 else:
-                    features = LayerFunction(network.module, stage, batch.inputs.shape[1:])
+                    features = LayerFunction(network.module, stage.output or stage.name, batch.inputs.shape[1:])
                     steps = (max_steps or {}).get(method)
                     options = {} if steps is None else {"max_steps": steps}
                     if method.startswith("gauss-newton"):
