@@ -1,269 +1,251 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
-from unconv.errors import UnconvError
-from unconv.graph import Graph, evaluating, first_line, is_leaf, trace
+import cases
+from cases import Net, conv
+from unconv.errors import UnconvError, UsageError
+from unconv.tracing import capture, capture_inputs, execution_path, list_layers
 
-
-class Net(nn.Module):
-    """A small network whose forward pass is given as a function of the module and its input."""
-
-    def __init__(self, forward, **modules: nn.Module) -> None:
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x: Tensor):
-        return self.run(self, x)
+X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def operations(graph: Graph) -> list[str]:
-    return [n.operation if isinstance(n.operation, str) else n.path for n in graph.nodes]
+# which modules are layers
 
 
-def conv(inputs: int = 3, outputs: int = 4, **options) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
+def test_every_module_is_a_layer_with_the_shape_of_its_features():
+    layers = list_layers(torchvision.models.resnet18(weights=None), torch.rand(1, 3, 64, 64))
+    assert layers.skipped == ()
+    assert layers.random == ()
+    assert layers.branches == ()
+    block, pooled = layers.get("layer2"), layers.get("avgpool")
+    assert (block.kind, block.input_shape, block.shape) == ("Sequential", (64, 16, 16), (128, 8, 8))
+    assert (pooled.shape, layers.get("fc").shape, layers.get("output").shape) == ((512, 1, 1), (1000,), (1000,))
+    assert layers.names.index("layer1.0.conv1") < layers.names.index("layer1.0") < layers.names.index("layer1")
+    # conv1 + bn1 + relu + maxpool is a conv block, named by its first and its last part
+    assert [layers.get(name).block for name in ("conv1", "bn1", "maxpool", "layer1")] == [True, False, True, False]
 
 
-def test_nodes_say_what_reads_what():
+def test_features_are_the_module_s_own_output():
+    model = cases.shake(torchvision.models.resnet18(weights=None)).eval()
+    x = torch.rand(3, 3, 48, 48)
+    layers = list_layers(model, x)
+    features = capture(model, layers.names, x)
+    with torch.no_grad():
+        stem = model.maxpool(model.relu(model.bn1(model.conv1(x))))
+        blocks = model.layer2(model.layer1(stem))
+        assert torch.equal(features["layer2"], blocks)
+        assert torch.equal(features["output"], model(x))
+    assert [tuple(features[layer.name].shape) for layer in layers] == [(3, *layer.shape) for layer in layers]
+
+
+def test_tuples_dicts_and_what_is_no_layer():
+    model = cases.outputs_of_many_kinds()
+    layers = list_layers(model, X)
+    named = ["named['a']", "windows", "output['a']"]
+    assert list(layers.names) == ["conv", "pair[0]", "pair[1][0]", *named]
+    assert layers.get("windows").shape == (2, 4, 4, 8)
+    assert {s.module: s.reason for s in layers.skipped} == {
+        "number": "its output has no batch axis",
+        "constant": "its output does not depend on the image",
+        "text": "its output is of type str and holds no tensor",
+        "transposed": "the batch is axis 1 of its output, not axis 0",
+        "mixed": "its output for one image depends on the other images of the batch",
+        "named['b']": "its output is int64, not floating-point",
+        "output['b']": "its output is int64, not floating-point",
+        "idle": "never called in the forward pass",
+    }
+    features = capture(model, [*named, "pair[1][0]"], X)
+    h = model.conv(X).detach()
+    torch.testing.assert_close(features["pair[1][0]"], 2 * h)
+    torch.testing.assert_close(features["named['a']"], h.mean((2, 3)))  # its first call
+    torch.testing.assert_close(features["output['a']"], 2 * h.mean((2, 3)))
+    # the upper and the lower half of each image
+    torch.testing.assert_close(features["windows"], torch.stack([h[:, :, :4], h[:, :, 4:]], 1))
+
+
+def test_names_that_are_no_layer():
+    layers = list_layers(cases.outputs_of_many_kinds(), X)
+    for name, message in {
+        "konv": r"there is no layer 'konv'; use one such as conv$",
+        "pair": r"no layer 'pair'; use one such as pair\[0\], pair\[1\]\[0\]",
+        "text": "'text' is no layer: its output is of type str",
+        "idle.0": "'idle.0' is no layer: never called in the forward pass",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            layers.get(name)
+
+
+def test_layers_up_to_where_the_forward_pass_fails():
+    layers = list_layers(torchvision.models.alexnet(weights=None), torch.rand(1, 3, 20, 20))
+    assert layers.names[-1] == "features.4"
+    assert layers.skipped[0].module == "features.5"
+    assert layers.skipped[0].reason.startswith("not reached, the forward pass stopped: ")
+    with pytest.raises(UnconvError, match=r"cannot take an input of shape \(1, 3, 2, 2\)"):
+        list_layers(cases.unpadded(), torch.rand(1, 3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("resnet18", "relu layer1 layer2 layer3 layer4 avgpool fc"),
+        ("vgg11", "features.1 features.4 features.9 features.14 features.19 features.20 avgpool classifier"),
+        ("mobilenet_v3_small", "features.0 features.1 features.3 features.8 features.12 avgpool classifier"),
+        ("swin_t", "features.1 features.3 features.5 norm permute avgpool head"),
+    ],
+)
+def test_ends_are_spread_over_the_depth(name, ends):
+    model = torchvision.models.get_model(name, weights=None)
+    assert list_layers(model, torch.rand(1, 3, 64, 64)).ends() == tuple(ends.split())
+
+
+def test_ends_of_small_and_of_uniform_networks():
+    assert list_layers(nn.Sequential(conv(), nn.ReLU()), X).ends() == ("0", "1")
+    uniform = nn.Sequential(*[nn.Sequential(conv(3, 3), nn.ReLU()) for _ in range(20)])
+    ends = list_layers(uniform, X).ends()
+    assert len(ends) == 6
+    assert ends[-1] == "19"
+    listed = Net(lambda net, x: net.blocks[1](net.blocks[0](x)), blocks=nn.ModuleList([conv(3, 3), conv(3, 3)]))
+    assert list_layers(listed, X).ends() == ("blocks.0", "blocks.1")
+
+
+# what a network may do in its forward pass
+
+
+@pytest.mark.parametrize("how", ["no_grad", "inference_mode", "detach", "data"])
+def test_layers_that_the_gradient_does_not_reach(how):
+    layers = list_layers(cases.without_gradient(how), X)
+    assert {layer.name: layer.gradient for layer in layers} == {"a": True, "b": False, "output": False}
+
+
+def test_random_layers_are_named():
+    assert list_layers(cases.random(), X).random == ("c", "output")
+
+
+def test_an_image_that_takes_another_path():
+    model = cases.branching()
+    layers = list_layers(model, X)
+    assert layers.branches == ("",)
+    assert "b" in layers.names
+    assert execution_path(model, X[1:]) == layers.path
+    assert execution_path(model, X[:1] / 4) != layers.path
+    assert "b" not in list_layers(model, X / 4).names
+    assert list_layers(cases.vgg(), X).branches == ()
+
+
+def test_autocast_gives_features_of_the_network_s_type():
+    model = cases.autocast()
+    features = capture(model, ["b", "output"], X)
+    assert {y.dtype for y in features.values()} == {torch.float32}
+    with torch.no_grad():
+        torch.testing.assert_close(features["output"], model(X).float())
+    assert capture_inputs(model, ["b"], X)["b"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_parts_are_seen_once(reentrant):
+    layers = list_layers(cases.checkpointed(reentrant), X)
+    assert layers.names == ("a", "b.0", "b.1", "b", "output")
+    assert all(layer.gradient for layer in layers)
+
+
+def test_stored_activations_and_counts_stay_as_they_were():
+    model = cases.stores_activations()
+    model(X)
+    stored = model.features
+    layers = list_layers(model, X)
+    assert layers.names == ("a", "act", "b", "output")
+    assert layers.random == ()
+    assert model.features is stored
+    assert model.calls == 1
+    assert model.a.weight.requires_grad
+
+
+def test_train_that_returns_nothing():
+    model = cases.returns_nothing_from_train()
+    assert list_layers(model, X).names == ("conv", "output")
+    assert model.conv.weight.requires_grad
+
+
+def test_lazy_modules_are_not_initialised():
+    model = nn.Sequential(conv(), nn.LazyConv2d(5, 3))
+    layers = list_layers(model, X)
+    assert layers.names == ("0",)
+    assert "1 is not initialised; run one batch through the network first" in layers.skipped[0].reason
+    assert type(model[1]) is nn.LazyConv2d
+
+
+def test_shapes_alone_on_the_meta_device():
+    layers = list_layers(cases.vgg().to("meta"), torch.empty(1, 3, 8, 8, device="meta"))
+    assert layers.get("8").shape == (16, 2, 2)
+
+
+# capture
+
+
+def test_captured_inputs_are_copies_that_nothing_in_place_changes():
     def forward(net, x):
-        h = F.relu(net.bn(net.conv(x)), inplace=True)
-        h = F.max_pool2d(h, 2, stride=1)
-        a, b = h.chunk(2, dim=1)
-        return torch.cat([a, net.act(b) + 1], 1)
+        h = net.bn(net.a(net.act(x)))
+        y = net.b(h)
+        h.mul_(0)
+        return net.c(net.act(y))
 
-    net = Net(forward, conv=conv(), bn=nn.BatchNorm2d(4), act=nn.SiLU())
-    graph = trace(net, torch.zeros(1, 3, 6, 8))
+    torch.manual_seed(5)
+    convs = {"a": conv(3, 4), "b": nn.Conv2d(4, 4, 1), "c": nn.Conv2d(4, 4, 1)}
+    model = cases.shake(Net(forward, act=nn.ReLU(inplace=True), bn=nn.BatchNorm2d(4), **convs)).train()
+    kept, statistics = X.clone(), model.bn.running_mean.clone()
+    inputs = capture_inputs(model, ["c", "b", "a"], X - 0.5)
+    outputs = capture(model, ["bn", "b"], X - 0.5)
 
-    assert graph.stopped is None
-    assert operations(graph) == ["input", "conv", "bn", "relu", "max_pool2d", "chunk", "act", "add", "cat", "output"]
-    assert [n.inputs for n in graph.nodes] == [(), (0,), (1,), (2,), (3,), (4,), (5,), (6,), (5, 7), (8,)]
-    assert [n.users for n in graph.nodes] == [(1,), (2,), (3,), (4,), (5,), (6, 8), (7,), (8,), (9,), ()]
-    relu, pool, chunk = graph.nodes[3:6]
-    assert graph.nodes[1].operation is net.conv
-    assert (pool.input_shape, pool.shape, chunk.shape) == ((1, 4, 6, 8), (1, 4, 5, 7), (1, 2, 5, 7))
-    assert pool.arguments == (2,)
-    assert pool.options["stride"] == 1
-    assert graph.only_reader(relu) is pool
-    assert graph.only_reader(chunk) is None
+    assert list(inputs) == ["c", "b", "a"]
+    assert torch.equal(X, kept)
+    assert model.bn.training
+    assert torch.equal(model.bn.running_mean, statistics)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    torch.testing.assert_close(inputs["a"], (X - 0.5).relu())
+    assert torch.equal(inputs["b"], outputs["bn"])
+    assert torch.equal(inputs["c"], outputs["b"].relu())
 
 
-def test_operations_that_do_nothing_leave_no_node():
+def test_capture_takes_the_first_call_and_goes_no_further_than_needed():
     def forward(net, x):
-        h = net.drop(net.same(net.conv(x)))
-        h = F.dropout(h, 0.5, training=net.training).contiguous().clone().detach()
-        return net.act(h)
+        h = net.conv(net.conv(x) + 1)
+        net.last(input=h)
+        raise AssertionError("went on")
 
-    net = Net(forward, conv=conv(), same=nn.Identity(), drop=nn.Dropout2d(), act=nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert operations(graph) == ["input", "conv", "act", "output"]
-
-
-def test_dropout_that_is_never_switched_off_is_an_operation():
-    net = Net(lambda net, x: F.dropout(net.conv(x), 0.5, training=True), conv=conv())
-    assert operations(trace(net, torch.randn(1, 3, 5, 5))) == ["input", "conv", "dropout", "output"]
+    model = Net(forward, conv=nn.Conv2d(3, 3, 1), last=nn.Conv2d(3, 3, 1))
+    inputs = capture_inputs(model, ["conv", "last"], X)
+    torch.testing.assert_close(inputs["conv"], X)
+    torch.testing.assert_close(inputs["last"], model.conv(model.conv(X) + 1).detach())
+    torch.testing.assert_close(capture(model, ["conv"], X)["conv"], model.conv(X).detach())
 
 
-def test_what_reads_a_tensor_changed_in_place_reads_the_change():
-    def forward(net, x):
-        h = net.conv(x)
-        net.act(h)
-        return h + 1
-
-    net = Net(forward, conv=conv(), act=nn.ReLU(inplace=True))
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert operations(graph) == ["input", "conv", "act", "add", "output"]
-    assert [n.inputs for n in graph.nodes[1:]] == [(0,), (1,), (2,), (3,)]
-
-
-def test_a_tensor_changed_through_a_view_has_no_known_maker():
-    def forward(net, x):
-        h = net.conv(x)
-        h[:, :1].relu_()
-        return net.act(h)
-
-    net = Net(forward, conv=conv(), act=nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    act = next(n for n in graph.nodes if n.operation is net.act)
-    assert act.inputs == (None,)
-    assert graph.nodes[1].users == ()
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_captured_values_that_are_not_finite(bad):
+    x = torch.randn(4, 5, 3, 4, 4)
+    x[2, 1, 0, 0] = bad
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+    with pytest.raises(UnconvError, match="the input of 1 has NaN or infinite values for image 2 of the batch"):
+        capture_inputs(model, ["1"], x[:, 1])
+    with pytest.raises(UnconvError, match="layer 0 has NaN or infinite values for image 2 of the batch"):
+        capture(model, ["0"], x[:, 1])
+    frames = Net(lambda net, x: net.conv(x.flatten(0, 1)), conv=nn.Conv2d(3, 3, 1))
+    with pytest.raises(UnconvError, match="image 2 of the batch"):
+        capture_inputs(frames, ["conv"], x)
 
 
-def test_what_the_output_does_not_depend_on_is_no_user():
-    def forward(net, x):
-        h = net.conv(x)
-        net.act(h)
-        h.mean()
-        return {"scores": [net.act(h)]}
-
-    net = Net(forward, conv=conv(), act=nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert operations(graph) == ["input", "conv", "act", "mean", "act", "output"]
-    assert graph.nodes[1].users == (4,)
-
-
-def test_an_output_of_an_unknown_type_makes_everything_used():
-    class Result:
-        def __init__(self, scores: Tensor) -> None:
-            self.scores = scores
-
-    net = Net(lambda net, x: Result(net.act(net.conv(x))), conv=conv(), act=nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert graph.nodes[1].users == (2,)
-
-
-class Wavering(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = conv()
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv(x)
-        if h.mean() > 100:
-            h = h * 2
-        return self.act(h)
-
-
-def test_a_network_that_looks_at_values_is_recorded_by_hooks():
-    graph = trace(Wavering(), torch.randn(1, 3, 5, 5))
-    assert graph.nodes[1].users == (operations(graph).index("act"),)
-    assert graph.reads_values == ("",)
-
-
-def test_what_symbolic_tracing_leaves_behind_does_not_reach_the_recording():
-    def forward(net, x):
-        net.seen = x if net.seen is None else net.seen
-        if x.sum() > 0:
-            x = x + 1
-        return net.conv(net.seen)
-
-    net = Net(forward, conv=conv())
-    net.seen = None
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert graph.nodes[operations(graph).index("conv")].inputs == (0,)
-    assert net.seen is None
-
-
-def test_a_forward_pass_that_fails_is_kept_up_to_there():
-    net = nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Linear(7, 2))
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert operations(graph) == ["input", "0", "1", "2", "output"]
-    assert graph.stopped is not None
-    assert "shapes cannot be multiplied" in graph.stopped
-    assert "\n" not in graph.stopped
-    assert graph.nodes[1].users == (2,)
-
-
-def test_an_exception_that_the_network_catches_does_not_confuse_the_paths():
-    def inner(net, x):
-        raise ValueError("cannot")
-
-    def forward(net, x):
-        try:
-            x = net.inner(x)
-        except ValueError:
-            x = x + 1
-        return net.conv(x)
-
-    net = Net(lambda net, x: net.outer(x), outer=Net(forward, inner=Net(inner), conv=conv()))
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert [(n.path, n.inputs) for n in graph.nodes[1:3]] == [("outer", (0,)), ("outer.conv", (1,))]
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_network_and_its_input_are_left_as_they_were(fails):
-    def forward(net, x):
-        net.calls += 1
-        net.state = net.state + 1
-        net.last = net.act(x)
-        h = net.bn(net.conv(net.last))
-        return net.linear(h) if fails else h
-
-    net = Net(forward, conv=conv(), bn=nn.BatchNorm2d(4), act=nn.ReLU(inplace=True), linear=nn.Linear(1000, 2))
-    net.train()
-    net.bn.eval()
-    net.calls = 0
-    net.register_buffer("state", torch.zeros(1))
-    before = copy.deepcopy(net.state_dict())
-    image = torch.randn(1, 3, 5, 5)
-    kept = image.clone()
-
-    trace(net, image)
-
-    assert torch.equal(image, kept)
-    assert [net.training, net.conv.training, net.bn.training] == [True, True, False]
-    assert net.calls == 0
-    assert not hasattr(net, "last")
-    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks or m._forward_hooks_always_called for m in net.modules())
-
-
-def test_evaluating_restores_after_an_error():
-    net = nn.Sequential(conv(), nn.Dropout())
-
-    def fail() -> None:
-        with evaluating(net):
-            assert not net[1].training
-            assert not torch.is_grad_enabled()
-            raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError, match="no"):
-        fail()
-    assert net[1].training
-    assert torch.is_grad_enabled()
-
-
-def test_lazy_modules_stop_the_forward_pass_and_stay_lazy():
-    net = nn.Sequential(conv(), nn.ReLU(), nn.LazyConv2d(5, 3), nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert operations(graph) == ["input", "0", "1", "output"]
-    assert graph.stopped == "2 is not initialised; run one batch through the network first"
-    assert type(net[2]) is nn.LazyConv2d
-
-
-def test_the_input_follows_the_type_and_device_of_the_network():
-    net = nn.Sequential(conv(), nn.ReLU())
-    assert trace(net.double(), torch.randn(1, 3, 5, 5)).stopped is None
-    assert trace(net.bfloat16(), torch.randn(1, 3, 5, 5)).stopped is None
-    assert trace(net.to("meta"), torch.randn(1, 3, 5, 5)).nodes[2].shape == (1, 4, 5, 5)
-    words = nn.Sequential(nn.Embedding(10, 3), nn.Conv1d(5, 2, 3))
-    assert trace(words, torch.zeros(1, 5, dtype=torch.int64)).stopped is None
-
-
-def test_tracing_works_inside_inference_mode():
-    with torch.inference_mode():
-        net = nn.Sequential(conv(), nn.ReLU(inplace=True))
-        graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert operations(graph) == ["input", "0", "1", "output"]
-
-
-@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
-def test_compiled_networks_are_refused():
-    net = nn.Sequential(conv())
-    with pytest.raises(UnconvError, match=r"the network is compiled; give the nn\.Module"):
-        trace(torch.jit.trace(net, torch.randn(1, 3, 5, 5)), torch.randn(1, 3, 5, 5))
-    with pytest.raises(UnconvError, match="1 is compiled"):
-        trace(nn.Sequential(net, torch.compile(net)), torch.randn(1, 3, 5, 5))
-
-
-def test_leaves_are_torch_modules_but_not_its_containers():
-    class Own(nn.Conv2d):
-        pass
-
-    leaves = [nn.ReLU(), conv(), Own(3, 3, 3), nn.MultiheadAttention(4, 2), torchvision.ops.FrozenBatchNorm2d(3)]
-    assert all(is_leaf(m) for m in leaves)
-    assert not any(is_leaf(m) for m in [nn.Sequential(conv()), nn.ModuleList([conv()]), Wavering()])
-
-
-def test_first_line_of_an_error():
-    assert first_line(ValueError("one\ntwo")) == "one"
-    assert first_line(ValueError()) == "ValueError"
+def test_capture_says_what_is_wrong():
+    model = Net(lambda net, x: net.a(x), a=nn.Conv2d(3, 3, 5), b=nn.Conv2d(3, 3, 1))
+    with pytest.raises(UsageError, match="the network has no module 'c'"):
+        capture(model, ["c"], X)
+    with pytest.raises(UnconvError, match=r"does not reach b on an input of shape \(2, 3, 8, 8\)"):
+        capture_inputs(model, ["b"], X)
+    with pytest.raises(UnconvError, match=r"cannot take an input of shape \(1, 3, 2, 2\)"):
+        capture(model, ["a", "b"], torch.randn(1, 3, 2, 2))
+    with pytest.raises(UsageError, match=r"no layer 'pair'; the places in its output are \[0\], \[1\]\[0\]"):
+        capture(cases.outputs_of_many_kinds(), ["pair"], X)
+    with pytest.raises(UnconvError, match=r"layer number has shape \(\) for 2 images: no batch axis"):
+        capture(cases.outputs_of_many_kinds(), ["number"], X)

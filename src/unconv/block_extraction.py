@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -21,7 +21,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from unconv.conv_block import IMAGE, NO_ACTIVATION, Activation, ConvBlock, ConvBlocks, Skipped
 from unconv.errors import UnconvError
-from unconv.graph import Graph, Node, as_input_of, check_visible, evaluating, record, trace
+from unconv.graph import Graph, Node, another_image, as_input_of, check_visible, evaluating, first_line, record, trace
 from unconv.operators import ConvOperator
 from unconv.sparsity import AveragePool, Window
 
@@ -60,7 +60,7 @@ ACTIVATIONS = set(MODULES.values()) - set(POOLINGS)
 FUNCTIONAL = re.compile(r"conv(_transpose)?[123]d|convolution|deform_conv2d")
 CLASSES = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+CONV_ARGUMENTS = ("weight", "bias", "stride", "padding", "dilation", "groups")
 TOLERANCE = 1e-3  # largest difference between a block and the network, relative to the largest value; float32
 
 
@@ -164,12 +164,9 @@ def _cut_all(graph: Graph, skipped: dict[str, str]) -> list[_Cut]:
 def _differences(model: nn.Module, image: Tensor, graph: Graph, cuts: Sequence[_Cut]) -> dict[str, str]:
     """Return how much blocks differ from the network's own output on the image, for those where that is too much."""
     keep = {cut.start for cut in cuts} | {cut.end for cut in cuts}
-    if image.is_floating_point() and image.min() == image.max():
-        # a constant image hides factors; values of its own show them, unless they take another path
-        noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
-        kept = trace(model, image + noise, keep)
-        kept = kept if kept.path == graph.path else trace(model, image, keep)
-    else:
+    # another image shows filters that depend on the first one, and factors that a constant one hides
+    kept = trace(model, another_image(image), keep)
+    if kept.path != graph.path:
         kept = trace(model, image, keep)
     if kept.path != graph.path:
         return {cut.block.name: "which takes another path every time" for cut in cuts}
@@ -180,7 +177,7 @@ def _differences(model: nn.Module, image: Tensor, graph: Graph, cuts: Sequence[_
             with torch.no_grad():
                 values = cut.block.encode(x.to(cut.block.operator.weight)).values
         except Exception as error:
-            wrong[cut.block.name] = f"and fail on its input: {str(error).splitlines()[0]}"
+            wrong[cut.block.name] = f"and fail on its input: {first_line(error)}"
             continue
         if values.shape != expected.shape:
             wrong[cut.block.name] = f"in shape {tuple(values.shape[1:])} where it has {tuple(expected.shape[1:])}"
@@ -189,9 +186,8 @@ def _differences(model: nn.Module, image: Tensor, graph: Graph, cuts: Sequence[_
             largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
             difference = float((values - expected.to(values)).abs().max() / largest.to(values))
             if not difference <= max(TOLERANCE, 4 * torch.finfo(expected.dtype).eps):
-                wrong[cut.block.name] = (
-                    f"by {difference:.2g} of its largest value; a hook or a replaced forward changes what they compute"
-                )
+                cause = "a hook or a replaced forward changes what they compute"
+                wrong[cut.block.name] = f"by {difference:.2g} times its largest value; {cause}"
     return wrong
 
 
@@ -325,7 +321,7 @@ def _activation(node: Node) -> Activation | None:
     if isinstance(operation, nn.Module):
         own = copy.copy(operation)
         vars(own)["inplace"] = False
-        return Activation(name, own.forward)
+        return Activation(name, partial(type(own).forward, own))  # a forward of the instance's own is seen in the check
     options = {key: value for key, value in node.options.items() if key != "inplace"}
     return Activation(name, lambda h: getattr(F, name)(h, *node.arguments, **options))
 
@@ -368,14 +364,6 @@ def _is_nonnegative(graph: Graph, index: int | None) -> bool:
     return False
 
 
-@dataclass
-class _ConvCall:
-    """A call of ``torch.nn.functional.convNd``: what it was given by name, and its output."""
-
-    arguments: dict[str, Any]
-    output: Tensor
-
-
 def _plain_convolution(module: _ConvNd, shape: tuple[int, ...]) -> _ConvNd | None:
     """Return the convolution of torch's own class that a module computes on inputs of a shape, or None.
 
@@ -383,34 +371,24 @@ def _plain_convolution(module: _ConvNd, shape: tuple[int, ...]) -> _ConvNd | Non
     not depend on the input, and returns what comes out: weight standardisation (Qiao et al. 2019), scaled or not.
     """
     base = CLASSES[module.weight.ndim - 2]
-    if all(getattr(getattr(module, m), "__func__", None) is getattr(base, m) for m in ("forward", "_conv_forward")):
+    if _inherits(module, base, "forward") and _inherits(module, base, "_conv_forward"):
         return module
-    weight = module.weight
     generator = torch.Generator().manual_seed(0)
-    probes = [torch.randn(1, *shape[1:], generator=generator).to(weight) for _ in range(2)]
-    first, second = (_only_call(module, x) for x in probes)
-    if first is None or second is None or not _equal_calls(first.arguments, second.arguments):
+    probes = [torch.randn(1, *shape[1:], generator=generator).to(module.weight) for _ in range(2)]
+    arguments, again = (_only_call(module, x) for x in probes)
+    if not arguments or not again or not all(_equal(arguments.get(name), again.get(name)) for name in CONV_ARGUMENTS):
         return None
-    arguments = first.arguments
-    plain = base(
-        module.in_channels,
-        module.out_channels,
-        module.kernel_size,
-        arguments.get("stride", 1),
-        arguments.get("padding", 0),
-        arguments.get("dilation", 1),
-        arguments.get("groups", 1),
-        bias=False,
-        device="meta",
-    )
-    plain.weight = nn.Parameter(arguments["weight"], requires_grad=False)
+    sizes = (module.in_channels, module.out_channels, module.kernel_size)
+    options = {name: arguments[name] for name in CONV_ARGUMENTS[2:] if name in arguments}
+    plain = base(*sizes, **options, bias=False, device="meta")
+    plain.weight = nn.Parameter(arguments["weight"].detach(), requires_grad=False)
     if arguments.get("bias") is not None:
-        plain.bias = nn.Parameter(arguments["bias"], requires_grad=False)
+        plain.bias = nn.Parameter(arguments["bias"].detach(), requires_grad=False)
     return plain.eval()
 
 
-def _only_call(module: nn.Module, x: Tensor) -> _ConvCall | None:
-    """Return the convolution that a module hands its input to, where that is all it does with it."""
+def _only_call(module: nn.Module, x: Tensor) -> dict[str, Any] | None:
+    """Return the arguments of the convolution that a module hands its input to, where that is all it does with it."""
     watch = _ConvWatch()
     try:
         with torch.no_grad(), watch:
@@ -418,28 +396,23 @@ def _only_call(module: nn.Module, x: Tensor) -> _ConvCall | None:
     except Exception:
         # a class of someone else's own raises anything
         return None
-    if len(watch.calls) != 1 or watch.calls[0].arguments["input"] is not x or watch.calls[0].output is not y:
-        return None
-    return watch.calls[0]
+    arguments, output = watch.calls[0] if len(watch.calls) == 1 else ({}, None)
+    return arguments if output is y and arguments.pop("input", None) is x else None
 
 
-def _equal_calls(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    def equal(name: str) -> bool:
-        a, b = one.get(name), other.get(name)
-        return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
-
-    return all(equal(name) for name in CONV_ARGUMENTS if name != "input")
+def _equal(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
 
 
 class _ConvWatch(TorchFunctionMode):
+    """Keeps the named arguments and the output of every convolution."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[_ConvCall] = []
+        self.calls: list[tuple[dict[str, Any], Tensor]] = []
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         if func in CONVOLUTIONS:
-            self.calls.append(_ConvCall(dict(zip(CONV_ARGUMENTS, args)) | (kwargs or {}), output))
+            self.calls.append((dict(zip(("input", *CONV_ARGUMENTS), args)) | (kwargs or {}), output))
         return output

@@ -121,26 +121,12 @@ class ConvBlock:
         return (channels, *(self.window.pooled_shape(spatial) if self.window else spatial))
 
     def preactivation(self, x: Tensor) -> Tensor:
-        """The convolution with its bias and batch norm, ``W x + b``.
-
-        Args:
-            x: Inputs. Shape ``(N, M, *spatial)``.
-
-        Returns:
-            Shape ``(N, K, *output_spatial)``.
-        """
+        """Return ``W x + b``, convolution and batch norm, of inputs ``(N, M, *spatial)``: ``(N, K, *output)``."""
         h = self.operator.forward(x)
         return h if self.bias is None else h + self.bias.reshape(-1, *[1] * self.operator.dims)
 
     def activate(self, h: Tensor) -> Tensor:
-        """The activation.
-
-        Args:
-            h: Preactivations, any shape.
-
-        Returns:
-            The same shape.
-        """
+        """Apply the activation to preactivations of any shape."""
         return self.activation.function(h)
 
     def encode(self, x: Tensor) -> Code:
@@ -155,14 +141,7 @@ class ConvBlock:
         return self.pool(self.activate(self.preactivation(x)))
 
     def pool(self, activated: Tensor) -> Code:
-        """The pooling alone.
-
-        Args:
-            activated: Activations. Shape ``(N, K, *output_spatial)``.
-
-        Returns:
-            The code.
-        """
+        """Apply the pooling alone to activations of shape ``(N, K, *output_spatial)``."""
         if isinstance(self.pooling, Window):
             return Pooled(self.pooling, signed=True).project(activated)
         values = activated if self.pooling is None else self.pooling.forward(activated)
@@ -204,14 +183,7 @@ class ConvBlock:
         return replace(self, pooling=window)
 
     def to(self, *args: torch.dtype | torch.device | str) -> ConvBlock:
-        """The block on another device or in another floating-point type.
-
-        Args:
-            *args: As for ``torch.Tensor.to``.
-
-        Returns:
-            The new block.
-        """
+        """Return the block on another device or in another floating-point type; arguments as for ``Tensor.to``."""
         operator = self.operator.to(*args)
         return replace(self, operator=operator, bias=None if self.bias is None else self.bias.to(operator.weight))
 

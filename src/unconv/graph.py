@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -35,45 +35,29 @@ class Node:
 
     Operations that hand their input on as it is (identity, dropout in evaluation, copies) leave no node.
 
-    Attributes:
-        index: Place in the order of execution. Node 0 is the network's input, the last one its output.
-        path: Path of the module; of the module that calls it, for a function.
-        operation: The module, or the function's name without underscores: ``"relu"``, ``"add"``,
-            ``"input"``, ``"output"``.
-        inputs: Node behind each tensor that it reads; ``None`` for a constant, a parameter, or a tensor that
-            was changed in place through a view.
-        input_shape: Shape of the first tensor that it reads.
-        shape: Shape of the first tensor that it gives.
-        arguments: A function's positional arguments that are not tensors.
-        options: A function's keyword arguments that are not tensors.
-        users: Nodes that read it and on which the network's output depends.
+    Node 0 is the network's input, the last one its output.
     """
 
-    index: int
-    path: str
-    operation: nn.Module | str
+    index: int  # place in the order of execution
+    path: str  # of the module; of the module that calls it, for a function
+    operation: nn.Module | str  # the module, or a function's name without underscores: "relu", "input", "output"
+    # node behind each tensor that it reads; None for a constant, a parameter, or what was changed through a view
     inputs: tuple[int | None, ...] = ()
-    input_shape: tuple[int, ...] = ()
-    shape: tuple[int, ...] = ()
-    arguments: tuple[Any, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
-    users: tuple[int, ...] = ()
+    input_shape: tuple[int, ...] = ()  # of the first tensor that it reads
+    shape: tuple[int, ...] = ()  # of the first tensor that it gives
+    arguments: tuple[Any, ...] = ()  # a function's, without tensors
+    options: dict[str, Any] = field(default_factory=dict)  # a function's keyword arguments, without tensors
+    users: tuple[int, ...] = ()  # nodes that read it and on which the network's output depends
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A network's operations on one input.
-
-    Attributes:
-        nodes: In the order of execution.
-        stopped: Why the forward pass ended before the output, in one line; ``None`` where it did not.
-        reads_values: Paths of the modules that turn tensors into Python values, which may decide what runs.
-        values: What kept nodes read and gave, by index: copies of their first tensors.
-    """
+    """A network's operations on one input."""
 
     nodes: tuple[Node, ...]
-    stopped: str | None = None
-    reads_values: tuple[str, ...] = ()
+    stopped: str | None = None  # why the forward pass ended before the output, in one line
+    reads_values: tuple[str, ...] = ()  # modules that turn tensors into Python values, which may decide what runs
+    # what kept nodes read and gave, by index: copies of their first tensors
     values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def only_reader(self, node: Node) -> Node | None:
@@ -128,26 +112,40 @@ def evaluating(model: nn.Module, *, gradients: bool = False, freeze: bool = True
     """Evaluation mode, with gradients to the input alone or without any; afterwards the network is as it was.
 
     That is: the attributes and buffers of every module, and which parameters need gradients (``freeze=False`` leaves
-    them alone, which torch.func's transforms ask for). Checkpointed parts run plainly: checkpointing knows no second
-    derivatives, and its recomputation would be recorded as operations.
+    them alone, which torch.func's transforms ask for). Checkpointed parts run plainly (checkpointing has no second
+    derivatives), and modules that are not initialised refuse to run.
     """
     # all of them, not only the training flag: a forward pass may leave activations on its modules
     saved = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    buffers = [(b, b._version, b.clone()) for b in model.buffers() if not is_lazy(b) and not b.is_inference()]
     flags = [(p, p.requires_grad) for p in model.parameters() if freeze and not is_lazy(p) and not p.is_inference()]
-    try:
-        model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.set_grad_enabled(gradients), _without_checkpoints():
-            yield
-    finally:
-        for module, attributes, buffers in saved:
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+    with ExitStack() as hooks:
+        for path, module in model.named_modules():
+            if any(is_lazy(p) for p in module.parameters(recurse=False)):
+                # such a module has a hook of its own that would initialise it: stay ahead of that
+                hooks.callback(module.register_forward_pre_hook(partial(_refuse_lazy, path), prepend=True).remove)
+        try:
+            model.eval()
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            with torch.inference_mode(False), torch.set_grad_enabled(gradients), _without_checkpoints():
+                yield
+        finally:
+            for module, attributes, own_buffers in saved:
+                vars(module).clear()
+                vars(module).update(attributes)
+                module._buffers.clear()
+                module._buffers.update(own_buffers)
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+            with torch.no_grad():
+                for buffer, version, values in buffers:
+                    if buffer._version != version:
+                        buffer.copy_(values)
+
+
+def _refuse_lazy(path: str, *_: Any) -> None:
+    raise ValueError(f"{path} is not initialised; run one batch through the network first")
 
 
 @contextmanager
@@ -165,32 +163,21 @@ def _without_checkpoints() -> Iterator[None]:
         yield
 
 
-def copy_network(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a network, also where it holds tensors that are results (stored activations, old norms)."""
-    try:
-        with _DetachedCopies():
-            return copy.deepcopy(model)
-    except Exception as error:
-        raise UnconvError(f"the network cannot be copied: {first_line(error)}") from error
-
-
-class _DetachedCopies(TorchFunctionMode):
-    """Copies tensors that have a history, which torch refuses to do, without it."""
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            tensor, memo = args
-            memo[id(tensor)] = tensor.detach().clone()
-            return memo[id(tensor)]
-        return func(*args, **(kwargs or {}))
-
-
 def as_input_of(model: nn.Module, x: Tensor) -> Tensor:
     """Return an input on the device and in the floating-point type of a network's first parameter."""
     weight = next((p for p in model.parameters() if p.is_floating_point() and not is_lazy(p)), None)
     if weight is None:
         return x
     return x.to(weight.device, weight.dtype if x.is_floating_point() else x.dtype)
+
+
+def another_image(image: Tensor) -> Tensor:
+    """Return a second image with values of the same kind: the first one turned round, with noise."""
+    turned = image.flip(list(range(2, image.ndim)))
+    if not image.is_floating_point():
+        return turned
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    return turned + 0.1 * noise * (image.abs().max() or 1.0)
 
 
 def first_line(error: Exception) -> str:
@@ -258,21 +245,18 @@ class _Recorder(TorchFunctionMode):
     def watch(self, path: str, module: nn.Module) -> Iterator[RemovableHandle]:
         """Hook a module, so that its path is known while it runs and a leaf is recorded."""
         leaf = is_leaf(module)
-        lazy = any(is_lazy(p) for p in module.parameters(recurse=False))
 
         def enter(_: nn.Module, args: Any, options: Any) -> None:
             self.running.append((path, self.begin(path, module, args, options) if leaf else None))
-            if lazy:
-                raise ValueError(f"{path} is not initialised; run one batch through the network first")
 
         def leave(_: nn.Module, args: Any, options: Any, output: Any) -> None:
-            call = self.running[-1][1]
-            if call:
-                self.end(call, output)
-            self.running.pop()
+            # not where a hook before ours raised, so that the module was never entered
+            if self.running and self.running[-1][0] == path:
+                if call := self.running[-1][1]:
+                    self.end(call, output)
+                self.running.pop()
 
-        # a lazy module has a hook of its own that would initialise it: stay ahead of that
-        yield module.register_forward_pre_hook(enter, prepend=lazy, with_kwargs=True)
+        yield module.register_forward_pre_hook(enter, with_kwargs=True)
         yield module.register_forward_hook(leave, with_kwargs=True, always_call=True)
 
     def begin(self, path: str, operation: nn.Module | str, args: Any, options: Any) -> _Call:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -17,12 +17,13 @@ from unconv import html_repr
 from unconv.block_extraction import find_conv_blocks
 from unconv.conv_block import Skipped
 from unconv.errors import UnconvError, UsageError
-from unconv.graph import as_input_of, check_visible, evaluating, first_line, tensors_of, trace
+from unconv.graph import another_image, as_input_of, check_visible, evaluating, first_line, tensors_of, trace
 
 OUTPUT = "output"  # the layer that is the whole network
 ENDS = 8
 SAMPLES = 4096  # entries of a layer that are compared between two forward passes
-TOLERANCE = 1e-3  # relative, of that comparison
+TOLERANCE = 1e-3  # relative to the largest, of that comparison
+MIXED = 0.1  # the same, between an image alone and in a batch
 HANDED_ON = {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Flatten", "Identity"}  # kinds that change no value
 
 
@@ -148,32 +149,27 @@ def list_layers(model: nn.Module, x: Tensor) -> Layers:
     check_visible(model)
     image = as_input_of(model, x[:1])
     graph = trace(model, image)
-    with_gradient = _outputs(model, image, gradients=True)
-    once = _outputs(model, image)
-    pair = _outputs(model, torch.cat([image, _another(image)])) if image.device.type != "meta" else _Outputs({}, {})
+    once, again = _run(model, image), _run(model, image, gradients=True)
+    pair = _run(model, torch.cat([image, another_image(image)])) if image.device.type != "meta" else _Run({}, {})
     try:
-        blocks = find_conv_blocks(model, image)
-        ends = {name for block in blocks for name in (block.name, block.output)}
+        ends = {name for block in find_conv_blocks(model, image) for name in (block.name, block.output)}
     except UnconvError:
         ends = set()
 
-    layers, random = [], []
+    layers: list[Layer] = []
+    random: list[str] = []
     skipped = dict(once.skipped)
-    for name, found in once.tensors.items():
-        again, both = with_gradient.tensors.get(name), pair.tensors.get(name)
-        gradient = again is not None and again.gradient
-        varies = again is not None and _differ(found.sample, again.sample)
-        reason = _not_of_the_image(found, both, gradient)
-        if not reason and both and not varies and not graph.reads_values and _differ(found.sample, both.halves[0], 0.1):
-            reason = "its output for one image depends on the other images of the batch"
-        if reason:
+    for name, output in once.outputs.items():
+        with_gradient, both = again.outputs.get(name), pair.outputs.get(name)
+        varies = with_gradient is not None and _differ(output.samples[0], with_gradient.samples[0])
+        gradient = with_gradient is not None and with_gradient.gradient
+        if both and (reason := _not_of_the_image(output, both, gradient, varies or bool(graph.reads_values))):
             skipped[name] = reason
             continue
-        layers.append(Layer(name, found.kind, found.input_shape[1:], found.per_image(1), name in ends, gradient))
-        if varies:
-            random.append(name)
-    unreached = f"not reached, the forward pass stopped: {once.stopped}" if once.stopped else "not reached"
-    for path in _topmost(model, {name.split("[")[0] for name in (*once.tensors, *once.skipped)}):
+        layers.append(Layer(name, output.kind, output.input_shape, output.shape, name in ends, gradient))
+        random += [name] * varies
+    unreached = f"not reached, the forward pass stopped: {once.stopped}"
+    for path in _uncalled(model, {name.split("[")[0] for name in (*once.outputs, *once.skipped)}):
         skipped[path] = unreached if once.stopped else "never called in the forward pass"
     if not layers and once.stopped:
         raise UnconvError(f"the network cannot take an input of shape {tuple(x.shape)}: {once.stopped}")
@@ -208,7 +204,11 @@ def capture(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, Tens
         UnconvError: If the forward pass fails or ends before all were reached, or features are not finite.
     """
     outputs = _capture(model, names, x, inputs=False)
-    return {name: _check_finite(f"layer {name}", _per_image(y, len(x)), len(x)) for name, y in outputs.items()}
+    for name, y in outputs.items():
+        if not y.ndim or not len(y) or len(y) % len(x):
+            raise UnconvError(f"layer {name} has shape {tuple(y.shape)} for {len(x)} images: no batch axis")
+    features = {name: y.reshape(len(x), *_rows(y.shape, len(x))) for name, y in outputs.items()}
+    return {name: _check_finite(f"layer {name}", y, len(x)) for name, y in features.items()}
 
 
 def capture_inputs(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, Tensor]:
@@ -234,31 +234,38 @@ def capture_inputs(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[st
 def _capture(model: nn.Module, names: Iterable[str], x: Tensor, *, inputs: bool) -> dict[str, Tensor]:
     wanted = tuple(dict.fromkeys(names))
     image = as_input_of(model, x)
-    modules = {name: _module_of(model, name) for name in wanted}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = {OUTPUT: model} | {path: module for path, module in modules.items() if path}
     captured: dict[str, Tensor] = {}
 
-    def keep(name: str, value: Any) -> None:
+    def keep(name: str, values: dict[str, Tensor]) -> None:
         if name not in captured:
-            captured[name] = _pick(name, "" if inputs else _suffix(model, name), value).detach().clone()
-            if captured[name].is_floating_point() and image.is_floating_point():
-                captured[name] = captured[name].to(torch.promote_types(captured[name].dtype, image.dtype))
+            place = "" if name in modules else name[len(name.split("[")[0]) :]
+            if place not in values:
+                raise UsageError(f"there is no layer {name!r}; the places in its output are {', '.join(values)}")
+            value = values[place].detach().clone()
+            half = value.is_floating_point() and image.is_floating_point()
+            captured[name] = value.to(torch.promote_types(value.dtype, image.dtype)) if half else value
         if len(captured) == len(wanted):
             raise _Enough
 
     with evaluating(model), ExitStack() as hooks:
-        for name, module in modules.items():
+        for name in wanted:
+            path = name if name in modules else name.split("[")[0]
+            if path not in modules:
+                near = difflib.get_close_matches(path, modules, 3, 0.5)
+                raise UsageError(f"the network has no module {path!r}" + (f"; near: {', '.join(near)}" if near else ""))
             if inputs:
-                before = partial(lambda name, _, args, options: keep(name, (args, options)), name)
-                handle = module.register_forward_pre_hook(before, with_kwargs=True)
+                before = partial(lambda name, _, *args: keep(name, {"": next(tensors_of(args))}), name)
+                hooks.callback(modules[path].register_forward_pre_hook(before, with_kwargs=True).remove)
             else:
-                handle = module.register_forward_hook(partial(lambda name, _, __, y: keep(name, y), name))
-            hooks.callback(handle.remove)
+                behind = partial(lambda name, _, __, output: keep(name, dict(_places(output))), name)
+                hooks.callback(modules[path].register_forward_hook(behind).remove)
         try:
             model(image.clone())
-        except _Enough:
-            pass
-        except UsageError:
-            raise
+        except (_Enough, UsageError) as error:
+            if isinstance(error, UsageError):
+                raise
         except Exception as error:
             message = f"the network cannot take an input of shape {tuple(x.shape)}: {first_line(error)}"
             raise UnconvError(message) from error
@@ -272,175 +279,123 @@ class _Enough(BaseException):
     """Ends a forward pass of which the rest is not needed; no ``except Exception`` of a network swallows it."""
 
 
-def _module_of(model: nn.Module, name: str) -> nn.Module:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    path = name if name in modules else name.split("[")[0]
-    if path == OUTPUT and OUTPUT not in modules:
-        return model
-    if not path or path not in modules:
-        near = difflib.get_close_matches(path, [m for m in modules if m], 3, 0.5)
-        raise UsageError(f"the network has no module {path!r}" + (f"; near: {', '.join(near)}" if near else ""))
-    return modules[path]
-
-
-def _suffix(model: nn.Module, name: str) -> str:
-    """Return the place in a module's output that a layer's name asks for: ``[0]``, ``['key']`` or nothing."""
-    if name in dict(model.named_modules(remove_duplicate=False)):
-        return ""
-    return name[len(name.split("[")[0]) :]
-
-
-def _pick(name: str, suffix: str, value: Any) -> Tensor:
-    parts = dict(_named(value)) if suffix else {"": next(tensors_of(value), None)}
-    if isinstance(value, Tensor):
-        parts[""] = value
-    if (tensor := parts.get(suffix)) is None:
-        raise UsageError(f"there is no layer {name!r}; its module gives {', '.join(parts) or 'no tensor'}")
-    return tensor
-
-
-def _named(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
+def _places(output: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a module's output with their places, ``[0]`` or ``['key']``; one alone has none."""
-    if isinstance(value, Tensor):
-        yield place, value
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _named(item, f"{place}[{i}]")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _named(item, f"{place}[{key!r}]")
-
-
-def _per_image(y: Tensor, count: int) -> Tensor:
-    """Return features with one row per image: an axis folded into the batch (frames, windows) becomes its own."""
-    if y.ndim and len(y) != count and len(y) % count == 0:
-        return y.unflatten(0, (count, -1))
-    return y
+    if isinstance(output, Tensor):
+        yield place, output
+    elif isinstance(output, list | tuple | dict):
+        for key, item in output.items() if isinstance(output, dict) else enumerate(output):
+            yield from _places(item, f"{place}[{key!r}]")
 
 
 def _check_finite(what: str, y: Tensor, count: int) -> Tensor:
     finite = y.flatten(1).isfinite().all(1) if y.ndim > 1 else y.isfinite()
     if not finite.all():
+        # an axis that is not the batch (frames, patches) holds as many rows per image
         image = int((~finite).nonzero()[0]) * count // len(finite)
         raise UnconvError(f"{what} has NaN or infinite values for image {image} of the batch")
     return y
 
 
+def _rows(shape: Sequence[int], count: int) -> tuple[int, ...]:
+    """Return the shape for one image: an axis that is folded into the batch (frames, windows) becomes its own."""
+    return tuple(shape[1:]) if shape[0] == count else (shape[0] // count, *shape[1:])
+
+
 @dataclass(frozen=True)
 class _Output:
-    """What is kept of a module's output."""
+    """What is kept of a module's output. Shapes without the batch axis; some entries of each image."""
 
     kind: str
     input_shape: tuple[int, ...]
     shape: tuple[int, ...]
+    full_shape: tuple[int, ...]
     gradient: bool
-    sample: Tensor
-    halves: tuple[Tensor, Tensor]
-
-    def per_image(self, count: int) -> tuple[int, ...]:
-        """Return the shape for one image."""
-        return self.shape[1:] if self.shape[0] == count else (self.shape[0] // count, *self.shape[1:])
+    samples: list[Tensor]
 
 
 @dataclass(frozen=True)
-class _Outputs:
-    """The outputs of all modules in one forward pass, by layer name; what is none; why the pass ended early."""
+class _Run:
+    """The outputs of all modules in one forward pass by layer name, those that are none, and why the pass ended."""
 
-    tensors: dict[str, _Output]
+    outputs: dict[str, _Output]
     skipped: dict[str, str]
     stopped: str | None = None
 
 
-def _outputs(model: nn.Module, image: Tensor, *, gradients: bool = False) -> _Outputs:
-    """Run a network once and look at the output of every module."""
-    tensors: dict[str, _Output] = {}
-    skipped: dict[str, str] = {}
+def _run(model: nn.Module, batch: Tensor, *, gradients: bool = False) -> _Run:
+    """Run a network once and look at the output of every module, at its first call."""
+    run = _Run({}, {})
     called: set[str] = set()
 
     def look(path: str, module: nn.Module, args: Any, options: Any, output: Any) -> None:
         if path in called:
             return
         called.add(path)
-        read = next(tensors_of((args, options)), None)
-        input_shape = () if read is None else tuple(read.shape)
-        places = dict(_named(output))
+        read = next(tensors_of((args, options)), output)
+        input_shape = tuple(read.shape[1:]) if isinstance(read, Tensor) else ()
+        places = dict(_places(output))
         if not places:
-            kind = type(output).__name__
-            skipped[path] = f"its output is of type {kind}; only tensors, and tuples, lists and dicts of them, are read"
+            run.skipped[path] = f"its output is of type {type(output).__name__} and holds no tensor"
         for place, y in places.items():
             if not y.is_floating_point():
-                skipped[path + place] = f"its output is {str(y.dtype).removeprefix('torch.')}, not floating-point"
-            elif not y.ndim:
-                skipped[path + place] = "its output is one number without a batch axis"
+                run.skipped[path + place] = f"its output is {str(y.dtype).removeprefix('torch.')}, not floating-point"
+            elif not y.ndim or not len(y):
+                run.skipped[path + place] = "its output has no batch axis"
             else:
+                shape = _rows(y.shape, len(batch))
+                samples = [_sample(part) for part in y.detach().chunk(len(batch))]
                 kind = type(module).__name__
-                sample, halves = _sample(y), (_sample(y[: len(y) // 2]), _sample(y[len(y) // 2 :]))
-                tensors[path + place] = _Output(kind, input_shape, tuple(y.shape), y.requires_grad, sample, halves)
+                run.outputs[path + place] = _Output(kind, input_shape, shape, y.shape, y.requires_grad, samples)
 
     with evaluating(model, gradients=gradients), ExitStack() as hooks:
-        for path, module in _named_layers(model):
-            handle = module.register_forward_hook(partial(look, path), with_kwargs=True)
-            hooks.callback(handle.remove)
+        for path, module in _callable_modules(model):
+            hooks.callback(module.register_forward_hook(partial(look, path), with_kwargs=True).remove)
         try:
-            model(image.clone().requires_grad_(gradients and image.is_floating_point()).clone())
+            model(batch.clone().requires_grad_(gradients and batch.is_floating_point()).clone())
         except Exception as error:
-            return _Outputs(tensors, skipped, first_line(error))
-    return _Outputs(tensors, skipped)
+            return replace(run, stopped=first_line(error))
+    return run
 
 
-def _named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _callable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield every module that has a forward pass, with its layer name."""
-    taken = OUTPUT in dict(model.named_modules())
-    for path, module in model.named_modules():
-        lists = isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict)
-        if not lists and (path or not taken):
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        if type(module).forward is not nn.Module.forward and (path or OUTPUT not in modules):
             yield path or OUTPUT, module
 
 
+def _uncalled(model: nn.Module, called: set[str]) -> list[str]:
+    """Return the paths of modules that were not called, without those inside of one that is named already."""
+    named: list[str] = []
+    for path, _ in _callable_modules(model):
+        inside = path.startswith(tuple(f"{other}." for other in named))
+        if not inside and path != OUTPUT and not any(f"{other}.".startswith(f"{path}.") for other in called):
+            named.append(path)
+    return named
+
+
 def _sample(y: Tensor) -> Tensor:
-    flat = y.detach().flatten()
-    return flat[:: max(1, len(flat) // SAMPLES)].float().clone()
+    """Return at most 8192 entries, evenly spread, as a copy."""
+    return y.flatten()[:: max(1, y.numel() // SAMPLES)].float().nan_to_num().clone()
 
 
 def _differ(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
-    if a.device.type == "meta" or a.shape != b.shape:
-        return False
-    a, b = a.nan_to_num(), b.nan_to_num()
-    return bool((a - b).abs().max() > tolerance * a.abs().max()) if a.numel() else False
+    comparable = a.device.type != "meta" and a.shape == b.shape and a.numel() > 0
+    return comparable and bool((a - b).abs().max() > tolerance * a.abs().max())
 
 
-def _another(image: Tensor) -> Tensor:
-    """Return a second image: the first one turned round, with noise."""
-    turned = image.flip(list(range(2, image.ndim)))
-    if not image.is_floating_point():
-        return turned
-    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
-    return turned + 0.1 * noise * (image.abs().max() or 1.0)
-
-
-def _not_of_the_image(one: _Output, both: _Output | None, gradient: bool) -> str:
-    """Return why an output is not one image's features, from what one image and two images give; empty if it is."""
-    if both is None:
-        return ""
-    if both.shape[0] != 2 * one.shape[0] or both.shape[1:] != one.shape[1:]:
-        axes = [i for i, (n, m) in enumerate(zip(one.shape, both.shape)) if m == 2 * n]
-        if len(axes) == 1 and len(one.shape) == len(both.shape):
-            return f"the batch is axis {axes[0]} of its output, not axis 0"
-        return "" if gradient and one.shape[0] == 1 else "its output has no batch axis"
-    if not gradient and not _differ(*both.halves):
+def _not_of_the_image(one: _Output, both: _Output, gradient: bool, unsteady: bool) -> str:
+    """Return why an output is not one image's features, from one image and from a pair; empty if it is."""
+    if both.full_shape[0] != 2 * one.full_shape[0] or both.shape != one.shape:
+        axes = [i for i, (n, m) in enumerate(zip(one.full_shape, both.full_shape)) if m == 2 * n]
+        return f"the batch is axis {axes[0]} of its output, not axis 0" if axes else "its output has no batch axis"
+    if not gradient and not _differ(both.samples[0], both.samples[1]):
         return "its output does not depend on the image"
+    if not unsteady and _differ(one.samples[0], both.samples[0], MIXED):
+        return "its output for one image depends on the other images of the batch"
     return ""
-
-
-def _topmost(model: nn.Module, called: set[str]) -> Iterator[str]:
-    """Yield the paths of modules that were not called, without those inside of one that is named already."""
-    named: list[str] = []
-    for path, _ in _named_layers(model):
-        inside = any(path.startswith(f"{other}.") for other in named)
-        alive = path == OUTPUT or any(other == path or other.startswith(f"{path}.") for other in called)
-        if not inside and not alive:
-            named.append(path)
-            yield path
 
 
 def _top_level(layers: Layers) -> list[Layer]:

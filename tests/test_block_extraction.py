@@ -1,0 +1,538 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torchvision.models import regnet
+from torchvision.ops import FrozenBatchNorm2d
+
+import cases
+from cases import Net, shake
+from unconv.block_extraction import find_conv_blocks
+from unconv.conv_block import IMAGE, ConvBlocks
+from unconv.errors import UnconvError
+from unconv.tracing import capture, capture_inputs
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MAX = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVG = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+
+def encoded(model: nn.Module, blocks: ConvBlocks, name: str, x: Tensor) -> Tensor:
+    code = blocks.get(name).encode(capture_inputs(model, [name], x)[name])
+    assert tuple(code.values.shape[1:]) == blocks.get(name).code_shape
+    return code.values
+
+
+def reasons(blocks: ConvBlocks) -> dict[str, str]:
+    return {s.module: s.reason for s in blocks.skipped}
+
+
+def summary(blocks: ConvBlocks) -> list[tuple]:
+    return [(s.name, s.kind, s.input_shape, s.code_shape, s.source, s.nonnegative_input, s.pooling) for s in blocks]
+
+
+# encode is what the network computes: every network in float64, so the tolerance is that of rounding
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("conv", []),
+        ("conv+relu+maxpool", [nn.ReLU(), nn.MaxPool2d(2)]),
+        ("conv+bn+relu", [nn.BatchNorm2d(6), nn.ReLU(inplace=True)]),
+        ("conv+bn+relu", [FrozenBatchNorm2d(6), nn.ReLU()]),
+        ("conv+bn", [nn.SyncBatchNorm(6)]),
+        ("conv+bn", [nn.BatchNorm2d(6, affine=False)]),
+        ("conv+bn+silu+avgpool", [nn.BatchNorm2d(6, eps=0.1), nn.SiLU(inplace=True), nn.AvgPool2d(3, 2, 1)]),
+        ("conv+avgpool", [nn.AvgPool2d((3, 2), 2, ceil_mode=True, count_include_pad=False)]),
+        ("conv+relu+maxpool", [nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)]),
+        ("conv+relu+maxpool", [nn.ReLU(), nn.MaxPool2d(2, 3, 1, 2)]),
+        ("conv+relu+maxpool", [nn.MaxPool2d(2), nn.ReLU(inplace=True)]),
+        ("conv+bn+relu+maxpool", [nn.BatchNorm2d(6), nn.MaxPool2d(2), nn.ReLU()]),
+        ("conv+relu+maxpool", [nn.Dropout2d(), nn.ReLU(), nn.Identity(), nn.Dropout(inplace=True), nn.MaxPool2d(2)]),
+    ],
+)
+def test_a_line_of_modules_is_one_block(kind, parts):
+    torch.manual_seed(0)
+    model = shake(nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1, dilation=2, groups=3), *parts)).double()
+    x = torch.randn(2, 3, 23, 17, dtype=torch.float64)
+    blocks = find_conv_blocks(model, x[:1])
+    assert [s.kind for s in blocks] == [kind]
+    assert blocks.skipped == ()
+    torch.testing.assert_close(encoded(model, blocks, "0", x), model.eval()(x))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("pool", [MAX, AVG])
+def test_one_to_three_dimensions(dims, pool):
+    torch.manual_seed(1)
+    conv, bn = CONV[dims](2, 4, 3, padding="same"), NORM[dims](4)
+    model = shake(nn.Sequential(conv, bn, nn.ReLU(True), pool[dims](2), CONV[dims](4, 3, 2))).double()
+    x = torch.randn(3, 2, 6, 7, 8, dtype=torch.float64)[(..., *[0] * (3 - dims))]
+    blocks = find_conv_blocks(model, x[:1])
+    assert blocks.names == ("0", "4")
+    assert [s.source for s in blocks] == [IMAGE, "0"]
+    torch.testing.assert_close(encoded(model, blocks, "0", x), capture(model, ["3"], x)["3"])
+    torch.testing.assert_close(encoded(model, blocks, "4", x), capture(model, ["4"], x)["4"])
+
+
+ACTIVATIONS: list[tuple[str, nn.Module, object]] = [
+    ("relu", nn.ReLU(inplace=True), torch.relu_),
+    ("relu", nn.ReLU(), lambda h: F.relu(h, inplace=True)),
+    ("relu", nn.ReLU(), lambda h: h.relu()),
+    ("relu6", nn.ReLU6(inplace=True), F.relu6),
+    ("leaky_relu", nn.LeakyReLU(0.3, inplace=True), lambda h: F.leaky_relu(h, 0.3, True)),
+    ("elu", nn.ELU(0.7), lambda h: F.elu(h, alpha=0.7)),
+    ("celu", nn.CELU(0.7), lambda h: torch.celu(h, 0.7)),
+    ("selu", nn.SELU(), F.selu),
+    ("gelu", nn.GELU("tanh"), lambda h: F.gelu(h, approximate="tanh")),
+    ("silu", nn.SiLU(inplace=True), F.silu),
+    ("mish", nn.Mish(), F.mish),
+    ("hardswish", nn.Hardswish(inplace=True), F.hardswish),
+    ("hardsigmoid", nn.Hardsigmoid(), F.hardsigmoid),
+    ("hardtanh", nn.Hardtanh(-0.2, 0.4), lambda h: F.hardtanh(h, -0.2, 0.4)),
+    ("sigmoid", nn.Sigmoid(), lambda h: h.sigmoid_()),
+    ("tanh", nn.Tanh(), torch.tanh),
+    ("softplus", nn.Softplus(2.0, 3.0), lambda h: F.softplus(h, 2.0, 3.0)),
+    ("softsign", nn.Softsign(), F.softsign),
+]
+
+
+@pytest.mark.parametrize(("name", "module", "function"), ACTIVATIONS)
+def test_activations_as_module_and_as_function(name, module, function):
+    torch.manual_seed(2)
+    conv = nn.Conv2d(3, 4, 3, dtype=torch.float64)
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    for model in (nn.Sequential(conv, module), Net(lambda net, x: function(net.conv(x)), conv=conv)):
+        blocks = find_conv_blocks(model, x[:1])
+        (block,) = blocks
+        assert block.kind == f"conv+{name}"
+        torch.testing.assert_close(encoded(model, blocks, block.name, x), model(x))
+        h = torch.linspace(-3, 3, 61)
+        kept = h.clone()
+        assert block.activation.nonnegative == bool((block.activate(h) >= 0).all())
+        assert torch.equal(h, kept)
+
+
+POOLINGS = [
+    (nn.MaxPool2d(3, 2, 1), lambda h: F.max_pool2d(h, 3, 2, 1)),
+    (nn.MaxPool2d(2), lambda h: torch.max_pool2d(h, (2, 2))),
+    (nn.MaxPool2d(3, 2, ceil_mode=True), lambda h: F.max_pool2d(h, kernel_size=3, stride=2, ceil_mode=True)),
+    (nn.MaxPool2d(2), lambda h: F.max_pool2d(h, 2, return_indices=True)[0]),
+    (nn.AvgPool2d(2), lambda h: F.avg_pool2d(h, 2)),
+    (nn.AvgPool2d(3, 2, 1, False, False), lambda h: F.avg_pool2d(h, 3, 2, 1, False, False)),
+]
+
+
+@pytest.mark.parametrize(("module", "function"), POOLINGS)
+def test_poolings_as_function(module, function):
+    torch.manual_seed(3)
+    model = Net(lambda net, x: function(F.relu(net.conv(x))), conv=nn.Conv2d(3, 4, 3, dtype=torch.float64))
+    x = torch.randn(2, 3, 11, 10, dtype=torch.float64)
+    blocks = find_conv_blocks(model, x[:1])
+    twin = find_conv_blocks(nn.Sequential(model.conv, nn.ReLU(), module), x[:1])
+    assert blocks.get("conv").pooling == twin.get("0").pooling
+    torch.testing.assert_close(encoded(model, blocks, "conv", x), model(x))
+
+
+def test_max_pooling_that_hands_out_its_switches():
+    def forward(net, x):
+        h, switches = net.pool(net.act(net.conv(x)))
+        return net.unpool(h, switches)
+
+    parts = {"conv": nn.Conv2d(3, 4, 3), "act": nn.ReLU(), "pool": nn.MaxPool2d(2, return_indices=True)}
+    model = Net(forward, unpool=nn.MaxUnpool2d(2), **parts)
+    x = torch.randn(2, 3, 10, 10)
+    block = find_conv_blocks(model, x).get("conv")
+    assert block.kind == "conv+relu+maxpool"
+    with torch.no_grad():
+        torch.testing.assert_close(block.encode(x).dense(), model(x))
+
+
+TORCHVISION = {
+    "alexnet": {
+        "features.0": ("conv+relu+maxpool", "features.2"),
+        "features.6": ("conv+relu", "features.7"),
+        "features.10": ("conv+relu+maxpool", "features.12"),
+    },
+    "resnet18": {
+        "conv1": ("conv+bn+relu+maxpool", "maxpool"),
+        "layer1.0.conv1": ("conv+bn+relu", "layer1.0.relu"),
+        "layer1.0.conv2": ("conv+bn", "layer1.0.bn2"),
+        "layer2.0.downsample.0": ("conv+bn", "layer2.0.downsample.1"),
+    },
+    "mobilenet_v3_small": {
+        "features.0.0": ("conv+bn+hardswish", "features.0.2"),
+        "features.1.block.0.0": ("conv+bn+relu", "features.1.block.0.2"),
+        "features.1.block.1.fc1": ("conv+relu", "features.1.block.1.activation"),
+        "features.1.block.1.fc2": ("conv+hardsigmoid", "features.1.block.1.scale_activation"),
+        "features.4.block.1.0": ("conv+bn+hardswish", "features.4.block.1.2"),
+        "features.4.block.3.0": ("conv+bn", "features.4.block.3.1"),
+    },
+    "densenet121": {
+        "features.conv0": ("conv+bn+relu+maxpool", "features.pool0"),
+        "features.denseblock1.denselayer1.conv1": ("conv+bn+relu", "features.denseblock1.denselayer1.relu2"),
+        "features.denseblock1.denselayer2.conv2": ("conv", "features.denseblock1.denselayer2.conv2"),
+        "features.transition1.conv": ("conv+avgpool", "features.transition1.pool"),
+    },
+    "squeezenet1_0": {
+        "features.0": ("conv+relu+maxpool", "features.2"),
+        "features.3.expand3x3": ("conv+relu", "features.3.expand3x3_activation"),
+    },
+    "googlenet": {
+        "conv1.conv": ("conv+bn+relu+maxpool", "maxpool1"),
+        "conv3.conv": ("conv+bn+relu+maxpool", "maxpool2"),
+        "inception3a.branch2.0.conv": ("conv+bn+relu", "inception3a.branch2.0"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_blocks_of_real_networks_compute_what_the_network_does(name):
+    torch.manual_seed(4)
+    options = {"init_weights": False} if name == "googlenet" else {}
+    model = shake(torchvision.models.get_model(name, weights=None, **options))
+    x = torch.randn(2, 3, 64, 64)
+    blocks = find_conv_blocks(model, x[:1])
+    for block, (kind, last) in TORCHVISION[name].items():
+        assert blocks.get(block).kind == kind
+        torch.testing.assert_close(
+            encoded(model, blocks, block, x), capture(model, [last], x)[last], rtol=1e-4, atol=1e-4
+        )
+
+    inputs = capture_inputs(model, blocks.names, x)
+    assert tuple(inputs) == blocks.names
+    torch.testing.assert_close(inputs[blocks.names[0]], x)
+    chained = [s for s in blocks if s.source in inputs]
+    assert chained
+    for block in chained:
+        assert block.source
+        code = blocks.get(block.source).encode(inputs[block.source])
+        torch.testing.assert_close(code.values, inputs[block.name], rtol=1e-4, atol=1e-4)
+    assert all((inputs[s.name] >= 0).all() for s in blocks if s.nonnegative_input)
+
+
+# where a block ends
+
+
+@pytest.mark.parametrize(
+    ("forward", "kind"),
+    [
+        (lambda n, x: n.act(n.bn(n.conv(x))), "conv+bn+relu"),
+        (lambda n, x: (h := n.conv(x)) + n.act(n.bn(h)), "conv"),
+        (lambda n, x: (h := n.bn(n.conv(x))) + n.act(h), "conv+bn"),
+        (lambda n, x: n.bn(n.act(n.conv(x))), "conv+relu"),
+        (lambda n, x: n.act(n.conv(x) + 1), "conv"),
+        (lambda n, x: n.bn(n.bn(n.conv(x))), "conv+bn"),
+        (lambda n, x: F.adaptive_avg_pool2d(n.act(n.conv(x)), 1), "conv+relu"),
+        (lambda n, x: F.avg_pool2d(n.act(n.conv(x)), 2, divisor_override=3), "conv+relu"),
+        (lambda n, x: torch.tanh(F.max_pool2d(n.conv(x), 2)), "conv+maxpool"),
+        (lambda n, x: n.act(F.avg_pool2d(n.conv(x), 2)), "conv+avgpool"),
+        (lambda n, x: n.act(F.max_pool2d(n.act(n.conv(x)), 2)), "conv+relu+maxpool"),
+        (lambda n, x: F.max_pool2d(F.max_pool2d(n.conv(x), 2), 2), "conv+maxpool"),
+        (lambda n, x: n.act(n.conv(x).flatten(1)), "conv"),
+        (lambda n, x: (n.conv(x), n.act(n.conv(x))), "conv"),
+    ],
+)
+def test_a_block_ends_where_something_else_follows_or_reads(forward, kind):
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4), act=nn.ReLU())
+    assert find_conv_blocks(model, torch.randn(1, 3, 12, 12)).get("conv").kind == kind
+
+
+def test_sources():
+    def forward(net, x):
+        a = F.max_pool2d(net.act(net.a(x)), 2)
+        b = net.b(F.dropout(a, 0.5, net.training))
+        return net.c(torch.cat([b, a], 1)) + net.d(torch.cat([a, a], 1)) + net.e(b.contiguous().clone())
+
+    convs = {name: nn.Conv2d(channels, 4, 1) for name, channels in [("a", 3), ("b", 4), ("c", 8), ("d", 8), ("e", 4)]}
+    blocks = find_conv_blocks(Net(forward, act=nn.ReLU(inplace=True), **convs), torch.randn(1, 3, 8, 8))
+    assert {s.name: s.source for s in blocks} == {"a": IMAGE, "b": "a", "c": None, "d": None, "e": "b"}
+    assert {s.name for s in blocks if s.nonnegative_input} == {"b", "d"}
+
+
+def test_the_output_of_a_block_that_pools_before_its_activation():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    first, second = find_conv_blocks(model, torch.randn(1, 3, 8, 8))
+    assert first.kind == "conv+relu+maxpool"
+    assert (second.source, second.nonnegative_input) == ("0", True)
+
+
+# what is left out
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True)
+        weight = (self.weight - mean) / (variance + 1e-6).sqrt()
+        return F.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Attentive(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * x.mean().sigmoid(), self.bias)
+
+
+class Padding(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("conv", "reason"),
+    [
+        (nn.ConvTranspose2d(4, 4, 3), "transposed convolution"),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding mode 'reflect'; only zeros are supported"),
+        (nn.Conv2d(4, 4, 2, padding="same"), "padding 'same' differs on the two sides of an even filter"),
+        (Doubled(4, 4, 3), "its class Doubled computes a convolution of its own kind"),
+        (Attentive(4, 4, 3), "its class Attentive computes a convolution of its own kind"),
+        (Padding(4, 4, 3), "its class Padding computes a convolution of its own kind"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_convolutions_of_another_kind_are_named(conv, reason):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), conv, nn.ReLU())
+    blocks = find_conv_blocks(model, torch.randn(1, 3, 6, 6))
+    assert blocks.names == ("0",)
+    assert reasons(blocks) == {"1": reason}
+
+
+def test_standardised_filters_are_taken_as_they_are_used():
+    torch.manual_seed(0)
+    conv = Standardised(3, 6, 3, stride=2, padding=1)
+    model = nn.Sequential(conv, nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)).eval()
+    model[1].running_mean.normal_()
+    x = torch.randn(2, 3, 12, 12)
+    (block,) = find_conv_blocks(model, x).blocks
+    assert block.operator.stride == (2, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(block.encode(x).values, model(x))
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(3, 4, 3, padding="valid"),
+        nn.Conv2d(3, 4, 3, padding="same"),
+        nn.Conv2d(3, 4, (2, 3), dilation=(2, 1), padding="same"),
+        nn.Conv2d(3, 4, 3, padding_mode="circular"),
+        weight_norm(nn.Conv2d(3, 4, 3)),
+    ],
+)
+def test_convolutions_that_are_plain_after_all(conv):
+    x = torch.randn(2, 3, 7, 8)
+    block = find_conv_blocks(nn.Sequential(conv), x).get("0")
+    torch.testing.assert_close(block.encode(x).values, conv(x).detach())
+
+
+def test_convolutions_that_the_forward_pass_uses_in_another_way():
+    def forward(net, x):
+        h = net.twice(net.twice(x))
+        h = F.conv2d(h, net.weighed.weight)
+        return net.inner(net.one(h[0])[None])
+
+    inner = Net(lambda net, x: F.conv_transpose2d(x, net.kernel.weight), kernel=nn.Linear(3, 3, bias=False))
+    inner.kernel.weight = nn.Parameter(torch.randn(3, 3, 2, 2))
+    parts = {name: nn.Conv2d(3, 3, 1) for name in ("twice", "weighed", "one", "idle")}
+    blocks = find_conv_blocks(Net(forward, inner=inner, **parts), torch.randn(1, 3, 6, 6))
+    assert blocks.names == ("twice",)
+    assert reasons(blocks) == {
+        "twice": "called several times; the conv block is the first call",
+        "the network itself": "calls conv2d as a function; only nn.Conv modules are conv blocks",
+        "one": "called without a batch axis",
+        "inner": "calls conv_transpose2d as a function; only nn.Conv modules are conv blocks",
+        "weighed": "never called in the forward pass",
+        "idle": "never called in the forward pass",
+    }
+
+
+def test_complex_lazy_and_quantised_convolutions_are_named():
+    def forward(net, x):
+        return net.complex(net.plain(x).to(torch.complex64)).abs()
+
+    quantised = nn.Module()
+    quantised.__class__ = type("Conv2d", (nn.Module,), {"__module__": "torch.ao.nn.quantized.modules.conv"})
+    complex_conv = nn.Conv2d(4, 4, 1, dtype=torch.complex64)
+    lazy = nn.LazyConv2d(4, 3)
+    model = Net(forward, plain=nn.Conv2d(3, 4, 1), complex=complex_conv, lazy=lazy, quantised=quantised)
+    blocks = find_conv_blocks(model, torch.randn(1, 3, 6, 6))
+    assert blocks.names == ("plain",)
+    assert reasons(blocks) == {
+        "complex": "filters of type torch.complex64; only real floating-point ones are supported",
+        "lazy": "not initialised; run one batch through the network first",
+        "quantised": "quantised filters; give the floating-point network",
+    }
+
+
+def test_a_batch_norm_without_statistics_ends_the_block_and_is_named():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU())
+    blocks = find_conv_blocks(model, torch.randn(1, 3, 6, 6))
+    assert blocks.get("0").kind == "conv"
+    assert reasons(blocks) == {"1": "batch norm without running statistics cannot be folded; 0 ends there"}
+
+
+def test_blocks_up_to_where_the_forward_pass_fails():
+    model = torchvision.models.alexnet(weights=None)
+    blocks = find_conv_blocks(model, torch.randn(1, 3, 20, 20))
+    assert [(s.name, s.kind) for s in blocks] == [("features.0", "conv+relu+maxpool"), ("features.3", "conv+relu")]
+    skipped = reasons(blocks)
+    assert set(skipped) == {"features.6", "features.8", "features.10"}
+    assert all(r.startswith("not reached, the forward pass stopped: ") and "\n" not in r for r in skipped.values())
+
+
+def test_a_classifier_that_does_not_fit_takes_nothing_away():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1, 2))
+    blocks = find_conv_blocks(model, torch.randn(1, 3, 8, 8))
+    assert summary(blocks)[0][:2] == ("0", "conv+relu+maxpool")
+    assert blocks.skipped == ()
+
+
+def test_the_first_convolution_does_not_fit():
+    with pytest.raises(UnconvError, match=r"cannot take an input of shape \(1, 3, 2, 2\): .*[Kk]ernel size") as caught:
+        find_conv_blocks(nn.Sequential(nn.Conv2d(3, 4, 7)), torch.zeros(1, 3, 2, 2))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_convolution():
+    for model in (nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), nn.Linear(5, 2)):
+        with pytest.raises(UnconvError, match="the network has no convolution"):
+            find_conv_blocks(model, torch.zeros(1, 3, 2, 2))
+
+
+# every block is checked against the network's own output
+
+
+@pytest.mark.parametrize("where", cases.HOOKS)
+def test_a_block_that_is_changed_from_outside_is_refused_or_right(where):
+    model = cases.hooked(where).eval()
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    blocks = find_conv_blocks(model, x)
+    assert blocks.get("4").source is None
+    if where == "activation's input":  # read by the block as what it is: something between batch norm and activation
+        assert blocks.get("0").kind == "conv+bn"
+        torch.testing.assert_close(encoded(model, blocks, "0", x), capture(model, ["1"], x)["1"])
+        return
+    assert blocks.names == ("4",)
+    reason = r"differ from the network's own output, by [\d.]+ times its largest value; a hook or a replaced forward"
+    assert re.search(reason, reasons(blocks)["0"])
+    assert blocks.names == find_conv_blocks(model, torch.zeros(1, 3, 8, 8)).names
+
+
+def test_the_difference_that_a_refusal_names():
+    conv = nn.Conv2d(3, 4, 3, bias=False)
+    conv.register_forward_hook(lambda module, args, y: y * 4)
+    blocks = find_conv_blocks(nn.Sequential(conv, nn.Conv2d(4, 4, 1)), torch.rand(1, 3, 8, 8))
+    assert "by 0.75 times its largest value" in reasons(blocks)["0"]
+
+
+def test_filters_that_depend_on_the_image_are_refused():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1))
+    weight = model[0].weight.detach().clone()
+
+    def scale(module, args):
+        module.weight.data = weight * args[0].mean()
+
+    model[0].register_forward_pre_hook(scale)
+    assert find_conv_blocks(model, torch.rand(1, 3, 8, 8)).names == ("1",)
+
+
+@pytest.mark.parametrize("norm", cases.STALE)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_filters_that_a_hook_computes_are_those_of_the_forward_pass(norm):
+    model = cases.stale(norm).eval()
+    x = torch.rand(2, 3, 8, 8)
+    before = model[0].weight.detach().clone()
+    blocks = find_conv_blocks(model, x)
+    assert torch.equal(model[0].weight, before)
+    with torch.no_grad():
+        torch.testing.assert_close(blocks.get("0").encode(x).values, model[:2](x))
+        assert not torch.allclose(blocks.get("0").operator.weight, before)
+
+
+def test_paths_that_depend_on_the_image():
+    model = cases.branching()
+    bright, dark = (find_conv_blocks(model, torch.full((1, 3, 8, 8), value)) for value in (1.0, 0.1))
+    assert [block.source for block in bright] == [IMAGE, "a", "b"]
+    assert [block.source for block in dark] == [IMAGE, "a"]
+    assert reasons(dark) == {"b": "never called in the forward pass"}
+    assert bright.path != dark.path
+    assert bright.branches == dark.branches == ("",)
+
+
+@pytest.mark.parametrize(
+    ("model", "last", "tolerance"),
+    [
+        (cases.autocast(), {"a": None, "b": "output"}, 0.02),
+        (cases.random(), {"a": "a", "c": "c"}, 1e-5),
+        (cases.checkpointed(), {"a": "a", "b.0": "b"}, 1e-5),
+        (cases.without_gradient("inference_mode"), {"a": "a", "b": "b"}, 1e-5),
+        (cases.stores_activations(), {"a": "act", "b": "b"}, 1e-5),
+        (cases.returns_nothing_from_train(), {"conv": "conv"}, 1e-5),
+    ],
+)
+def test_networks_that_do_something_unusual_in_their_forward_pass(model, last, tolerance):
+    model(x := torch.rand(2, 3, 8, 8))
+    blocks = find_conv_blocks(model, x)
+    assert blocks.names == tuple(last)
+    assert blocks.skipped == ()
+    for block in blocks:
+        if name := last[block.name]:
+            torch.manual_seed(0)
+            inputs = capture_inputs(model, [block.name], x)[block.name]
+            torch.manual_seed(0)
+            expected = capture(model, [name], x)[name]
+            difference = (block.encode(inputs).values - expected).abs().max() / expected.abs().max()
+            assert difference < tolerance
+
+
+# every classification network of torchvision, on the meta device: shapes without values, so the large ones cost nothing
+
+
+@pytest.fixture
+def block_parameters_off_meta(monkeypatch):
+    """RegNets compute their widths with tensors, which needs values."""
+    compute = regnet.BlockParams.from_init_params.__func__
+
+    def on_cpu(cls, *args, **options):
+        with torch.device("cpu"):
+            return compute(cls, *args, **options)
+
+    monkeypatch.setattr(regnet.BlockParams, "from_init_params", classmethod(on_cpu))
+
+
+@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+@pytest.mark.usefixtures("block_parameters_off_meta")
+def test_every_convolution_of_torchvision_is_a_block_or_named(name):
+    size = 299 if name == "inception_v3" else 224
+    options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, weights=None, **options)
+        image = torch.empty(1, 3, size, size)
+    blocks = find_conv_blocks(model, image)
+    convolutions = {path for path, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
+    auxiliary = {path for path in convolutions if path.startswith(("aux", "AuxLogits"))}
+    assert set(blocks.names) == convolutions - auxiliary
+    left_out = reasons(blocks)
+    # a vision transformer's only convolution cuts its patches
+    behind = {"vit": "encoder.layers", "swin": "features"}.get(name.split("_")[0])
+    if behind:
+        assert left_out.pop(behind).startswith("patch embedding only")
+        assert len(blocks) == 1
+    assert left_out == dict.fromkeys(auxiliary, "never called in the forward pass")
+    assert bool(auxiliary) == (name in {"googlenet", "inception_v3"})
+    assert blocks.blocks[0].source == IMAGE
+    for block in blocks:
+        if block.source not in {None, IMAGE}:
+            assert blocks.get(block.source).code_shape == block.input_shape
