@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from unconv.linalg import column, norms, tiny
-from unconv.solvers.solution import Solution, Status
+from unconv.solvers.progress import statuses
+from unconv.solvers.solution import Solution
 
 
 class System(Protocol):
     """A linear map ``A`` that may differ from input to input of one batch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``A x``. Shape ``(N, *shape of x)`` to ``(N, *shape of the target)``."""
+        """Return ``A x``. Shape ``(N, *shape of x)`` to ``(N, *shape of the target)``."""
         ...
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """``A^T y``. Shape ``(N, *shape of the target)`` to ``(N, *shape of x)``."""
+        """Return ``A^T y``. Shape ``(N, *shape of the target)`` to ``(N, *shape of x)``."""
         ...
 
 
@@ -75,5 +76,4 @@ def cgls(
         converged = converged | (history[-1] <= tolerance) | (new_slope <= limit)
         direction = gradient + column((new_slope / slope.clamp_min(tiny(slope))).square(), x) * direction
         slope = new_slope
-    status: tuple[Status, ...] = tuple("converged" if done else "max_steps" for done in converged.tolist())
-    return Solution(x, torch.stack(history), status)
+    return Solution(x, torch.stack(history), statuses(converged))

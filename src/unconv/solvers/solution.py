@@ -10,7 +10,7 @@ from torch import Tensor
 from unconv import html_repr
 
 T = TypeVar("T")
-Status = Literal["converged", "max_steps", "stalled"]
+Status = Literal["converged", "max_steps", "stalled", "constant"]
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,16 @@ class Solution(Generic[T]):
         value: What was sought, the best iterate of each input.
         history: Relative residual before the first step and after each one. Shape ``(steps + 1, N)``; an
             input that stopped early repeats its last residual. The solver says which residual it is.
-        status: Per input: ``"converged"`` (its stopping rule was met), ``"max_steps"`` (steps ran out) or
-            ``"stalled"`` (no step would have lowered the objective).
+        status: Per input: ``"converged"`` (its stopping rule was met), ``"max_steps"`` (steps or passes ran out),
+            ``"stalled"`` (no step would have lowered the objective) or ``"constant"`` (the target is zero or one
+            number everywhere and says nothing; the value is the start).
+        passes: Forward and backward passes made for each input, where the solver counts them.
     """
 
     value: T
     history: Tensor
     status: tuple[Status, ...]
+    passes: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -41,8 +44,8 @@ class Solution(Generic[T]):
 
     def __repr__(self) -> str:
         counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}
-        said = ", ".join(f"{n} {s}" for s, n in counts.items())
-        return f"Solution({said}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"
+        ended = ", ".join(f"{n} {s}" for s, n in counts.items())
+        return f"Solution({ended}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"
 
     def _repr_html_(self) -> str:
         counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}

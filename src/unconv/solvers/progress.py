@@ -1,0 +1,76 @@
+"""Which inputs of a batch are done: the one bookkeeping of all solvers."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from unconv.solvers.solution import Solution, Status
+
+T = TypeVar("T")
+
+
+def statuses(converged: Tensor, otherwise: Status = "max_steps") -> tuple[Status, ...]:
+    """Return the status of each input: converged or not. ``converged``: bool, shape ``(N,)``."""
+    return tuple("converged" if done else otherwise for done in converged.tolist())
+
+
+class BatchProgress:
+    """Which inputs of a batch still run, how the others ended, how far each came and what it has cost.
+
+    A solver keeps the data of the running inputs only: ``running`` are their places in the batch, and after ``keep``
+    it selects those that go on.
+
+    Attributes:
+        running: Places of the running inputs in the batch. Shape ``(R,)``, int64.
+        passes: Forward and backward passes made for each input of the batch. Shape ``(N,)``, float64; one of them
+            alone counts as half a pass.
+        history: Relative residuals, one tensor of shape ``(N,)`` before the first step and after each one.
+    """
+
+    def __init__(self, residual: Tensor) -> None:
+        """Start with all inputs running.
+
+        Args:
+            residual: Relative residual of each input at its start. Shape ``(N,)``.
+        """
+        self.running = torch.arange(len(residual), device=residual.device)
+        self.passes = torch.zeros(len(residual), dtype=torch.float64, device=residual.device)
+        self.history = [residual]
+        self._status: list[Status] = ["max_steps"] * len(residual)
+
+    def __bool__(self) -> bool:
+        """Whether any input still runs."""
+        return len(self.running) > 0
+
+    @property
+    def residual(self) -> Tensor:
+        """Last relative residual of the running inputs. Shape ``(R,)``."""
+        return self.history[-1][self.running]
+
+    def end(self, ended: Tensor, status: Status) -> None:
+        """Note how some of the running inputs ended; ``keep`` drops them. ``ended``: shape ``(R,)``, bool."""
+        for index in self.running[ended].tolist():
+            self._status[index] = status
+
+    def keep(self, going_on: Tensor) -> Tensor:
+        """Go on with some of the running inputs; return their places among those so far, int64."""
+        kept = going_on.nonzero().flatten()
+        self.running = self.running[kept]
+        return kept
+
+    def spend(self, passes: Tensor | float) -> None:
+        """Count passes of the running inputs: one number, or one each, shape ``(R,)``."""
+        self.passes[self.running] += passes
+
+    def record(self, residual: Tensor) -> None:
+        """Append the relative residuals of the running inputs; those that ended repeat their last one."""
+        self.history.append(self.history[-1].clone())
+        self.history[-1][self.running] = residual
+
+    def solution(self, value: T) -> Solution[T]:
+        """Return the result of the batch."""
+        passes = tuple(int(n) for n in self.passes.ceil().tolist())
+        return Solution(value, torch.stack(self.history), tuple(self._status), passes)
