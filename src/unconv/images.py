@@ -22,7 +22,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from unconv.errors import UnconvError, UsageError
-from unconv.io import cannot_write, display_name, reason, replacing
+from unconv.io import cannot_write, display_name, one_line, reason, replacing
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
@@ -232,7 +232,7 @@ class ImageStream:
             try:
                 x = self._prepare(path)
             except UnconvError as error:
-                self.skipped.append(SkippedImage(name, str(error)))
+                self.skipped.append(SkippedImage(name, one_line(str(error))))
                 continue
             except OSError as error:
                 raise UnconvError(f"cannot go on reading images at {name}: {reason(error)}") from error
