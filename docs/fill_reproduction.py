@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unconv.reporting import text as words
-from unconv.commands.reproduce import PARTS
+from unconv.paper.experiments import EXPERIMENTS
 
 PAGE = Path(__file__).with_name("reproduction.md")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
@@ -37,7 +37,7 @@ def tables(name: str) -> str:
     if not file.exists():
         return "*Not run here.*"
     result = json.loads(file.read_text())
-    found = PARTS[result["name"]].tables(result)
+    found = EXPERIMENTS[result["name"]].tables(result)
     lines = []
     for caption, (header, rows) in found.items():
         lines += [f"*{caption}*", ""] if len(found) > 1 else []

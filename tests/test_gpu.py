@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unconv.block_extraction import find_conv_blocks
-from unconv.commands.loading import open_device
+from unconv.evaluate.network import open_device
 from unconv.decode.convex import convex
 from unconv.inversion.frozen_network import SIDE_INFO, LayerFunction
 from unconv.inversion.gauss_newton import gauss_newton

@@ -1,4 +1,4 @@
-"""``python -m unconv``, which is what ``torchrun -m unconv`` starts."""
+"""``python -m unconv``."""
 
 import sys
 

@@ -1,1 +1,52 @@
-"""The verbs of the command line, one file each: ``run(options)`` returns the JSON document and its text."""
+"""One short file per verb: the arguments of a function of ``unconv.api``, and its result as a document and as text."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from unconv.options import ImageOptions, Layers, ModelOptions
+
+
+def image_paths(options: ImageOptions | Layers) -> list[Path] | None:
+    """Return the files and folders that options name, ``None`` where they name none."""
+    return list(options.images) or None
+
+
+def block_arguments(options: ModelOptions) -> dict[str, Any]:
+    """Return the keyword arguments of functions that measure conv blocks."""
+    return options.keywords() | {"blocks": getattr(options, "blocks", ()) or None}
+
+
+def print_skipped(images: Iterable[Mapping[str, str]]) -> None:
+    """Name on stderr the images that were left out."""
+    for image in images:
+        print(f"skipped {image['file']}: {image['reason']}", file=sys.stderr)
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table for a terminal: equal columns, numbers to the right, a dash for ``None``."""
+    body = [[_cell(value) for value in row] for row in rows]
+    heads = [list(line) for line in zip_longest(*(title.split("\n") for title in header), fillvalue="")]
+    widths = [max(map(len, column)) for column in zip(*heads, *body, strict=True)]
+    left = [all(not _is_number(row[i]) for row in body) for i in range(len(header))]
+    lines = []
+    for row in [*heads, *body]:
+        cells = [c.ljust(w) if l else c.rjust(w) for c, w, l in zip(row, widths, left, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(".", "", 1).replace("-", "").replace("e", "").replace("+", "").isdigit()

@@ -1,0 +1,339 @@
+"""The options of every verb, as frozen dataclasses. Nothing here imports torch, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from unconv.errors import UsageError
+
+SideInfo = Literal["none", "switches", "gates"]
+Method = Literal["linear", "gauss-newton", "gradient", "decoder", "iht", "transpose", "min-norm", "convex"]
+Ray = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[ADDRESS]")]
+MODEL_KEYWORDS = ("weights", "size", "mean", "std", "batch", "limit", "device", "seed")
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_time(text: str | None) -> float | None:
+    """Return the seconds of a time such as ``"90"``, ``"90s"``, ``"10m"`` or ``"1.5h"``."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh]?)", text.strip().lower())
+    seconds = float(found[1]) * SECONDS[found[2]] if found else 0.0
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"budget is {text!r}; expected a time above 0, such as 90s, 10m or 1h")
+    return seconds
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What every verb takes that opens a model.
+
+    Attributes:
+        model: A bundled name (cifar-vgg), a torchvision name (vgg16), timm/NAME, or module:callable.
+        weights: A .safetensors or state-dict file, or the name of torchvision weights (downloaded then).
+        size: Side of the square that images are resized and cropped to, in pixels; where not given, that of the
+            model's own preprocessing.
+        mean: Subtracted from each channel: one number or three with commas; above 1 means pixels in 0..255.
+        std: Divides each channel.
+        device: Where to compute: cpu, cuda, cuda:1.
+        seed: Seed of everything random.
+        json: Print one JSON document on stdout, and nothing else there.
+        debug: Show the traceback of an error.
+    """
+
+    model: tyro.conf.Positional[str]
+    weights: str | None = None
+    size: int | None = None
+    mean: str | None = None
+    std: str | None = None
+    device: str = "cpu"
+    seed: int = 0
+    json: bool = False
+    debug: bool = False
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the keyword arguments that every function of ``unconv.api`` takes."""
+        given = {name: getattr(self, name) for name in MODEL_KEYWORDS if hasattr(self, name)}
+        return given | {"progress": True}
+
+
+@dataclass(frozen=True)
+class ImageOptions(ModelOptions):
+    """What every verb takes besides that looks at images.
+
+    Attributes:
+        images: Folders or files; photographs that ship with scikit-image where none is given.
+        limit: Use only the first so many images.
+        batch: Images at a time.
+    """
+
+    images: tuple[Path, ...] = ()
+    limit: int | None = None
+    batch: int = 4
+
+
+@dataclass(frozen=True)
+class Report(ImageOptions):
+    """Measure what layers keep of images and invert them; write a page with pictures and plots.
+
+    Attributes:
+        out: Run directory; the same command goes on from what is finished. Named after the settings where not given.
+        layers: Only these layers, or "all"; 6 to 8 spread over the depth where not given.
+        methods: Only these methods: some of linear, gauss-newton, gradient, and those of a block's input.
+        side_info: Only these: none, switches (positions of maxima), gates (activation pattern); all that the network
+            has where not given.
+        budget: Time to take, such as 90s, 10m or 1h; 10m where neither it nor --passes is given.
+        passes: Passes per image instead of a time, to repeat a run exactly.
+        region: Side of the pooling imposed where the paper's code meets a conv block without pooling.
+        samples: Random codes of the sampled model-RIP.
+        pictures: Number of images whose reconstructions are kept as pictures.
+        decoders: Decoders fitted before: files, or a folder.
+        reference_images: Folder of images that linear decoders are fitted to; packaged photographs where not given.
+        ray: Compute on Ray: a local cluster, or the one at ADDRESS.
+    """
+
+    out: Path | None = None
+    layers: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    side_info: tuple[SideInfo, ...] = ()
+    budget: str | None = None
+    passes: int | None = None
+    region: int = 2
+    samples: int = 50
+    pictures: int = 10
+    decoders: tuple[Path, ...] = ()
+    reference_images: Path | None = None
+    ray: Ray = None
+
+
+@dataclass(frozen=True)
+class Layers(ModelOptions):
+    """List the layers that can be inverted, which of them are conv blocks, and why the rest is left out.
+
+    Attributes:
+        images: One image, to trace the model at its size.
+    """
+
+    images: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Invert(ImageOptions):
+    """Recover the image, or a conv block's own input, from what a layer gives.
+
+    Attributes:
+        layer: Layers to invert, by module path; see unconv layers.
+        features: A .safetensors file with what the layer gave, in place of images; errors are those of features then.
+        recover: The image, or the conv block's own input from its code.
+        method: For the image: linear, gauss-newton, gradient (the baseline) or decoder (a trained one); for a block's
+            input: iht, transpose, min-norm or convex. gauss-newton or convex where not given.
+        side_info: Known besides the features: nothing, the switches (positions of maxima), or the gates (activation
+            pattern).
+        code: What the network computes, or the paper's code (Table 3): unit filters, no bias, magnitude pooling.
+        region: Side of the pooling imposed on a conv block that has none.
+        k: Regions kept of the paper's code.
+        passes: Passes per image: one forward and one backward pass up to the layer each.
+        budget: Time to take in place of passes, such as 90s, 10m or 1h.
+        decoders: Decoders fitted before: files, or a folder.
+        reference_images: Folder of images that linear decoders are fitted to; packaged photographs where not given.
+        out: Run directory for results and pictures; the same command goes on from what is finished.
+        ray: Compute on Ray: a local cluster, or the one at ADDRESS.
+    """
+
+    layer: tuple[str, ...] = ()
+    features: Path | None = None
+    recover: Literal["image", "input"] = "image"
+    method: Method | None = None
+    side_info: SideInfo = "none"
+    code: Literal["network", "paper"] = "network"
+    region: int | None = None
+    k: int | None = None
+    passes: int | None = None
+    budget: str | None = None
+    decoders: tuple[Path, ...] = ()
+    reference_images: Path | None = None
+    out: Path | None = None
+    ray: Ray = None
+
+
+@dataclass(frozen=True)
+class Sparsity(ImageOptions):
+    """Share of non-zeros of every conv block after activation and after pooling, over images (Table 2).
+
+    Attributes:
+        blocks: Only these conv blocks, by module path.
+    """
+
+    blocks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Coherence(ModelOptions):
+    """Largest cosines between filters: signed, absolute, over all shifts; learned beside Gaussian (Table 4).
+
+    Attributes:
+        blocks: Only these conv blocks, by module path.
+    """
+
+    blocks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rip(ImageOptions):
+    """Sampled ratios ||W^T z|| / ||z|| of codes at the measured sparsity (Figure 3), and bounds of delta_k.
+
+    Attributes:
+        blocks: Only these conv blocks, by module path.
+        k: Number of active regions; from the measured sparsity where not given.
+        region: Side of the pooling imposed on a conv block that has none.
+        samples: Number of random codes.
+        boundary: Whether the transposed convolution keeps its full output or is cropped to the unpadded input.
+        filters: The filters as they are, scaled to unit norm, or Gaussian.
+        effort: Work of the search for the lower bound; 0 samples only, without a certified upper bound.
+    """
+
+    blocks: tuple[str, ...] = ()
+    k: int | None = None
+    region: int = 2
+    samples: int = 1000
+    boundary: Literal["full", "cropped"] = "full"
+    filters: Literal["learned", "normalised", "gaussian"] = "normalised"
+    effort: float = 0.2
+
+
+@dataclass(frozen=True)
+class TrainDecoder(ImageOptions):
+    """Train a what-where decoder: the image from a conv block's code and the switches on the way (Zhang et al. 2016).
+
+    Attributes:
+        layer: The conv block, by module path.
+        images: Folders or files of the images to train on.
+        batch: Images of a step.
+        steps: Number of steps.
+        rate: Learning rate at the start; it falls with a cosine.
+        held_out: Share of the images that is kept for validation.
+        crop: Side of the random squares trained on, in pixels after preprocessing; whole images where not given.
+        every: Steps between validations, each with a checkpoint.
+        out: Run directory; the same command goes on from its last checkpoint. Named after the settings where not given.
+    """
+
+    layer: str = ""
+    batch: int = 32
+    steps: int = 2000
+    rate: float = 2e-3
+    held_out: float = 0.1
+    crop: int | None = None
+    every: int = 100
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check the installation: versions, devices, and a tiny inversion with its error and time.
+
+    Attributes:
+        json: Print one JSON document on stdout, and nothing else there.
+        debug: Show the traceback of an error.
+    """
+
+    json: bool = False
+    debug: bool = False
+
+
+Experiment = Literal[
+    "all", "prop1", "fig1", "fig2", "thm31", "thm33", "table1", "table2", "fig3", "table3", "fig4", "table4", "alexnet"
+]
+
+
+@dataclass(frozen=True)
+class Reproduce(ImageOptions):
+    """A table or figure of the paper, ours beside theirs; with "all" everything that runs for the model, as a page.
+
+    Attributes:
+        model: The network, as for every verb; vgg16 has the paper's weights from torch's cache, or give --weights;
+            cifar-vgg sees images at its own 32 pixels where --size is not given.
+        name: Which one.
+        blocks: Only these conv blocks, by module path.
+        draws: Random codes of fig2.
+        samples: Random codes of fig3 and thm33.
+        recovered: Images whose codes Algorithm 2 finds for fig3.
+        decoders: Files from train-decoder, for table3 and fig4.
+        steps: Largest number of steps of Algorithm 2.
+        fractions: Half of Algorithm 2's lambda, as fractions of max |Wx|; the first is the figure's, a table has all.
+        region: Side of the pooling imposed on a conv block that has none.
+        sizes: k M l D K of fig2 and thm31: non-zeros, channels, length of a filter, length of the input, filters.
+        out: Folder for the JSON with its settings, the figure, and the page of "all".
+    """
+
+    model: str = "vgg16"
+    name: tyro.conf.Positional[Experiment] = "all"
+    blocks: tuple[str, ...] = ()
+    draws: int = 20_000
+    samples: int = 1000
+    recovered: int = 4
+    decoders: tuple[Path, ...] = ()
+    steps: int = 300
+    fractions: tuple[float, ...] = (0.05,)
+    region: int = 2
+    sizes: tuple[int, int, int, int, int] = (10, 32, 5, 32, 96)
+    out: Path | None = None
+
+
+VERBS = {
+    "report": Report,
+    "layers": Layers,
+    "invert": Invert,
+    "sparsity": Sparsity,
+    "coherence": Coherence,
+    "rip": Rip,
+    "reproduce": Reproduce,
+    "train-decoder": TrainDecoder,
+    "doctor": Doctor,
+}
+OPTIONS = {
+    field.name: f"--{field.name.replace('_', '-')}"
+    for verb in VERBS.values()
+    for field in fields(verb)
+    if field.name not in {"model", "name"}
+}
+"""Option of the command line by argument of the Python function."""
+
+
+def in_options(message: str) -> str:
+    """Return an error of the library with its arguments as options: ``side_info``, ``passes=``, ``batch is``."""
+    words = "|".join(name for name in OPTIONS if "_" in name)
+    single = "|".join(name for name in OPTIONS if "_" not in name)
+    message = re.sub(rf"(?<!-)\b({words})\b=?", lambda m: OPTIONS[m[1]] + " " * m[0].endswith("="), message)
+    message = re.sub(rf"(?<![\w-])({single})=", lambda m: f"{OPTIONS[m[1]]} ", message)
+    return re.sub(rf"^({single})(?= is | are )|(?<=with )({single})\b(?=$|[,;.])", lambda m: OPTIONS[m[0]], message)
+
+
+def command_line(verb: str, options: Any) -> str:
+    """Return the command that runs options again, without where results go and how they are shown."""
+    names = [field for field in fields(options) if field.name not in {"json", "debug", "out"}]
+    line = ["unconv", verb]
+    line += [getattr(options, name) for name in ("name", "model") if name in _positional(options)]
+    for field in names:
+        value = getattr(options, field.name)
+        if field.name in _positional(options) or value == field.default:
+            continue
+        line += [OPTIONS.get(field.name, f"--{field.name}"), *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(line)
+
+
+def address_of(ray: tuple[str, ...] | None) -> str | None:
+    """Return the address of ``--ray [ADDRESS]``; ``"local"`` for a cluster of this machine."""
+    if ray is not None and len(ray) > 1:
+        raise UsageError(f"--ray takes at most one address, not {' '.join(ray)}; put MODEL before --ray")
+    return None if ray is None else (*ray, "local")[0]
+
+
+def _positional(options: Any) -> tuple[str, ...]:
+    return ("name",) if isinstance(options, Reproduce) else ("model",)
