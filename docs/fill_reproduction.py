@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unconv.reporting import text as words
 from unconv.paper.experiments import EXPERIMENTS
+from unconv.reporting import text as words
 
 PAGE = Path(__file__).with_name("reproduction.md")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
