@@ -58,6 +58,13 @@ def test_to_pixels_undoes_the_normalisation(width, height, resize, crop, scale):
     assert Preprocess.from_description(json.loads(json.dumps(preprocess.describe()))) == preprocess
 
 
+def test_bgr_flips_before_the_mean_is_subtracted():
+    preprocess = Preprocess(mean=(1.0, 2.0, 3.0), bgr=True)
+    x = preprocess(Image.new("RGB", (2, 2), (255, 0, 51)))
+    torch.testing.assert_close(x[:, 0, 0], torch.tensor([0.2 - 1, 0.0 - 2, 1.0 - 3]))
+    torch.testing.assert_close(preprocess.to_pixels(x)[:, 0, 0], torch.tensor([1.0, 0.0, 0.2]))
+
+
 def test_resizing_sets_the_shorter_side_and_cropping_the_centre():
     assert Preprocess(resize=20)(photograph(40, 80)).shape == (3, 40, 20)
     whole = Preprocess()(photograph(10, 8))

@@ -49,6 +49,7 @@ class Preprocess:
         mean: Subtracted from each channel.
         std: Divides each channel.
         scale: 1 where the network counts pixels in ``[0, 1]``, 255 where it counts them in ``[0, 255]``.
+        bgr: Whether the network reads blue, green, red.
         interpolation: How resizing interpolates (with antialiasing).
 
     Raises:
@@ -60,6 +61,7 @@ class Preprocess:
     mean: Channels = (0.0, 0.0, 0.0)
     std: Channels = (1.0, 1.0, 1.0)
     scale: float = 1.0
+    bgr: bool = False
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
@@ -75,10 +77,10 @@ class Preprocess:
                 raise ValueError(f"{name} is {values!r}; expected three finite numbers")
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std!r}; expected three numbers above 0")
-        allowed = {"scale": (1.0, 255.0), "interpolation": tuple(INTERPOLATIONS)}
+        allowed = {"scale": (1.0, 255.0), "bgr": (False, True), "interpolation": tuple(INTERPOLATIONS)}
         for name, values in allowed.items():
             value = getattr(self, name)
-            if value not in values:
+            if value not in values or (name == "bgr" and not isinstance(value, bool)):
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, values))}")
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -97,6 +99,8 @@ class Preprocess:
                 )
             image = TF.center_crop(image, [self.crop])  # pyright: ignore
         x = TF.pil_to_tensor(image).float()
+        if self.bgr:
+            x = x.flip(0)
         if self.scale == 1.0:
             x = x.div_(255)
         return x.sub_(_column(self.mean, x)).div_(_column(self.std, x))
@@ -108,7 +112,8 @@ class Preprocess:
             if len(set(mean)) > 1 or len(set(std)) > 1:
                 return _stretched(x, reference)
             mean, std = mean[:1], std[:1]
-        return (x * _column(std, x) + _column(mean, x)) / self.scale
+        pixels = (x * _column(std, x) + _column(mean, x)) / self.scale
+        return pixels.flip(-3) if self.bgr and x.shape[-3] == 3 else pixels
 
     def describe(self) -> dict[str, Any]:
         """Return the fields in JSON's types, all that ``from_description`` needs."""
