@@ -1,281 +1,345 @@
-"""The main job: every stage of a network measured and inverted over a set of images, part by part."""
+"""The one evaluation loop: images x layers x methods x side information, cheap first, then refinement in rounds."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from unconv.conv_block import ConvBlock, ConvBlocks
+import torch
+from torch import Tensor
+
 from unconv.errors import UnconvError
-from unconv.evaluate.aggregate import MetricAggregator
-from unconv.evaluate.batch_size import memory_for
-from unconv.evaluate.certificates import certificate_document, first_images, keep_patterns
-from unconv.evaluate.network import Captured, Network
-from unconv.evaluate.reconstruction import invert_images, inverting
+from unconv.evaluate.budget import Clock
+from unconv.evaluate.network import Captured, CapturedStream, Network, none_left
+from unconv.evaluate.reconstruction import (
+    IN_PASSES,
+    ITERATIVE,
+    Reconstruction,
+    Settings,
+    Task,
+    inputs_needed,
+    reconstruct,
+)
 from unconv.evaluate.run_directory import RunDirectory
-from unconv.evaluate.shards import Shards, answering_for, nothing_left, rows_of, skipped_in
-from unconv.evaluate.sparsity_stats import IMPOSED, Progress, count_block, merged_counts, paper_k
-from unconv.images import ImageStream, save_image
-from unconv.inversion.methods import InversionMethod, SolverOptions, coded_stage, fitting_region, stages_needed
-from unconv.measure.coherence import Coherence, coherence_pair
-from unconv.measure.rip import Boundary, compare
-from unconv.sparsity import Pooled, Window
+from unconv.images import ImageStream, SkippedImage
 
-INVERSION = "inversion"
-BOUNDARIES: tuple[Boundary, ...] = ("full", "cropped")
+FIRST_PASSES = 8  # of the first round of refinement; every further round doubles them
+MEANS = ("relative_error", "psnr", "ssim", "seconds", "passes")
+Progress = Callable[[str, int], None]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """What a survey does.
+class Plan:
+    """What an evaluation does.
 
     Attributes:
-        names: The stages, in execution order.
-        ways: How each is inverted.
-        region: Side of the regions imposed where the paper's code and the model-RIP meet a stage without pooling.
-        samples: Number of random codes of the sampled model-RIP.
+        tasks: What is recovered, in the order of the results.
+        passes: Of the solvers that count in passes: one number, or one per layer; their own where ``None``.
+        settings: What reconstruction is told besides.
+        rounds: Whether passes are made in rounds of 8, 16, 32, ..., each with complete results.
         pictures: Number of images whose reconstructions are kept as pictures.
-        seed: Seed of Gaussian filters and random codes.
-        effort: Factor of the solvers' largest numbers of steps.
+        keep: Whether estimates and references are kept.
+        per_pass: Seconds per pass and layer on one image, to foretell whether there is time.
     """
 
-    names: tuple[str, ...]
-    ways: tuple[InversionMethod, ...]
-    region: int
-    samples: int
-    pictures: int
-    seed: int
-    effort: float = 1.0
+    tasks: tuple[Task, ...]
+    passes: Mapping[str, int] | int | None = None
+    settings: Settings = field(default_factory=Settings)
+    rounds: bool = False
+    pictures: int = 0
+    keep: bool = False
+    per_pass: Mapping[str, float] = field(default_factory=dict)
+
+    def targets(self, task: Task) -> list[int | None]:
+        """Return the total passes after each round of a task."""
+        if task.method not in IN_PASSES:
+            return [None]
+        total = self.passes if isinstance(self.passes, int | None) else self.passes[task.layer]
+        if total is None or not self.rounds:
+            return [total]
+        doubled = [FIRST_PASSES << i for i in range(20) if FIRST_PASSES << i < total]
+        return [*doubled, total] if total > 0 else []
+
+    def jobs(self) -> list[list[Job]]:
+        """Return the jobs of every round: what takes one step for all layers first, then refinement."""
+        rounds: list[list[Job]] = [[]]
+        for index, task in enumerate(self.tasks):
+            previous = None
+            for number, target in enumerate(self.targets(task), task.method in ITERATIVE):
+                rounds += [[] for _ in range(number + 1 - len(rounds))]
+                job = Job(index, task, target, previous)
+                rounds[number].append(job)
+                previous = job
+        return [jobs for jobs in rounds if jobs]
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
-    """What a survey found.
+class Job:
+    """A task up to a number of passes, from where the previous job of the task ended."""
+
+    index: int
+    task: Task
+    target: int | None
+    previous: Job | None
+
+    def part(self, block: range) -> str:
+        """Return the name of its part for a block of images."""
+        passes = "" if self.target is None else f"-{self.target:05d}"
+        return f"rows-{block.start:06d}-{block.stop - 1:06d}-{self.index:03d}{passes}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Results of a job for a block of images."""
+
+    name: str
+    rows: list[Row]
+    skipped: list[dict[str, str]]
+    tensors: dict[str, Tensor]
+    pictures: dict[str, Tensor]
+
+    def document(self) -> dict[str, Any]:
+        """Return what is kept as JSON."""
+        return {"rows": self.rows, "skipped": self.skipped}
+
+
+Previous = Mapping[str, tuple[dict[str, Any], dict[str, Tensor]]]
+
+
+def compute_block(
+    network: Network, images: ImageStream, block: range, jobs: Sequence[Job], plan: Plan, previous: Previous
+) -> Iterator[Part]:
+    """Yield the parts of jobs for a block of images; ``previous``: parts that they go on from, by name."""
+    layers = list(dict.fromkeys(job.task.layer for job in jobs if job.task.of_features))
+    inputs: dict[str, None] = {}
+    pieces: list[Captured] = []
+    part_of = images.block(block)
+    for batch in part_of:
+        for job in jobs:
+            try:
+                inputs |= dict.fromkeys(inputs_needed(network, batch.inputs[:1], job.task))
+            except UnconvError:
+                continue  # reconstruction says why
+    stream = CapturedStream(network, part_of, list(inputs), layers)
+    pieces += stream
+    skipped = [asdict(image) for image in stream.skipped]
+    if block.start < plan.pictures:
+        originals = {f"images/{index:04d}.png": x for index, x in _originals(network, pieces) if index < plan.pictures}
+    else:
+        originals = {}
+    for job in jobs:
+        part = Part(job.part(block), [], skipped, {}, dict(originals))
+        for captured in pieces:
+            before = previous.get(job.previous.part(block)) if job.previous is not None else None
+            _add(part, network, captured, job, plan, before)
+        yield part
+
+
+def _add(
+    part: Part, network: Network, captured: Captured, job: Job, plan: Plan, before: tuple[dict, dict] | None
+) -> None:
+    """Do a job for a batch, and add its rows, pictures and tensors to a part."""
+    batch, start, made = captured.batch, None, 0
+    done: dict[int, Row] = {}
+    estimates: dict[str, Tensor] = {} if before is None else before[1]
+    if before is not None and job.previous is not None:
+        # an image that has converged, or cannot be inverted, stays as it is
+        rows = {row["image"]: row for row in before[0]["rows"] if row["image"] in batch.indices}
+        made = job.previous.target or 0
+        done = {i: row for i, row in rows.items() if row["status"] == "converged" or f"{i}" not in estimates}
+    places = [n for n, index in enumerate(batch.indices) if index not in done]
+    if before is not None and places:
+        start = torch.stack([estimates[f"{batch.indices[n]}"] for n in places]).to(network.device)
+    passes = None if job.target is None else job.target - made
+    results: dict[int, Reconstruction] = {}
+    if places:
+        chosen = captured.select(places)
+        solved = reconstruct(network, chosen, job.task, plan.settings, passes=passes, initial=start)
+        results = dict(zip(chosen.batch.indices, solved, strict=True))
+    for index, file in zip(batch.indices, batch.names, strict=True):
+        if index in done:
+            part.rows.append(done[index])
+            if f"{index}" in estimates:
+                part.tensors[f"{index}"] = estimates[f"{index}"]
+            continue
+        result = results[index]
+        row: Row = {"image": index, "file": file} | job.task.fields() | result.numbers | {"picture": None}
+        if made and row["passes"] is not None and before is not None:
+            old = next(r for r in before[0]["rows"] if r["image"] == index)
+            row |= {"passes": row["passes"] + old["passes"], "seconds": row["seconds"] + old["seconds"]}
+        if result.picture is not None and index < plan.pictures:
+            row["picture"] = f"images/{index:04d}-{job.index:03d}.png"
+            part.pictures[row["picture"]] = result.picture
+        if result.estimate is not None:
+            part.tensors[f"{index}"] = result.estimate
+        if plan.keep and result.reference is not None:
+            part.tensors[f"{index} reference"] = result.reference
+        part.rows.append(row)
+
+
+def _originals(network: Network, pieces: Sequence[Captured]) -> Iterator[tuple[int, Tensor]]:
+    for captured in pieces:
+        x = captured.batch.inputs
+        if x.ndim == 4 and x.shape[1] in {1, 3}:
+            yield from zip(captured.batch.indices, network.preprocess.to_pixels(x, x).clamp(0, 1), strict=True)
+
+
+@dataclass
+class Evaluation:
+    """An evaluation that goes on, and what it has found so far.
 
     Attributes:
-        stages: One document per stage, as ``report --json`` prints them.
-        tally: The numbers of all images.
-        skipped_images: ``{"file", "reason"}`` of the images left out.
-        run: Where the rows are.
-        parts: The names of the parts that hold them.
-    """
-
-    stages: list[dict[str, Any]]
-    tally: MetricAggregator
-    skipped_images: list[dict[str, str]]
-    run: RunDirectory
-    parts: list[str]
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """One row per image, stage and way, with the fields of ``results.parquet`` and ``seconds``.
-
-        Returns:
-            Rows, image after image; a few of them are in memory at a time.
-        """
-        return rows_of(self.run, self.parts)
-
-
-def survey(
-    network: Network, images: ImageStream, plan: EvaluationConfig, run: RunDirectory, progress: Progress
-) -> EvaluationResult | None:
-    """Measure and invert; every part that is finished stays, and is not computed again.
-
-    Args:
         network: The network.
-        images: The images; run through twice, once to measure how sparse the codes are, once to invert them.
-        plan: What to do.
-        run: Where the parts go. Of a job, each rank does its share, and the first waits for the others.
-        progress: Called with what has just been done and how many units of work that was; see ``work``.
-
-    Returns:
-        The findings; ``None`` for a rank that is not the first, when its share is done.
-
-    Raises:
-        UnconvError: If no image is left, or ranks have died and left parts undone.
+        images: The images.
+        plan: What is done.
+        run: Where the parts go.
+        stopped: Whether the budget ended first.
     """
-    shards = Shards(images, run)
-    # the blocks go to the ranks from the first on, the stages from the last on
-    owners = [shards.owner(-1 - i) for i in range(len(plan.names))]
-    others = {
-        f"{kind}-{i:03d}": (owner, name)
-        for i, (owner, name) in enumerate(zip(owners, plan.names, strict=True))
-        for kind in ("measure", "certificate")
-    }
-    with answering_for(shards, INVERSION, others):
-        counted = _counted(network, shards, plan, progress)
-        stages, fractions = network.stages(counted["shape"]), counted["fractions"]
-        mine = [i for i, owner in enumerate(owners) if owner == run.rank.number]
-        for i in mine:
-            stage = stages.get(plan.names[i])
-            run.part(f"measure-{i:03d}", lambda stage=stage: _measure(stage, fractions, plan, progress))
-        examples = cache(lambda: first_images(network, images, plan.names, plan.effort))
-        for i in mine:
-            stage = stages.get(plan.names[i])
-            run.part(
-                f"certificate-{i:03d}", partial(_certify, network, stage, fractions, examples, plan, run, progress)
-            )
-        compute = partial(_invert, network, fractions=fractions, plan=plan, run=run, progress=progress)
-        shards.invert(INVERSION, network, lambda found: _needed(found, plan), compute)
-        if not run.rank.leads:
-            return None
-        shards.wait(INVERSION, others)
-    return _findings(shards, plan, counted)
+
+    network: Network
+    images: ImageStream
+    plan: Plan
+    run: RunDirectory
+    stopped: bool = False
+
+    def go(
+        self,
+        clock: Clock | None = None,
+        progress: Progress = lambda message, units: None,
+        publish: Callable[[], None] = lambda: None,
+        ray: Any = None,
+    ) -> None:
+        """Do what is missing, round after round; ``publish`` is called after each, ``ray`` is a ``RayCluster``."""
+        clock = clock or Clock(None)
+        for jobs in self.plan.jobs():
+            parts = self._ray_parts(jobs, ray, clock) if ray is not None else self._local_parts(jobs, clock)
+            for part, job in parts:
+                self._store(part, job)
+                progress(_message(part, job), len(part.rows))
+            self._check_some_left()
+            publish()
+            if self.stopped:
+                return
+
+    def units(self) -> int:
+        """Return the number of rows that are to be computed, for a progress bar."""
+        return len(self.images) * sum(map(len, self.plan.jobs()))
+
+    def _pending(self, jobs: Sequence[Job]) -> Iterator[tuple[range, list[Job]]]:
+        for block in self.images.blocks():
+            missing = [job for job in jobs if not self.run.has(job.part(block))]
+            # what a budget has left undone in the round before cannot go on
+            missing = [j for j in missing if j.previous is None or self.run.has(j.previous.part(block))]
+            if missing:
+                yield block, missing
+
+    def _previous(self, block: range, jobs: Iterable[Job]) -> Previous:
+        names = [job.previous.part(block) for job in jobs if job.previous is not None]
+        return {name: (self.run.read(name), self.run.read_tensors(name)) for name in names}
+
+    def _local_parts(self, jobs: Sequence[Job], clock: Clock) -> Iterator[tuple[Part, Job]]:
+        for block, missing in self._pending(jobs):
+            if not self._time_for(missing[0], block, clock):
+                return
+            previous = self._previous(block, missing)
+            parts = compute_block(self.network, self.images, block, missing, self.plan, previous)
+            for number, part in enumerate(parts):
+                yield part, missing[number]
+                if number + 1 < len(missing) and not self._time_for(missing[number + 1], block, clock):
+                    return
+
+    def _ray_parts(self, jobs: Sequence[Job], ray: Any, clock: Clock) -> Iterator[tuple[Part, Job]]:
+        work = [(block, missing, self._previous(block, missing)) for block, missing in self._pending(jobs)]
+        by_name = {job.part(block): job for block, missing, _ in work for job in missing}
+        for part in ray.map(self.network, self.images, self.plan, work, clock):
+            yield part, by_name[part.name]
+        self.stopped = self.stopped or clock.left() <= 0
+
+    def _time_for(self, job: Job, block: range, clock: Clock) -> bool:
+        made = 0 if job.previous is None else job.previous.target or 0
+        needed = self.plan.per_pass.get(job.task.layer, 0.0) * ((job.target or 0) - made) * len(block)
+        if job.task.method in ITERATIVE and clock.left() < needed:
+            self.stopped = True
+        return not self.stopped
+
+    def _store(self, part: Part, job: Job) -> None:
+        for path, pixels in part.pictures.items():
+            self.run.write_picture(path, pixels)
+        more = job.target is not None and job.target in [FIRST_PASSES << i for i in range(20)] and self.plan.rounds
+        if self.plan.keep or more:
+            self.run.write_tensors(part.name, part.tensors)
+        self.run.write_part(part.name, part.document())
+
+    def latest(self, block: range, index: int) -> str | None:
+        """Return the name of the furthest finished part of a task for a block of images."""
+        names = [Job(index, self.plan.tasks[index], t, None).part(block) for t in self.plan.targets(self.plan.tasks[index])]
+        return next((name for name in reversed(names) if self.run.has(name)), None)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the latest row of every image and task, image after image; a block of them is in memory at a time."""
+        for block in self.images.blocks():
+            rows: list[Row] = []
+            for index in range(len(self.plan.tasks)):
+                name = self.latest(block, index)
+                rows += [] if name is None else self.run.read(name)["rows"]
+            yield from sorted(rows, key=lambda row: row["image"])
+
+    def tensors(self, index: int) -> Iterator[tuple[int, Tensor | None, Tensor | None]]:
+        """Yield image, estimate and reference of a task, where the plan keeps them."""
+        for block in self.images.blocks():
+            if (name := self.latest(block, index)) is not None:
+                kept = self.run.read_tensors(name)
+                for row in self.run.read(name)["rows"]:
+                    image = row["image"]
+                    yield image, kept.get(f"{image}"), kept.get(f"{image} reference")
+
+    def skipped(self) -> list[SkippedImage]:
+        """Return the images that were left out."""
+        found: dict[str, SkippedImage] = {}
+        for block in self.images.blocks():
+            for index in range(len(self.plan.tasks)):
+                if (name := self.latest(block, index)) is not None:
+                    found |= {s["file"]: SkippedImage(**s) for s in self.run.read(name)["skipped"]}
+        return list(found.values())
+
+    def _check_some_left(self) -> None:
+        if not self.stopped and next(self.rows(), None) is None:
+            raise UnconvError(none_left(len(self.images), self.skipped()))
 
 
-def _findings(shards: Shards, plan: EvaluationConfig, counted: dict[str, Any]) -> EvaluationResult:
-    run, parts = shards.run, shards.names(INVERSION)
-    tally = MetricAggregator()
-    for row in rows_of(run, parts):
-        tally.add(row)
-    skipped = {s["file"]: s for s in [*counted["skipped"], *skipped_in(run, parts)] if s["file"] not in tally.files}
-    if not tally.files:
-        raise UnconvError(nothing_left(shards.images, list(skipped.values())))
-    numbers = range(len(plan.names))
-    documents = run.parts(f"measure-{i:03d}" for i in numbers)
-    for document, certificate in zip(documents, run.parts(f"certificate-{i:03d}" for i in numbers), strict=True):
-        document["certificate"] = certificate
-        document["inversion"] = tally.summary(document["stage"], plan.ways)
-    return EvaluationResult(documents, tally, list(skipped.values()), run, parts)
+def summarise(rows: Iterable[Row], tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """Return means over the images of every task that has rows, in order, as the JSON document has them."""
+    sums: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    counts: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("layer", "recover", "code", "method", "side_info"))
+        values = sums.setdefault(key, {name: [0.0, 0] for name in MEANS})
+        count = counts.setdefault(key, {"images": 0, "converged": 0, "failed": 0, "reasons": set()})
+        if row["relative_error"] is None:
+            count["failed"] += 1
+            count["reasons"].add(row["status"])
+            continue
+        count["images"] += 1
+        count["converged"] += row["status"] == "converged"
+        for name in MEANS:
+            if row[name] is not None:
+                values[name][0] += row[name]
+                values[name][1] += 1
+    documents = []
+    for task in tasks:
+        key = tuple(task.fields().values())
+        if key in sums:
+            means = {name: total / n if n else None for name, (total, n) in sums[key].items()}
+            count = counts[key]
+            note = "; ".join(sorted(count.pop("reasons"))) or None
+            documents.append(task.fields() | means | count | {"note": note})
+    return documents
 
 
-def work(plan: EvaluationConfig, images: int) -> int:
-    """Units of work of a survey, for a progress bar: one per image, stage and pass or way, twenty per stage besides."""
-    return len(plan.names) * (images * (1 + len(plan.ways)) + 20)
+def _message(part: Part, job: Job) -> str:
+    errors = [row["relative_error"] for row in part.rows if row["relative_error"] is not None]
+    best = f", relative error {min(errors):.3g} at best" if errors else ""
+    return f"{job.task.layer} by {job.task.method}, {job.task.side_info}{best}"
 
-
-def _counted(network: Network, shards: Shards, plan: EvaluationConfig, progress: Progress) -> dict[str, Any]:
-    run = shards.run
-    for found in run.parts(["activity"]):
-        return found
-    parts = shards.count("count", lambda images: count_block(network, images, plan.names, plan.region, progress))
-    merged = merged_counts(shards.images, parts)
-    # every rank has the same; one of them keeps it
-    return run.part("activity", lambda: merged) if run.rank.leads else merged
-
-
-def _measure(stage: ConvBlock, fractions: dict[str, Any], plan: EvaluationConfig, progress: Progress) -> dict[str, Any]:
-    region, k = _model(stage, fractions, plan)
-    ratios = []
-    for boundary in BOUNDARIES if any(stage.operator.padding) else BOUNDARIES[:1]:
-        with memory_for(f"the random codes of stage {stage.name}"):
-            found = compare(stage.operator, Pooled(region), k, plan.samples, seed=plan.seed, boundary=boundary)
-        for filters, ratio in (
-            ("learned", found.learned),
-            ("normalised", found.normalised),
-            ("gaussian", found.gaussian),
-        ):
-            quantiles = {"p01": ratio.p01, "p50": ratio.p50, "p99": ratio.p99}
-            ratios.append({"filters": filters, "boundary": boundary, "k": k} | quantiles)
-    progress(f"measuring {stage.name}", 10)
-    return stage_document(stage) | {
-        "activation": 100 * fractions[stage.name]["activation"],
-        "pooled": 100 * fractions[stage.name]["pooled"],
-        "coherence": coherence_document(stage, plan.seed),
-        "rip": ratios,
-    }
-
-
-def _model(stage: ConvBlock, fractions: dict[str, Any], plan: EvaluationConfig) -> tuple[Window | int, int]:
-    # the regions of a stage's model, and how many of them are in use
-    coded = coded_stage(stage, "network", fitting_region(stage, plan.region))
-    region = coded.pooling if isinstance(coded.pooling, Window) else 1
-    return region, paper_k(coded, _coded_fraction(stage.name, fractions))
-
-
-def _certify(
-    network: Network,
-    stage: ConvBlock,
-    fractions: dict[str, Any],
-    examples: Callable[[], Sequence[Captured]],
-    plan: EvaluationConfig,
-    run: RunDirectory,
-    progress: Progress,
-) -> dict[str, Any]:
-    region, k = _model(stage, fractions, plan)
-    keep = keep_patterns(run, plan.names.index(stage.name), plan.pictures)
-    with memory_for(f"the certificate of stage {stage.name}"):
-        found = certificate_document(network, stage, region, k, examples(), keep, effort=plan.effort, seed=plan.seed)
-    progress(f"certifying {stage.name}", 10)
-    return found
-
-
-def stage_document(stage: ConvBlock) -> dict[str, Any]:
-    """What every list of stages says of one."""
-    return {
-        "stage": stage.name,
-        "kind": stage.kind,
-        "input_shape": list(stage.input_shape),
-        "code_shape": list(stage.code_shape),
-    }
-
-
-def coherence_document(stage: ConvBlock, seed: int) -> dict[str, dict[str, float | None]]:
-    """Coherence of a stage's filters, learned and Gaussian; ``None`` where a bank has no two filters, or a zero one."""
-    op = stage.operator
-    if not op.weight.flatten(1).any(1).all():
-        # a pruned filter has no direction, so its bank has no largest cosine
-        return {bank: dict.fromkeys(("signed", "absolute", "shifted")) for bank in ("learned", "random")}
-    pair = coherence_pair(op.weight, seed, op.groups, stride=op.stride, dilation=op.dilation)
-
-    def values(found: Coherence) -> dict[str, float | None]:
-        numbers = {"signed": found.signed, "absolute": found.absolute, "shifted": found.shifted}
-        return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-
-    return {"learned": values(pair.learned), "random": values(pair.random)}
-
-
-def _coded_fraction(name: str, fractions: dict[str, dict[str, float]]) -> float:
-    return fractions.get(IMPOSED + name, fractions[name])["pooled"]
-
-
-def _needed(stages: ConvBlocks, plan: EvaluationConfig) -> list[str]:
-    names = dict.fromkeys(plan.names)
-    for name in plan.names:
-        for way in plan.ways:
-            if _why_not(stages, name, way) is None:
-                names |= dict.fromkeys(stages_needed(stages, name, way))
-    return list(names)
-
-
-def _why_not(stages: ConvBlocks, name: str, way: InversionMethod) -> str | None:
-    try:
-        stages_needed(stages, name, way)
-    except UnconvError as error:
-        return str(error)
-    return None
-
-
-def _invert(
-    network: Network,
-    captured: Captured,
-    *,
-    fractions: dict[str, Any],
-    plan: EvaluationConfig,
-    run: RunDirectory,
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    batch = captured.batch
-    pixels = network.preprocess.to_pixels(batch.inputs, batch.inputs)
-    for i, index in enumerate(batch.indices):
-        if index < plan.pictures:
-            save_image(pixels[i], run.path / "images" / f"{index:04d}.png")
-    pooled = {name: shares["pooled"] for name, shares in fractions.items()}
-    rows = []
-    for number, name in enumerate(plan.names):
-        stage = captured.stages.get(name)
-        imposed = fitting_region(stage, plan.region)
-        for order, way in enumerate(plan.ways):
-            region = imposed if way.code == "paper" else None
-            found = invert_images(network, captured, name, way, region, pooled, SolverOptions(plan.effort))
-            for i, (index, file) in enumerate(zip(batch.indices, batch.names, strict=True)):
-                row = {"image": index, "file": file, "stage": name} | way.fields() | found[i].numbers
-                picture = found[i].picture
-                if picture is not None and index < plan.pictures:
-                    row["picture"] = f"images/{index:04d}-{number:02d}-{order:02d}.png"
-                    save_image(picture, run.path / row["picture"])
-                rows.append(row)
-            progress(inverting(name, way, found), len(batch.names))
-    return rows

@@ -1,44 +1,64 @@
-"""A network under study: its stages at each input size, and the inputs that they receive."""
+"""A network under study: opened with its images, and its layers prepared once per input shape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from unconv.block_extraction import find_conv_blocks
-from unconv.conv_block import ConvBlocks
-from unconv.decode.what_where import WhatWhereDecoder
-from unconv.errors import UnconvError
-from unconv.evaluate.batch_size import TOO_LARGE, MaxBatchSize, is_out_of_memory
-from unconv.images import Batch, ImageStream, SkippedImage, one_line
+from unconv.conv_block import ConvBlock, ConvBlocks
+from unconv.errors import UnconvError, UsageError
+from unconv.images import Batch, ImageStream, InMemoryImages, SkippedImage, find_images, sample_photographs
 from unconv.inversion.box import Box
-from unconv.preprocessing import Preprocess, Preprocessing
-from unconv.tracing import capture_inputs as capture
+from unconv.inversion.frozen_network import LayerFunction
+from unconv.io import one_line
+from unconv.models import LoadedModel, adopt_model, check_covered, load_model
+from unconv.preprocessing import Numbers, Preprocess, Preprocessing, UserPreprocess
+from unconv.tracing import Layers, capture, capture_inputs, list_layers
 
-ENOUGH = 64  # images to look at for one that the whole network takes
+if TYPE_CHECKING:
+    from unconv.decode.what_where import WhatWhereDecoder
+    from unconv.inversion.linear import LinearDecoder
+
+Images = (
+    str | Path | Image.Image | Tensor | np.ndarray | Sequence[str | Path] | Sequence[Image.Image | Tensor | np.ndarray]
+)
+TOO_LARGE = "there is not enough memory for this image alone; give a smaller size, or use a larger machine"
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+LOOKED_AT = 64  # images, in search of one that the network takes
 
 
 @dataclass
 class Network:
-    """A module with its stages, found once per input shape.
+    """A module with its layers and conv blocks, found once per input shape.
 
     Attributes:
         module: The network, in evaluation mode.
         preprocess: From an image to its input, and back to pixels.
         device: Where it computes.
-        room: How many images fit into memory at a time.
-        decoders: Trained decoders, by the stage that they decode.
+        decoders: Trained what-where decoders by conv block.
+        linear: Linear decoders by layer.
+        max_batch: Images that fit into memory at a time, once that is known.
     """
 
     module: nn.Module
     preprocess: Preprocessing
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    room: MaxBatchSize = field(default_factory=MaxBatchSize)
     decoders: dict[str, WhatWhereDecoder] = field(default_factory=dict)
-    _stages: dict[tuple[int, ...], ConvBlocks] = field(default_factory=dict)
+    linear: dict[str, LinearDecoder] = field(default_factory=dict)
+    max_batch: int | None = None
+    _layers: dict[tuple[int, ...], Layers] = field(default_factory=dict, repr=False)
+    _blocks: dict[tuple[int, ...], ConvBlocks] = field(default_factory=dict, repr=False)
+    _functions: dict[tuple[str, tuple[int, ...]], LayerFunction] = field(default_factory=dict, repr=False)
 
     @property
     def box(self) -> Box | None:
@@ -50,19 +70,46 @@ class Network:
         )
         return Box(-mean / std, (self.preprocess.scale - mean) / std)
 
-    def stages(self, shape: Sequence[int]) -> ConvBlocks:
-        """The stages on inputs of one shape.
+    def layers(self, x: Tensor) -> Layers:
+        """Return the layers at the shape of one image, found with it the first time. Shape ``(1, C, H, W)``."""
+        key = tuple(x.shape[1:])
+        if key not in self._layers:
+            self._layers[key] = list_layers(self.module, x[:1].to(self.device))
+        return self._layers[key]
 
-        Args:
-            shape: ``(C, H, W)``.
+    def conv_blocks(self, x: Tensor) -> ConvBlocks:
+        """Return the conv blocks at the shape of one image, found with it the first time. Shape ``(1, C, H, W)``."""
+        key = tuple(x.shape[1:])
+        if key not in self._blocks:
+            self._blocks[key] = find_conv_blocks(self.module, x[:1].to(self.device))
+        return self._blocks[key]
 
-        Returns:
-            The stages.
-        """
-        key = tuple(shape)
-        if key not in self._stages:
-            self._stages[key] = find_conv_blocks(self.module, torch.zeros(1, *key, device=self.device))
-        return self._stages[key]
+    def function(self, layer: str, shape: Sequence[int]) -> LayerFunction:
+        """Return a layer as a differentiable function of images of one shape, prepared once."""
+        key = (layer, tuple(shape))
+        if key not in self._functions:
+            self._functions[key] = LayerFunction(self.module, layer, key[1])
+        return self._functions[key]
+
+    def portable(self) -> Network:
+        """Return the network without what is found anew where it is used: to be sent to another process."""
+        return Network(self.module, self.preprocess, self.device, self.decoders, self.linear, self.max_batch)
+
+    def halve(self, count: int) -> int:
+        """Take at most half as many images at a time from now on; the first time that is said on stderr."""
+        if self.max_batch is None:
+            print(f"note: out of memory; going on with at most {max(1, count // 2)} images at a time", file=sys.stderr)
+        self.max_batch = max(1, min(self.max_batch or count, count // 2))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self.max_batch
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there was no memory left, on a GPU or on the CPU."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -71,151 +118,260 @@ class Captured:
 
     Attributes:
         batch: The images.
-        stages: The network's stages at their size.
-        inputs: Input of each wanted stage by name. Shape ``(N, M, *spatial)``.
+        blocks: The conv blocks at their size.
+        features: Output of each wanted layer. Shape ``(N, *layer.shape)``.
+        inputs: Input of each wanted conv block. Shape ``(N, M, *spatial)``, several rows per image where another
+            axis is folded into the batch.
     """
 
     batch: Batch
-    stages: ConvBlocks
+    blocks: ConvBlocks
+    features: dict[str, Tensor]
     inputs: dict[str, Tensor]
 
-    def singly(self) -> Iterator[Captured]:
-        """Each image by itself.
-
-        Yields:
-            Batches of one.
-        """
-        yield from self.pieces(1)
-
-    def pieces(self, most: int) -> Iterator[Captured]:
-        """The images, a few at a time.
-
-        Args:
-            most: How many.
-
-        Yields:
-            Batches.
-        """
+    def select(self, places: Sequence[int]) -> Captured:
+        """Return some of the images."""
         count = len(self.batch.names)
-        # where an axis that is not the batch (frames, patches) joins it, an image has several rows
-        rows = {name: len(x) // count for name, x in self.inputs.items()}
-        for i in range(0, count, most):
-            inputs = {name: x[i * rows[name] : (i + most) * rows[name]] for name, x in self.inputs.items()}
-            yield Captured(_piece(self.batch, i, most), self.stages, inputs)
+        if list(places) == list(range(count)):
+            return self
+
+        def some(x: Tensor) -> Tensor:
+            return x.unflatten(0, (count, -1))[list(places)].flatten(0, 1)
+
+        names, indices = (tuple(v[i] for i in places) for v in (self.batch.names, self.batch.indices))
+        batch = Batch(names, self.batch.inputs[list(places)], indices)
+        features, inputs = ({n: some(x) for n, x in d.items()} for d in (self.features, self.inputs))
+        return Captured(batch, self.blocks, features, inputs)
 
 
 @dataclass
 class CapturedStream:
-    """Images, and what chosen stages receive of them, batch by batch in constant memory.
+    """Images, with the features of layers and the inputs of conv blocks, batch by batch in constant memory.
 
-    An image whose activations are not finite is skipped by name, like an unreadable one; the others go on.
+    An image that the network cannot take, or whose features are not finite, is skipped by name; the others go on.
 
     Attributes:
         network: The network.
         images: The images.
-        names: Which stages' inputs are kept, given the stages.
+        inputs: Conv blocks whose inputs are kept.
+        layers: Layers whose features are kept.
         skipped: What the last pass, so far, left out.
     """
 
     network: Network
     images: ImageStream
-    names: Callable[[ConvBlocks], Sequence[str]]
+    inputs: Sequence[str] = ()
+    layers: Sequence[str] = ()
     skipped: list[SkippedImage] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Captured]:
-        """Run through the images.
-
-        Yields:
-            Batches with their stage inputs.
-
-        Raises:
-            UnconvError: If no image is left, and one is needed.
-        """
-        unusable: list[SkippedImage] = []
+        """Yield batches; raise UnconvError if no image is left and one is needed."""
+        refused: list[SkippedImage] = []
         passed = 0
         for batch in self.images:
-            most = self.network.room.most or len(batch.names)
-            for i in range(0, len(batch.names), most):
-                for part in self._capture(_piece(batch, i, most), unusable):
-                    passed += len(part.batch.names)
-                    self.skipped = [*self.images.skipped, *unusable]
-                    yield part
-        self.skipped = [*self.images.skipped, *unusable]
+            for part in self._capture(batch, refused):
+                passed += len(part.batch.names)
+                self.skipped = [*self.images.skipped, *refused]
+                yield part
+        self.skipped = [*self.images.skipped, *refused]
         if not passed and self.images.need_one:
-            raise UnconvError(self.skipped[0].reason)
+            raise UnconvError(none_left(len(self.images), self.skipped))
 
-    def _capture(self, batch: Batch, unusable: list[SkippedImage]) -> Iterator[Captured]:
-        try:
-            stages = self.network.stages(batch.inputs.shape[1:])
-            names = self.names(stages)
-            inputs = capture(self.network.module, names, batch.inputs.to(self.network.device))
-            _check_ends(stages, names, inputs)
-        except UnconvError as error:
-            reason, most = one_line(str(error)), 1
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            reason, most = TOO_LARGE, max(1, len(batch.names) // 2)
-        else:
-            yield Captured(batch, stages, inputs)
-            return
-        # here the error, which holds what was in memory, is gone
-        if len(batch.names) == 1:
-            unusable.append(SkippedImage(batch.names[0], reason))
-            return
-        if reason == TOO_LARGE:
-            self.network.room.shrink(most)
-        for i in range(0, len(batch.names), most):
-            yield from self._capture(_piece(batch, i, most), unusable)
+    def _capture(self, batch: Batch, refused: list[SkippedImage]) -> Iterator[Captured]:
+        count, most = len(batch.names), self.network.max_batch
+        if most is None or count <= most:
+            try:
+                captured = self._capture_at_once(batch)
+            except UnconvError as error:
+                reason, most = one_line(str(error)), 1
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason, most = TOO_LARGE, None
+            else:
+                yield captured
+                return
+            # the except block has ended, so the exception no longer keeps the tensors alive
+            if count == 1:
+                refused.append(SkippedImage(batch.names[0], reason))
+                return
+            most = most or self.network.halve(count)
+        for i in range(0, count, most):
+            some = slice(i, i + most)
+            yield from self._capture(Batch(batch.names[some], batch.inputs[some], batch.indices[some]), refused)
 
-
-def _piece(batch: Batch, first: int, most: int) -> Batch:
-    if first == 0 and most >= len(batch.names):
-        return batch
-    some = slice(first, first + most)
-    return Batch(batch.names[some], batch.inputs[some], batch.indices[some])
-
-
-def _check_ends(stages: ConvBlocks, names: Sequence[str], inputs: Mapping[str, Tensor]) -> None:
-    # what the stages read is finite by now; what the last ones of each path make is read by none of them
-    read = {stages.get(name).source for name in names}
-    for name in names:
-        stage = stages.get(name)
-        if name not in read and not stage.activate(stage.preactivation(inputs[name])).isfinite().all():
-            raise UnconvError(f"stage {name} makes NaN or infinite values of it; check the weights and preprocessing")
+    def _capture_at_once(self, batch: Batch) -> Captured:
+        x = batch.inputs.to(self.network.device)
+        module = self.network.module
+        features = capture(module, self.layers, x) if self.layers else {}
+        inputs = capture_inputs(module, self.inputs, x) if self.inputs else {}
+        blocks = self.network.conv_blocks(x) if self.inputs else ConvBlocks(())
+        return Captured(batch, blocks, features, inputs)
 
 
-def first_stages(network: Network, images: ImageStream) -> ConvBlocks:
-    """The stages at the size of the first image that the network can take.
+def none_left(count: int, skipped: Sequence[SkippedImage]) -> str:
+    """Return the message for images of which none could be used."""
+    first = "".join(f"; the first, {s.file}: {s.reason}" for s in skipped[:1])
+    return f"none of the {count} images could be used{first}"
 
-    That is the first one on which every convolution is reached; where the first ``ENOUGH`` images have none, the one of
-    them on which most are.
 
-    Args:
-        network: The network.
-        images: The images, read up to that one.
+@dataclass(frozen=True)
+class Opened:
+    """A model and images, opened.
 
-    Returns:
-        The stages.
-
-    Raises:
-        UnconvError: If the network takes none of the images; says why it does not take the first.
+    Attributes:
+        loaded: The model.
+        network: The network under study.
+        images: The images.
+        description: What ``config.json`` says of the model and the images.
     """
-    best: ConvBlocks | None = None
-    refused: UnconvError | None = None
-    seen = 0
-    for batch in images:
-        seen += len(batch.names)
-        try:
-            found = network.stages(batch.inputs.shape[1:])
-        except UnconvError as error:
-            refused = refused or error
-            continue
-        if best is None or len(found.blocks) > len(best.blocks):
-            best = found
-        if seen >= ENOUGH or not any(skipped.reason.startswith("not reached") for skipped in found.skipped):
-            return best
-    if best is None:
+
+    loaded: LoadedModel
+    network: Network
+    images: ImageStream
+    description: dict[str, Any]
+
+    def example(self) -> Tensor:
+        """Return the first image that the network takes. Shape ``(1, C, H, W)``."""
+        refused: UnconvError | None = None
+        for number, batch in enumerate(self.images):
+            for x in batch.inputs.split(1):
+                try:
+                    self.network.layers(x)
+                    return x
+                except UnconvError as error:
+                    refused = refused or error
+            if number * self.images.batch_size >= LOOKED_AT:
+                break
         assert refused is not None  # a stream without a single image raises by itself
         raise refused
-    return best
+
+    def covered(self, names: Sequence[str], wanted: Sequence[str] | None) -> tuple[list[str], list[dict[str, str]]]:
+        """Return those of some layers, in execution order, that the weights reach, and what was left out."""
+        kept: list[str] = []
+        skipped: list[dict[str, str]] = []
+        gap: UnconvError | None = None
+        for name in names:
+            try:
+                check_covered(self.loaded, [name])
+            except UnconvError as error:
+                gap = gap or error
+            if gap is None:
+                kept.append(name)
+            elif wanted is not None and name in wanted:
+                raise gap
+            else:
+                skipped.append({"module": name, "reason": str(gap)})
+        if not kept and gap is not None:
+            raise gap
+        return kept, skipped
+
+    def blocks(self, x: Tensor, wanted: Sequence[str] | None) -> list[ConvBlock]:
+        """Return the conv blocks of some names, in execution order; all that the weights reach where ``None``."""
+        found = self.network.conv_blocks(x)
+        chosen = None if wanted is None else {found.get(name).name for name in wanted}
+        kept, _ = self.covered(found.names, sorted(chosen) if chosen is not None else None)
+        names = [name for name in kept if chosen is None or name in chosen]
+        if not names:
+            first = "".join(f"; {s.module}: {s.reason}" for s in found.skipped[:1])
+            raise UnconvError(f"the network has no conv block{first}")
+        return [found.get(name) for name in names]
+
+
+def open_network(
+    model: str | nn.Module,
+    images: Images | None = None,
+    *,
+    weights: str | None = None,
+    size: int | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    batch: int | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    seed: int = 0,
+) -> Opened:
+    """Open a model, by name or as a module, and its images; what had to be assumed is said on stderr."""
+    if not isinstance(model, str | nn.Module):
+        raise UsageError(f"model is of type {type(model).__name__}; give an nn.Module or a name such as 'cifar-vgg'")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed}; expected a whole number, at least 0 and below 2^63")
+    batch = 4 if batch is None else batch
+    for name, number in (("batch", batch), ("limit", 1 if limit is None else limit)):
+        if number < 1:
+            raise UsageError(f"{name} is {number}; it counts images, so it is at least 1")
+    in_memory = None if images is None or _are_files(images) else images
+    if isinstance(model, str):
+        if preprocess is not None:
+            raise UsageError("a named model brings its own preprocess; leave it out, or give size, mean and std")
+        target = open_device(device or "cpu")  # before the weights are read, which can take long
+        loaded = load_model(model, weights=weights, size=size, mean=mean, std=std, download=weights is not None)
+    else:
+        if weights is not None:
+            raise UsageError("weights belong to a named model; this network has its own")
+        tensors = (*model.parameters(), *model.buffers())
+        target = open_device(device or (str(tensors[0].device) if tensors else "cpu"))
+        loaded = adopt_model(model, preprocess=preprocess, size=size, mean=mean, std=std)
+        values = [x for x in in_memory if isinstance(x, Tensor)] if isinstance(in_memory, list | tuple) else in_memory
+        if loaded.notes and isinstance(values, Tensor | list | tuple) and len(values) == len(in_memory or ()):
+            loaded = replace(loaded, preprocess=_of_tensors(values), notes=())
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
+    network = Network(loaded.module.to(target), loaded.preprocess, target)
+    if in_memory is not None:
+        stream: ImageStream = InMemoryImages(in_memory, network.preprocess, batch, limit)  # pyright: ignore
+        about = {"given": "images in memory", "count": len(stream), "sha256": stream.digest()}  # pyright: ignore
+    else:
+        sources = [] if images is None else [images] if isinstance(images, str | Path) else list(images)  # pyright: ignore
+        paths = find_images(sources) if sources else sample_photographs()
+        first = Path(sources[0]) if len(sources) == 1 else None
+        root = first if first is not None and first.is_dir() else paths[0].parent
+        stream = ImageStream(paths[:limit], network.preprocess, batch, root=root)
+        listing = "\n".join(f"{path} {path.stat().st_size if path.exists() else '-'}" for path in stream.paths)
+        digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
+        given = [str(s) for s in sources] or "bundled photographs"
+        about = {"given": given, "count": len(stream), "listing_sha256": digest}
+    description = {
+        "model": loaded.name,
+        "weights": {"source": loaded.weights.source, "sha256": loaded.weights.sha256},
+        "preprocessing": loaded.preprocess.describe(),
+        "images": about,
+        "batch": batch,
+        "device": str(target),
+        "seed": seed,
+    }
+    return Opened(loaded, network, stream, description)
+
+
+def open_device(name: str) -> torch.device:
+    """Return a device, set up for exact enough arithmetic; UsageError if there is no such kind."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"no device {name!r}; use cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UnconvError(f"device {name!r} is not available on this machine; use cpu")
+        # TensorFloat-32 keeps 10 bits of the mantissa, too few for adjoints and model-RIP
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    elif device.type != "cpu":
+        raise UsageError(f"no support for device {name!r}; use cpu, cuda or cuda:N")
+    return device
+
+
+def _are_files(images: Images) -> bool:
+    if isinstance(images, Tensor | np.ndarray | Image.Image):
+        return False
+    return isinstance(images, str | Path) or all(isinstance(item, str | Path) for item in images)
+
+
+def _of_tensors(tensors: Sequence[Tensor] | Tensor) -> Preprocessing:
+    """Return what tensors of which nothing is said are taken for: pixels in ``[0, 1]`` if they could be."""
+    if all(len(x) == 3 and x.numel() and x.min() >= 0 and x.max() <= 1 for x in tensors):
+        return Preprocess()
+    return UserPreprocess(_only_tensors)
+
+
+def _only_tensors(image: Image.Image) -> Tensor:
+    raise UnconvError(f"this network was given tensors, not pictures such as {image}")

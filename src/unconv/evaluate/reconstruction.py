@@ -1,144 +1,315 @@
-"""One way of inverting one stage for a batch: what came out, image by image, whatever goes wrong with one of them."""
+"""One task on one batch: an image, or a conv block's input, back from a layer, and how far it is from the truth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, cast
 
+import torch
 from torch import Tensor
 
-from unconv.errors import UnconvError
-from unconv.evaluate.aggregate import mean
-from unconv.evaluate.batch_size import TOO_LARGE, is_out_of_memory
-from unconv.evaluate.network import Captured, Network
-from unconv.evaluate.sparsity_stats import IMPOSED, paper_k
+from unconv.conv_block import ConvBlock, SideInfo
+from unconv.decode.block_input import METHODS as BLOCK_METHODS
+from unconv.decode.block_input import CodeKind, paper_code, paper_stage
+from unconv.decode.what_where import encode_chain
+from unconv.errors import UnconvError, UsageError
+from unconv.evaluate.network import TOO_LARGE, Captured, Network, is_out_of_memory
 from unconv.images import quality
-from unconv.inversion.methods import Inversion, InversionMethod, SolverOptions, coded_stage, invert_batch
-from unconv.linalg import relative_norm
+from unconv.inversion.chain import chain_to_image, decode_chain, follow
+from unconv.inversion.invert import invert_features
+from unconv.linalg import norms, relative_norm
+from unconv.measure.sparsity import k_from
+from unconv.sparsity import Code, Window
 
-EMPTY = dict.fromkeys(("relative_error", "psnr", "ssim", "seconds", "picture"))
+Recover = Literal["image", "input"]
+FEATURES_METHODS = ("linear", "gauss-newton", "gradient")
+DECODER = "decoder"
+METHODS = (*FEATURES_METHODS, DECODER, *BLOCK_METHODS)
+ITERATIVE = ("gauss-newton", "gradient", "convex")  # what takes time; the others are one step
+IN_PASSES = ("gauss-newton", "gradient")
+NUMBERS = ("relative_error", "psnr", "ssim", "feature_error", "seconds", "passes")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is recovered from which layer, and how.
+
+    Attributes:
+        layer: The layer; for ``recover="input"`` and codes of the paper, a conv block.
+        recover: ``"image"``, or ``"input"``: the conv block's own input.
+        code: ``"network"``: what the network computes; ``"paper"``: unit filters, no bias, magnitude pooling, ``k``
+            regions (Table 3).
+        method: One of ``METHODS``.
+        side_info: ``"none"``, ``"switches"`` or ``"gates"``.
+    """
+
+    layer: str
+    recover: Recover = "image"
+    code: CodeKind = "network"
+    method: str = "gauss-newton"
+    side_info: SideInfo = "none"
+
+    def fields(self) -> dict[str, str]:
+        """Return the task as columns of ``results.parquet``."""
+        return asdict(self)
+
+    @property
+    def of_features(self) -> bool:
+        """Whether it inverts a layer's features; otherwise the code of a conv block."""
+        return self.method in FEATURES_METHODS
+
+    def check(self) -> None:
+        """Raise UsageError where what is asked does not go together."""
+        for name, choices in (
+            ("method", METHODS),
+            ("recover", ("image", "input")),
+            ("code", ("network", "paper")),
+            ("side_info", ("none", "switches", "gates")),
+        ):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(choices)}")
+        if self.of_features and (self.recover, self.code) != ("image", "network"):
+            raise UsageError(f"{self.method} gives the image from the network's features; use one of iht, transpose, "
+                             "min-norm, convex for recover='input' or code='paper'")  # fmt: skip
+        if self.method == DECODER and (self.recover, self.code, self.side_info) != ("image", "network", "switches"):
+            raise UsageError("a trained decoder gives the image, and knows the switches; use side_info='switches'")
+        if self.method == "linear" and self.side_info != "none":
+            raise UsageError("a linear decoder reads the features alone; use side_info='none'")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What reconstruction is told besides the task.
+
+    Attributes:
+        region: Side of the max pooling imposed on a conv block without pooling.
+        k: Regions that the paper's code keeps per image; from ``fractions`` where ``None``.
+        fractions: Share of regions in use by conv block, 0 to 1, over all images.
+        config: Of the solver; its own where ``None``.
+    """
+
+    region: int | None = None
+    k: int | None = None
+    fractions: Mapping[str, float] = field(default_factory=dict)
+    config: Any = None
 
 
 class Reconstruction(NamedTuple):
-    """What one way gave for one image.
+    """What one task gave for one image.
 
     Attributes:
-        numbers: ``{"relative_error", "psnr", "ssim", "seconds", "status", "picture"}``.
-        picture: The reconstruction in pixels, shape ``(C, H, W)``, where it is an image.
-        estimate: What was recovered; ``None`` where the way is not open to the stage.
-        reference: What it should be, the same shape.
+        numbers: ``{"relative_error", "psnr", "ssim", "seconds", "passes", "status"}``, ``None`` where there is none.
+        estimate: What was recovered, as the network counts; ``None`` where nothing was.
+        reference: What it should be, the same shape; ``None`` where only features are known.
+        picture: The estimate in pixels, shape ``(C, H, W)``, where it is an image.
     """
 
     numbers: dict[str, Any]
-    picture: Tensor | None
     estimate: Tensor | None
-    reference: Tensor
+    reference: Tensor | None
+    picture: Tensor | None
 
 
-def invert_images(
+class _Solved(NamedTuple):
+    estimate: Tensor
+    status: Sequence[str]
+    passes: Sequence[int | None]
+    seconds: float
+
+
+def coded_block(block: ConvBlock, code: CodeKind, region: int | None) -> ConvBlock:
+    """Return the block as the code sees it: with an imposed pooling where it has none, in the paper's reading."""
+    fits = block.pooling is None and region is not None and min(block.operator.output_shape[1:]) >= region
+    if fits:
+        block = block.with_region(cast(int, region))
+    return paper_stage(block) if code == "paper" else block
+
+
+def paper_k(block: ConvBlock, fraction: float) -> int:
+    """Return the ``k`` of the paper's code from the share of non-zero regions, at least 1."""
+    spatial = block.operator.output_shape[1:]
+    pooled = block.pooling.pooled_shape(spatial) if isinstance(block.pooling, Window) else spatial
+    return k_from(fraction, block.operator.output_shape[0] * math.prod(pooled))
+
+
+def inputs_needed(network: Network, x: Tensor, task: Task) -> tuple[str, ...]:
+    """Return the conv blocks whose inputs a task reads, the image's side first."""
+    if task.of_features:
+        return ()
+    blocks = network.conv_blocks(x)
+    if task.recover == "input":
+        return (blocks.get(task.layer).name,)
+    return tuple(block.name for block in chain_to_image(blocks, task.layer))
+
+
+def reconstruct(
     network: Network,
     captured: Captured,
-    name: str,
-    way: InversionMethod,
-    region: int | None,
-    fractions: Mapping[str, float],
-    tuning: SolverOptions,
+    task: Task,
+    settings: Settings,
+    *,
+    passes: int | None = None,
+    initial: Tensor | None = None,
 ) -> list[Reconstruction]:
-    """Invert one stage for a batch, one way, and compare with the truth.
-
-    Args:
-        network: The network.
-        captured: The images with the inputs of the stages that ``stages_needed`` names.
-        name: The stage.
-        way: How.
-        region: Side of the regions imposed on a stage without pooling.
-        fractions: Shares of non-zero regions by name, 0 to 1, under ``IMPOSED`` and the name behind imposed regions;
-            read for the paper's code alone.
-        tuning: What the solvers are told besides.
-
-    Returns:
-        Per image, what came out. A way that is not open to the stage has no error, and says why in its status.
-    """
-    stage, most, count = captured.stages.get(name), network.room.most, len(captured.batch.names)
-
-    def apart(pieces: Iterable[Captured]) -> list[Reconstruction]:
-        return [
-            outcome
-            for piece in pieces
-            for outcome in invert_images(network, piece, name, way, region, fractions, tuning)
-        ]
-
-    if most is not None and most < count:
-        return apart(captured.pieces(most))
-    k = None
-    if way.code == "paper":
-        k = paper_k(coded_stage(stage, "network", region), fractions.get(IMPOSED + name, fractions[name]))
-    truth = captured.inputs[name] if way.recovered == "layer" else captured.batch.inputs
+    """Do a task for a batch; what fails for one image is said in its status and does not stop the others."""
+    count, most = len(captured.batch.names), network.max_batch
+    x = captured.batch.inputs.to(network.device)
+    reference = captured.inputs[network.conv_blocks(x).get(task.layer).name] if task.recover == "input" else x
     try:
-        found = invert_batch(
-            network.module,
-            captured.stages,
-            name,
-            captured.batch.inputs.to(network.device),
-            captured.inputs,
-            way,
-            k=k,
-            region=region,
-            box=network.box,
-            tuning=tuning,
-            decoder=network.decoders.get(name),
-        )
-        return _outcomes(network, found, is_image=way.recovered == "image" or stage.source == "image")
+        if most is None or count <= most:
+            if task.of_features:
+                features = captured.features[task.layer]
+                solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, initial)
+            else:
+                solved = _from_code(network, captured, x, reference, task, settings)
+            if not torch.isfinite(solved.estimate).all():
+                raise UnconvError(
+                    f"inverting {task.layer} by {task.method} gave NaN or infinite values; check the weights"
+                )
+            return _compare(network, solved, reference, is_image=reference.shape == x.shape and reference is x)
     except UnconvError as error:
-        if count > 1:  # one image may have spoilt it for the others
-            return apart(captured.singly())
-        return [Reconstruction(EMPTY | {"status": str(error)}, None, None, truth[0])]
+        message, most = str(error), 1
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    # here the error, which holds what was in memory, is gone
+        message, most = TOO_LARGE, None
+    # the except block has ended, so the exception no longer keeps the tensors alive
     if count == 1:
-        return [Reconstruction(EMPTY | {"status": TOO_LARGE}, None, None, truth[0])]
-    network.room.shrink(count // 2)
-    return apart(captured.pieces(count // 2))
-
-
-def _outcomes(network: Network, found: Inversion, *, is_image: bool) -> list[Reconstruction]:
-    errors = relative_norm(found.estimate - found.reference, found.reference).tolist()
-    results: list[Reconstruction] = []
-    pixels = _pixels(network, found.estimate, found.reference) if is_image else None
-    for i, error in enumerate(errors):
-        if not math.isfinite(error):
-            status = "what is to be recovered is zero, so there is no relative error"
-            results.append(Reconstruction(EMPTY | {"status": status}, None, found.estimate[i], found.reference[i]))
-            continue
-        numbers = EMPTY | {"relative_error": error, "seconds": found.seconds, "status": found.status[i]}
-        if pixels is not None:
-            quality_of = {"psnr": pixels[1][i], "ssim": pixels[2][i]}
-            numbers |= {name: value if math.isfinite(value) else None for name, value in quality_of.items()}
-        picture = None if pixels is None else pixels[0][i]
-        results.append(Reconstruction(numbers, picture, found.estimate[i], found.reference[i]))
+        empty = dict.fromkeys(NUMBERS) | {"status": message}
+        return [Reconstruction(empty, None, reference[0].cpu(), None)]
+    most = most or network.halve(count)
+    results = []
+    for i in range(0, count, most):
+        places = range(i, min(i + most, count))
+        start = None if initial is None else initial[i : i + most]
+        part = captured.select(places)
+        results += reconstruct(network, part, task, settings, passes=passes, initial=start)
     return results
 
 
-def inverting(name: str, way: InversionMethod, outcomes: Sequence[Reconstruction]) -> str:
-    """What to say when a batch has been inverted.
+def reconstruct_features(
+    network: Network, features: Tensor, shape: Sequence[int], task: Task, settings: Settings, passes: int | None
+) -> list[Reconstruction]:
+    """Invert features alone, without their images; the errors are those of the features."""
+    function = network.function(task.layer, shape)
+    if features.shape[1:] != torch.Size(function.shape):
+        raise UsageError(f"features have shape {tuple(features.shape)}; layer {task.layer} gives (N, {function.shape})")
+    if task.side_info != "none" or not task.of_features:
+        raise UsageError("features alone give no side information and no code; use linear, gauss-newton or gradient")
+    features = features.to(network.device, torch.float32)
+    solved = _from_features(network, features, None, shape, task, settings, passes)
+    with torch.no_grad():
+        errors = relative_norm(function(solved.estimate) - features, features).tolist()
+    pictures = network.preprocess.to_pixels(solved.estimate).cpu().clamp(0, 1)
+    results = []
+    for i, error in enumerate(errors):
+        numbers = dict.fromkeys(NUMBERS) | {
+            "feature_error": error if math.isfinite(error) else None,
+            "seconds": solved.seconds,
+            "passes": solved.passes[i],
+            "status": solved.status[i],
+        }
+        results.append(Reconstruction(numbers, solved.estimate[i].cpu(), None, pictures[i]))
+    return results
 
-    Args:
-        name: The stage.
-        way: How.
-        outcomes: What came out.
 
-    Returns:
-        ConvBlock, method and mean relative error.
-    """
-    error = mean(outcome.numbers["relative_error"] for outcome in outcomes)
-    return f"inverting {name} by {way.method}" + ("" if error is None else f", error {error:.3f}")
+def _from_features(
+    network: Network,
+    features: Tensor,
+    x: Tensor | None,
+    shape: Sequence[int],
+    task: Task,
+    settings: Settings,
+    passes: int | None,
+    initial: Tensor | None = None,
+) -> _Solved:
+    decoder = network.linear.get(task.layer)
+    function = network.function(task.layer, shape)
+    if task.method == "linear" and decoder is None:
+        raise UnconvError(f"there is no linear decoder of layer {task.layer}")
+    known = {} if x is None or task.side_info == "none" else {"known": function.record(x, task.side_info)}
+    start = time.perf_counter()
+    result = invert_features(
+        function,
+        features,
+        **known,
+        method=cast(Any, task.method),
+        passes=passes,
+        box=network.box,
+        initial=None if initial is None else initial.to(features),
+        decoder=decoder,
+        config=settings.config,
+    )
+    seconds = (time.perf_counter() - start) / len(features)
+    return _Solved(result.estimate, result.status, result.passes, seconds)
 
 
-def _pixels(network: Network, estimate: Tensor, reference: Tensor) -> tuple[Tensor, list[float], list[float]]:
-    true = network.preprocess.to_pixels(reference, reference).cpu()
-    shown = network.preprocess.to_pixels(estimate, reference).cpu().clamp(0, 1)
-    psnr, ssim = quality(true, shown)
-    return shown, psnr.tolist(), ssim.tolist()
+def _from_code(
+    network: Network, captured: Captured, x: Tensor, reference: Tensor, task: Task, settings: Settings
+) -> _Solved:
+    blocks = network.conv_blocks(x)
+    block = blocks.get(task.layer)
+    chain = (block,) if task.recover == "input" else chain_to_image(blocks, block.name)
+    if task.method == DECODER:
+        decoder = network.decoders.get(block.name)
+        if decoder is None:
+            raise UnconvError(f"layer {task.layer} has no trained decoder; give one in decoders, see train_decoder")
+        codes = encode_chain(chain, x)
+        start = time.perf_counter()
+        with torch.no_grad():
+            estimate = decoder(codes[-1].values, codes, x.shape[2:])
+        status: Sequence[str] = ("converged",) * len(x)
+    else:
+        block = coded_block(block, task.code, settings.region)
+        code = _encode(block, captured.inputs[block.name], task.code, settings)
+        trail = follow(chain[:-1], captured.inputs)
+        if task.side_info == "gates":
+            trail.gates[block.name] = chain[-1].preactivation(captured.inputs[block.name]) > 0
+        start = time.perf_counter()
+        solution = decode_chain(
+            (*chain[:-1], block),
+            code,
+            trail,
+            task.method,
+            reading=task.code,
+            side_info=task.side_info,
+            norm=norms(reference),
+        )
+        estimate, status = solution.value, solution.status
+    seconds = (time.perf_counter() - start) / len(x)
+    return _Solved(estimate, status, (None,) * len(x), seconds)
+
+
+def _encode(block: ConvBlock, x: Tensor, kind: CodeKind, settings: Settings) -> Code:
+    if kind == "network":
+        return block.encode(x)
+    fraction = settings.fractions.get(block.name)
+    k = settings.k or (paper_k(block, 1.0 if fraction is None else fraction))
+    return paper_code(block, x, k)
+
+
+def _compare(network: Network, solved: _Solved, reference: Tensor, *, is_image: bool) -> list[Reconstruction]:
+    # relative_error = ||x^ - x|| / ||x|| on the tensor that the network receives; PSNR and SSIM on pixels in [0, 1]
+    errors = relative_norm(solved.estimate - reference, reference).tolist()
+    pictures, scores = None, None
+    if is_image:
+        true = network.preprocess.to_pixels(reference, reference).cpu().clamp(0, 1)
+        pictures = network.preprocess.to_pixels(solved.estimate, reference).cpu().clamp(0, 1)
+        if pictures.ndim == 4:
+            scores = [values.tolist() for values in quality(true, pictures)]
+    results = []
+    for i, error in enumerate(errors):
+        numbers = dict.fromkeys(NUMBERS) | {"status": solved.status[i]}
+        if math.isfinite(error):
+            numbers |= {"relative_error": error, "seconds": solved.seconds, "passes": solved.passes[i]}
+            if scores is not None:
+                found = {name: values[i] for name, values in zip(("psnr", "ssim"), scores)}
+                numbers |= {name: value if math.isfinite(value) else None for name, value in found.items()}
+        else:
+            numbers["status"] = "what is to be recovered is zero, so there is no relative error"
+        picture = None if pictures is None else pictures[i]
+        results.append(Reconstruction(numbers, solved.estimate[i].cpu(), reference[i].cpu(), picture))
+    return results

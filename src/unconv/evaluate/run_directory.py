@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -13,230 +13,208 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from unconv.errors import UnconvError
-from unconv.evaluate.attendance import Attendance
-from unconv.evaluate.locks import DirectoryLock
-from unconv.evaluate.ranks import ALONE, Rank
-from unconv.images import cannot_write, display_name
-from unconv.io import LEFTOVER, replacing, write_json
+from unconv.io import LEFTOVER, cannot_write, display_name, replacing, write_json
 
 PACKAGES = ("numpy", "pillow", "pyarrow", "safetensors", "scikit-image", "torch", "torchvision", "unconv")
-
+STRINGS = ("file", "layer", "recover", "code", "method", "side_info", "status", "picture")
 RESULTS = pa.schema([
-    ("image", pa.int64()),
-    ("file", pa.string()),
-    ("stage", pa.string()),
-    ("from", pa.string()),
-    ("code", pa.string()),
-    ("method", pa.string()),
-    ("side_info", pa.string()),
-    ("relative_error", pa.float64()),
-    ("psnr", pa.float64()),
-    ("ssim", pa.float64()),
-    ("status", pa.string()),
-    ("picture", pa.string()),
+    (name, pa.string() if name in STRINGS else pa.int64() if name in {"image", "passes"} else pa.float64())
+    for name in (
+        *("image", "file", "layer", "recover", "code", "method", "side_info", "relative_error", "psnr", "ssim"),
+        *("seconds", "passes", "status", "picture"),
+    )
 ])
-ORDER = [(name, "ascending") for name in ("image", "stage", "from", "code", "method", "side_info")]
-FOLDERS = ("parts", "images")
+FOLDERS = ("parts", "images", "decoders")
 AT_ONCE = 65_536  # rows of the table in memory
-_ABSENT = object()
+GROWING = ("passes", "budget", "certified")  # settings that may grow when a run goes on
+MISSING = object()
 
 
 class RunDirectory:
-    """A directory that one command fills, part by part, and that the same command completes after a crash.
+    """A directory that one process fills, part by part, and that the same command completes after a crash.
 
     Each part is computed once: it is written under a temporary name, flushed and renamed, so it is there whole or
-    not at all. A directory of other settings is refused, and a second writer too, unless it is a rank of the same job.
+    not at all. A directory of other settings is refused, except for a larger budget; a second writer too.
 
     Attributes:
         path: The directory.
         config: Everything that decides the results.
-        rank: Which process of its job this is.
-        attendance: Which of the others are there.
+        previous: The settings of the run so far, where it goes on; empty for a new one.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], rank: Rank = ALONE) -> None:
-        """Open or create a run.
-
-        Args:
-            path: The directory.
-            config: Everything that decides the results; equal settings resume, others are refused.
-            rank: Which process of its job this is.
-
-        Raises:
-            UnconvError: If the directory is of another run, cannot be written, or is being written by another job.
-        """
-        self.path, self.rank = path, rank
-        self.config = json.loads(json.dumps(config))
-        self.attendance = Attendance(path / "ranks", rank)
+    def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
+        """Open or create a run; UnconvError if the directory is another run's, is in use or cannot be written."""
+        self.path, self.config = Path(path), json.loads(json.dumps(config))
+        self.previous: dict[str, Any] = {}
+        name = display_name(self.path)
         with self.writing():
-            self._refuse_foreign()
-            self._lock = DirectoryLock(path, rank)
-        try:
-            with self.writing():
-                self._check_settings()
-                if self._lock.first:
-                    self._prepare()
-                    self._lock.admit()
-                self.attendance.arrive()
-        except BaseException:
-            self.close()
-            raise
-
-    def _check_settings(self) -> None:
-        name, settings = display_name(self.path), self.path / "config.json"
-        if settings.exists():
+            self._check_settings(name)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / ".lock")
             try:
-                found = json.loads(settings.read_text())
-            except ValueError:
-                raise UnconvError(
-                    f"{name}/config.json is not readable JSON; choose another directory with --out"
-                ) from None
-            if found != self.config:
-                raise UnconvError(
-                    f"{name} holds a run with other settings ({_difference(found, self.config)}); "
-                    "choose another directory with --out, or remove this one"
-                )
-        elif self._lock.first:
-            self._refuse_foreign()
-        else:
-            raise UnconvError(f"{name}/config.json has just been removed; run the same command again")
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                message = f"another process is writing {name}; wait for it, or choose another directory with out"
+                raise UnconvError(message) from None
+            try:
+                self._check_settings(name)
+                for folder in FOLDERS:
+                    (self.path / folder).mkdir(exist_ok=True)
+                for folder in (self.path, *(self.path / f for f in FOLDERS)):
+                    for file in [p for p in folder.iterdir() if LEFTOVER.fullmatch(p.name)]:
+                        file.unlink()
+                self.write_config()
+                write_json(self.path / "environment.json", environment())
+            except BaseException:
+                self.close()
+                raise
 
-    def _prepare(self) -> None:
-        # nothing is written, and nothing removed, before the directory is known to be this run's or nobody's
-        settings = self.path / "config.json"
-        if not settings.exists():
-            write_json(settings, self.config)
-        self.attendance.clear()
-        for folder in FOLDERS:
-            (self.path / folder).mkdir(exist_ok=True)
-        for folder in (self.path, *(self.path / name for name in FOLDERS)):
-            for file in [p for p in folder.iterdir() if LEFTOVER.fullmatch(p.name)]:
-                file.unlink()
-        write_json(self.path / "environment.json", environment())
-
-    def _refuse_foreign(self) -> None:
-        if not self.path.is_dir() or (self.path / "config.json").exists():
+    def _check_settings(self, name: str) -> None:
+        file = self.path / "config.json"
+        if not file.exists():
+            others = self.path.iterdir() if self.path.is_dir() else ()
+            if any(p.name != ".lock" and not LEFTOVER.fullmatch(p.name) for p in others):
+                raise UnconvError(f"{name} is not empty and holds no run; choose another directory with out")
             return
-        if any(p.name != ".lock" and not LEFTOVER.fullmatch(p.name) for p in self.path.iterdir()):
-            name = display_name(self.path)
-            raise UnconvError(f"{name} is not empty and holds no run; choose another directory with --out")
+        try:
+            found = json.loads(file.read_text())
+        except ValueError:
+            raise UnconvError(f"{name}/config.json is not readable JSON; choose another directory with out") from None
+        if message := _difference(found, self.config):
+            raise UnconvError(
+                f"{name} holds a run with other settings ({message}); "
+                "choose another directory with out, or remove this one"
+            )
+        self.previous = found
+
+    def write_config(self, **more: Any) -> None:
+        """Write the settings, with what was decided since."""
+        self.config |= json.loads(json.dumps(more))
+        with self.writing():
+            # what a run had measured once stays, until it is decided anew
+            write_json(self.path / "config.json", self.previous | self.config)
 
     def close(self) -> None:
         """Let another process write here; a process that dies does so too."""
-        self.attendance.close()
-        self._lock.close()
+        self._lock.release()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """What fails in here for want of room, permission or a disk is said in one line, with the way out.
-
-        Raises:
-            UnconvError: In place of an ``OSError``.
-        """
+        """Turn an OSError in here (no room, no permission) into an UnconvError of one line."""
         try:
             yield
         except OSError as error:
             raise UnconvError(cannot_write(self.path, error)) from error
 
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A finished part, or the result of computing it now; either way it is on disk when this returns.
+        """Return a finished part, or compute it and write it; either way as JSON gives it back."""
+        part = self.read(name)
+        if part is MISSING:
+            self.write_part(name, compute())
+            part = self.read(name)
+        return part
 
-        Args:
-            name: Name of the part, fit for a file name.
-            compute: Returns something that JSON can hold.
-
-        Returns:
-            The part, as JSON gives it back.
-        """
-        found = self._read(name)
-        if found is _ABSENT:
-            computed = compute()
-            with self.writing():
-                write_json(self._part(name), computed)
-            found = self._read(name)
-        return found
-
-    def drop(self, name: str) -> None:
-        """Remove a part, where it is there."""
-        with self.writing():
-            self._part(name).unlink(missing_ok=True)
-
-    def has(self, name: str) -> bool:
-        """Whether a part is finished."""
-        return self._read(name) is not _ABSENT
-
-    def parts(self, names: Iterable[str]) -> list[Any]:
-        """Those of some parts that are finished, in the order of the names."""
-        return [part for part in map(self._read, names) if part is not _ABSENT]
-
-    def _read(self, name: str) -> Any:
-        # a part that is not JSON (a failing disk, an editor) counts as not there, and is computed again
+    def read(self, name: str) -> Any:
+        """Return a finished part, or ``MISSING``; one that is not JSON counts as missing."""
         try:
             return json.loads(self._part(name).read_bytes())
         except (FileNotFoundError, ValueError):
-            return _ABSENT
+            return MISSING
+
+    def has(self, name: str) -> bool:
+        """Return whether a part is finished."""
+        return self._part(name).exists() and self.read(name) is not MISSING
+
+    def write_part(self, name: str, value: Any) -> None:
+        """Write a part."""
+        with self.writing():
+            write_json(self._part(name), value)
+
+    def tensor_file(self, name: str) -> Path:
+        """Return where the tensors of a part lie."""
+        return self.path / "parts" / f"{name}.safetensors"
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
+        """Write the tensors that belong to a part."""
+        from safetensors.torch import save
+
+        with self.writing(), replacing(self.tensor_file(name)) as temporary:
+            temporary.write_bytes(save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}))
+
+    def read_tensors(self, name: str) -> dict[str, Any]:
+        """Return the tensors that belong to a part."""
+        from safetensors.torch import load
+
+        return load(self.tensor_file(name).read_bytes())
+
+    def write_picture(self, path: str, pixels: Any) -> None:
+        """Write a picture, pixels ``(C, H, W)`` in ``[0, 1]``, at a path within the run."""
+        from unconv.images import save_image
+
+        save_image(pixels, self.path / path)
 
     def _part(self, name: str) -> Path:
         return self.path / "parts" / f"{name}.json"
 
-    def write_results(self, rows: Iterable[dict[str, Any]]) -> Path:
-        """Write ``results.parquet`` in a fixed order, so that interrupted and undisturbed runs end alike.
-
-        Args:
-            rows: One row per image, stage and way of recovering, with the fields of ``RESULTS``; image after image,
-                so that not all of them are in memory at a time.
-
-        Returns:
-            The file.
-        """
+    def write_results(self, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Write ``results.parquet`` from rows that come image after image; return the file."""
         file = self.path / "results.parquet"
         with self.writing(), replacing(file) as temporary, pq.ParquetWriter(temporary, RESULTS) as table:
-            for some in _whole_images(rows, AT_ONCE):
-                table.write_table(pa.Table.from_pylist(some, schema=RESULTS).sort_by(ORDER))
+            some: list[dict[str, Any]] = []
+            for row in rows:
+                some.append({name: row.get(name) for name in RESULTS.names})
+                if len(some) >= AT_ONCE:
+                    table.write_table(pa.Table.from_pylist(some, schema=RESULTS))
+                    some = []
+            table.write_table(pa.Table.from_pylist(some, schema=RESULTS))
         return file
 
 
-class Unwritten(RunDirectory):
-    """A run that is kept in memory only, by one process."""
+class InMemoryRun(RunDirectory):
+    """A run that is kept in memory only."""
 
     def __init__(self) -> None:
         """Keep nothing yet."""
-        self.path, self.config, self.rank = Path(os.devnull), {}, ALONE
+        self.path, self.config, self.previous = Path(os.devnull), {}, {}
         self._parts: dict[str, Any] = {}
-
-    def part(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A finished part, or the result of computing it now.
-
-        Args:
-            name: Name of the part.
-            compute: Returns something that JSON can hold.
-
-        Returns:
-            The part.
-        """
-        if name not in self._parts:
-            self._parts[name] = compute()
-        return self._parts[name]
-
-    def drop(self, name: str) -> None:
-        """Forget a part, where it is there."""
-        self._parts.pop(name, None)
+        self._tensors: dict[str, dict[str, Any]] = {}
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing."""
 
-    def _read(self, name: str) -> Any:
-        return self._parts.get(name, _ABSENT)
+    def read(self, name: str) -> Any:
+        """Return a part, or ``MISSING``."""
+        return self._parts.get(name, MISSING)
+
+    def has(self, name: str) -> bool:
+        """Return whether a part is finished."""
+        return name in self._parts
+
+    def write_part(self, name: str, value: Any) -> None:
+        """Keep a part."""
+        self._parts[name] = value
+
+    def write_config(self, **more: Any) -> None:
+        """Keep settings."""
+        self.config |= more
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
+        """Keep tensors."""
+        self._tensors[name] = {key: t.detach().cpu() for key, t in tensors.items()}
+
+    def read_tensors(self, name: str) -> dict[str, Any]:
+        """Return tensors."""
+        return self._tensors[name]
+
+    def write_picture(self, path: str, pixels: Any) -> None:
+        """Keep no pictures."""
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, as far as they can move a number.
-
-    Returns:
-        Python, packages, platform, number of CPUs, threads and GPU.
-    """
+    """Return versions and machine, as far as they can move a number."""
     import torch  # the only thing here that needs it, and it takes seconds
 
     return {
@@ -249,20 +227,23 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _whole_images(rows: Iterable[dict[str, Any]], enough: int) -> Iterator[list[dict[str, Any]]]:
-    # at least one group, so that the file is there; an image is in one group, since groups are sorted by themselves
-    some: list[dict[str, Any]] = []
-    for row in rows:
-        if len(some) >= enough and row["image"] != some[-1]["image"]:
-            yield some
-            some = []
-        some.append(row)
-    yield some
-
-
 def _difference(found: Any, wanted: dict[str, Any]) -> str:
+    """Return how settings differ in more than a growing budget; empty where the run can go on."""
     if not isinstance(found, dict):
         return "its config.json is not a mapping"
-    key = next(k for k in [*wanted, *found] if found.get(k, "absent") != wanted.get(k, "absent"))
-    short = [text if len(text) <= 60 else f"{text[:57]}..." for text in map(str, (found.get(key), wanted.get(key)))]
-    return f"{key} was {short[0]}, now {short[1]}"
+    for key in wanted:
+        old, new = found.get(key), wanted[key]
+        if old == new or (key in GROWING and _grows(old, new)):
+            continue
+        short = [text if len(text) <= 60 else f"{text[:57]}..." for text in (str(old), str(new))]
+        smaller = ", which is smaller" if key in GROWING else ""
+        return f"{key} was {short[0]}, now {short[1]}{smaller}"
+    return ""
+
+
+def _grows(old: Any, new: Any) -> bool:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() <= new.keys() and all(_grows(old[key], new[key]) for key in old)
+    if isinstance(old, int | float) and isinstance(new, int | float):
+        return old <= new
+    return old is None or new is None

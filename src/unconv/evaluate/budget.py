@@ -1,0 +1,108 @@
+"""A budget of time, measured once and turned into whole passes before work starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from unconv.errors import UnconvError
+from unconv.evaluate.network import Network
+from unconv.evaluate.reconstruction import IN_PASSES, Task
+
+MOST_PASSES = 400  # of a layer; from there on refinement gains next to nothing
+SHARE = 0.8  # of what is left after the linear part that is planned; the rest is slack
+REFERENCES = 48  # images that linear decoders are fitted to
+
+
+def seconds_per_pass(network: Network, x: Tensor, layers: Sequence[str]) -> dict[str, float]:
+    """Measure a forward and a backward pass up to each layer, for one image ``(1, C, H, W)``."""
+    seconds = {}
+    for layer in layers:
+        function = network.function(layer, x.shape[1:])
+        timings = []
+        for _ in range(2):  # the first one warms up
+            start = time.perf_counter()
+            image = x.detach().to(network.device).clone().requires_grad_()
+            y = function(image)
+            if y.requires_grad:
+                torch.autograd.grad(y.square().sum(), image)
+            if network.device.type == "cuda":
+                torch.cuda.synchronize()
+            timings.append(time.perf_counter() - start)
+        seconds[layer] = min(timings)
+    return seconds
+
+
+def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int) -> float:
+    """Return roughly how long linear decoders take: references through the network, normal equations, all images."""
+    from unconv.inversion.linear import LinearConfig
+    from unconv.tracing import capture
+
+    start = time.perf_counter()
+    capture(network.module, layers, x)
+    forward = time.perf_counter() - start
+    side = 512
+    a = torch.zeros(side, side, dtype=torch.float64)
+    start = time.perf_counter()
+    a @ a
+    per_product = (time.perf_counter() - start) / (2 * side**3)
+    config = LinearConfig()
+    work = 0.0
+    for layer in layers:
+        shape = network.layers(x).get(layer).shape
+        pixels = x.shape[-1] * x.shape[-2]
+        positions = shape[-1] * shape[-2] if len(shape) == 3 else 1
+        unknowns = min(config.max_unknowns, 9 * shape[0])
+        rows = min(config.samples_per_unknown * unknowns, positions * REFERENCES)
+        targets = 3 * pixels / max(positions, 1)
+        work += rows * unknowns * (unknowns + targets) + unknowns**3
+    return 2 * forward * (2 * REFERENCES + images) + 2 * work * per_product
+
+
+def plan_passes(
+    tasks: Sequence[Task], per_pass: Mapping[str, float], images: int, seconds: float
+) -> dict[str, int]:
+    """Deal seconds out: equal time for every layer, up to ``MOST_PASSES``; what is left over goes to the others."""
+    runs = {layer: sum(t.layer == layer and t.method in IN_PASSES for t in tasks) for layer in per_pass}
+    cost = {layer: per_pass[layer] * images * n for layer, n in runs.items() if n}
+    passes = {layer: 0 for layer in per_pass}
+    left = SHARE * max(seconds, 0.0)
+    # the cheapest layers first: what they do not need is shared among the others
+    for number, layer in enumerate(sorted(cost, key=lambda name: cost[name])):
+        passes[layer] = min(MOST_PASSES, int(left / (len(cost) - number) / cost[layer]))
+        left -= passes[layer] * cost[layer]
+    return passes
+
+
+def check_linear(needed: float, budget: float) -> None:
+    """Refuse a budget that the linear part alone would exceed."""
+    if needed > budget:
+        raise UnconvError(
+            f"a budget of {budget:.0f} s is too small: linear decoders of these layers need about {needed:.0f} s; "
+            "give a larger budget, fewer layers or a smaller size"
+        )
+
+
+class Clock:
+    """Tells whether there is time for something more.
+
+    Attributes:
+        deadline: Seconds of ``time.monotonic``; ``None`` where there is no budget.
+    """
+
+    def __init__(self, budget: float | None, now: Callable[[], float] = time.monotonic) -> None:
+        """Start the clock."""
+        self.now = now
+        self.start = now()
+        self.deadline = None if budget is None else self.start + budget
+
+    def left(self) -> float:
+        """Return the seconds that are left, infinitely many without a budget."""
+        return float("inf") if self.deadline is None else self.deadline - self.now()
+
+    def elapsed(self) -> float:
+        """Return the seconds since the start."""
+        return self.now() - self.start

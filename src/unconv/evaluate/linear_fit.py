@@ -1,0 +1,124 @@
+"""Linear decoders of a network's layers: fitted once to reference images, kept in a folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from unconv.errors import UnconvError
+from unconv.evaluate.network import Network
+from unconv.images import ImageStream, find_images
+from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
+from unconv.inversion.reference_images import reference_images
+from unconv.preprocessing import Preprocess
+from unconv.tracing import capture
+
+BATCH = 8
+LOOKED_AT = 64  # images under test that are looked for among the packaged photographs
+
+
+def fit_linear(
+    network: Network,
+    images: ImageStream,
+    x: Tensor,
+    layers: Sequence[str],
+    *,
+    folder: str | Path | None = None,
+    given: str | Path | None = None,
+    reference_folder: str | Path | None = None,
+    seed: int = 0,
+) -> list[str]:
+    """Fit decoders of layers for images of the shape of ``x``, or read those of a folder; return remarks."""
+    missing = []
+    for layer in layers:
+        files = [Path(f) / _file(layer) for f in (given, folder) if f is not None]
+        file = next((f for f in files if f.is_file()), None)
+        if file is None:
+            missing.append(layer)
+        else:
+            network.linear[layer] = LinearDecoder.load(file)
+    if not missing:
+        return []
+    shape = tuple(x.shape[1:])
+    tested = _under_test(images, shape)
+    references, notes = _references(network, x, tested, reference_folder, seed)
+    batches = [batch.to(network.device) for batch in references.split(BATCH)]
+    network.linear |= fit_linear_decoders(lambda batch: capture(network.module, missing, batch), batches, missing)
+    for layer in missing if folder is not None else ():
+        network.linear[layer].save(Path(folder) / _file(layer))  # pyright: ignore
+    return notes
+
+
+def linear_document(decoder: LinearDecoder) -> dict[str, Any]:
+    """Return what a decoder tells of its layer besides the errors of its estimates, fit for JSON."""
+    document: dict[str, Any] = {"ridge": decoder.ridge, "fit": decoder.status, "note": decoder.note or None}
+    explained = decoder.explained
+    if explained is not None:
+        document["explained_variance"] = {
+            "edges": explained.edges.tolist(),
+            "luminance": [_number(v) for v in explained.luminance.tolist()],
+            "colour": [_number(v) for v in explained.colour.tolist()],
+            "luminance_total": _number(explained.luminance_total),
+            "colour_total": _number(explained.colour_total),
+        }
+    return document
+
+
+def _file(layer: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-_" else "_" for c in layer) + ".safetensors"
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _under_test(images: ImageStream, shape: tuple[int, ...]) -> Tensor:
+    inputs = []
+    for batch in images:
+        if tuple(batch.inputs.shape[1:]) == shape:
+            inputs += list(batch.inputs)
+        if len(inputs) >= LOOKED_AT:
+            break
+    return torch.stack(inputs[:LOOKED_AT]) if inputs else torch.zeros(0, *shape)
+
+
+def _references(
+    network: Network, x: Tensor, tested: Tensor, folder: str | Path | None, seed: int
+) -> tuple[Tensor, list[str]]:
+    """Return reference images as the network receives them, none of them under test, and remarks."""
+    shape = tuple(x.shape[1:])
+    if folder is not None:
+        stream = ImageStream(find_images(folder), network.preprocess, BATCH, root=folder)
+        batches = [batch.inputs for batch in stream if tuple(batch.inputs.shape[1:]) == shape]
+        kept = [y for batch in batches for y in batch if not any(torch.equal(y, t) for t in tested)]
+        if not kept:
+            raise UnconvError(f"reference_images holds no usable image of shape {shape} that is not under test")
+        dropped = sum(map(len, batches)) - len(kept)
+        notes = [f"{dropped} reference images are under test, and were left out"] if dropped else []
+        return torch.stack(kept), notes
+    references = reference_images(shape, exclude=tested, seed=seed)
+    dropped = references.dropped
+    notes = [f"{dropped} packaged photographs show what is under test, and are no reference images"] if dropped else []
+    return _prepared(network, references.images, tested), notes
+
+
+def _prepared(network: Network, pixels: Tensor, like: Tensor) -> Tensor:
+    """Return pixels as the network receives them: normalised alike, without resizing."""
+    preprocess = network.preprocess
+    if isinstance(preprocess, Preprocess) and pixels.ndim == 4 and pixels.shape[1] == 3:
+        plain = replace(preprocess, resize=None, crop=None)
+        return torch.stack([plain(TF.to_pil_image(image)) for image in pixels])
+    # a preprocessing that is not known: the mean and the spread of the images under test
+    axes = [0, *range(2, pixels.ndim)]
+    mean, std = (f(pixels, axes, keepdim=True) for f in (torch.mean, torch.std))
+    if not len(like):
+        return pixels
+    wanted, spread = (f(like, axes, keepdim=True) for f in (torch.mean, torch.std))
+    return (pixels - mean) / std.clamp_min(1e-6) * spread.nan_to_num(1.0) + wanted

@@ -1,0 +1,398 @@
+"""The paper's theory on a network's conv blocks: sparsity, coherence, model-RIP, certificates. Cheap parts first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unconv.certify.lower_bound import lower_bound
+from unconv.certify.stability import Jacobian, StabilityCertificate, certify, known_entries
+from unconv.certify.supports import Region
+from unconv.certify.upper_bound import delta_bracket, layer_bounds
+from unconv.conv_block import IMAGE, ConvBlock
+from unconv.errors import UnconvError
+from unconv.evaluate.network import TOO_LARGE, Captured, CapturedStream, Network, is_out_of_memory
+from unconv.evaluate.reconstruction import coded_block, paper_k
+from unconv.images import SkippedImage
+from unconv.measure.coherence import Coherence, coherence_pair
+from unconv.measure.rip import Boundary, RatioSummary, compare, sample_ratios
+from unconv.measure.sparsity import BlockSparsity, NonZeros, SparsityStatistics
+from unconv.operators import ConvOperator, LinearOperator
+from unconv.sparsity import AveragePool, Code, Pooled, Window
+from unconv.tracing import execution_path
+
+IMPOSED = "imposed "
+Progress = Callable[[str, int], None]
+SavePicture = Callable[[int, Tensor], str | None]
+
+
+@dataclass(frozen=True)
+class CertificateConfig:
+    """How much work a certificate is.
+
+    Attributes:
+        images: Images whose codes are certified.
+        steps: Lanczos steps; half as many more of conjugate gradients, once per block, for a direction.
+        search: Effort of the search for a lower bound on ``delta_k``.
+        tolerance: Share of the smallest singular value that its residual has to fall below.
+        refine: Whether the upper bounds use their slowest argument.
+        seed: Seed of searches and starts.
+    """
+
+    images: int = 3
+    steps: int = 120
+    search: float = 0.1
+    tolerance: float = 0.05
+    refine: bool = True
+    seed: int = 0
+
+    @property
+    def passes(self) -> int:
+        """Roughly, the work of a block in forward and backward passes of one image up to it."""
+        return self.images * 2 * self.steps + 2 * self.steps
+
+
+def same_path(network: Network, captured: Captured) -> tuple[list[int], list[SkippedImage]]:
+    """Return the places of images that take the conv blocks' path through the network, and the others by name."""
+    places, skipped = [], []
+    for i, name in enumerate(captured.batch.names):
+        x = captured.batch.inputs[i : i + 1].to(network.device)
+        if captured.blocks.branches and execution_path(network.module, x) != captured.blocks.path:
+            skipped.append(SkippedImage(name, "it takes another path through the network than its conv blocks"))
+        else:
+            places.append(i)
+    return places, skipped
+
+
+def count_nonzeros(
+    stream: CapturedStream,
+    names: Sequence[str],
+    region: int | None = None,
+    progress: Progress = lambda message, units: None,
+) -> tuple[SparsityStatistics, list[SkippedImage]]:
+    """Count the non-zeros of conv blocks over images, in constant memory.
+
+    With ``region``, blocks without pooling are also counted behind an imposed pooling, under ``IMPOSED`` and their
+    name. Returns the counts, and the images that take another path through the network.
+    """
+    statistics, skipped = SparsityStatistics(), []
+    for captured in stream:
+        places, others = same_path(stream.network, captured)
+        skipped += others
+        statistics.merge(_count(stream.network, captured.select(places), names, region))
+        for name in names:
+            progress(f"counting {name}", len(captured.batch.names))
+    return statistics, [*stream.skipped, *skipped]
+
+
+def _count(network: Network, captured: Captured, names: Sequence[str], region: int | None) -> SparsityStatistics:
+    statistics = SparsityStatistics()
+    try:
+        for name in names:
+            block = captured.blocks.get(name)
+            activated = block.activate(block.preactivation(captured.inputs[block.name]))
+            statistics.update(name, activated, None if block.pooling is None else block.pool(activated).values)
+            imposed = coded_block(block, "network", region)
+            if imposed is not block:
+                statistics.update(IMPOSED + name, activated, imposed.pool(activated).values)
+        return statistics
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # the except block has ended, so the exception no longer keeps the tensors alive
+    count = len(captured.batch.names)
+    if count == 1:
+        raise UnconvError(f"{captured.batch.names[0]}: {TOO_LARGE}")
+    statistics, most = SparsityStatistics(), network.halve(count)
+    for i in range(0, count, most):
+        statistics.merge(_count(network, captured.select(range(i, min(i + most, count))), names, region))
+    return statistics
+
+
+def counts_document(statistics: SparsityStatistics) -> dict[str, Any]:
+    """Return counts fit for JSON, for ``counts_from``."""
+    return {name: asdict(counted) for name, counted in statistics.stages.items()}
+
+
+def counts_from(document: Mapping[str, Any]) -> SparsityStatistics:
+    """Return the counts of a document."""
+    parts = {
+        name: BlockSparsity(*(NonZeros(**d[part]) for part in ("activation", "pooled"))) for name, d in document.items()
+    }
+    return SparsityStatistics(parts)
+
+
+def pooled_fraction(statistics: SparsityStatistics, name: str) -> float:
+    """Return the share of regions of a block in use, imposed ones where it has none."""
+    imposed = IMPOSED + name
+    return statistics[imposed if imposed in statistics.stages else name].pooled.fraction
+
+
+def block_document(block: ConvBlock) -> dict[str, Any]:
+    """Return what every list of conv blocks says of one."""
+    return {
+        "name": block.name,
+        "kind": block.kind,
+        "input_shape": list(block.input_shape),
+        "code_shape": list(block.code_shape),
+    }
+
+
+def sparsity_document(statistics: SparsityStatistics, name: str) -> dict[str, float]:
+    """Return the share of non-zeros of a block after activation and after pooling, in percent."""
+    counted = statistics[name]
+    return {"activation": counted.activation.percent, "pooled": counted.pooled.percent}
+
+
+def coherence_document(block: ConvBlock, seed: int) -> dict[str, dict[str, float | None]]:
+    """Return the coherence of a block's filters, learned and Gaussian; ``None`` where it is not defined."""
+    op = block.operator
+    if not op.weight.flatten(1).any(1).all():
+        # a pruned filter has no direction, so its bank has no largest cosine
+        return {bank: dict.fromkeys(("signed", "absolute", "shifted")) for bank in ("learned", "random")}
+    pair = coherence_pair(op.weight, seed, op.groups, stride=op.stride, dilation=op.dilation)
+
+    def values(found: Coherence) -> dict[str, float | None]:
+        numbers = {"signed": found.signed, "absolute": found.absolute, "shifted": found.shifted}
+        return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+    return {"learned": values(pair.learned), "random": values(pair.random)}
+
+
+def regions_and_k(block: ConvBlock, fraction: float, region: int) -> tuple[Window | int, int]:
+    """Return the regions of a block's sparsity model, and how many of them are in use."""
+    coded = coded_block(block, "network", region)
+    return (coded.pooling if isinstance(coded.pooling, Window) else 1), paper_k(coded, fraction)
+
+
+def ratios_document(block: ConvBlock, region: Window | int, k: int, samples: int, seed: int) -> list[dict[str, Any]]:
+    """Return quantiles of ``||W^T z|| / ||z||`` over random codes, for three filter banks and both boundaries."""
+    documents = []
+    boundaries: tuple[Boundary, ...] = ("full", "cropped") if any(block.operator.padding) else ("full",)
+    for boundary in boundaries:
+        found = compare(block.operator, Pooled(region), k, samples, seed=seed, boundary=boundary)
+        for filters in ("learned", "normalised", "gaussian"):
+            ratio: RatioSummary = getattr(found, filters)
+            quantiles = {"p01": ratio.p01, "p50": ratio.p50, "p99": ratio.p99}
+            documents.append({"filters": filters, "boundary": boundary, "k": k} | quantiles)
+    return documents
+
+
+def rip_document(
+    block: ConvBlock,
+    k: int | None,
+    fraction: float,
+    *,
+    region: int,
+    samples: int,
+    boundary: Boundary,
+    filters: str,
+    effort: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Return sampled ratios of one filter bank, and bounds on its ``delta_k``."""
+    regions, measured = regions_and_k(block, fraction, region)
+    k = k or measured
+    most = regions_and_k(block, 1.0, region)[1]
+    if k > most:
+        raise UnconvError(f"k is {k}, but conv block {block.name!r} has {most} regions; give at most that")
+    op = block.operator
+    if filters != "learned":
+        op = op.normalised() if filters == "normalised" else op.gaussian(seed)
+    ratios = RatioSummary.of(sample_ratios(op, Pooled(regions), k, samples, seed=seed, boundary=boundary))
+    lower, upper, how = ratios.delta, None, "sampled"
+    if effort > 0:
+        try:
+            found = delta_bracket(op.to("cpu"), regions, k, boundary=boundary, effort=effort, seed=seed)
+        except UnconvError as error:
+            raise UnconvError(f"conv block {block.name!r}: {error}; or give effort=0, which only samples") from None
+        lower, upper, how = min(max(lower, found.lower), found.upper), found.upper, found.how
+    return {
+        "layer": block.name,
+        "k": k,
+        "ratio": {"p01": ratios.p01, "p50": ratios.p50, "p99": ratios.p99},
+        "delta": {"lower": lower, "upper": upper},
+        "delta_how": how,
+    }
+
+
+def certificate_document(
+    network: Network,
+    block: ConvBlock,
+    region: Region,
+    k: int,
+    examples: Sequence[Captured],
+    save: SavePicture = lambda image, pixels: None,
+    config: CertificateConfig | None = None,
+) -> dict[str, Any]:
+    """Return what is proven of one conv block; what cannot be said is ``None``, with the reason among the notes.
+
+    ``delta_k`` and ``delta_2k`` of the filters at unit norm (``{"k", "lower", "upper", "ratio", "how"}``);
+    ``proven_k``, the largest ``k`` for which ``delta_k < 1`` is proven; ``input`` and ``image``, what the code fixes of
+    the block's own input and of the image, the worst over the images (``images``); ``direction``, a change of the first
+    image that the code shows least. ``examples``: images, each by itself, with the block's input.
+    """
+    config = config or CertificateConfig()
+    notes: list[str] = []
+    document: dict[str, Any] = dict.fromkeys(("delta_k", "delta_2k", "proven_k", "input", "image", "direction"))
+    try:
+        document |= _deltas(block.operator.to("cpu").normalised(), region, k, config)
+    except UnconvError as error:
+        notes.append(f"no bounds on delta: {error}")
+    entries: list[dict[str, Any]] = []
+    for example in examples:
+        about = {"image": example.batch.indices[0], "file": example.batch.names[0]}
+        try:
+            here = example.blocks.get(block.name)
+            found = _codes(network, here, example, config, notes, picture=document["direction"] is None)
+        except UnconvError as error:
+            notes.append(f"{about['file']}: {error}")
+            continue
+        entries += [about | entry for entry, *_ in found.values()]
+        if document["direction"] is None and "image" in found:
+            document["direction"] = _direction(*found["image"][1:], example.batch.inputs[0], about, save)
+    for of in ("input", "image"):
+        document[of] = _worst([entry for entry in entries if entry["of"] == of])
+    return document | {"images": entries, "notes": list(dict.fromkeys(notes))}
+
+
+def _deltas(operator: ConvOperator, region: Region, k: int, config: CertificateConfig) -> dict[str, Any]:
+    bounds = layer_bounds(operator, region, k, refine=config.refine)
+    found: dict[str, Any] = {"proven_k": bounds.largest_k}
+    for name, upper, twice in (("delta_k", bounds.single, False), ("delta_2k", bounds.double, True)):
+        search = lower_bound(operator, region, k, twice=twice, effort=config.search, seed=config.seed)
+        lower = min(search.delta, upper.value)
+        ratio = upper.value / lower if lower > 0 else None
+        found[name] = {"k": k, "lower": lower, "upper": upper.value, "ratio": ratio, "how": upper.how}
+    return found
+
+
+def _codes(
+    network: Network,
+    block: ConvBlock,
+    example: Captured,
+    config: CertificateConfig,
+    notes: list[str],
+    *,
+    picture: bool,
+) -> dict[str, tuple[dict[str, Any], StabilityCertificate, float]]:
+    """Return the certificates of one code, for the block's input and the image, with ``||A x||``."""
+    x = example.inputs[block.name]
+    code = block.encode(x)
+
+    def certified(operator: LinearOperator, mask: Tensor, start: Tensor | None) -> StabilityCertificate:
+        return certify(
+            operator,
+            mask,
+            steps=config.steps,
+            tolerance=config.tolerance,
+            start=start,
+            seek=math.ceil(1.5 * config.steps) if start is not None and picture else 0,
+            whole=4 * config.steps,
+            seed=config.seed,
+        )
+
+    operator, mask, known = _own_map(block, x, code)
+    first = block.source == IMAGE and block.input_shape == tuple(example.batch.inputs.shape[1:])
+    own = certified(operator, mask, x[0] if first else None)
+    result = {"input": (_entry("input", known, own), own, _norm(operator, mask, x))}
+    if first:
+        return result | {"image": (_entry("image", known, own), own, _norm(operator, mask, x))}
+    if block.output is None:
+        notes.append("the block ends in a function, not a module, so its code is not traced back to the image")
+        return result
+    images = example.batch.inputs.to(x)
+    function = network.function(block.output, images.shape[1:])
+    gates = function.record(images, "gates" if "gates" in function.side_info_kinds else "none")
+    through = Jacobian(lambda v: function(v, gates), images)
+    equations = _equations(block, code)
+    whole = certified(through, equations, images[0])
+    return result | {"image": (_entry("image", "switches and gates", whole), whole, _norm(through, equations, images))}
+
+
+def _norm(operator: LinearOperator, mask: Tensor, x: Tensor) -> float:
+    return operator.forward(x)[0][mask].norm().item()
+
+
+def _own_map(block: ConvBlock, x: Tensor, code: Code) -> tuple[LinearOperator, Tensor, str]:
+    """Return what a code says of the block's input: rows of W where switches name places, else the derivative."""
+    if block.activation.name in {"relu", "none"} and not isinstance(block.pooling, AveragePool):
+        return block.operator, known_entries(code, rectified=block.activation.name == "relu")[0], "switches"
+    return Jacobian(lambda v: block.encode(v).values, x), _equations(block, code), "switches and gates"
+
+
+def _equations(block: ConvBlock, code: Code) -> Tensor:
+    """Return which values are equations: those of rectified units that were on, of shared places only the first."""
+    equations = code.values[0] > 0 if block.activation.name == "relu" else torch.ones_like(code.values[0]).bool()
+    if code.switches is None or not isinstance(code.pooling, Window) or not code.pooling.overlapping:
+        return equations
+    places, order = code.switches[0].flatten(1).sort(dim=1, stable=True)
+    again = torch.zeros_like(places, dtype=torch.bool)
+    again[:, 1:] = places[:, 1:] == places[:, :-1]
+    return equations & ~torch.zeros_like(again).scatter(1, order, again).reshape(equations.shape)
+
+
+def _entry(of: str, known: str, found: StabilityCertificate) -> dict[str, Any]:
+    low = found.probabilistic_lower_bound
+    return {
+        "of": of,
+        "known": known,
+        "equations": found.equations,
+        "unknowns": found.unknowns,
+        "undetermined": found.undetermined,
+        "exact": found.exact,
+        "proven": found.proven,
+        "sigma": {"lower": low, "upper": found.sigma},
+        "largest": found.largest,
+        "moves": {"lower": 1 / found.sigma if found.sigma > 0 else None, "upper": 1 / low if low > 0 else None},
+        "steps": found.steps,
+    }
+
+
+def _worst(entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the weakest promise over the images."""
+    if not entries:
+        return None
+    lowers = [entry["moves"]["lower"] for entry in entries]
+    uppers = [entry["moves"]["upper"] for entry in entries]
+    return {
+        "known": entries[0]["known"],
+        "images": len(entries),
+        "equations": min(entry["equations"] for entry in entries),
+        "unknowns": max(entry["unknowns"] for entry in entries),
+        "undetermined": max(entry["undetermined"] for entry in entries),
+        "exact": all(entry["exact"] for entry in entries),
+        "proven": all(entry["proven"] for entry in entries),
+        "sigma": {end: min(entry["sigma"][end] for entry in entries) for end in ("lower", "upper")},
+        "moves": {
+            "lower": None if None in lowers else max(lowers),
+            "upper": None if None in uppers else max(uppers),
+        },
+    }
+
+
+def _direction(
+    found: StabilityCertificate, size: float, image: Tensor, about: dict[str, Any], save: SavePicture
+) -> dict[str, Any] | None:
+    """Return the direction that a code shows least; ``size``: norm of what the linear map makes of the image."""
+    if found.direction is None or found.gain is None or image.ndim != 3 or image.shape[0] not in {1, 3}:
+        return None
+    pattern = found.direction.detach().cpu()
+    # the middle grey is no change; a few extreme entries may saturate so that the others are seen
+    entries = pattern.abs().flatten()
+    scale = entries.kthvalue(math.ceil(0.995 * len(entries))).values.clamp_min(torch.finfo(pattern.dtype).tiny)
+    along, length = (pattern * image).sum().abs().item(), image.norm().item()
+    return {
+        "picture": save(about["image"], (0.5 + pattern / (2 * scale)).clamp(0, 1)),
+        "file": about["file"],
+        "undetermined": found.undetermined > 0,
+        "gain": found.gain,
+        "largest": found.largest,
+        "share_of_image": along / length if length > 0 else None,
+        "share_of_code": along * found.gain / size if size > 0 else None,
+    }
