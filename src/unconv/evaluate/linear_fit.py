@@ -38,7 +38,7 @@ def fit_linear(
     """Fit decoders of layers for images of the shape of ``x``, or read those of a folder; return remarks."""
     missing = []
     for layer in layers:
-        files = [Path(f) / _file(layer) for f in (given, folder) if f is not None]
+        files = [fitted_file(f, layer) for f in (given, folder) if f is not None]
         file = next((f for f in files if f.is_file()), None)
         if file is None:
             missing.append(layer)
@@ -51,14 +51,15 @@ def fit_linear(
     references, notes = _references(network, x, tested, reference_folder, seed)
     batches = [batch.to(network.device) for batch in references.split(BATCH)]
     network.linear |= fit_linear_decoders(lambda batch: capture(network.module, missing, batch), batches, missing)
-    for layer in missing if folder is not None else ():
-        network.linear[layer].save(Path(folder) / _file(layer))  # pyright: ignore
+    if folder is not None:
+        for layer in missing:
+            network.linear[layer].save(fitted_file(folder, layer))
     return notes
 
 
 def linear_document(decoder: LinearDecoder) -> dict[str, Any]:
     """Return what a decoder tells of its layer besides the errors of its estimates, fit for JSON."""
-    document: dict[str, Any] = {"ridge": decoder.ridge, "fit": decoder.status, "note": decoder.note or None}
+    document: dict[str, Any] = {"ridge": decoder.weights.ridge, "fit": decoder.status, "note": decoder.note or None}
     explained = decoder.explained
     if explained is not None:
         document["explained_variance"] = {
@@ -71,8 +72,9 @@ def linear_document(decoder: LinearDecoder) -> dict[str, Any]:
     return document
 
 
-def _file(layer: str) -> str:
-    return "".join(c if c.isalnum() or c in ".-_" else "_" for c in layer) + ".safetensors"
+def fitted_file(folder: str | Path, layer: str) -> Path:
+    """Return where the decoder of a layer lies in a folder."""
+    return Path(folder) / ("".join(c if c.isalnum() or c in ".-_" else "_" for c in layer) + ".safetensors")
 
 
 def _number(value: float) -> float | None:

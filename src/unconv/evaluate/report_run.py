@@ -1,0 +1,289 @@
+"""The main job: layers of a network inverted and its conv blocks measured, within a budget, a page after every round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unconv.conv_block import ConvBlock
+from unconv.evaluate.budget import Clock, check_linear, linear_seconds, plan_passes, seconds_per_pass
+from unconv.evaluate.evaluation import Evaluation, Plan, Progress, Row, summarise
+from unconv.evaluate.linear_fit import fit_linear, fitted_file, linear_document
+from unconv.evaluate.network import CapturedStream, Opened
+from unconv.evaluate.reconstruction import Settings, Task
+from unconv.evaluate.run_directory import MISSING, RunDirectory
+from unconv.evaluate.theory import (
+    CertificateConfig,
+    block_document,
+    certificate_document,
+    coherence_document,
+    count_nonzeros,
+    counts_document,
+    counts_from,
+    pooled_fraction,
+    ratios_document,
+    regions_and_k,
+    same_path,
+    sparsity_document,
+)
+
+LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note")
+THEORY_SHARE = 0.1  # of a budget that certificates get
+WritePage = Callable[[dict[str, Any], list[Row]], Path]
+
+
+@dataclass(frozen=True)
+class ReportJob:
+    """A report that is to be made.
+
+    Attributes:
+        opened: The model and the images.
+        x: The first image that the network takes. Shape ``(1, C, H, W)``.
+        layers: Names of the layers, in execution order.
+        tasks: What is recovered.
+        settings: What reconstruction is told besides; ``region`` is also that of the model-RIP.
+        samples: Random codes of the sampled model-RIP.
+        pictures: Images whose reconstructions are kept as pictures.
+        budget: Seconds; no limit where ``None``.
+        decoders: Folder of fitted linear decoders, or ``None``.
+        reference_images: Folder of reference images, or ``None``.
+        seed: Seed of everything random.
+        skipped_modules: ``{"module", "reason"}`` of what is no layer.
+        notes: Remarks for the page.
+        command: What makes the report again.
+    """
+
+    opened: Opened
+    x: Tensor
+    layers: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    settings: Settings
+    samples: int
+    pictures: int
+    budget: float | None
+    decoders: Path | None
+    reference_images: str | Path | None
+    seed: int
+    skipped_modules: list[dict[str, str]]
+    notes: list[str]
+    command: str
+
+    def blocks(self) -> dict[str, ConvBlock]:
+        """Return the conv blocks among the layers, by layer."""
+        found = self.opened.network.layers(self.x)
+        named = [name for name in self.layers if found.get(name).block]
+        blocks = self.opened.network.conv_blocks(self.x) if named else None
+        return {} if blocks is None else {name: blocks.get(name) for name in named}
+
+
+class ReportRun:
+    """A report on its way: what it has found so far, as the JSON document and as rows."""
+
+    def __init__(self, job: ReportJob, run: RunDirectory, write_page: WritePage) -> None:
+        """Prepare; nothing is computed yet."""
+        self.job, self.run, self.write_page = job, run, write_page
+        self.clock, self.blocks = Clock(job.budget), job.blocks()
+        self.notes = list(job.notes)
+        self.evaluation: Evaluation | None = None
+        self.left_out: list[dict[str, str]] = []
+
+    def go(self, progress: Progress, ray: Any = None) -> tuple[dict[str, Any], list[Row], Path]:
+        """Do everything that is missing; return the document, the rows and the page."""
+        job, network, images = self.job, self.job.opened.network, self.job.opened.images
+        self._fit(len(images))
+        settings = job.settings
+        if any(task.code == "paper" for task in job.tasks):
+            counts = self._counts()
+            fractions = {block.name: pooled_fraction(counts, block.name) for block in self.blocks.values()}
+            settings = replace(settings, fractions=fractions)
+        passes, per_pass = self._passes(len(images))
+        plan = Plan(job.tasks, passes, settings, rounds=True, pictures=job.pictures, per_pass=per_pass)
+        self.evaluation = Evaluation(network, images, plan, self.run)
+        rounds = iter(range(len(plan.jobs())))
+
+        def publish() -> None:
+            if next(rounds) == 0:
+                self._publish()  # the linear page, before anything else
+                self._cheap_theory(progress)
+            self._publish()
+
+        self.evaluation.go(self.clock, progress, publish, ray)
+        self._certify(progress)
+        return self._publish()
+
+    def _fit(self, images: int) -> None:
+        job, folder = self.job, self.run.path / "decoders"
+        layers = list(dict.fromkeys(t.layer for t in job.tasks if t.method in {"linear", "gauss-newton"}))
+        given = [f for f in (job.decoders, folder) if f is not None]
+        missing = [layer for layer in layers if not any(fitted_file(f, layer).is_file() for f in given)]
+        if job.budget is not None and missing:
+            check_linear(linear_seconds(job.opened.network, job.x, missing, images), job.budget)
+        stored = self.run.read("references")
+        self.notes += fit_linear(
+            job.opened.network,
+            job.opened.images,
+            job.x,
+            layers,
+            folder=folder,
+            given=job.decoders,
+            reference_folder=job.reference_images,
+            seed=job.seed,
+        )
+        if stored is MISSING:
+            self.run.write_part("references", {"seconds": self.clock.elapsed(), "notes": self.notes})
+        else:
+            self.notes = list(dict.fromkeys([*self.notes, *stored["notes"]]))
+
+    def _passes(self, images: int) -> tuple[dict[str, int] | None, dict[str, float]]:
+        """Return whole passes per layer, decided before work starts, and the seconds that one takes."""
+        job, config = self.job, self.run.config
+        if job.budget is None:
+            return config.get("passes"), {}
+        network = job.opened.network
+        per_pass = self.run.part("seconds_per_pass", lambda: seconds_per_pass(network, job.x, job.layers))
+        before = self.run.previous
+        if before.get("budget") == job.budget and "passes" in before:
+            passes = before["passes"]
+        else:
+            spent = self.run.read("references")["seconds"]
+            reserved = THEORY_SHARE * job.budget if self.blocks else 0.0
+            passes = plan_passes(job.tasks, per_pass, images, job.budget - spent - reserved)
+            passes = {layer: max(n, before.get("passes", {}).get(layer, 0)) for layer, n in passes.items()}
+        self.run.write_config(passes=passes)
+        return passes, per_pass
+
+    def _counts(self) -> Any:
+        names = [block.name for block in self.blocks.values()]
+        stream = CapturedStream(self.job.opened.network, self.job.opened.images, names)
+
+        def count() -> dict[str, Any]:
+            statistics, skipped = count_nonzeros(stream, names, self.job.settings.region)
+            left_out = [{"file": s.file, "reason": s.reason} for s in skipped]
+            return {"counts": counts_document(statistics), "skipped": left_out}
+
+        part = self.run.part("nonzeros", count)
+        self.left_out = part["skipped"]
+        return counts_from(part["counts"])
+
+    def _cheap_theory(self, progress: Progress) -> None:
+        """Measure sparsity, coherence and the sampled model-RIP of the chosen conv blocks."""
+        if not self.blocks:
+            return
+        counts, job = self._counts(), self.job
+        for block in self.blocks.values():
+
+            def measure(block: ConvBlock = block) -> dict[str, Any]:
+                region, k = regions_and_k(block, pooled_fraction(counts, block.name), job.settings.region or 1)
+                document = {
+                    "sparsity": sparsity_document(counts, block.name),
+                    "coherence": coherence_document(block, job.seed),
+                }
+                return document | {"rip": ratios_document(block, region, k, job.samples, job.seed)}
+
+            self.run.part(self._part("theory", block), measure)
+            progress(f"measuring {block.name}", 1)
+
+    def _certify(self, progress: Progress) -> None:
+        """Certify the conv blocks whose certificates fit into their share of the budget, the cheapest first."""
+        if not self.blocks or (self.job.budget is not None and self.clock.left() <= 0):
+            return
+        job, network, counts = self.job, self.job.opened.network, self._counts()
+        config = CertificateConfig(seed=job.seed)
+        stored = self.run.read("seconds_per_pass")
+        per_pass = {} if stored is MISSING else stored
+        cost = {layer: per_pass.get(layer, 0.0) * config.passes for layer in self.blocks}
+        left = float("inf") if job.budget is None else THEORY_SHARE * job.budget
+        chosen = []
+        for layer in sorted(self.blocks, key=lambda name: cost[name]):
+            left -= cost[layer]
+            if left >= 0:
+                chosen.append(layer)
+        self.run.write_config(certified=len(chosen))
+        missing = [layer for layer in chosen if not self.run.has(self._part("certificate", self.blocks[layer]))]
+        names = [self.blocks[layer].name for layer in missing]
+        examples = []
+        for captured in CapturedStream(network, job.opened.images, names) if missing else ():
+            places, _ = same_path(network, captured)
+            examples += [captured.select([place]) for place in places]
+            if len(examples) >= config.images:
+                break
+        for layer in missing:
+            block = self.blocks[layer]
+            if self.clock.left() < cost[layer]:
+                break
+            region, k = regions_and_k(block, pooled_fraction(counts, block.name), job.settings.region or 1)
+
+            def save(image: int, pixels: Tensor, layer: str = layer) -> str | None:
+                if image >= job.pictures:
+                    return None
+                path = f"images/{image:04d}-unseen-{job.layers.index(layer):03d}.png"
+                self.run.write_picture(path, pixels)
+                return path
+
+            part = certificate_document(network, block, region, k, examples[: config.images], save, config)
+            self.run.write_part(self._part("certificate", block), part)
+            progress(f"certifying {block.name}", 1)
+
+    def _part(self, kind: str, block: ConvBlock) -> str:
+        layer = next(name for name, other in self.blocks.items() if other is block)
+        return f"{kind}-{self.job.layers.index(layer):03d}"
+
+    def _block_document(self, layer: str) -> dict[str, Any] | None:
+        block = self.blocks.get(layer)
+        if block is None:
+            return None
+        document = block_document(block) | dict.fromkeys(("sparsity", "coherence", "rip", "certificate"))
+        theory, certificate = (self.run.read(self._part(kind, block)) for kind in ("theory", "certificate"))
+        document |= {} if theory is MISSING else theory
+        return document | {"certificate": None if certificate is MISSING else certificate}
+
+    def document(self) -> dict[str, Any]:
+        """Return what has been found so far, as ``report --json`` prints it."""
+        evaluation, job = self.evaluation, self.job
+        assert evaluation is not None
+        network, loaded = job.opened.network, job.opened.loaded
+        summaries = summarise(evaluation.rows(), job.tasks)
+        layers = []
+        for layer in job.layers:
+            inversion = [{k: v for k, v in s.items() if k != "layer"} for s in summaries if s["layer"] == layer]
+            linear = next((s for s in inversion if s["method"] == "linear"), None)
+            decoder = network.linear.get(layer)
+            about = None if linear is None or decoder is None else linear_document(decoder)
+            found = network.layers(job.x).get(layer)
+            layers.append({
+                "layer": layer,
+                "kind": found.kind,
+                "shape": list(found.shape),
+                "linear": None if linear is None else {k: linear[k] for k in LINEAR} | (about or {}),
+                "inversion": inversion,
+                "block": self._block_document(layer),
+            })
+        skipped = {s.file: {"file": s.file, "reason": s.reason} for s in evaluation.skipped()}
+        skipped |= {s["file"]: s for s in self.left_out if s["file"] not in skipped}
+        return {
+            "run": str(self.run.path),
+            "layers": layers,
+            "skipped_images": list(skipped.values()),
+            "skipped_modules": job.skipped_modules,
+            "model": {
+                "name": loaded.name,
+                "weights": loaded.weights.source,
+                "sha256": loaded.weights.sha256,
+                "input_shape": list(job.x.shape[1:]),
+            },
+            "command": job.command,
+            "notes": self.notes,
+            "stopped": evaluation.stopped,
+        }
+
+    def _publish(self) -> tuple[dict[str, Any], list[Row], Path]:
+        assert self.evaluation is not None
+        document, rows = self.document(), list(self.evaluation.rows())
+        self.run.write_results(rows)
+        with self.run.writing():
+            return document, rows, self.write_page(document, rows)
+
