@@ -1,8 +1,8 @@
 """How much of the input is still in a layer of a CNN, and what does it look like?
 
-``unconv.invert`` and ``unconv.report`` are the command line's verbs as functions; ``ConvOperator``, ``Code``, ``ConvBlock``
-and the sparsity models (``Pooled``, ``TopK``) are the nouns that they are made of. Nothing here imports torch before it
-is used.
+``unconv.invert``, ``unconv.report`` and ``unconv.layers`` are the command line's verbs as functions (``unconv.api`` has
+the others); ``ConvOperator``, ``Code``, ``ConvBlock`` and the sparsity models (``Pooled``, ``TopK``) are the nouns of the
+theory. Nothing here imports torch before it is used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unconv.adapters import to_deepinv, to_pylops, to_scipy
-    from unconv.api import invert, report
+    from unconv.api import invert, layers, report
     from unconv.block_extraction import find_conv_blocks
     from unconv.conv_block import ConvBlock, ConvBlocks
     from unconv.errors import UnconvError, UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unconv.results import InvertResult, ReportResult
     from unconv.solvers.solution import Solution
     from unconv.sparsity import Code, Pooled, SparsityModel, TopK
-    from unconv.tracing import capture, capture_inputs
+    from unconv.tracing import Layers, capture, capture_inputs
 
 __all__ = [
     "Code",
@@ -29,6 +29,7 @@ __all__ = [
     "ConvBlocks",
     "ConvOperator",
     "InvertResult",
+    "Layers",
     "LoadedModel",
     "Pooled",
     "ReportResult",
@@ -41,6 +42,7 @@ __all__ = [
     "capture_inputs",
     "find_conv_blocks",
     "invert",
+    "layers",
     "load_model",
     "report",
     "to_deepinv",
@@ -49,7 +51,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("invert", "report"),
+    "api": ("invert", "layers", "report"),
     "adapters": ("to_deepinv", "to_pylops", "to_scipy"),
     "errors": ("UnconvError", "UsageError"),
     "operators": ("ConvOperator",),
@@ -58,7 +60,7 @@ _HOMES = {
     "sparsity": ("Code", "Pooled", "SparsityModel", "TopK"),
     "block_extraction": ("find_conv_blocks",),
     "conv_block": ("ConvBlock", "ConvBlocks"),
-    "tracing": ("capture", "capture_inputs"),
+    "tracing": ("Layers", "capture", "capture_inputs"),
     "models": ("LoadedModel", "load_model"),
 }
 _HOME = {name: f"unconv.{home}" for home, names in _HOMES.items() for name in names}

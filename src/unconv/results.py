@@ -13,52 +13,67 @@ from PIL import Image
 from torch import Tensor
 
 from unconv import html_repr
+from unconv.errors import UnconvError
 from unconv.images import SkippedImage
-from unconv.inversion.methods import InversionMethod
 
 SHOWN = 8  # images
 EDGE = 160  # pixels of a picture in a report's table
+SUMMARY = ("relative_error", "psnr", "ssim", "feature_error", "seconds")
 
 
 @dataclass(frozen=True, eq=False)
 class InvertResult:
-    """One stage inverted over images, one way.
+    """One layer inverted over images by one method.
 
     Attributes:
-        stage: Name of the stage.
-        way: What was recovered, from which code, by which method, knowing what.
+        layer: Name of the layer.
+        recover: ``"image"``, or ``"input"``: a conv block's own input.
+        code: ``"network"`` or ``"paper"``.
+        method: The method.
+        side_info: What was given besides the features.
         files: Names of the images.
-        estimates: What was recovered of each image; NaN where the way is not open to it. As the network counts, not
-            pixels. Shape ``(*shape)`` each.
-        references: What it should be, the same shapes.
+        estimates: What was recovered of each image, as the network counts, not pixels; NaN where nothing was.
+            Shape ``(*shape)`` each.
+        references: What it should be, the same shapes; ``None`` where features were given without images.
         relative_error: ``||estimate - reference|| / ||reference||``. Shape ``(N,)``, float64, NaN where there is none.
         psnr: Decibels, on pixels in ``[0, 1]``; NaN where no image was recovered, or it is exact. Shape ``(N,)``.
         ssim: Structural similarity, likewise.
+        feature_error: ``||f(estimate) - features|| / ||features||``, where features were given. Shape ``(N,)``.
         seconds: Time of each image. Shape ``(N,)``.
-        status: How the solver ended for each image, or why there is no result.
+        passes: Forward and backward passes made for each image; ``None`` for methods that make none.
+        status: How the solver ended for each image (``"converged"``, or why not), or why there is no result.
         skipped: Images that were left out.
+        notes: Remarks, such as side information that the network does not have.
         pictures: Original and reconstruction of each image in pixels, where an image was recovered.
+        rows: The same numbers as rows of ``results.parquet``.
     """
 
-    stage: str
-    way: InversionMethod
+    layer: str
+    recover: str
+    code: str
+    method: str
+    side_info: str
     files: tuple[str, ...]
     estimates: tuple[Tensor, ...]
-    references: tuple[Tensor, ...]
+    references: tuple[Tensor | None, ...]
     relative_error: Tensor
     psnr: Tensor
     ssim: Tensor
+    feature_error: Tensor
     seconds: Tensor
+    passes: tuple[int | None, ...]
     status: tuple[str, ...]
     skipped: tuple[SkippedImage, ...] = ()
-    pictures: tuple[tuple[Tensor, Tensor] | None, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+    pictures: tuple[tuple[Tensor | None, Tensor] | None, ...] = field(default=(), repr=False)
+    rows: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
     @property
     def estimate(self) -> Tensor:
         """What was recovered, as one batch. Shape ``(N, *shape)``.
 
         Raises:
-            ValueError: If the images differ in size; ``estimates`` has them one by one.
+            UnconvError: If the images differ in size; ``estimates`` has them one by one.
         """
         return _stacked(self.estimates, "estimates")
 
@@ -67,20 +82,33 @@ class InvertResult:
         """What it should be, as one batch. Shape ``(N, *shape)``.
 
         Raises:
-            ValueError: If the images differ in size; ``references`` has them one by one.
+            UnconvError: If the images differ in size, or are not known; ``references`` has them one by one.
         """
         return _stacked(self.references, "references")
 
+    def document(self) -> dict[str, Any]:
+        """The result as ``unconv invert --json`` prints it.
+
+        Returns:
+            ``{"layer", "recover", "code", "method", "side_info", "images", "summary", "skipped", "notes"}``, JSON's
+            types only.
+        """
+        about = {name: getattr(self, name) for name in ("layer", "recover", "code", "method", "side_info")}
+        images = [{name: v for name, v in row.items() if name not in {"image", *about}} for row in self.rows]
+        summary = {name: self._mean(getattr(self, name)) for name in SUMMARY} | {"images": len(images)}
+        skipped = [{"file": s.file, "reason": s.reason} for s in self.skipped]
+        return about | {"images": images, "summary": summary, "skipped": skipped, "notes": list(self.notes)}
+
     def __repr__(self) -> str:
-        return (
-            f"InvertResult({self._title()}: {len(self.files)} images, "
-            f"mean relative error {self.relative_error.nanmean().item():.3g})"
-        )
+        of, errors = "relative error", self.relative_error
+        if errors.isnan().all():
+            of, errors = "error of the features", self.feature_error
+        return f"InvertResult({self._title()}: {len(self.files)} images, mean {of} {errors.nanmean().item():.3g})"
 
     def _title(self) -> str:
-        what = "the image" if self.way.recovered == "image" else "its input"
-        code = "" if self.way.code == "network" else ", the paper's code"
-        return f"{what} from {self.stage} by {self.way.method}, side information {self.way.side_info}{code}"
+        what = "the image" if self.recover == "image" else "its input"
+        code = "" if self.code == "network" else ", the paper's code"
+        return f"{what} from {self.layer} by {self.method}, side information {self.side_info}{code}"
 
     def _repr_html_(self) -> str:
         header = ("image", "true", "recovered", "relative error", "PSNR", "SSIM", "status")
@@ -95,11 +123,13 @@ class InvertResult:
 
     def _shown(self, i: int) -> tuple[html_repr.Markup | None, html_repr.Markup | None]:
         pair = self.pictures[i] if self.pictures else None
-        if pair is not None and html_repr.is_picture(pair[0][None]):
-            return html_repr.picture(pair[0], "original"), html_repr.picture(pair[1], "reconstruction")
-        if self.references[i].ndim != 3:
+        if pair is not None and html_repr.is_picture(pair[1][None]):
+            true = None if pair[0] is None else html_repr.picture(pair[0], "original")
+            return true, html_repr.picture(pair[1], "reconstruction")
+        reference = self.references[i]
+        if reference is None or reference.ndim != 3:
             return None, None
-        true, recovered = (x[i][:SHOWN].unsqueeze(1) for x in (self.references, self.estimates))
+        true, recovered = (x[:SHOWN].unsqueeze(1) for x in (reference, self.estimates[i]))
         return html_repr.mosaic(true, "first channels of the truth"), html_repr.mosaic(recovered, "and of the estimate")
 
     @staticmethod
@@ -118,56 +148,54 @@ class ReportResult:
     Attributes:
         page: The page, one file that opens from disk.
         run: The run directory that holds it, with ``results.parquet`` and the pictures.
-        stages: What was found of each stage, as ``unconv report --json`` prints it.
-        rows: One row per image, stage and way.
+        layers: What was found of each layer, as ``unconv report --json`` prints it.
+        rows: One row per image, layer and method.
         skipped_modules: ``{"module", "reason"}`` of what was left out of the network.
         skipped_images: ``{"file", "reason"}`` of images that were left out.
+        document: All of it, as ``unconv report --json`` prints it.
     """
 
     page: Path
     run: Path
-    stages: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
     rows: list[dict[str, Any]] = field(repr=False)
     skipped_modules: list[dict[str, str]]
     skipped_images: list[dict[str, str]]
+    document: dict[str, Any] = field(repr=False)
 
     def __repr__(self) -> str:
-        return f"ReportResult({len(self.stages)} stages, page {self.page})"
+        return f"ReportResult({len(self.layers)} layers, page {self.page})"
 
     def _repr_html_(self) -> str:
-        header = ("stage", "parts", "code", "% non-zero", "image recovered", "best error, image", "best error, layer")
+        header = ("layer", "features", "image recovered", "linear error", "best error", "by")
         body = []
-        for stage in self.stages:
-            best = {of: self._best(stage, of) for of in ("image", "layer")}
-            said = (
-                None if b is None else f"{b['relative_error']:.3g} ({b['method']}, {b['side_info']})"
-                for b in best.values()
-            )
-            picture = self._picture(stage["stage"], best["image"])
-            body.append((stage["stage"], stage["kind"], stage["code_shape"], stage["pooled"], picture, *said))
+        for layer in self.layers:
+            found = [i for i in layer["inversion"] if i["recover"] == "image" and i["relative_error"] is not None]
+            best = min(found, key=lambda i: i["relative_error"], default=None)
+            linear = None if layer["linear"] is None else layer["linear"]["relative_error"]
+            last = (None, None) if best is None else (best["relative_error"], f"{best['method']}, {best['side_info']}")
+            body.append((layer["layer"], layer["shape"], self._picture(layer["layer"], best), linear, *last))
         page = html_repr.escape(str(self.page))
         address = html_repr.escape(self.page.resolve().as_uri())
         return f'<p>Report: <a href="{address}">{page}</a></p>{html_repr.grid(header, body)}'
 
-    @staticmethod
-    def _best(stage: dict[str, Any], of: str) -> dict[str, Any] | None:
-        found = [i for i in stage["inversion"] if i["from"] == of and i["relative_error"] is not None]
-        return min(found, key=lambda i: i["relative_error"], default=None)
-
-    def _picture(self, stage: str, way: dict[str, Any] | None) -> html_repr.Markup | None:
-        if way is None:
+    def _picture(self, layer: str, best: dict[str, Any] | None) -> html_repr.Markup | None:
+        if best is None:
             return None
-        of_way = {key: way[key] for key in ("from", "code", "method", "side_info")} | {"stage": stage}
+        task = {key: best[key] for key in ("recover", "code", "method", "side_info")} | {"layer": layer}
         for row in self.rows:
-            if row["picture"] and all(row[key] == value for key, value in of_way.items()):
+            if row["picture"] and all(row[key] == value for key, value in task.items()):
                 with Image.open(self.run / row["picture"]) as opened:
                     opened.thumbnail((EDGE, EDGE))
                     pixels = TF.pil_to_tensor(opened.convert("RGB")).double() / 255
-                return html_repr.picture(pixels, f"{row['file']} from the code of {stage}")
+                return html_repr.picture(pixels, f"{row['file']} from {layer}")
         return None
 
 
-def _stacked(tensors: Sequence[Tensor], name: str) -> Tensor:
-    if len({t.shape for t in tensors}) > 1:
-        raise ValueError(f"the images differ in size, so they are no batch; use {name}, or give size")
-    return torch.stack(list(tensors))
+def _stacked(tensors: Sequence[Tensor | None], name: str) -> Tensor:
+    known = [t for t in tensors if t is not None]
+    if len(known) < len(tensors):
+        raise UnconvError("only features were given, so what the estimates should be is not known")
+    if len({t.shape for t in known}) > 1:
+        raise UnconvError(f"the images differ in size, so they are no batch; use {name}, or give size")
+    return torch.stack(known)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,19 +14,21 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from unconv.conv_block import ConvBlock
 from unconv.decode.what_where import Card, WhatWhereDecoder, decoder_bytes, encode_chain, mirror
-from unconv.errors import UnconvError
-from unconv.evaluate.decoders import encoder_sha256, open_decoder, preparation
-from unconv.evaluate.network import Network
+from unconv.errors import UnconvError, UsageError
+from unconv.evaluate.decoders import decoder_chain, encoder_sha256, preparation
+from unconv.evaluate.network import Network, Opened
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.images import ImageStream, SkippedImage
-from unconv.io import replacing
+from unconv.io import replacing, write_json
 from unconv.linalg import relative_norm
 
 FINAL, CHECKPOINT = "decoder.safetensors", "checkpoint.pt"
 LEAST_RATE = 0.01
+SHOWN = 8  # held-out images in the picture
 
 
 @dataclass(frozen=True)
@@ -52,195 +53,113 @@ class Recipe:
     every: int = 100
     seed: int = 0
 
+    def check(self) -> None:
+        """Raise UsageError where a value is out of range."""
+        for name in ("steps", "batch", "every", "crop"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; it is at least 1")
+        if not 0 < self.held_out < 1:
+            raise UsageError(f"held_out is {self.held_out}; it is a share between 0 and 1")
+        if not self.rate > 0:
+            raise UsageError(f"rate is {self.rate}; it is above 0")
+
 
 @dataclass
-class Photographs:
-    """Images by number, cropped if asked for; what cannot be used is skipped by name.
-
-    Attributes:
-        network: Whose preprocessing they get.
-        paths: The files.
-        crop: Side of the squares, or ``None``.
-        root: Folder that names are relative to.
-        skipped: What was left out, by name.
-    """
+class TrainingImages:
+    """Images by number, cropped if asked for; what cannot be used is skipped by name."""
 
     network: Network
     paths: Sequence[Path]
     crop: int | None = None
-    root: Path | None = None
+    root: str | Path | None = None
     skipped: dict[str, SkippedImage] = field(default_factory=dict)
 
     def batch(self, numbers: Sequence[int], generator: torch.Generator | None = None) -> Tensor | None:
-        """Some images.
-
-        Args:
-            numbers: Which, by place in ``paths``.
-            generator: Draws the crops; centred ones where ``None``.
-
-        Returns:
-            Shape ``(N, C, H, W)``, on the network's device; ``None`` where none of them could be used.
-
-        Raises:
-            UnconvError: If they are of different sizes.
-        """
+        """Return images ``(N, C, H, W)``, crops drawn or centred; ``None`` where none of them could be used."""
 
         def prepare(image: Image.Image) -> Tensor:
             x = self.network.preprocess(image)
             if self.crop is None:
                 return x
-            room = [n - self.crop for n in x.shape[-2:]]
-            if min(room) < 0:
+            margin = [n - self.crop for n in x.shape[-2:]]
+            if min(margin) < 0:
                 raise UnconvError(f"{x.shape[-1]}x{x.shape[-2]} pixels are less than the crop of {self.crop}")
             draws = [0.5, 0.5] if generator is None else torch.rand(2, generator=generator).tolist()
-            top, left = (min(int(draw * (n + 1)), n) for draw, n in zip(draws, room, strict=True))
+            top, left = (min(int(draw * (n + 1)), n) for draw, n in zip(draws, margin, strict=True))
             return x[..., top : top + self.crop, left : left + self.crop]
 
         stream = ImageStream([self.paths[i] for i in numbers], prepare, len(numbers), root=self.root, need_one=False)
         batches = [batch.inputs for batch in stream]
         self.skipped |= {image.file: image for image in stream.skipped}
         if len(batches) > 1:
-            raise UnconvError("the images are of different sizes; give one with --size, or train on --crop")
+            raise UnconvError("the images are of different sizes; give one size, or train on a crop")
         return batches[0].to(self.network.device) if batches else None
+
+    def first(self, numbers: Sequence[int]) -> Tensor:
+        """Return the first image that can be used, as a batch of one."""
+        for number in numbers:
+            if (x := self.batch([number])) is not None:
+                return x
+        first = next(iter(self.skipped.values()))
+        raise UnconvError(f"none of the images could be used; the first, {first.file}: {first.reason}")
 
 
 def train(
-    network: Network,
-    chain: Sequence[ConvBlock],
-    photographs: Photographs,
-    recipe: Recipe,
-    run: RunDirectory,
-    progress: Callable[[str, int], None],
-    say: Callable[[dict[str, Any]], None] = lambda _: None,
+    opened: Opened, layer: str, recipe: Recipe, run: RunDirectory, progress: Callable[[str, int], None]
 ) -> dict[str, Any]:
-    """Train a decoder, from its last checkpoint on where there is one.
+    """Train a decoder, from its last checkpoint on; return ``decoder``, ``encoder_sha256``, ``curve`` and so on.
 
     Every draw is a function of the seed and the step, so an interrupted run goes on as if nothing had happened.
-
-    Args:
-        network: The network.
-        chain: From ``decoder_chain``.
-        photographs: The images.
-        recipe: How.
-        run: Where checkpoints and the decoder go.
-        progress: Called with what has been done and how many steps that was.
-        say: Called with each row of the validation curve.
-
-    Returns:
-        ``decoder`` (the file), ``encoder_sha256``, ``resumed_from``, ``curve`` and ``validation``, fit for JSON.
-
-    Raises:
-        UnconvError: If there are too few images, a checkpoint is damaged, or the loss is not finite.
     """
     torch.backends.cudnn.deterministic = True  # a resumed run has to give the same numbers
-    training, held_out = split(len(photographs.paths), recipe)
-    state = _State.start(chain, recipe, network, photographs, training)
+    network, stream = opened.network, opened.images
+    images = TrainingImages(network, stream.paths, recipe.crop, stream.root)
+    training, held_out = split(len(stream.paths), recipe)
+    chain = decoder_chain(network.conv_blocks(images.first(training)), layer)
+    opened.covered([block.name for block in chain], [layer])
+    state = _State.start(chain, recipe, network, images, training)
     state.resume(run.path / CHECKPOINT)
     resumed_from = state.step
     progress(f"step {state.step}", state.step)
     losses: list[Tensor] = []
     while state.step < recipe.steps:
-        x = photographs.batch(*_draws(state.step, training, recipe))
+        x = images.batch(*_draws(state.step, training, recipe))
         if x is not None:
             losses.append(state.advance(x, recipe))
         state.step += 1
         if state.step % recipe.every == 0 or state.step == recipe.steps:
-            row = {
-                "step": state.step,
-                "training_loss": _mean(losses),
-                **_validate(state, photographs, held_out, recipe),
-            }
+            mean = torch.stack(losses).mean().item() if losses else 0.0
+            row = {"step": state.step, "training_loss": mean, **state.validate(images, held_out, recipe)}
             if not all(map(math.isfinite, row.values())):
-                raise UnconvError(f"the loss is not finite at step {state.step}; train again at a lower --rate")
+                raise UnconvError(f"the loss is not finite at step {state.step}; train again at a lower rate")
             state.curve.append(row)
             with run.writing():
                 state.save(run.path / CHECKPOINT)
             losses = []
-            say(row)
-        progress(f"step {state.step}", 1)
+        progress(f"step {state.step}" + (f", loss {state.curve[-1]['validation_loss']:.4g}" if state.curve else ""), 1)
     card = Card(chain[-1].name, mirror(chain), encoder_sha256(network, chain), preparation(network), asdict(recipe))
     with run.writing(), replacing(run.path / FINAL) as temporary:
         temporary.write_bytes(decoder_bytes(state.decoder, card))
-    return {
+    document = {
         "decoder": str(run.path / FINAL),
         "encoder_sha256": card.encoder_sha256,
         "images": {"training": len(training), "held_out": len(held_out)},
         "resumed_from": resumed_from,
         "curve": state.curve,
         "validation": {name: state.curve[-1][f"validation_{name}"] for name in ("loss", "relative_error")},
+        "skipped": [{"file": s.file, "reason": s.reason} for s in images.skipped.values()],
     }
-
-
-def first_steps(
-    network: Network, chain: Sequence[ConvBlock], photographs: Photographs, recipe: Recipe, steps: int = 2
-) -> tuple[float, float]:
-    """How long training takes, from its first steps; nothing is written.
-
-    Args:
-        network: The network.
-        chain: From ``decoder_chain``.
-        photographs: The images.
-        recipe: How.
-        steps: Number of steps that are timed, after one that is not.
-
-    Returns:
-        Seconds of a step, and of a validation over all held-out images.
-    """
-    training, held_out = split(len(photographs.paths), recipe)
-    state = _State.start(chain, recipe, network, photographs, training)
-    start = time.perf_counter()
-    for step in range(steps + 1):
-        x = photographs.batch(*_draws(step, training, recipe))
-        if x is not None:
-            state.advance(x, recipe).item()  # which waits for the device
-        if not step:
-            start = time.perf_counter()
-    trained = time.perf_counter()
-    some = held_out[: recipe.batch]
-    _validate(state, photographs, some, recipe)
-    validation = (time.perf_counter() - trained) * len(held_out) / len(some)
-    return (trained - start) / steps, validation
-
-
-@torch.no_grad()
-def validation_pictures(
-    network: Network, chain: Sequence[ConvBlock], photographs: Photographs, recipe: Recipe, file: Path, most: int = 8
-) -> tuple[Tensor, Tensor] | None:
-    """The first held-out images, and what a trained decoder makes of their codes.
-
-    Args:
-        network: The network.
-        chain: From ``decoder_chain``.
-        photographs: The images.
-        recipe: How the decoder was trained.
-        file: The decoder.
-        most: Largest number of images.
-
-    Returns:
-        Originals and decoded ones in pixels, each of shape ``(N, C, H, W)``; ``None`` where none can be read.
-    """
-    _, held_out = split(len(photographs.paths), recipe)
-    x = photographs.batch(held_out[:most])
-    if x is None:
-        return None
-    codes = encode_chain(chain, x)
-    decoded = open_decoder(file, network, chain)(codes[-1].values, codes, x.shape[2:])
-    return network.preprocess.to_pixels(x, x), network.preprocess.to_pixels(decoded, x)
+    with run.writing():
+        write_json(run.path / "decoder.json", document)
+    if (x := images.batch(held_out[:SHOWN])) is not None:
+        pixels = [network.preprocess.to_pixels(y, x).cpu().clamp(0, 1) for y in (x, state.decode(x)[0])]
+        run.write_picture("images/held-out.png", make_grid([*pixels[0], *pixels[1]], nrow=len(x), padding=1))
+    return document
 
 
 def split(count: int, recipe: Recipe) -> tuple[list[int], list[int]]:
-    """Which images are trained on, and which are held out.
-
-    Args:
-        count: Number of images.
-        recipe: How.
-
-    Returns:
-        Their numbers.
-
-    Raises:
-        UnconvError: If there are less than two.
-    """
+    """Return the numbers of the images that are trained on, and of those held out."""
     if count < 2:
         raise UnconvError("there is one image; a decoder needs at least two, one of them to validate on")
     held = min(max(1, round(recipe.held_out * count)), count - 1)
@@ -249,7 +168,7 @@ def split(count: int, recipe: Recipe) -> tuple[list[int], list[int]]:
 
 
 def _draws(step: int, training: Sequence[int], recipe: Recipe) -> tuple[list[int], torch.Generator]:
-    """The images of a step, and the generator of their crops."""
+    """Return the images of a step, and the generator of their crops."""
     batch = min(recipe.batch, len(training))
     epoch, place = divmod(step, len(training) // batch)
     order = torch.randperm(len(training), generator=_generator(recipe.seed, "order", epoch))
@@ -269,53 +188,70 @@ class _State:
 
     @staticmethod
     def start(
-        chain: Sequence[ConvBlock], recipe: Recipe, network: Network, photographs: Photographs, training: Sequence[int]
+        chain: Sequence[ConvBlock], recipe: Recipe, network: Network, images: TrainingImages, training: Sequence[int]
     ) -> _State:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             decoder = WhatWhereDecoder(mirror(chain))
-        x = next(
-            (b for i in range(len(training)) if (b := photographs.batch(_draws(i, training, recipe)[0])) is not None),
-            None,
-        )
-        if x is None:
-            skipped = next(iter(photographs.skipped.values()))
-            raise UnconvError(f"none of the images could be used; the first, {skipped.file}: {skipped.reason}")
+        batches = (images.batch(_draws(i, training, recipe)[0]) for i in range(len(training)))
+        x = next((batch for batch in batches if batch is not None), None)
+        x = images.first(training) if x is None else x
         decoder.centre.copy_(x.mean((0, 2, 3)))
         decoder.spread.copy_(x.std().clamp_min(torch.finfo(x.dtype).eps))
         decoder = decoder.to(network.device)
         return _State(chain, decoder, torch.optim.Adam(decoder.parameters(), recipe.rate))
 
+    def decode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the decoder makes of the codes of images, and the images."""
+        with torch.no_grad():
+            codes = encode_chain(self.chain, x)
+        return self.decoder(codes[-1].values, codes, x.shape[2:]), x
+
     def advance(self, x: Tensor, recipe: Recipe) -> Tensor:
-        """One step; returns the loss."""
+        """Make one step; return the loss."""
         for group in self.optimizer.param_groups:
             cosine = 0.5 * (1 + math.cos(math.pi * self.step / recipe.steps))
             group["lr"] = recipe.rate * (LEAST_RATE + (1 - LEAST_RATE) * cosine)
         self.decoder.train()
-        with torch.no_grad():
-            codes = encode_chain(self.chain, x)
-        loss = F.mse_loss(self.decoder(codes[-1].values, codes, x.shape[2:]), x)
+        loss = F.mse_loss(*self.decode(x))
         self.optimizer.zero_grad(set_to_none=True)
         # in units of the images' own spread, so that one rate fits pixels in 0..1 and in 0..255
         (loss / self.decoder.spread.square()).backward()
         self.optimizer.step()
         return loss.detach()
 
+    @torch.no_grad()
+    def validate(self, images: TrainingImages, held_out: Sequence[int], recipe: Recipe) -> dict[str, float]:
+        """Return loss and relative error, means over the held-out images."""
+        self.decoder.eval()
+        squares: list[float] = []
+        errors: list[float] = []
+        for start in range(0, len(held_out), recipe.batch):
+            x = images.batch(held_out[start : start + recipe.batch])
+            if x is not None:
+                difference = self.decode(x)[0] - x
+                squares += difference.square().flatten(1).mean(1).tolist()
+                errors += relative_norm(difference, x).tolist()
+        if not errors:
+            raise UnconvError("none of the held-out images could be used; give more images, or a larger held_out")
+        return {
+            "validation_loss": math.fsum(squares) / len(squares),
+            "validation_relative_error": math.fsum(errors) / len(errors),
+        }
+
     def save(self, file: Path) -> None:
         """Write the checkpoint whole or not at all."""
-        bytes_of = io.BytesIO()
-        torch.save(
-            {
-                "step": self.step,
-                "curve": self.curve,
-                "decoder": self.decoder.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "random": torch.get_rng_state(),  # nothing here draws from it, but an encoder of a user's own may
-            },
-            bytes_of,
-        )
+        content = {
+            "step": self.step,
+            "curve": self.curve,
+            "decoder": self.decoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),  # nothing here draws from it, but an encoder of a user's own may
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
         with replacing(file) as temporary:
-            temporary.write_bytes(bytes_of.getvalue())
+            temporary.write_bytes(buffer.getvalue())
 
     def resume(self, file: Path) -> None:
         """Go on from a checkpoint, if there is one."""
@@ -332,30 +268,6 @@ class _State:
             raise UnconvError(
                 f"{file} is no readable checkpoint ({type(error).__name__}); remove it to train from the start"
             ) from error
-
-
-@torch.no_grad()
-def _validate(state: _State, photographs: Photographs, held_out: Sequence[int], recipe: Recipe) -> dict[str, float]:
-    state.decoder.eval()
-    squares: list[float] = []
-    errors: list[float] = []
-    for start in range(0, len(held_out), recipe.batch):
-        x = photographs.batch(held_out[start : start + recipe.batch])
-        if x is not None:
-            codes = encode_chain(state.chain, x)
-            difference = state.decoder(codes[-1].values, codes, x.shape[2:]) - x
-            squares += difference.square().flatten(1).mean(1).tolist()
-            errors += relative_norm(difference, x).tolist()
-    if not errors:
-        raise UnconvError("none of the held-out images could be used; give more images, or a larger --held-out")
-    return {
-        "validation_loss": math.fsum(squares) / len(squares),
-        "validation_relative_error": math.fsum(errors) / len(errors),
-    }
-
-
-def _mean(losses: Sequence[Tensor]) -> float:
-    return torch.stack(list(losses)).mean().item() if losses else 0.0
 
 
 def _generator(*key: Any) -> torch.Generator:
