@@ -293,14 +293,14 @@ def layers(model: Model, image: Images | None = None, **options: Unpack[ModelOpt
 
     Args:
         model: As for ``invert``.
-        image: What the network is run on, as for ``invert``; a packaged photograph where ``None``.
+        image: What the network is run on, as for ``invert``; seeded noise where ``None``.
         **options: As for ``invert``.
 
     Returns:
         The layers, with their shapes; ``block`` says which are conv blocks.
     """
     opened, _ = _open(model, image, options)
-    return opened.network.layers(opened.example())
+    return opened.network.layers(opened.loaded.example() if image is None else opened.example())
 
 
 def sparsity(
@@ -326,9 +326,7 @@ def sparsity(
     return {"blocks": found, "skipped": skipped}
 
 
-def coherence(
-    model: Model, *, blocks: Sequence[str] | None = None, **options: Unpack[ModelOptions]
-) -> dict[str, Any]:
+def coherence(model: Model, *, blocks: Sequence[str] | None = None, **options: Unpack[ModelOptions]) -> dict[str, Any]:
     """Coherence of the filters of conv blocks, learned beside Gaussian (Table 4).
 
     Args:
@@ -343,7 +341,7 @@ def coherence(
 
     opened, _ = _open(model, None, options)
     seed = options.get("seed", 0)
-    chosen = opened.blocks(opened.example(), blocks)
+    chosen = opened.blocks(opened.loaded.example(), blocks)
     return {"blocks": [{"layer": block.name} | coherence_document(block, seed) for block in chosen]}
 
 
@@ -376,6 +374,9 @@ def rip(
 
     Returns:
         ``{"blocks": [{"layer", "k", "ratio": {"p01", "p50", "p99"}, "delta": {"lower", "upper"}, "delta_how"}]}``.
+
+    Raises:
+        UsageError: If an argument's value does not exist or is out of range.
     """
     from unconv.evaluate.theory import pooled_fraction, rip_document
 

@@ -62,9 +62,7 @@ def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: i
     return 2 * forward * (2 * REFERENCES + images) + 2 * work * per_product
 
 
-def plan_passes(
-    tasks: Sequence[Task], per_pass: Mapping[str, float], images: int, seconds: float
-) -> dict[str, int]:
+def plan_passes(tasks: Sequence[Task], per_pass: Mapping[str, float], images: int, seconds: float) -> dict[str, int]:
     """Deal seconds out: equal time for every layer, up to ``MOST_PASSES``; what is left over goes to the others."""
     runs = {layer: sum(t.layer == layer and t.method in IN_PASSES for t in tasks) for layer in per_pass}
     cost = {layer: per_pass[layer] * images * n for layer, n in runs.items() if n}

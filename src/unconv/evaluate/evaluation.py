@@ -274,7 +274,9 @@ class Evaluation:
 
     def latest(self, block: range, index: int) -> str | None:
         """Return the name of the furthest finished part of a task for a block of images."""
-        names = [Job(index, self.plan.tasks[index], t, None).part(block) for t in self.plan.targets(self.plan.tasks[index])]
+        names = [
+            Job(index, self.plan.tasks[index], t, None).part(block) for t in self.plan.targets(self.plan.tasks[index])
+        ]
         return next((name for name in reversed(names) if self.run.has(name)), None)
 
     def rows(self) -> Iterator[Row]:
@@ -342,4 +344,3 @@ def _message(part: Part, job: Job) -> str:
     errors = [row["relative_error"] for row in part.rows if row["relative_error"] is not None]
     best = f", relative error {min(errors):.3g} at best" if errors else ""
     return f"{job.task.layer} by {job.task.method}, {job.task.side_info}{best}"
-

@@ -31,9 +31,8 @@ class RayCluster:
         if self.started:
             local = address in {None, "", "local"}
             try:
-                ray.init(
-                    address="local" if local else address, log_to_driver=False, include_dashboard=False if local else None
-                )  # fmt: skip
+                more = {"include_dashboard": False} if local else {}
+                ray.init(address="local" if local else address, log_to_driver=False, **more)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 line = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UnconvError(f"there is no Ray cluster at {address!r} ({line})") from None

@@ -19,7 +19,6 @@ from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.network import TOO_LARGE, Captured, Network, is_out_of_memory
 from unconv.images import quality
 from unconv.inversion.chain import chain_to_image, decode_chain, follow
-from unconv.inversion.invert import invert_features
 from unconv.linalg import norms, relative_norm
 from unconv.measure.sparsity import k_from
 from unconv.sparsity import Code, Window
@@ -226,6 +225,8 @@ def _from_features(
     passes: int | None,
     initial: Tensor | None = None,
 ) -> _Solved:
+    from unconv.inversion.invert import invert_features
+
     decoder = network.linear.get(task.layer)
     function = network.function(task.layer, shape)
     if task.method == "linear" and decoder is None:

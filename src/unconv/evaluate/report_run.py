@@ -1,4 +1,4 @@
-"""The main job: layers of a network inverted and its conv blocks measured, within a budget, a page after every round."""
+"""The main job: layers inverted and conv blocks measured within a budget, with a page after every round."""
 
 from __future__ import annotations
 
@@ -286,4 +286,3 @@ class ReportRun:
         self.run.write_results(rows)
         with self.run.writing():
             return document, rows, self.write_page(document, rows)
-
