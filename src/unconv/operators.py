@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import grad as conv_grad
+
+from unconv.solvers.lanczos import bidiagonalise
+
+Boundary = Literal["full", "cropped"]
+"""Whether the adjoint keeps its whole output (``ConvOperator.full``) or what lies on the unpadded input."""
 
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONVOLVE_ADJOINT = {1: conv_grad.conv1d_input, 2: conv_grad.conv2d_input, 3: conv_grad.conv3d_input}
@@ -20,12 +25,12 @@ class LinearOperator(Protocol):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without batch dimensions."""
+        """Return the shape of one input, without batch dimensions."""
         ...
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of one output, without batch dimensions."""
+        """Return the shape of one output, without batch dimensions."""
         ...
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,19 +43,7 @@ class LinearOperator(Protocol):
 
 
 def per_axis(value: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
-    """Spell a hyper-parameter of a convolution or pooling out per spatial axis.
-
-    Args:
-        value: One number for all axes, or one per axis.
-        dims: Number of spatial axes.
-        name: What the number is, for the message.
-
-    Returns:
-        One number per axis.
-
-    Raises:
-        ValueError: If the number of entries is neither one nor ``dims``.
-    """
+    """Return a hyper-parameter of a convolution or pooling as one number per spatial axis; ``name`` is for errors."""
     values = (value,) * dims if isinstance(value, int) else tuple(int(v) for v in value)
     if len(values) == 1:
         values *= dims
@@ -208,14 +201,14 @@ class ConvOperator:
         return x if len(batch) == 1 else x.reshape(*batch, *self.input_shape)
 
     def norm(self, *, tolerance: float = 1e-6, max_steps: int = 300, seed: int = 0) -> float:
-        """Spectral norm ``max ||W x|| / ||x||`` by the Lanczos three-term recurrence on ``W^T W``.
+        """Spectral norm ``max ||W x|| / ||x||`` by Golub-Kahan-Lanczos bidiagonalisation.
 
-        The value approaches the norm from below. Copies of converged eigenvalues that the recurrence
-        grows without reorthogonalisation do not move the largest one (Paige 1972).
+        The value approaches the norm from below. Filters are scaled to a largest entry of 1 first, so the norm is as
+        exact for filters of 1e-25 as for those of 1.
 
         Args:
-            tolerance: Stop when the estimate of the squared norm moves by less than this, relatively,
-                over five steps.
+            tolerance: Stop when the estimate of the squared norm has moved by less than this, relatively, over the
+                last half of all steps.
             max_steps: Largest number of products with ``W^T W``.
             seed: Seed of the random start.
 
@@ -227,29 +220,24 @@ class ConvOperator:
         """
         if max_steps < 1 or not tolerance >= 0:
             raise ValueError(f"max_steps is {max_steps} and tolerance {tolerance}; expected at least 1 and at least 0")
+        scale = self.weight.abs().max().item()
+        if scale == 0:
+            return 0.0
+        unit = self.with_weight((self.weight.double() / scale).to(self.weight))
         generator = torch.Generator().manual_seed(seed)
-        v = torch.randn(1, *self.input_shape, generator=generator, dtype=torch.float64).to(self.weight)
-        v /= v.norm()
-        previous, beta = torch.zeros_like(v), 0.0
-        alphas: list[float] = []
-        betas: list[float] = []
-        largest = 0.0
-        steps = min(max_steps, math.prod(self.input_shape))
-        for step in range(1, steps + 1):
-            w = self.adjoint(self.forward(v)) - beta * previous
-            alphas.append(torch.sum(v * w).item())
-            w -= alphas[-1] * v
-            beta = w.norm().item()
-            exhausted = beta <= 4 * torch.finfo(self.dtype).eps * max(map(abs, alphas))
-            if step % 5 == 0 or step == steps or exhausted:
-                estimate = _largest_eigenvalue(alphas, betas)
-                settled = estimate - largest <= tolerance * estimate
-                largest = max(largest, estimate)
-                if settled or exhausted:
+        start = torch.randn(1, *self.input_shape, generator=generator, dtype=torch.float64)
+        start = (start / start.norm()).to(self.weight)
+        estimates: list[float] = []
+        steps = bidiagonalise(unit.forward, unit.adjoint, start, max_steps=max_steps)
+        for step, bidiagonal in enumerate(steps, start=1):
+            if step % 5 == 0 or step == max_steps or bidiagonal.exhausted:
+                estimate = torch.linalg.matrix_norm(bidiagonal.matrix(), 2).item() ** 2
+                estimates.append(estimate)
+                # it can rest at the second largest for a while, so a rest counts that is as long as the way to it
+                rest = len(estimates) // 2
+                if len(estimates) > 2 and estimate - estimates[-1 - rest] <= tolerance * estimate:
                     break
-            betas.append(beta)
-            previous, v = v, w / beta
-        return math.sqrt(largest)
+        return scale * math.sqrt(max(estimates))
 
     def to_dense(self) -> Tensor:
         """The matrix ``W`` itself, for tests and small problems.
@@ -301,8 +289,11 @@ class ConvOperator:
         Returns:
             The new operator.
         """
-        norms = self.weight.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.dtype).tiny)
-        return self.with_weight(self.weight / norms.reshape(-1, *[1] * (self.weight.ndim - 1)))
+        # divided by its largest entry first, and in float64: squares of small entries vanish
+        flat = self.weight.double().flatten(1)
+        flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        unit = flat / flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        return self.with_weight(unit.reshape(self.weight.shape).to(self.weight))
 
     def gaussian(self, seed: int) -> ConvOperator:
         """The operator with i.i.d. Gaussian filters of expected unit norm, variance ``1 / (M l^d / groups)``.
@@ -328,15 +319,7 @@ class ConvOperator:
 
 
 def gaussian_like(weight: Tensor, seed: int) -> Tensor:
-    """Gaussian filters of the shape of ``weight``, each of expected unit norm (Theorem 3.1's scale).
-
-    Args:
-        weight: Filters. Shape ``(K, M // groups, *kernel)``.
-        seed: Seed of the draw, made on the CPU in float64.
-
-    Returns:
-        Filters of the same shape, dtype and device.
-    """
+    """Return Gaussian filters of expected unit norm (Theorem 3.1's scale), of the shape, dtype and device of others."""
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     return (draw / math.sqrt(weight[0].numel())).to(weight)
@@ -358,12 +341,6 @@ def adjoint_gap(operator: LinearOperator, x: Tensor, z: Tensor) -> float:
     right = (x * a).flatten(1).sum(1)
     scale = h.flatten(1).norm(dim=1) * z.flatten(1).norm(dim=1) + x.flatten(1).norm(dim=1) * a.flatten(1).norm(dim=1)
     return ((left - right).abs() / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max().item()
-
-
-def _largest_eigenvalue(diagonal: list[float], off_diagonal: list[float]) -> float:
-    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    off = torch.tensor(off_diagonal, dtype=torch.float64)
-    return torch.linalg.eigvalsh(matrix + torch.diag(off, 1) + torch.diag(off, -1))[-1].item()
 
 
 def _batch_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unconv.operators import ConvOperator, LinearOperator
 from unconv.solvers.cgls import cgls
+from unconv.solvers.lanczos import bidiagonalise
 from unconv.sparsity import AveragePool, Code
 
 DENSE_ENTRIES = 2**24  # of a matrix that is decomposed whole
@@ -296,41 +297,26 @@ def _iterate(
     tall = rows.equations >= rows.unknowns
     there, back = (rows.forward, rows.adjoint) if tall else (rows.adjoint, rows.forward)
     short = min(rows.equations, rows.unknowns)
-    eps, tiny = torch.finfo(rows.dtype).eps, torch.finfo(rows.dtype).tiny
+    eps = torch.finfo(rows.dtype).eps
     limit = min(steps, short, max(2, BASIS_ENTRIES // short))
     basis = torch.empty(limit, short, dtype=rows.dtype, device=rows.device)
-    basis[0] = rows.random(short, generator)
-    u = there(basis[:1])
-    alphas, betas = [u.norm().item()], []
-    u = u / max(alphas[0], tiny)
-    while True:
-        size = len(alphas)
-        v = back(u) - alphas[-1] * basis[size - 1]
-        for _ in range(2):
-            v = v - (v @ basis[:size].T) @ basis[:size]
-        beta = v.norm().item()
-        done = size >= limit or beta <= 8 * eps * max(alphas)
+    start = rows.random(short, generator)
+    size, sigma, residual, values, right = 0, 0.0, 0.0, basis.new_zeros(1), basis.new_zeros(1, 1)
+    for size, bidiagonal in enumerate(bidiagonalise(there, back, start, max_steps=limit, basis=basis), start=1):
+        done = size == limit or bidiagonal.exhausted
         if done or size % TEST_EVERY == 0:
-            bidiagonal = torch.diag(torch.tensor(alphas, dtype=torch.float64))
-            if betas:
-                bidiagonal += torch.diag(torch.tensor(betas, dtype=torch.float64), 1)
-            left, values, right = torch.linalg.svd(bidiagonal)
-            sigma, residual = values[-1].item(), beta * abs(left[-1, -1].item())
+            left, values, right = torch.linalg.svd(bidiagonal.matrix())
+            sigma, residual = values[-1].item(), bidiagonal.next_beta * abs(left[-1, -1].item())
             if done or residual <= tolerance * sigma:
                 break
-        basis[size] = v / beta
-        betas.append(beta)
-        u = there(basis[size : size + 1]) - beta * u
-        alphas.append(u.norm().item())
-        u = u / max(alphas[-1], tiny)
     # it may stop at any test, so the i-th takes a share of 6 / (pi i)^2 of the chance, which add up to 1 (union bound)
-    chance = FAILURE * 6 / (math.pi * (len(alphas) // TEST_EVERY + 1)) ** 2
-    missed = (math.log(1.648 * math.sqrt(short) / chance) / (2 * len(alphas) - 1)) ** 2
+    chance = FAILURE * 6 / (math.pi * (size // TEST_EVERY + 1)) ** 2
+    missed = (math.log(1.648 * math.sqrt(short) / chance) / (2 * size - 1)) ** 2
     top = values[0].item()
     # on top^2 / (1 - missed) I - A^T A, which is semidefinite if the largest singular value was not missed either
     square = sigma**2 - missed / max(1 - missed, eps) * top**2
     slack = 16 * eps * top
-    least = right[-1].to(basis) @ basis[: len(alphas)]
+    least = right[-1].to(basis) @ basis[:size]
     found = StabilityCertificate(
         sigma=sigma,
         interval=(max(sigma - residual - slack, 0.0), sigma + slack),
@@ -342,6 +328,6 @@ def _iterate(
         gain=None,
         equations=rows.equations,
         unknowns=rows.unknowns,
-        steps=len(alphas),
+        steps=size,
     )
     return found, least / least.norm()

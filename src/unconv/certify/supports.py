@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from unconv.errors import UnconvError, UsageError
-from unconv.operators import ConvOperator
+from unconv.operators import Boundary, ConvOperator
 from unconv.sparsity import Pooled, Window
 
 Region = int | tuple[int, ...] | Window | Literal["map"]
-Boundary = Literal["full", "cropped"]
 
 
 @dataclass(frozen=True)

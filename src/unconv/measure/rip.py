@@ -14,11 +14,10 @@ from torch import Tensor
 
 from unconv.linalg import norms
 from unconv.measure.coherence import correlation_table
-from unconv.operators import ConvOperator
+from unconv.operators import Boundary, ConvOperator
 from unconv.sparsity import Pooled, Window
 
 Values = Literal["uniform", "gaussian", "sign"]
-Boundary = Literal["full", "cropped"]
 Method = Literal["auto", "dense", "gram"]
 
 BATCH_BYTES = 2**27  # of the largest buffers of one batch

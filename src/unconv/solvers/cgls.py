@@ -66,10 +66,12 @@ def cgls(
     for _ in range(max_steps):
         if converged.all():
             break
+        # x += alpha p,  r -= alpha A p  with  alpha = ||A^T r||^2 / ||A p||^2
         image = system.forward(direction)
         length = torch.where(converged, 0.0, slope**2 / norms(image).square().clamp_min(tiny(slope)))
         x = x + column(length, x) * direction
         residual = residual - column(length, residual) * image
+        # p = A^T r + beta p  with  beta = ||A^T r||^2 / ||A^T r_old||^2
         gradient = system.adjoint(residual)
         new_slope = norms(gradient)
         history.append(norms(residual) / size.clamp_min(tiny(size)))

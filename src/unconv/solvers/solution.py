@@ -1,4 +1,4 @@
-"""What every solver returns."""
+"""What every solver returns, and what its statuses mean."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from unconv import html_repr
 
 T = TypeVar("T")
 Status = Literal["converged", "max_steps", "stalled", "constant"]
+STATUS_MEANING: dict[Status, str] = {
+    "converged": "the stopping rule was met",
+    "max_steps": "steps or passes ran out before the stopping rule was met; allow more",
+    "stalled": "no further step lowers the objective, so more steps would not help",
+    "constant": "the target is zero or one number everywhere and says nothing; the value is the start",
+}
 
 
 @dataclass(frozen=True)
@@ -42,21 +48,22 @@ class Solution(Generic[T]):
         """Relative residual of each input's best iterate, the start not counted. Shape ``(N,)``."""
         return self.history[1:].amin(0) if self.steps else self.history[0]
 
-    def __repr__(self) -> str:
+    def _ended(self) -> str:
         counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}
-        ended = ", ".join(f"{n} {s}" for s, n in counts.items())
-        return f"Solution({ended}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"
+        return ", ".join(f"{n} {s}" for s, n in counts.items())
+
+    def __repr__(self) -> str:
+        return f"Solution({self._ended()}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"
 
     def _repr_html_(self) -> str:
-        counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}
         rows: dict[str, object] = {
-            "ended": ", ".join(f"{n} {s}" for s, n in counts.items()),
+            "ended": self._ended(),
             "steps": self.steps,
             "residual, smallest to largest": f"{self.residual.min().item():.3g} to {self.residual.max().item():.3g}",
         }
-        shown = ""
+        picture = ""
         if isinstance(self.value, Tensor):
             rows["value"] = tuple(self.value.shape)
             if html_repr.is_picture(self.value):
-                shown = html_repr.mosaic(self.value, "The value, each input scaled to its own range")
-        return html_repr.table(rows) + shown
+                picture = html_repr.mosaic(self.value, "The value, each input scaled to its own range")
+        return html_repr.table(rows) + picture
