@@ -425,7 +425,7 @@ def test_a_block_that_is_changed_from_outside_is_refused_or_right(where):
         torch.testing.assert_close(encoded(model, blocks, "0", x), capture(model, ["1"], x)["1"])
         return
     assert blocks.names == ("4",)
-    reason = r"differ from the network's own output, by [\d.]+ times its largest value; a hook or a replaced forward"
+    reason = r"differ from the network's own output by [\d.]+ times its largest value; a hook or a replaced forward"
     assert re.search(reason, reasons(blocks)["0"])
     assert blocks.names == find_conv_blocks(model, torch.zeros(1, 3, 8, 8)).names
 
@@ -435,6 +435,14 @@ def test_the_difference_that_a_refusal_names():
     conv.register_forward_hook(lambda module, args, y: y * 4)
     blocks = find_conv_blocks(nn.Sequential(conv, nn.Conv2d(4, 4, 1)), torch.rand(1, 3, 8, 8))
     assert "by 0.75 times its largest value" in reasons(blocks)["0"]
+
+
+def test_a_chain_that_is_changed_behind_its_back_is_no_chain():
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    model[0].register_forward_hook(lambda module, args, y: y.data.neg_().numel() and None)
+    first, second, third = find_conv_blocks(model, torch.rand(1, 3, 8, 8))
+    assert [first.source, second.source, third.source] == [IMAGE, None, "1"]
+    assert not second.nonnegative_input
 
 
 def test_filters_that_depend_on_the_image_are_refused():

@@ -228,6 +228,9 @@ def test_compiled_networks_are_refused():
         trace(torch.jit.trace(net, torch.randn(1, 3, 5, 5)), torch.randn(1, 3, 5, 5))
     with pytest.raises(UnconvError, match="1 is compiled"):
         trace(nn.Sequential(net, torch.compile(net)), torch.randn(1, 3, 5, 5))
+    net.compile()
+    with pytest.raises(UnconvError, match="the network is compiled"):
+        trace(net, torch.randn(1, 3, 5, 5))
 
 
 def test_leaves_are_torch_modules_but_not_its_containers():

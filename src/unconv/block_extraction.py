@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -112,11 +113,9 @@ def find_conv_blocks(model: nn.Module, x: Tensor) -> ConvBlocks:
         raise UnconvError("the network has no convolution; it needs an nn.Conv1d, nn.Conv2d or nn.Conv3d")
     if not cuts and graph.stopped:
         raise UnconvError(f"the network cannot take an input of shape {tuple(x.shape)}: {graph.stopped}")
-    wrong = _differences(model, image, graph, cuts) if cuts and image.device.type != "meta" else {}
-    for name, difference in wrong.items():
-        skipped.setdefault(name, f"its parts as read differ from the network's own output, {difference}")
-    blocks = [cut.block for cut in cuts if cut.block.name not in wrong]
-    blocks = [replace(block, source=None) if block.source in wrong else block for block in blocks]
+    blocks = [cut.block for cut in cuts]
+    if cuts and image.device.type != "meta":
+        blocks = _checked(model, image, graph, cuts, skipped)
     left_out = tuple(Skipped(module, reason) for module, reason in skipped.items())
     return ConvBlocks(tuple(blocks), left_out, graph.path, graph.reads_values)
 
@@ -161,34 +160,50 @@ def _cut_all(graph: Graph, skipped: dict[str, str]) -> list[_Cut]:
     return cuts
 
 
-def _differences(model: nn.Module, image: Tensor, graph: Graph, cuts: Sequence[_Cut]) -> dict[str, str]:
-    """Return how much blocks differ from the network's own output on the image, for those where that is too much."""
+def _checked(
+    model: nn.Module, image: Tensor, graph: Graph, cuts: Sequence[_Cut], skipped: dict[str, str]
+) -> list[ConvBlock]:
+    """Return the blocks that compute what the network does; the others go to ``skipped`` with the difference."""
     keep = {cut.start for cut in cuts} | {cut.end for cut in cuts}
     # another image shows filters that depend on the first one, and factors that a constant one hides
-    kept = trace(model, another_image(image), keep)
+    probe = another_image(image)
+    kept = trace(model, probe, keep)
     if kept.path != graph.path:
-        kept = trace(model, image, keep)
-    if kept.path != graph.path:
-        return {cut.block.name: "which takes another path every time" for cut in cuts}
-    wrong: dict[str, str] = {}
+        probe, kept = image, trace(model, image, keep)
+    outputs, blocks = {IMAGE: probe}, []
     for cut in cuts:
+        block = cut.block
+        if kept.path != graph.path:
+            skipped.setdefault(block.name, "the network takes another path in every forward pass")
+            continue
         x, expected = kept.values[cut.start][0], kept.values[cut.end][1]
         try:
             with torch.no_grad():
-                values = cut.block.encode(x.to(cut.block.operator.weight)).values
+                difference = _difference(block.encode(x.to(block.operator.weight)).values, expected)
         except Exception as error:
-            wrong[cut.block.name] = f"and fail on its input: {first_line(error)}"
+            skipped.setdefault(block.name, f"its parts as read fail on its input: {first_line(error)}")
             continue
-        if values.shape != expected.shape:
-            wrong[cut.block.name] = f"in shape {tuple(values.shape[1:])} where it has {tuple(expected.shape[1:])}"
-        elif expected.isfinite().all():
-            # max |block - network| / max |network|
-            largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-            difference = float((values - expected.to(values)).abs().max() / largest.to(values))
-            if not difference <= max(TOLERANCE, 4 * torch.finfo(expected.dtype).eps):
-                cause = "a hook or a replaced forward changes what they compute"
-                wrong[cut.block.name] = f"by {difference:.2g} times its largest value; {cause}"
-    return wrong
+        if difference <= max(TOLERANCE, 4 * torch.finfo(expected.dtype).eps):
+            outputs[block.name] = expected
+            linked = block.source in outputs and _difference(outputs[block.source], x) <= TOLERANCE
+            nonnegative = block.nonnegative_input and not bool((x < 0).any())
+            blocks.append(replace(block, source=block.source if linked else None, nonnegative_input=nonnegative))
+        else:
+            reason = (
+                f"its parts as read differ from the network's own output by {difference:.2g} times its largest value"
+            )
+            skipped.setdefault(block.name, f"{reason}; a hook or a replaced forward changes what they compute")
+    return blocks
+
+
+def _difference(values: Tensor, expected: Tensor) -> float:
+    """Return max |values - expected| / max |expected|; zero where the expected values overflow."""
+    if values.shape != expected.shape:
+        return math.inf
+    if not expected.isfinite().all():
+        return 0.0
+    largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    return float((values - expected.to(values)).abs().max() / largest.to(values))
 
 
 def _behind_patches(model: nn.Module, blocks: Sequence[ConvBlock], skipped: Collection[str]) -> str:

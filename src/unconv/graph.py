@@ -25,8 +25,24 @@ from unconv.errors import UnconvError
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, DataParallel, DistributedDataParallel)
 COPIES = {"clone", "contiguous", "detach"}
-# functions that turn a tensor into a Python value, with which a forward pass can choose its way
-VALUE_READERS = {"allclose", "bool", "equal", "float", "index", "int", "is_nonzero", "item", "numpy", "tolist"}
+# functions that turn values into Python values or sizes, with which a forward pass can choose its way
+VALUE_READERS = {
+    *(
+        "allclose",
+        "array",
+        "bool",
+        "contains",
+        "equal",
+        "float",
+        "index",
+        "int",
+        "is_nonzero",
+        "item",
+        "numpy",
+        "tolist",
+    ),
+    *("masked_select", "nonzero", "unique"),
+}
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,8 @@ def record(model: nn.Module, example: Tensor, keep: Container[int] = ()) -> Grap
 def check_visible(model: nn.Module) -> None:
     """Raise UnconvError if a module is compiled, so that nothing can be seen of it."""
     for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
+        compiled = "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None)
+        if compiled or isinstance(module, torch.jit.ScriptModule):
             raise UnconvError(f"{path or 'the network'} is compiled; give the nn.Module that it was made from")
 
 
