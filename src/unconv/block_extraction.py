@@ -148,9 +148,7 @@ def _cut_all(graph: Graph, skipped: dict[str, str]) -> list[_Cut]:
                 skipped.setdefault(node.path, "called several times; the conv block is the first call")
             else:
                 block, end, stopper = _cut(graph, node, conv)
-                first = next(n for n in graph.nodes if n.path == end.path and n.operation is end.operation)
-                output = end.path if not isinstance(end.operation, str) and first is end else None
-                block = replace(block, source=sources.get(node.inputs[0]), output=output)
+                block = replace(block, source=sources.get(node.inputs[0]), output=graph.modules.get(end.index) or None)
                 cuts.append(_Cut(block, node.index, end.index))
                 sources[end.index] = block.name
                 if stopper:

@@ -63,7 +63,8 @@ class ConvBlock:
         nonnegative_input: Whether what it reads comes out of an activation without negative values (or a
             pooling or concatenation of such).
         batch_norm: Path of the batch norm that was folded, or ``None``.
-        output: Path of the module whose output the end of the block is, or ``None`` where that is a function.
+        output: Path of the innermost module whose output is the block's; ``None`` where there is none, as behind a
+            function in the middle of a module.
     """
 
     name: str

@@ -73,6 +73,8 @@ class Graph:
     nodes: tuple[Node, ...]
     stopped: str | None = None  # why the forward pass ended before the output, in one line
     reads_values: tuple[str, ...] = ()  # modules that turn tensors into Python values, which may decide what runs
+    # by a node's index: the innermost module whose output, at its first call, is what the node gave
+    modules: dict[int, str] = field(default_factory=dict)
     # what kept nodes read and gave, by index: copies of their first tensors
     values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -133,16 +135,21 @@ def evaluating(model: nn.Module, *, gradients: bool = False, freeze: bool = True
     derivatives), and modules that are not initialised refuse to run.
     """
     # all of them, not only the training flag: a forward pass may leave activations on its modules
-    saved = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
-    buffers = [(b, b._version, b.clone()) for b in model.buffers() if not is_lazy(b) and not b.is_inference()]
-    flags = [(p, p.requires_grad) for p in model.parameters() if freeze and not is_lazy(p) and not p.is_inference()]
+    modules = list(model.named_modules())
+    saved = [(module, dict(vars(module)), dict(module._buffers)) for _, module in modules]
+    # torch's own modules change no buffer in evaluation mode
+    own = [b for _, module in modules if not is_leaf(module) for b in module._buffers.values() if b is not None]
+    buffers = [(b, b._version, b.clone()) for b in own if not is_lazy(b) and not b.is_inference()]
+    parameters = list(model.parameters()) if freeze else []
+    flags = [(p, p.requires_grad) for p in parameters if not is_lazy(p) and not p.is_inference()]
     with ExitStack() as hooks:
-        for path, module in model.named_modules():
-            if any(is_lazy(p) for p in module.parameters(recurse=False)):
+        for path, module in modules:
+            if any(is_lazy(p) for p in module._parameters.values()):
                 # such a module has a hook of its own that would initialise it: stay ahead of that
                 hooks.callback(module.register_forward_pre_hook(partial(_refuse_lazy, path), prepend=True).remove)
         try:
-            model.eval()
+            if any(module.training for _, module in modules):
+                model.eval()
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
             with torch.inference_mode(False), torch.set_grad_enabled(gradients), _without_checkpoints():
@@ -245,7 +252,9 @@ class _Recorder(TorchFunctionMode):
         self.value_readers: dict[str, None] = {}
         self.makers = WeakIdKeyDictionary()
         self.makers[image] = (0, _version(image))
+        self.modules: dict[int, str] = {}
         self.running: list[tuple[str, _Call | None]] = []
+        self.left: set[str] = set()
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
@@ -271,6 +280,9 @@ class _Recorder(TorchFunctionMode):
             if self.running and self.running[-1][0] == path:
                 if call := self.running[-1][1]:
                     self.end(call, output)
+                if path not in self.left and isinstance(output, Tensor) and output in self.makers:
+                    self.modules.setdefault(self.makers[output][0], path)
+                self.left.add(path)
                 self.running.pop()
 
         yield module.register_forward_pre_hook(enter, with_kwargs=True)
@@ -331,7 +343,7 @@ class _Recorder(TorchFunctionMode):
                     live.add(index)
                     users[index].insert(0, node.index)
         read = tuple(replace(node, users=tuple(users[node.index])) for node in nodes)
-        return Graph(read, stopped, tuple(self.value_readers), self.values)
+        return Graph(read, stopped, tuple(self.value_readers), self.modules, self.values)
 
 
 def _version(tensor: Tensor) -> int:

@@ -58,8 +58,7 @@ class Layers:
         skipped: Modules whose output is no layer, and why.
         random: Layers that differ between two forward passes of the same image, the first one first.
         path: What ``execution_path`` gives for the image that they were found with.
-        branches: Modules in which the image's values may decide what runs; where there are none, every image takes
-            the same path.
+        branches: Modules in which values may decide what runs; without any, every image takes the same path.
     """
 
     layers: tuple[Layer, ...]
@@ -75,10 +74,10 @@ class Layers:
         return len(self.layers)
 
     def _repr_html_(self) -> str:
-        header = ("layer", "kind", "input", "features", "conv block")
         rows = [(la.name, la.kind, la.input_shape, la.shape, "yes" if la.block else "") for la in self.layers]
         skipped = html_repr.grid(("left out", "why"), [(s.module, s.reason) for s in self.skipped])
-        return html_repr.grid(header, rows) + (skipped if self.skipped else "")
+        table = html_repr.grid(("layer", "kind", "input", "features", "conv block"), rows)
+        return table + skipped if self.skipped else table
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,17 +85,7 @@ class Layers:
         return tuple(layer.name for layer in self.layers)
 
     def get(self, name: str) -> Layer:
-        """The layer of a name.
-
-        Args:
-            name: As in ``Layer.name``.
-
-        Returns:
-            The layer.
-
-        Raises:
-            UsageError: If there is none. The message says why the module of that name is none, or lists near names.
-        """
+        """Return the layer of a name; UsageError says why the module of that name is none, or lists near names."""
         for layer in self.layers:
             if layer.name == name:
                 return layer
@@ -108,11 +97,7 @@ class Layers:
         raise UsageError(f"there is no layer {name!r}; use one such as {', '.join(near)}")
 
     def ends(self) -> tuple[str, ...]:
-        """Names of 6 to 8 layers spread over the depth: the stem and the ends of the top-level blocks.
-
-        Returns:
-            The names in the order of execution; fewer where the network has fewer layers.
-        """
+        """Return 6 to 8 names spread over the depth: the stem and the ends of the top-level blocks."""
         chosen = [layer for layer in _top_level(self) if layer.kind not in HANDED_ON] or list(self.layers)
         if len(chosen) > ENDS:
             # the last layer at each resolution, and more in between where these are few
@@ -178,10 +163,7 @@ def list_layers(model: nn.Module, x: Tensor) -> Layers:
 
 
 def execution_path(model: nn.Module, x: Tensor) -> str:
-    """Return the way that an image takes through a network: equal to ``Layers.path`` where the same modules run.
-
-    One forward pass. ``x`` is one image with its batch axis. Not needed where ``Layers.branches`` is empty.
-    """
+    """Return the way that one image ``(1, *input)`` takes: ``Layers.path`` where the same modules run."""
     return trace(model, x).path
 
 
@@ -215,7 +197,7 @@ def capture_inputs(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[st
     """What modules read on a batch, in the manner of ``capture``: the true inputs of conv blocks.
 
     Args:
-        model: The network; run in evaluation mode without gradients, and left as it was.
+        model: The network.
         names: Paths of modules.
         x: The batch. Shape ``(N, *input)``.
 
@@ -224,8 +206,7 @@ def capture_inputs(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[st
         another axis (frames, patches) is folded into the batch.
 
     Raises:
-        UsageError: If the network has no such module.
-        UnconvError: If the forward pass fails or ends before all were reached, or an input is not finite.
+        UnconvError: As for ``capture``.
     """
     inputs = _capture(model, names, x, inputs=True)
     return {name: _check_finite(f"the input of {name}", y, len(x)) for name, y in inputs.items()}
@@ -263,9 +244,10 @@ def _capture(model: nn.Module, names: Iterable[str], x: Tensor, *, inputs: bool)
                 hooks.callback(modules[path].register_forward_hook(behind).remove)
         try:
             model(image.clone())
-        except (_Enough, UsageError) as error:
-            if isinstance(error, UsageError):
-                raise
+        except UsageError:
+            raise
+        except _Enough:
+            pass
         except Exception as error:
             message = f"the network cannot take an input of shape {tuple(x.shape)}: {first_line(error)}"
             raise UnconvError(message) from error
