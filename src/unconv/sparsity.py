@@ -14,10 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unconv import html_repr
+from unconv.linalg import column
 from unconv.operators import per_axis
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 Switches = Literal["known", "fixed"]
+CodeKind = Literal["network", "paper"]
+"""What a block computes (signed pooling behind its activation), or ``M_known(W x, k)`` with unit filters (Table 3)."""
 LONG, SAMPLE = 50_000, 4096  # entries from which a sample pays, and its size
 
 
@@ -81,23 +84,11 @@ class Window:
 
     @property
     def overlapping(self) -> bool:
-        """Whether one place can lie in two regions."""
+        """Return whether one place can lie in two regions."""
         return any(d * (k - 1) >= s for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True))
 
     def max_pool(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Largest entry of each region, and where it stands. Ties go to the first place in row-major order.
-
-        Args:
-            h: Activations. Shape ``(N, K, *spatial)``.
-
-        Returns:
-            Values and switches, each of shape ``(N, K, *pooled)``; a switch is the flat index into the
-            channel's map.
-
-        Raises:
-            ValueError: If the map is smaller than a region.
-            RuntimeError: If torch cannot pool it for another reason.
-        """
+        """Return the largest entry of each region, and its flat index in the channel's map (ties: the first place)."""
         spatial = tuple(h.shape[2:])
         if self.kernel == spatial and not any(self.padding) and set(self.dilation) == {1}:
             # argmax names the first of equal entries, max_pool does so only within a window's own order
@@ -114,28 +105,11 @@ class Window:
             raise
 
     def pooled_shape(self, spatial: Sequence[int]) -> tuple[int, ...]:
-        """Number of regions along each axis.
-
-        Args:
-            spatial: Size of the map.
-
-        Returns:
-            One number per axis.
-        """
+        """Return the number of regions along each axis of a map."""
         return tuple(len(starts) for starts in self.starts(spatial))
 
     def starts(self, spatial: Sequence[int]) -> list[list[int]]:
-        """First place of each region along each axis, before clipping to the map (so negative in the padding).
-
-        Args:
-            spatial: Size of the map.
-
-        Returns:
-            One list per axis.
-
-        Raises:
-            ValueError: If the map is smaller than one region.
-        """
+        """Return the first place of each region along each axis, before clipping to the map (negative in padding)."""
         result = []
         for n, k, s, p, d in zip(spatial, self.kernel, self.stride, self.padding, self.dilation, strict=True):
             room = n + 2 * p - d * (k - 1) - 1
@@ -148,15 +122,7 @@ class Window:
         return result
 
     def corners(self, spatial: Sequence[int], device: torch.device | None = None) -> Tensor:
-        """Flat index of the first place of each region that lies inside the map (``M_fixed``'s switches).
-
-        Args:
-            spatial: Size of the map.
-            device: Where the tensor goes.
-
-        Returns:
-            Shape ``pooled``, int64.
-        """
+        """Return the flat index of each region's first place inside the map (``M_fixed``'s switches), int64."""
         index = torch.zeros((), dtype=torch.int64, device=device)
         for n, starts, d in zip(spatial, self.starts(spatial), self.dilation, strict=True):
             first = torch.tensor([s if s >= 0 else s + d * math.ceil(-s / d) for s in starts], device=device)
@@ -164,15 +130,7 @@ class Window:
         return index
 
     def contains(self, switches: Tensor, spatial: Sequence[int]) -> Tensor:
-        """Whether each switch lies in its own region.
-
-        Args:
-            switches: Flat indices. Shape ``(N, K, *pooled)``.
-            spatial: Size of the map.
-
-        Returns:
-            Shape ``(N, K, *pooled)``, bool.
-        """
+        """Return whether each switch, shape ``(N, K, *pooled)``, lies in its own region; bool, of the same shape."""
         inside = (switches >= 0) & (switches < math.prod(spatial))
         rest = switches
         for axis in reversed(range(len(spatial))):
@@ -184,6 +142,24 @@ class Window:
             inside &= (step >= 0) & (step <= self.dilation[axis] * (self.kernel[axis] - 1))
             inside &= step % self.dilation[axis] == 0
         return inside
+
+    def places(self, spatial: Sequence[int], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Return the flat place of every tap in every region, and whether it is on the map. Shapes (taps, regions)."""
+        dims = len(spatial)
+        index, inside = torch.zeros((), dtype=torch.int64), torch.ones((), dtype=torch.bool)
+        for axis, (n, starts) in enumerate(zip(spatial, self.starts(spatial), strict=True)):
+            taps = self.dilation[axis] * torch.arange(self.kernel[axis])
+            # kernel axes first, then region axes, so that all broadcast to (*kernel, *regions)
+            shape = [1] * (2 * dims)
+            shape[axis], shape[dims + axis] = self.kernel[axis], len(starts)
+            place = (taps[:, None] + torch.tensor(starts)).reshape(shape)
+            index, inside = index * n + place, inside & (place >= 0) & (place < n)
+        index, inside = index.to(device), inside.to(device)
+        return index.flatten(0, dims - 1).flatten(1), inside.flatten(0, dims - 1).flatten(1)
+
+
+Region = int | tuple[int, ...] | Window | Literal["map"]
+"""A pooling region: its size, a ``Window``, or ``"map"`` for one region per channel, as in the theory."""
 
 
 @dataclass(frozen=True)
@@ -199,18 +175,7 @@ class AveragePool:
     count_include_pad: bool = True
 
     def forward(self, h: Tensor) -> Tensor:
-        """Mean of each region.
-
-        Args:
-            h: Activations. Shape ``(N, K, *spatial)``.
-
-        Returns:
-            Shape ``(N, K, *pooled)``.
-
-        Raises:
-            ValueError: If the map is smaller than a region.
-            RuntimeError: If torch cannot pool it for another reason.
-        """
+        """Return the mean of each region. Shape ``(N, K, *spatial)`` to ``(N, K, *pooled)``."""
         w = self.window
         pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[h.ndim - 2]
         try:
@@ -220,15 +185,7 @@ class AveragePool:
             raise
 
     def adjoint(self, pooled: Tensor, spatial: Sequence[int]) -> Tensor:
-        """The transpose of ``forward``: each region's value spread over its places with the mean's weights.
-
-        Args:
-            pooled: One value per region. Shape ``(N, K, *pooled)``.
-            spatial: Size of the map.
-
-        Returns:
-            Shape ``(N, K, *spatial)``.
-        """
+        """Return the transpose of ``forward``: each value spread over its region with the mean's weights."""
         zero = torch.zeros((*pooled.shape[:2], *spatial), dtype=pooled.dtype, device=pooled.device)
         return torch.func.vjp(self.forward, zero)[1](pooled)[0]
 
@@ -268,8 +225,8 @@ class Code:
         if self.values.ndim != 4 or self.values.numel() == 0:
             return html_repr.table(rows)
         maps = self.values[0, : html_repr.TILES].unsqueeze(1)
-        said = f"First {len(maps)} channels of the first input, each scaled to its own range"
-        return html_repr.table(rows) + html_repr.mosaic(maps, said)
+        caption = f"First {len(maps)} channels of the first input, each scaled to its own range"
+        return html_repr.table(rows) + html_repr.mosaic(maps, caption)
 
     def dense(self) -> Tensor:
         """Unpool: every value at the place that its switch names, zero elsewhere.
@@ -336,12 +293,26 @@ class Code:
             return replace(self, switches=corners.expand(self.values.shape).contiguous())
         raise ValueError(f"switches {switches!r} are not known; use 'known', 'fixed' or a tensor of flat indices")
 
+    def with_values(self, z: Tensor) -> Code:
+        """Return the code at the same places whose dense form is ``z``, which is zero off this code's support."""
+        if self.switches is None:
+            return replace(self, values=z)
+        return replace(self, values=z.flatten(2).gather(2, self.switches.flatten(2)).reshape(self.values.shape))
+
+    def where(self, mask: Tensor, other: Code) -> Code:
+        """Return this code for the inputs of a mask, shape ``(N,)``, and another of the same shapes for the rest."""
+        chosen = column(mask, self.values)
+        values = torch.where(chosen, self.values, other.values)
+        if self.switches is None or other.switches is None:
+            return replace(self, values=values)
+        return replace(self, values=values, switches=torch.where(chosen, self.switches, other.switches))
+
 
 class SparsityModel(Protocol):
     """A union of subspaces, given by the projection onto it."""
 
     def project(self, h: Tensor) -> Code:
-        """Nearest (or structured nearest) point. Shape ``(N, K, *spatial)`` to a code of that shape."""
+        """Return the nearest (or structured nearest) point. Shape ``(N, K, *spatial)`` to a code of that shape."""
         ...
 
 
@@ -398,19 +369,12 @@ class Pooled:
         tensor([[[ 0.,  0., -4.,  0.]]])
     """
 
-    region: int | tuple[int, ...] | Window | Literal["map"]
+    region: Region
     k: int | None = None
     signed: bool = False
 
     def window(self, spatial: Sequence[int]) -> Window:
-        """The regions on maps of one size.
-
-        Args:
-            spatial: Size of the map.
-
-        Returns:
-            The window.
-        """
+        """Return the regions on maps of one size."""
         if isinstance(self.region, Window):
             return self.region
         return Window.of(len(spatial), tuple(spatial) if self.region == "map" else self.region)
@@ -435,18 +399,7 @@ class Pooled:
 
 
 def keep_largest(values: Tensor, k: int) -> Tensor:
-    """Zero all but the ``k`` entries of largest magnitude of each input; ties go to the lowest flat index.
-
-    Args:
-        values: Shape ``(N, *shape)``.
-        k: Number of entries kept, at least 0; everything is kept where it is not below their number.
-
-    Returns:
-        Shape ``(N, *shape)``.
-
-    Raises:
-        ValueError: If ``k`` is negative.
-    """
+    """Zero all but the ``k`` entries of largest magnitude of each input; ties go to the lowest flat index."""
     if k < 0:
         raise ValueError(f"k is {k}; it counts the entries kept, so it is at least 0")
     flat = values.flatten(1)
@@ -467,7 +420,7 @@ def keep_largest(values: Tensor, k: int) -> Tensor:
 
 
 def _kth_largest(size: Tensor, k: int) -> Tensor:
-    """The k-th largest of each row, shape ``(N, 1)``, for rows without negative entries."""
+    """Return the k-th largest of each row, shape ``(N, 1)``, for rows without negative entries."""
     n = size.shape[1]
     if size.device.type != "cpu" or size.dtype not in {torch.float32, torch.float64}:
         return size.kthvalue(n - k + 1, dim=1, keepdim=True).values
@@ -483,7 +436,7 @@ def _kth_largest(size: Tensor, k: int) -> Tensor:
 
 
 def _order_statistic(row: np.ndarray, rank: int) -> np.generic:
-    """The entry with ``rank`` entries before it in sorted order: bracketed by a sample, selected within the bracket."""
+    """Return the entry with ``rank`` entries before it in sorted order, selected within a bracket from a sample."""
     sample = np.sort(row[:: len(row) // SAMPLE])
     place, margin = rank * len(sample) // len(row), int(2 * len(sample) ** 0.5)
     low, high = sample[max(place - margin, 0)], sample[min(place + margin, len(sample) - 1)]

@@ -10,7 +10,7 @@ from sklearn.linear_model import orthogonal_mp
 
 from unconv.operators import ConvOperator
 from unconv.recover import cosamp, htp, niht
-from unconv.recover.greedy import refill
+
 from unconv.sparsity import Pooled, TopK, Window
 from unconv.testing import MatrixOperator, SolverConformance
 
@@ -172,10 +172,10 @@ def test_bad_input_is_refused_in_one_line(solver):
         solver(operator, draw(1, 1, 8), TopK(1), max_steps=0)
 
 
-def test_refill_keeps_places_and_takes_values():
+def test_new_values_keep_places_and_takes_values():
     code = Pooled(2, k=3).project(draw(2, 2, 4, 4))
     z = code.dense() * 3
-    assert torch.equal(refill(code, z).dense(), z)
+    assert torch.equal(code.with_values(z).dense(), z)
     overlapping = Pooled(Window.of(2, 3, stride=1), k=3).project(draw(2, 2, 4, 4))
     z = overlapping.dense() * 3
-    assert torch.equal(refill(overlapping, z).dense(), z)
+    assert torch.equal(overlapping.with_values(z).dense(), z)

@@ -27,4 +27,4 @@ def test_inputs_end_one_by_one_and_repeat_their_last_residual():
 
 def test_statuses():
     assert statuses(torch.tensor([True, False])) == ("converged", "max_steps")
-    assert statuses(torch.tensor([False]), "stalled") == ("stalled",)
+    assert statuses(torch.tensor([True, False]), torch.tensor([True, True])) == ("converged", "stalled")

@@ -7,16 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from unconv.errors import UnconvError, UsageError
 from unconv.operators import Boundary, ConvOperator
-from unconv.sparsity import Pooled, Window
-
-Region = int | tuple[int, ...] | Window | Literal["map"]
+from unconv.sparsity import Pooled, Region
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ class UnknownSwitches:
         at_most = self.losers.upper
         lower = torch.full_like(at_most, -math.inf)
         pooled = self.winners.flatten(2)
-        for places, inside in window_places(self.window, tuple(at_most.shape[2:]), at_most.device):
+        for places, inside in zip(*self.window.places(tuple(at_most.shape[2:]), at_most.device), strict=True):
             index = places[inside].expand(*pooled.shape[:2], -1)
             lower.flatten(2).scatter_reduce_(2, index, pooled[:, :, inside], "amax")
         return Intervals(torch.minimum(lower, at_most), at_most)
@@ -322,35 +322,10 @@ def _spread(values: Tensor, window: Window, spatial: tuple[int, ...], which: Lit
     sign = 1.0 if which == "least" else -1.0
     result = torch.full((*values.shape[:2], math.prod(spatial)), math.inf, dtype=values.dtype, device=values.device)
     signed = (sign * values).flatten(2)
-    for places, inside in window_places(window, spatial, values.device):
+    for places, inside in zip(*window.places(spatial, values.device), strict=True):
         index = places[inside].expand(*values.shape[:2], -1)
         result.scatter_reduce_(2, index, signed[:, :, inside], "amin")
     return (sign * result).unflatten(2, spatial)
-
-
-def window_places(window: Window, spatial: tuple[int, ...], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """For each tap of the window, the flat place that it reads in every region, and whether that lies on the map.
-
-    Args:
-        window: The regions.
-        spatial: Size of the map.
-        device: Where the tensors go.
-
-    Returns:
-        One pair per tap, each of shape ``(regions,)``: int64 and bool.
-    """
-    starts = window.starts(spatial)
-    taps = torch.cartesian_prod(*[torch.arange(k) for k in window.kernel]).reshape(-1, len(spatial))
-    result = []
-    for tap in taps.tolist():
-        index = torch.zeros((), dtype=torch.int64)
-        inside = torch.ones((), dtype=torch.bool)
-        for n, start, step, d in zip(spatial, starts, tap, window.dilation, strict=True):
-            place = torch.tensor(start) + step * d
-            index = index.unsqueeze(-1) * n + place
-            inside = inside.unsqueeze(-1) & (place >= 0) & (place < n)
-        result.append((index.flatten().to(device), inside.flatten().to(device)))
-    return result
 
 
 def _magnitudes(code: Code) -> Intervals:

@@ -344,15 +344,7 @@ def _batch_size(operator: ConvOperator, k: int, method: Method) -> int:
 
 def _places(window: Window, spatial: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Flat indices of the places of each region inside the map, and their number."""
-    dims = len(spatial)
-    index, inside = np.zeros((1,) * (2 * dims), dtype=np.int64), np.ones((1,) * (2 * dims), dtype=bool)
-    for axis, (starts, n) in enumerate(zip(window.starts(spatial), spatial, strict=True)):
-        places = np.array(starts)[:, None] + window.dilation[axis] * np.arange(window.kernel[axis])
-        # shape: (1, .., regions, .., 1, 1, .., kernel, .., 1), so that all axes broadcast to (*regions, *kernel)
-        places = np.expand_dims(places, [a for a in range(2 * dims) if a % dims != axis])
-        index, inside = index * n + places, inside & (places >= 0) & (places < n)
-    count = math.prod(index.shape[:dims])
-    index, inside = index.reshape(count, -1), inside.reshape(count, -1)
+    index, inside = (part.T.numpy() for part in window.places(spatial))
     order = np.argsort(~inside, axis=1, kind="stable")
     table, sizes = np.take_along_axis(index, order, axis=1), inside.sum(axis=1)
     return table[sizes > 0], sizes[sizes > 0]

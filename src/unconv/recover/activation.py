@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from unconv.operators import LinearOperator
 from unconv.recover.fista import default_weight, fista
-from unconv.recover.greedy import refill
 from unconv.recover.iht import SparseRecovery
-from unconv.solvers.solution import Solution, Status
+from unconv.solvers.progress import statuses
+from unconv.solvers.solution import Solution
 from unconv.sparsity import SparsityModel
 
 
@@ -44,11 +45,13 @@ def activation_recovery(
     """
     if weight is None:
         weight = default_weight(operator, x).clamp_min(1e-30)
+    # (1) z1 = argmin ||x - W^T z||^2 / 2 + weight ||z||_1
     first = fista(operator, x, weight=weight, tolerance=tolerance, max_steps=max_steps)
+    # (2) its projection onto the model
     kept = model.project(first.value.code.dense())
+    # (3) as (1), zero off the projection's support
     second = fista(operator, x, weight=weight, support=kept.support(), tolerance=tolerance, max_steps=max_steps)
-    status: tuple[Status, ...] = tuple(
-        "converged" if a == b == "converged" else "max_steps" for a, b in zip(first.status, second.status, strict=True)
-    )
-    code = refill(kept, second.value.code.dense())
-    return Solution(SparseRecovery(code, second.value.reconstruction), second.history, status)
+    pairs = zip(first.status, second.status, strict=True)
+    converged = torch.tensor([a == b == "converged" for a, b in pairs], dtype=torch.bool)
+    code = kept.with_values(second.value.code.dense())
+    return Solution(SparseRecovery(code, second.value.reconstruction), second.history, statuses(converged))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from unconv.operators import LinearOperator
-from unconv.recover.greedy import Iterate, fit, pursue, refill
+from unconv.recover.greedy import Iterate, fit, run_greedy
 from unconv.recover.iht import SparseRecovery
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Pooled, SparsityModel, keep_largest
@@ -44,33 +44,23 @@ def cosamp(
         ValueError: If ``x`` is no finite batch of the operator's inputs, or ``max_steps`` is below 1.
     """
 
-    def step(now: Iterate, active: Tensor) -> tuple[Iterate, Tensor]:
-        old = now.z != 0
-        merged = old | doubled_support(model, operator.forward(now.residual))
-        b = fit(operator, x, merged, now.z, skip=~active, tolerance=tolerance)
-        pruned = model.project(b)
+    def step(current: Iterate, running: Tensor) -> tuple[Iterate, Tensor]:
+        support = current.z != 0
+        merged = support | doubled_support(model, operator.forward(current.residual))
+        fitted = fit(operator, x, merged, current.z, skip=~running, tolerance=tolerance)
+        pruned = model.project(fitted)
         start = pruned.dense()
-        support = start != 0
-        z = fit(operator, x, support, start, skip=~active, tolerance=tolerance)
-        return Iterate.of(operator, x, refill(pruned, z)), (support == old).flatten(1).all(1)
+        kept = start != 0
+        z = fit(operator, x, kept, start, skip=~running, tolerance=tolerance)
+        return Iterate.of(operator, x, pruned.with_values(z)), (kept == support).flatten(1).all(1)
 
-    return pursue(operator, x, model, step, tolerance=tolerance, max_steps=max_steps)
+    return run_greedy(operator, x, model, step, tolerance=tolerance, max_steps=max_steps)
 
 
 def doubled_support(model: SparsityModel, h: Tensor) -> Tensor:
-    """Where the best sum of two codes of a model lies, the paper's ``M_k^2``.
-
-    Exact for ``TopK`` (its ``2 k`` largest entries) and for ``Pooled`` over regions that do not overlap (the two
-    largest of each region, and of those the ``2 k`` largest). For any other model it is the projection's support and
-    the support of the projection of what is left.
-
-    Args:
-        model: The union of subspaces.
-        h: Activations. Shape ``(N, K, *spatial)``.
-
-    Returns:
-        Shape ``(N, K, *spatial)``, bool.
-    """
+    """Return where the best sum of two codes of a model lies, the paper's ``M_k^2``; bool, of the shape of ``h``."""
+    # exact for TopK (its 2 k largest entries) and for Pooled over regions that do not overlap (the two largest of each
+    # region, and of those the 2 k largest); for any other model the projection's support and that of what is left
     parts = replace(model, k=None) if isinstance(model, Pooled) else model
     first = parts.project(h).dense()
     both = first + parts.project(h.masked_fill(first != 0, 0.0)).dense()

@@ -9,27 +9,18 @@ from unconv.linalg import column, norms, tiny
 from unconv.operators import LinearOperator
 from unconv.recover.greedy import check_input
 from unconv.recover.iht import SparseRecovery
-from unconv.solvers.solution import Solution, Status
+from unconv.solvers.progress import statuses
+from unconv.solvers.solution import Solution
 from unconv.sparsity import Code
 
-FRACTION = 0.05
+FRACTION = 0.05  # of the weight from which on the solution is zero
 GROWTH = 1.25  # of the Lipschitz estimate where it was too small
 
 
 def default_weight(operator: LinearOperator, x: Tensor, fraction: float = FRACTION) -> Tensor:
-    """The rule for the weight of the l1 norm: a fraction of ``max |W x|``, from which on the solution is zero.
-
-    It makes the solution scale with ``x``. The l1 norm shrinks every entry by about the weight, and entries below it
-    vanish; so the fraction is also roughly the smallest entry found, relative to the largest.
-
-    Args:
-        operator: The map ``W``.
-        x: Inputs. Shape ``(N, *input_shape)``.
-        fraction: Between 0 and 1.
-
-    Returns:
-        Shape ``(N,)``.
-    """
+    """Return a share of ``max |W x|``, from which weight on the solution is zero, for each input. Shape ``(N,)``."""
+    # the solution then scales with x; entries below the weight vanish, so the share is also roughly the smallest entry
+    # relative to the largest
     return fraction * operator.forward(x).flatten(1).abs().amax(1)
 
 
@@ -65,9 +56,9 @@ def fista(
         ValueError: If ``x`` is no finite batch of inputs, or ``weight`` or ``max_steps`` is out of range.
     """
     check_input(operator, x, max_steps)
-    pull = operator.forward(x)
+    correlation = operator.forward(x)
     if support is not None:
-        pull = pull * support
+        correlation = correlation * support
     if weight is None:
         weight = default_weight(operator, x).clamp_min(tiny(x))
     lam = torch.as_tensor(weight, dtype=x.dtype, device=x.device).expand(len(x))
@@ -75,19 +66,20 @@ def fista(
         raise ValueError(f"weight is {weight}; the l1 norm needs a finite weight above 0")
 
     scale = (norms(x).square() / 2).clamp_min(tiny(x))
-    lipschitz = norms(operator.adjoint(pull)).square() / norms(pull).square().clamp_min(tiny(x))
+    lipschitz = norms(operator.adjoint(correlation)).square() / norms(correlation).square().clamp_min(tiny(x))
     lipschitz = lipschitz.clamp_min(tiny(x) ** 0.5)
-    z = y = torch.zeros_like(pull)
+    z = y = torch.zeros_like(correlation)
     image = image_y = torch.zeros_like(x)
     momentum = torch.ones_like(lam)
     best, best_image, least = z, image, scale
-    bound = _dual_value(x, x, pull, lam)
+    bound = _dual_value(x, x, correlation, lam)
     history = [(least - bound) / scale]
     converged = (history[0] <= tolerance) | (norms(x) == 0)
-    gradient = pull
+    gradient = correlation
     for _ in range(max_steps):
         if converged.all():
             break
+        # z = prox(y + W (x - W^T y) / L), L raised until it bounds the curvature along the step
         while True:
             ahead = _shrink(y + gradient / column(lipschitz, y), lam / lipschitz)
             step = ahead - y
@@ -100,6 +92,7 @@ def fista(
         ahead_image = image_y + moved
         value = norms(x - ahead_image).square() / 2 + lam * ahead.flatten(1).abs().sum(1)
 
+        # y = z + (t - 1) / t' (z - z_old)  with  t' = (1 + sqrt(1 + 4 t^2)) / 2
         change, change_image = ahead - z, ahead_image - image
         uphill = (step * change).flatten(1).sum(1) < 0
         momentum = torch.where(uphill, 1.0, momentum)
@@ -119,9 +112,8 @@ def fista(
         bound = torch.where(converged, bound, torch.maximum(bound, _dual_value(x, residual, gradient, lam)))
         history.append(torch.where(converged, history[-1], ((least - bound) / scale).clamp_min(0)))
         converged = converged | (history[-1] <= tolerance)
-    status: tuple[Status, ...] = tuple("converged" if done else "max_steps" for done in converged.tolist())
     code = Code(best, None, tuple(operator.output_shape))
-    return Solution(SparseRecovery(code, best_image), torch.stack(history), status)
+    return Solution(SparseRecovery(code, best_image), torch.stack(history), statuses(converged))
 
 
 def _shrink(h: Tensor, threshold: Tensor) -> Tensor:

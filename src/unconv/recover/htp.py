@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unconv.linalg import norms
 from unconv.operators import LinearOperator
-from unconv.recover.greedy import Iterate, fit, pick, pursue, refill
+from unconv.recover.greedy import Iterate, fit, run_greedy
 from unconv.recover.iht import SparseRecovery
 from unconv.recover.niht import normalised_step
 from unconv.solvers.solution import Solution
@@ -46,19 +46,20 @@ def htp(
         ValueError: If ``x`` is no finite batch of the operator's inputs, or ``max_steps`` is below 1.
     """
 
-    def advance(now: Iterate, active: Tensor, tested: Tensor) -> Iterate:
-        found = normalised_step(operator, x, model, now, tested)
-        z = fit(operator, x, found.z != 0, found.z, skip=~active, tolerance=tolerance)
-        return Iterate.of(operator, x, refill(found.code, z))
+    def advance(current: Iterate, running: Tensor, tested: Tensor) -> Iterate:
+        # support of M(z + mu W (x - W^T z)), then least squares on it
+        thresholded = normalised_step(operator, x, model, current, tested)
+        z = fit(operator, x, thresholded.z != 0, thresholded.z, skip=~running, tolerance=tolerance)
+        return Iterate.of(operator, x, thresholded.code.with_values(z))
 
-    def repeated(now: Iterate, following: Iterate) -> Tensor:
-        return ((following.z != 0) == (now.z != 0)).flatten(1).all(1)
+    def repeated(current: Iterate, next_: Iterate) -> Tensor:
+        return ((next_.z != 0) == (current.z != 0)).flatten(1).all(1)
 
-    def step(now: Iterate, active: Tensor) -> tuple[Iterate, Tensor]:
-        following = advance(now, active, torch.zeros_like(active))
-        worse = active & ~repeated(now, following) & (norms(following.residual) >= norms(now.residual))
+    def step(current: Iterate, running: Tensor) -> tuple[Iterate, Tensor]:
+        next_ = advance(current, running, torch.zeros_like(running))
+        worse = running & ~repeated(current, next_) & (norms(next_.residual) >= norms(current.residual))
         if worse.any():
-            following = pick(worse, advance(now, worse, worse), following)
-        return following, repeated(now, following)
+            next_ = advance(current, worse, worse).where(worse, next_)
+        return next_, repeated(current, next_)
 
-    return pursue(operator, x, model, step, tolerance=tolerance, max_steps=max_steps)
+    return run_greedy(operator, x, model, step, tolerance=tolerance, max_steps=max_steps)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unconv.linalg import column, relative_norm
 from unconv.operators import LinearOperator
-from unconv.solvers.solution import Solution, Status
+from unconv.solvers.progress import statuses
+from unconv.solvers.solution import Solution
 from unconv.sparsity import Code, SparsityModel
 
 
@@ -70,8 +71,7 @@ def iht(
         raise ValueError(f"steps is {steps}; iterative hard thresholding makes at least 1")
     if not math.isfinite(step_size):
         raise ValueError(f"step_size is {step_size}; expected a finite number, below 1 / ||W||^2 to converge")
-    b = operator.forward(x if step_size == 1.0 else step_size * x)
-    code = model.project(b)
+    code = model.project(operator.forward(x if step_size == 1.0 else step_size * x))
     z = code.dense()
     reconstruction = operator.adjoint(z)
     residual = x - reconstruction
@@ -80,6 +80,7 @@ def iht(
     for _ in range(steps - 1):
         if tolerance and bool((best <= tolerance).all()):
             break
+        # z = M(z + mu W (x - W^T z))
         code = model.project(z.add(operator.forward(residual), alpha=step_size))
         z = code.dense()
         reconstruction = operator.adjoint(z)
@@ -89,26 +90,7 @@ def iht(
         if x.device.type == "cpu" and better.all():  # the usual case; to ask costs a GPU more than to choose
             best_code, best_reconstruction = code, reconstruction
         else:
-            best_code = choose(better, code, best_code)
+            best_code = code.where(better, best_code)
             best_reconstruction = torch.where(column(better, x), reconstruction, best_reconstruction)
         best = torch.minimum(best, history[-1])
-    status: tuple[Status, ...] = tuple("converged" if r <= tolerance else "max_steps" for r in best.tolist())
-    return Solution(SparseRecovery(best_code, best_reconstruction), torch.stack(history), status)
-
-
-def choose(first: Tensor, code: Code, other: Code) -> Code:
-    """Per input, one of two codes of the same layer.
-
-    Args:
-        first: Which inputs take ``code``. Shape ``(N,)``, bool.
-        code: A code.
-        other: Another code of the same shapes.
-
-    Returns:
-        The mixed code.
-    """
-    pick = column(first, code.values)
-    values = torch.where(pick, code.values, other.values)
-    if code.switches is None or other.switches is None:
-        return replace(code, values=values)
-    return replace(code, values=values, switches=torch.where(pick, code.switches, other.switches))
+    return Solution(SparseRecovery(best_code, best_reconstruction), torch.stack(history), statuses(best <= tolerance))

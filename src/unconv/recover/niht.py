@@ -7,8 +7,8 @@ from torch import Tensor
 
 from unconv.linalg import column, norms, tiny
 from unconv.operators import LinearOperator
-from unconv.recover.greedy import Iterate, pursue
-from unconv.recover.iht import SparseRecovery, choose
+from unconv.recover.greedy import Iterate, run_greedy
+from unconv.recover.iht import SparseRecovery
 from unconv.solvers.solution import Solution
 from unconv.sparsity import SparsityModel
 
@@ -48,46 +48,38 @@ def niht(
         ValueError: If ``x`` is no finite batch of the operator's inputs, or ``max_steps`` is below 1.
     """
 
-    def step(now: Iterate, active: Tensor) -> tuple[Iterate, Tensor]:
-        following = normalised_step(operator, x, model, now, active)
-        return following, norms(following.z - now.z) == 0
+    def step(current: Iterate, running: Tensor) -> tuple[Iterate, Tensor]:
+        next_ = normalised_step(operator, x, model, current, running)
+        return next_, norms(next_.z - current.z) == 0
 
-    return pursue(operator, x, model, step, tolerance=tolerance, max_steps=max_steps)
+    return run_greedy(operator, x, model, step, tolerance=tolerance, max_steps=max_steps)
 
 
-def normalised_step(operator: LinearOperator, x: Tensor, model: SparsityModel, now: Iterate, tested: Tensor) -> Iterate:
-    """One gradient step and projection, with the step size of Blumensath and Davies (2010).
-
-    Args:
-        operator: The map ``W``.
-        x: Inputs. Shape ``(N, *input_shape)``.
-        model: The union of subspaces.
-        now: Where the solver stands.
-        tested: Inputs whose step has to pass the acceptance test. Shape ``(N,)``, bool.
-
-    Returns:
-        The next iterate.
-    """
-    gradient = operator.forward(now.residual)
-    support = now.z != 0
+def normalised_step(
+    operator: LinearOperator, x: Tensor, model: SparsityModel, current: Iterate, tested: Tensor
+) -> Iterate:
+    """Return ``M(z + mu W (x - W^T z))``, the inputs of ``tested`` (shape ``(N,)``, bool) with an accepted ``mu``."""
+    gradient = operator.forward(current.residual)
+    support = current.z != 0
     direction = gradient * support
     flat = norms(direction) <= FLAT * norms(gradient)
     if flat.any():
         # where the values already fit, the code itself; at z = 0, what the model would keep of the gradient
-        usual = torch.where(column(support.flatten(1).any(1), gradient), now.z, model.project(gradient).dense())
+        usual = torch.where(column(support.flatten(1).any(1), gradient), current.z, model.project(gradient).dense())
         direction = torch.where(column(flat, gradient), usual, direction)
+    # mu = ||d||^2 / ||W^T d||^2, the exact line search along the direction d
     curvature = norms(operator.adjoint(direction)).square()
     length = norms(direction).square() / curvature.clamp_min(tiny(curvature))
-    code = model.project(now.z + column(length, gradient) * gradient)
-    following = Iterate.of(operator, x, code)
+    code = model.project(current.z + column(length, gradient) * gradient)
+    next_ = Iterate.of(operator, x, code)
     for _ in range(SHORTEST):
-        moved = norms(following.z - now.z).square()
-        image = norms(following.reconstruction - now.reconstruction).square()
-        same = ((following.z != 0) == support).flatten(1).all(1)
+        moved = norms(next_.z - current.z).square()
+        image = norms(next_.reconstruction - current.reconstruction).square()
+        same = ((next_.z != 0) == support).flatten(1).all(1)
         long = tested & ~same & (length * image > (1 - MARGIN) * moved)
         if not long.any():
             break
         length = torch.where(long, length / SHRINK, length)
-        shorter = model.project(now.z + column(length, gradient) * gradient)
-        following = Iterate.of(operator, x, choose(long, shorter, following.code))
-    return following
+        shorter = model.project(current.z + column(length, gradient) * gradient)
+        next_ = Iterate.of(operator, x, shorter.where(long, next_.code))
+    return next_

@@ -12,9 +12,13 @@ from unconv.solvers.solution import Solution, Status
 T = TypeVar("T")
 
 
-def statuses(converged: Tensor, otherwise: Status = "max_steps") -> tuple[Status, ...]:
-    """Return the status of each input: converged or not. ``converged``: bool, shape ``(N,)``."""
-    return tuple("converged" if done else otherwise for done in converged.tolist())
+def statuses(converged: Tensor, stalled: Tensor | None = None) -> tuple[Status, ...]:
+    """Return the status of each input, converged before stalled before out of steps. Two masks of shape ``(N,)``."""
+    stuck = torch.zeros_like(converged) if stalled is None else stalled
+    return tuple(
+        "converged" if done else "stalled" if stopped else "max_steps"
+        for done, stopped in zip(converged.tolist(), stuck.tolist(), strict=True)
+    )
 
 
 class BatchProgress:
