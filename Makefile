@@ -1,11 +1,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+EXTRAS ?= dev
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-faults e2e lint format bench gpu-tests docs package clean
 
+# the bundled network on photographs that ship with scikit-image; says at the end where the page is
 demo: $(VENV)/installed
-	$(BIN)/unconv report cifar-vgg --size 32 --effort 0.2 --samples 20 --out runs/demo
+	$(BIN)/unconv report cifar-vgg --size 96 --limit 6 --budget 40s --out runs/demo
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow and not gpu"
@@ -16,8 +19,8 @@ test-faults: $(VENV)/installed
 
 # the report page in headless Chromium (Debian's package chromium, or Chrome)
 e2e: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[e2e]"
-	$(BIN)/pytest -rs tests/report/test_page_in_browser.py
+	$(INSTALL) -e ".[e2e]"
+	$(BIN)/pytest -rs tests/reporting/test_page_in_browser.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks docs
@@ -28,11 +31,10 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix src tests benchmarks docs
 	$(BIN)/ruff format src tests benchmarks docs
 
-# floors and peers (docs/benchmarks.md)
+# every script of benchmarks/; each says at its top what it measures
 bench: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
-	$(BIN)/unconv bench
-	$(BIN)/python docs/fill_benchmarks.py
+	$(INSTALL) -e ".[bench]"
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 # what a GPU computes equals what the CPU computes
 gpu-tests: $(VENV)/installed
@@ -51,11 +53,11 @@ package: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e ".[$(EXTRAS)]"
 	touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(INSTALL) -e ".[docs]"
 	touch $@
 
 clean:

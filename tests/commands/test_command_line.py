@@ -1,484 +1,393 @@
 """The command line as a contract: verbs, JSON, exit codes, one-line errors."""
 
-import json
-import math
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from unconv.cli import VERBS, main
-from unconv.commands.loading import rows_of_text
+from unconv.commands import format_table
+from unconv.errors import UsageError
+from unconv.options import OPTIONS, VERBS, Invert, Reproduce, command_line, in_options, parse_time
 
 NUMBER = {"type": "number"}
 MAYBE = {"type": ["number", "null"]}
+COUNT = {"type": "integer", "minimum": 0}
 TEXT = {"type": "string"}
+MAYBE_TEXT = {"type": ["string", "null"]}
 SHAPE = {"type": "array", "items": {"type": "integer", "minimum": 1}}
 
 
-def objects(properties, extra=()):
-    """A list of objects that all have these properties (and may have those)."""
-    return {"type": "array", "items": closed(properties, extra)}
-
-
 def closed(properties, extra=()):
+    """An object that has all these properties, and may have those."""
     allowed = dict(properties) | {key: {} for key in extra}
     return {"type": "object", "properties": allowed, "required": list(properties), "additionalProperties": False}
 
 
-STAGE = {"stage": TEXT, "kind": TEXT, "input_shape": SHAPE, "code_shape": SHAPE}
+def objects(properties, extra=()):
+    return {"type": "array", "items": closed(properties, extra)}
+
+
+SKIPPED = objects({"file": TEXT, "reason": TEXT})
+LEFT_OUT = objects({"module": TEXT, "reason": TEXT})
 COHERENCE = closed({"signed": MAYBE, "absolute": MAYBE, "shifted": MAYBE})
-INVERSION = {
-    "from": {"enum": ["layer", "image"]},
+MEANS = {name: MAYBE for name in ("relative_error", "psnr", "ssim", "seconds", "passes")}
+TASK = {
+    "recover": {"enum": ["image", "input"]},
     "code": {"enum": ["network", "paper"]},
     "method": TEXT,
     "side_info": {"enum": ["none", "switches", "gates"]},
-    "relative_error": MAYBE,
-    "psnr": MAYBE,
-    "ssim": MAYBE,
-    "seconds": MAYBE,
-    "images": {"type": "integer"},
-    "failed": {"type": "integer"},
-    "note": {"type": ["string", "null"]},
 }
-RATIO = closed({"p01": NUMBER, "p50": NUMBER, "p99": NUMBER})
+BLOCK = closed(
+    {"name": TEXT, "kind": TEXT, "input_shape": SHAPE, "code_shape": SHAPE},
+    ["sparsity", "coherence", "rip", "certificate"],
+)
 SCHEMAS = {
-    "stages": closed({
-        "stages": objects(STAGE, ["source"]),
-        "skipped": objects({"module": TEXT, "reason": TEXT}),
+    "layers": closed({
+        "layers": objects({
+            "layer": TEXT,
+            "kind": TEXT,
+            "input_shape": {"type": ["array", "null"]},
+            "shape": SHAPE,
+            "block": {"type": "boolean"},
+        }),
+        "skipped": LEFT_OUT,
     }),
-    "coherence": closed({"stages": objects({"stage": TEXT, "learned": COHERENCE, "random": COHERENCE})}),
-    "sparsity": closed({"stages": objects({"stage": TEXT, "activation": NUMBER, "pooled": NUMBER})}),
+    "coherence": closed({"blocks": objects({"layer": TEXT, "learned": COHERENCE, "random": COHERENCE})}),
+    "sparsity": closed({"blocks": objects({"layer": TEXT, "activation": NUMBER, "pooled": NUMBER}), "skipped": SKIPPED}),
     "rip": closed({
-        "stages": objects(
+        "blocks": objects(
             {
-                "stage": TEXT,
-                "k": {"type": "integer"},
-                "ratio": RATIO,
+                "layer": TEXT,
+                "k": COUNT,
+                "ratio": closed({"p01": NUMBER, "p50": NUMBER, "p99": NUMBER}),
                 "delta": closed({"lower": NUMBER, "upper": MAYBE}),
             },
             ["delta_how"],
-        )
+        ),
+        "skipped": SKIPPED,
     }),
-    "invert": closed(
-        {
-            "stage": TEXT,
-            "method": TEXT,
-            "side_info": TEXT,
-            "images": objects(
-                {"file": TEXT, "relative_error": NUMBER, "psnr": MAYBE, "ssim": MAYBE, "seconds": NUMBER},
-                ["status", "picture"],
-            ),
-            "summary": closed({"relative_error": NUMBER}, ["psnr", "ssim", "seconds", "images"]),
-        },
-        ["from", "code", "skipped"],
-    ),
-    "invert over all": closed(
-        {
-            "stages": objects(
-                STAGE
-                | {name: {"type": "integer"} for name in ("equations", "inequalities", "unknowns")}
-                | {"inversion": objects(INVERSION)}
-            ),
-        },
-        ["skipped_modules", "skipped"],
-    ),
+    "invert": closed({
+        "layer": TEXT,
+        **TASK,
+        "images": objects({"file": TEXT, **MEANS, "status": TEXT}, ["feature_error", "picture"]),
+        "summary": closed({**MEANS, "images": COUNT}, ["feature_error"]),
+        "skipped": SKIPPED,
+        "notes": {"type": "array"},
+    }),
     "report": closed(
         {
             "run": TEXT,
-            "stages": objects(
-                STAGE
-                | {
-                    "activation": NUMBER,
-                    "pooled": NUMBER,
-                    "coherence": closed({"learned": COHERENCE, "random": COHERENCE}),
-                    "rip": objects({
-                        "filters": TEXT,
-                        "boundary": TEXT,
-                        "k": {"type": "integer"},
-                        "p01": NUMBER,
-                        "p50": NUMBER,
-                        "p99": NUMBER,
-                    }),
-                    "inversion": objects(INVERSION),
+            "layers": objects(
+                {
+                    "layer": TEXT,
+                    "shape": SHAPE,
+                    "linear": {"type": ["object", "null"]},
+                    "inversion": objects({**TASK, **MEANS, "images": COUNT, "converged": COUNT}, ["failed", "note"]),
+                    "block": {"anyOf": [{"type": "null"}, BLOCK]},
                 },
-                ["certificate"],
+                ["kind"],
             ),
+            "skipped_images": SKIPPED,
+            "skipped_modules": LEFT_OUT,
+            "model": {"type": "object"},
         },
-        ["skipped_modules", "skipped_images"],
+        ["command", "notes", "stopped"],
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """Three small smooth pictures and one broken file."""
-    folder = tmp_path_factory.mktemp("photographs")
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
-        coarse.resize((16, 16), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-    (folder / "broken.jpg").write_bytes(b"no picture")
-    return folder
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line beside the tiny networks; exit status, stdout, stderr."""
-
-    def run(*words):
-        monkeypatch.chdir(Path(__file__).parents[1])
-        capsys.readouterr()
-        status = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
 
 
 @pytest.fixture
 def document(call):
     def run(verb, *words):
-        status, out, err = call(verb, *words, "--json")
-        assert status == 0, err
-        found = json.loads(out)
-        jsonschema.validate(found, SCHEMAS["invert over all" if verb == "invert" and "stages" in found else verb])
+        found = call(verb, *words, "--json").document
+        jsonschema.validate(found, SCHEMAS[verb])
         return found
 
     return run
 
 
-def test_stages(document):
-    found = document("stages", "tiny_networks:vgg", "--size", 16)
-    assert [s["stage"] for s in found["stages"]] == ["0", "3", "6"]
-    assert [s["kind"] for s in found["stages"]] == ["conv+relu+maxpool", "conv+bn+relu", "conv+relu+avgpool"]
-    assert [s["source"] for s in found["stages"]] == ["image", "0", "3"]
-    assert found["stages"][0] | {"source": 0} == {
-        "stage": "0",
-        "kind": "conv+relu+maxpool",
-        "input_shape": [3, 16, 16],
-        "code_shape": [12, 8, 8],
-        "source": 0,
-    }
+def test_layers(document):
+    found = document("layers", "cases:vgg", "--size", 16)["layers"]
+    shapes = {layer["layer"]: layer["shape"] for layer in found}
+    assert shapes["2"] == [12, 8, 8]
+    assert shapes["8"] == [16, 4, 4]
+    assert any(layer["block"] for layer in found)
+    assert not all(layer["block"] for layer in found)
 
 
 def test_coherence(document):
-    found = document("coherence", "tiny_networks:vgg", "--size", 16)["stages"]
-    for bank in (s[name] for s in found for name in ("learned", "random")):
+    found = document("coherence", "cases:vgg", "--size", 16)["blocks"]
+    for bank in (block[name] for block in found for name in ("learned", "random")):
         assert -1 <= bank["signed"] <= bank["absolute"] <= bank["shifted"] <= 1
 
 
 def test_sparsity(document, photographs):
-    found = document("sparsity", "tiny_networks:vgg", "--images", photographs)["stages"]
-    assert all(0 < s["activation"] <= s["pooled"] <= 100 for s in found)
+    found = document("sparsity", "cases:vgg", "--images", photographs)
+    assert [block["layer"] for block in found["blocks"]] == ["0", "3", "6"]
+    assert all(0 < block["activation"] <= block["pooled"] <= 100 for block in found["blocks"])
+    assert [image["file"] for image in found["skipped"]] == ["broken.jpg"]
 
 
 def test_rip(document, photographs):
-    found = document("rip", "tiny_networks:vgg", "--images", photographs, "--samples", 50)["stages"]
-    for stage in found:
-        assert 0.5 < stage["ratio"]["p01"] <= stage["ratio"]["p50"] <= stage["ratio"]["p99"] < 1.6
-        assert 0 < stage["delta"]["lower"] <= stage["delta"]["upper"]
-    one = document("rip", "tiny_networks:vgg", "--size", 16, "--k", 1, "--stages", "3", "--samples", 20)["stages"]
-    assert [s["stage"] for s in one] == ["3"]
-    assert one[0]["ratio"]["p50"] == pytest.approx(1, abs=1e-5)
-    sampled = document("rip", "tiny_networks:vgg", "--size", 16, "--k", 4, "--samples", 20, "--effort", 0)["stages"]
-    assert all(s["delta"]["upper"] is None for s in sampled)
+    found = document("rip", "cases:vgg", "--images", photographs, "--samples", 50)["blocks"]
+    for block in found:
+        assert 0.5 < block["ratio"]["p01"] <= block["ratio"]["p50"] <= block["ratio"]["p99"] < 1.6
+        assert 0 < block["delta"]["lower"] <= block["delta"]["upper"]
+    (one,) = document("rip", "cases:vgg", "--size", 16, "--k", 1, "--blocks", "3", "--samples", 20)["blocks"]
+    assert one["layer"] == "3"
+    assert one["ratio"]["p50"] == pytest.approx(1, abs=1e-5)
+    sampled = document("rip", "cases:vgg", "--size", 16, "--k", 4, "--samples", 20, "--effort", 0)["blocks"]
+    assert all(block["delta"]["upper"] is None for block in sampled)
 
 
-def test_invert_a_layer_and_the_image(document, photographs):
-    found = document("invert", "tiny_networks:vgg", "--stage", "0", "--images", photographs)
-    assert [i["file"] for i in found["images"]] == ["0.png", "1.png", "2.png"]
-    assert [s["file"] for s in found["skipped"]] == ["broken.jpg"]
-    assert all(i["psnr"] is not None for i in found["images"])
-    errors = [i["relative_error"] for i in found["images"]]
+def test_a_filter_of_zeros_has_no_bounds_and_both_ways_out_work(call, monkeypatch):
+    words = ("rip", "cases:pruned", "--size", 16, "--k", 4, "--samples", 20)
+    ended = call(*words)
+    assert ended.status == 1
+    assert "filter 2 of 16 is zero" in ended.message
+    others = call(*words, "--blocks", 0, 6, "--json").document["blocks"]
+    assert [block["layer"] for block in others] == ["0", "6"]
+    assert [b["delta"]["upper"] for b in call(*words, "--effort", 0, "--json").document["blocks"]] == [None] * 3
+
+
+def test_invert_an_image_and_a_blocks_input(document, photographs):
+    found = document("invert", "cases:vgg", "--layer", "2", "--images", photographs, "--passes", 30)
+    assert [image["file"] for image in found["images"]] == ["00.png", "01.png", "02.png"]
+    assert [image["file"] for image in found["skipped"]] == ["broken.jpg"]
+    assert all(image["psnr"] is not None and image["passes"] <= 30 for image in found["images"])
+    errors = [image["relative_error"] for image in found["images"]]
     assert found["summary"]["relative_error"] == pytest.approx(sum(errors) / 3)
 
-    layer = document("invert", "tiny_networks:vgg", "--stage", "3", "--images", photographs)
-    assert all(i["psnr"] is None for i in layer["images"])
-    transpose = document(
-        "invert", "tiny_networks:vgg", "--stage", "3", "--images", photographs, "--method", "transpose"
-    )
-    assert layer["summary"]["relative_error"] < transpose["summary"]["relative_error"]
-
-    image = document("invert", "tiny_networks:vgg", "--stage", "3", "--images", photographs, "--from", "image")
-    assert all(i["psnr"] is not None for i in image["images"])
+    words = ("--layer", "3", "--images", photographs, "--recover", "input", "--side-info", "switches")
+    convex = document("invert", "cases:vgg", *words)
+    assert (convex["method"], convex["recover"]) == ("convex", "input")
+    assert all(image["psnr"] is None for image in convex["images"])
+    transpose = document("invert", "cases:vgg", *words, "--method", "transpose")
+    assert convex["summary"]["relative_error"] < transpose["summary"]["relative_error"]
 
 
 def test_side_information_helps(document, photographs):
     def error(side_info):
-        words = ("--stage", "0", "--images", photographs, "--side-info", side_info)
-        return document("invert", "tiny_networks:vgg", *words)["summary"]["relative_error"]
+        words = ("--layer", "2", "--images", photographs, "--side-info", side_info, "--passes", 200)
+        return document("invert", "cases:vgg", *words)["summary"]["relative_error"]
 
     assert error("switches") < error("none")
 
 
-def test_the_gradient_baseline_and_priors_are_within_reach(document, photographs):
-    def error(*words):
-        found = document("invert", "tiny_networks:vgg", "--stage", "3", "--images", photographs, *words)
-        return found["summary"]["relative_error"]
-
-    adam = error("--method", "gradient", "--effort", 0.5)
-    assert adam < 1
-    assert error("--method", "gradient", "--effort", 0.5, "--optimizer", "lbfgs") != adam
-    assert error("--method", "gradient", "--effort", 0.5, "--total-variation", 10, "--jitter", 1) != adam
-    plain = error("--from", "image")
-    assert plain < 1
-    assert error("--from", "image", "--prior", "tv", "--prior-weight", 10) != plain
-    assert error("--prior", "none") != error("--prior", "tv", "--prior-weight", 1)
+@pytest.mark.parametrize("method", ["linear", "gradient"])
+def test_other_methods_of_images(document, photographs, method):
+    found = document(
+        "invert", "cases:vgg", "--layer", "2", "--images", photographs, "--method", method, "--passes", 40
+    )
+    assert found["method"] == method
+    assert found["summary"]["relative_error"] < 1
 
 
-def test_invert_over_all_stages(document, photographs, tmp_path):
-    words = ("tiny_networks:vgg", "--images", photographs, "--effort", 0.2, "--out", tmp_path / "pictures")
-    stages = document("invert", *words)["stages"]
-    assert [s["stage"] for s in stages] == ["0", "3", "6"]
-    for stage in stages:
-        assert stage["unknowns"] == math.prod(stage["input_shape"])
-        assert 0 < stage["equations"] <= math.prod(stage["code_shape"])
-        kinds = [(i["from"], i["method"], i["side_info"]) for i in stage["inversion"]]
-        assert ("layer", "iht", "switches") in kinds
-        assert [kind for kind in kinds if kind[1] == "gauss-newton"] == [
-            ("image", "gauss-newton", known) for known in ("none", "switches", "gates")
-        ]
-    first = {(i["from"], i["method"]): i["relative_error"] for i in stages[0]["inversion"]}
-    assert first["layer", "convex"] < first["layer", "iht"]
-    assert len(list((tmp_path / "pictures").glob("0000-0-*.png"))) == len(stages[0]["inversion"])
-
-    chosen = document("invert", *words[:-2], "--stages", "3", "--method", "gradient", "--side-info", "gates")
-    (only,) = chosen["stages"]
-    assert [(i["from"], i["method"], i["side_info"]) for i in only["inversion"]] == [("image", "gradient", "gates")]
-
-
-def test_invert_the_papers_code(document, photographs):
-    words = ("--stage", "3", "--images", photographs, "--code", "paper", "--region", 2, "--method", "iht")
-    found = document("invert", "tiny_networks:vgg", *words)
+def test_the_papers_code(document, photographs):
+    words = ("--layer", "3", "--images", photographs, "--code", "paper", "--region", 2, "--recover", "input")
+    found = document("invert", "cases:vgg", *words, "--method", "iht", "--side-info", "switches")
     assert 0.3 < found["summary"]["relative_error"] < 1.2
 
 
-def test_titles_of_several_lines_keep_columns_narrow():
-    text = rows_of_text(("stage", "image\ngauss-newton\nnone", "k"), [("a", 1.5, 2)])
-    assert text.splitlines() == [
-        "stage         image  k",
-        "       gauss-newton",
-        "               none",
-        "a               1.5  2",
-    ]
+def test_several_layers_and_pictures(call, photographs, tmp_path):
+    words = ("invert", "cases:vgg", "--layer", "2", "8", "--images", photographs, "--passes", 8, "--out", tmp_path)
+    found = call(*words, "--json").document
+    assert [layer["layer"] for layer in found["layers"]] == ["2", "8"]
+    for layer in ("2", "8"):
+        assert len(list((tmp_path / layer / "images").glob("*.png"))) >= 3
+        assert (tmp_path / layer / "results.parquet").exists()
+
+
+def test_features_in_place_of_images(call, tmp_path):
+    features = torch.rand(2, 12, 8, 8)
+    save_file({"2": features, "other": torch.zeros(1)}, tmp_path / "f.safetensors")
+    words = ("invert", "cases:vgg", "--size", 16, "--layer", "2", "--passes", 8)
+    found = call(*words, "--features", tmp_path / "f.safetensors", "--json").document
+    assert len(found["images"]) == 2
+    assert all(image["feature_error"] is not None and image["psnr"] is None for image in found["images"])
+    assert "cannot be read" in call(*words, "--features", "nowhere").message
+    save_file({"a": features, "b": features}, tmp_path / "f.safetensors")
+    assert "give one tensor, or one named '2'" in call(*words, "--features", tmp_path / "f.safetensors").message
 
 
 def test_a_table_says_what_its_numbers_are(call, photographs, tmp_path):
-    words = ("invert", "tiny_networks:vgg", "--stage", "3", "--from", "image", "--images", photographs, "--size", "16")
-    status, out, err = call(*words, "--effort", "0.05", "--limit", "1", "--out", tmp_path / "out")
-    assert status == 0, err
-    assert "psnr (dB)" in out
-    assert ("max_steps: the solver was stopped" in out) == ("max_steps" in out.splitlines()[1])
-    assert f"in {tmp_path / 'out'}: the recovered images" in out
-    status, out, err = call("rip", "tiny_networks:vgg", "--size", "16", "--k", "2", "--samples", "20", "--stages", "6")
-    assert status == 0, err
-    assert "delta_k is the smallest d" in out
-
-
-def test_invert_writes_pictures(document, photographs, tmp_path):
-    document("invert", "tiny_networks:vgg", "--stage", "0", "--images", photographs, "--out", tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 3
+    words = ("invert", "cases:vgg", "--layer", "8", "--images", photographs, "--limit", 1, "--passes", 8)
+    ended = call(*words, "--out", tmp_path / "out")
+    assert ended.status == 0, ended.err
+    assert "psnr (dB)" in ended.out
+    assert f"in {tmp_path / 'out'}: pictures" in ended.out
+    ended = call("rip", "cases:vgg", "--size", "16", "--k", "2", "--samples", "20", "--blocks", "6")
+    assert "delta_k is the smallest d" in ended.out
+    assert "conv block" in call("layers", "cases:vgg", "--size", "16").out.splitlines()[0]
 
 
 def test_report_end_to_end_and_again(document, photographs, tmp_path):
-    words = ("tiny_networks:vgg", "--images", photographs, "--out", tmp_path / "run", "--samples", 10, "--batch", 2)
-    found = document("report", *words)
+    words = ("cases:vgg", "--images", photographs, "--out", tmp_path / "run", "--samples", 10, "--batch", 2)
+    found = document("report", *words, "--passes", 20)
     run = Path(found["run"])
-    assert {p.name for p in run.iterdir()} >= {
-        "config.json",
-        "environment.json",
-        "results.parquet",
-        "report.html",
-        "images",
-        "figures",
-    }
+    names = {"config.json", "environment.json", "results.parquet", "report.html", "images", "figures"}
+    assert {path.name for path in run.iterdir()} >= names
     page = (run / "report.html").read_text()
     assert "broken.jpg" in page
     assert not re.search(r"(src|href)=[\"']https?:", page)
     rows = pq.read_table(run / "results.parquet").to_pylist()
-    assert len(rows) == 3 * 3 * len(found["stages"][0]["inversion"])
+    assert len(rows) == 3 * sum(len(layer["inversion"]) for layer in found["layers"])
     for row in rows:
         assert row["picture"] is None or (run / row["picture"]).exists()
-    # the averaging stage says why it states no equation instead of a number
-    noted = [i for i in found["stages"][2]["inversion"] if i["relative_error"] is None]
-    assert noted
-    assert all("average" in i["note"] for i in noted)
+        assert row["passes"] is None or row["passes"] <= 20
 
     before = (run / "results.parquet").read_bytes()
-    assert document("report", *words)["stages"] == found["stages"]
-    assert (run / "results.parquet").read_bytes() == before
-
-    # an interrupted run: some parts are gone, the same command brings the same bytes back
-    shutil.rmtree(run / "figures")
     (run / "results.parquet").unlink()
-    next((run / "parts").glob("inversion-*")).unlink()
-    document("report", *words)
-    assert (run / "results.parquet").read_bytes() == before
+    next((run / "parts").glob("rows-*")).unlink()  # an interrupted run: some parts are gone
+    assert len(document("report", *words, "--passes", 20)["layers"]) == len(found["layers"])
+    assert len(pq.read_table(run / "results.parquet")) == len(rows)
+    if all(row["status"] != "failed" for row in rows):
+        again = pq.read_table(run / "results.parquet").to_pylist()
+        assert [r | {"seconds": 0} for r in again] == [r | {"seconds": 0} for r in rows]
+    assert before
 
 
-def test_report_on_a_residual_network_says_where_no_chain_leads(document, photographs, tmp_path):
-    found = document(
-        "report", "tiny_networks:residual", "--images", photographs, "--out", tmp_path / "run", "--samples", 5
-    )
-    head = found["stages"][-1]["inversion"]
-    assert any(i["from"] == "image" and "no chain" in (i["note"] or "") for i in head)
-    assert all(i["relative_error"] is not None for i in head if i["from"] == "layer")
+def test_report_ends_within_its_budget_and_says_what_it_shows(call, photographs, tmp_path):
+    words = ("report", "cases:residual", "--images", photographs, "--samples", 5, "--budget", "20s")
+    ended = call(*words, "--out", tmp_path / "run", "--layers", "stem", "head")
+    assert ended.status == 0, ended.err
+    assert ended.out.splitlines()[-1] == f"page: {tmp_path / 'run' / 'report.html'}"
+    assert "stem" in ended.out
 
 
 def test_images_that_overflow_are_skipped_by_name(call, photographs, tmp_path):
     shutil.copytree(photographs, tmp_path / "in")
     Image.new("RGB", (16, 16)).save(tmp_path / "in" / "black.png")
-    status, out, err = call("sparsity", "tiny_networks:not_finite", "--images", tmp_path / "in", "--json")
-    assert status == 0, err
-    assert "skipped 0.png" in err
-    assert "NaN or infinite" in err
-    assert json.loads(out)["stages"]
+    ended = call("sparsity", "cases:not_finite", "--images", tmp_path / "in", "--json")
+    assert ended.document["blocks"]
+    assert any(re.match(r"skipped 00\.png: .*NaN or infinite", line) for line in ended.err)
+
+
+VGG = ("cases:vgg", "--size", 16)
 
 
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
         (["report", "no-such-model"], 2, "no-such-model"),
-        (["invert", "tiny_networks:vgg", "--size", "16", "--stage", "9"], 2, r"'?9'?.*0, 3, 6"),
-        (["invert", "tiny_networks:vgg", "--size", "16", "--method", "magic"], 2, "no method 'magic'"),
-        (["invert", "tiny_networks:vgg", "--code", "paper", "--from", "image"], 2, "leave out --from"),
-        (["invert", "tiny_networks:vgg", "--stage", "0", "--effort", "0"], 2, "--effort is 0"),
-        (["invert", "tiny_networks:vgg", "--stage", "0", "--prior", "magic"], 2, "magic.*smooth"),
-        (["invert", "tiny_networks:vgg", "--stage", "0", "--method", "iht", "--prior", "tv"], 2, "takes no prior 'tv'"),
-        (["invert", "tiny_networks:vgg", "--stage", "0", "--from", "image", "--prior", "l1"], 2, "none, .*tv"),
-        (["invert", "tiny_networks:vgg", "--stage", "0", "--prior-weight", "1"], 2, "--prior-weight is that of"),
-        (["invert", "tiny_networks:vgg", "--stage", "0", "--decoders", "a"], 2, "files for --method decoder"),
-        (
-            ["invert", "tiny_networks:vgg", "--stage", "0", "--method", "decoder", "--side-info", "none"],
-            2,
-            "use --side-info switches",
-        ),
-        (
-            ["invert", "tiny_networks:vgg", "--size", "16", "--stage", "0", "--method", "decoder"],
-            1,
-            "stage 0 has no decoder at hand; unconv train-decoder",
-        ),
-        (["invert", "tiny_networks:vgg", "--stage", "0", "--jitter", "2"], 2, "use them with --method gradient"),
-        (
-            [
-                "invert",
-                "tiny_networks:vgg",
-                "--stage",
-                "0",
-                "--method",
-                "gradient",
-                "--jitter",
-                "1",
-                "--optimizer",
-                "lbfgs",
-            ],
-            2,
-            "0 with L-BFGS",
-        ),
-        (["invert", "tiny_networks:vgg", "--size", "16", "--stage", "0", "--method", "magic"], 2, "no method 'magic'"),
-        (["sparsity", "tiny_networks:vgg", "--images", "nowhere"], 2, "nowhere"),
-        (["coherence", "tiny_networks:without_convolutions", "--size", "16"], 1, "no convolution"),
-        (["coherence", "tiny_networks:vgg", "--weights", "nowhere.safetensors"], 2, "nowhere.safetensors"),
-        (["stages", "tiny_networks:unpadded", "--size", "4"], 1, "4"),
-        (["stages", "tiny_networks:vgg", "--device", "abacus"], 2, "abacus"),
-        (["rip", "tiny_networks:vgg", "--size", "16", "--k", "100000"], 1, "regions"),
-        (["report", "tiny_networks:vgg", "--batch", "0"], 2, "--batch is 0"),
-        (["report", "tiny_networks:vgg", "--limit", "0"], 2, "--limit is 0"),
-        (["report", "tiny_networks:vgg", "--samples", "0"], 2, "--samples"),
-        (["inverse", "tiny_networks:vgg"], 2, "no verb inverse; try invert; see unconv --help$"),
-        (["frobnicate", "tiny_networks:vgg"], 2, "no verb frobnicate; use one of report, "),
-        (
-            ["invert", "tiny_networks:vgg", "--from", "moon"],
-            2,
-            "--from is 'moon'; use image or layer; see unconv invert",
-        ),
-        (["stages"], 2, "Missing from unconv stages: MODEL, a bundled name .* or module:callable; see unconv stages"),
-        (["stages", "tiny_networks:vgg", "--size", "big"], 2, "^unconv: --size is 'big'; it takes a whole number; see"),
-        (
-            ["report", "tiny_networks:vgg", "--effrt", "3"],
-            2,
-            "^unconv: unconv report has no option --effrt; try --effort; see unconv report --help$",
-        ),
-        (["report", "tiny_networks:vgg", "--effort", "x"], 2, "^unconv: --effort is 'x'; it takes a number; see"),
-        (["doctor", "--size", "3"], 2, "^unconv: unconv doctor has no option --size; see"),
-        (
-            ["report", "tiny_networks:vgg", "--image", "x"],
-            2,
-            "^unconv: unconv report has no option --image; try --images; see unconv report --help$",
-        ),
-        (
-            ["reprot", "tiny_networks:vgg", "--size", "16"],
-            2,
-            "^unconv: there is no verb reprot; try report; see unconv -",
-        ),
-        (
-            ["report", "tiny_networks:vgg", "--mean", "0.4", "0.5", "0.6", "--std", "1"],
-            2,
-            "^unconv: --mean takes one number, or three with commas and no spaces, such as",
-        ),
-        (
-            ["report", "tiny_networks:vgg", "extra"],
-            2,
-            "^unconv: unconv report cannot use extra; see unconv report --help$",
-        ),
-        (["stages", "tiny_networks:vgg", "--stages", "0,3"], 2, "'0,3' is no stage; put spaces between stages: 0 3$"),
-        (
-            ["rip", "tiny_networks:vgg", "--size", "16", "--stages", "0,6"],
-            2,
-            "'0,6' is no stage; put spaces between stages: 0 6$",
-        ),
+        (["invert", *VGG, "--layer", "99"], 2, "99"),
+        (["invert", *VGG], 2, "^--layer is missing; see unconv layers cases:vgg$"),
+        (["invert", *VGG, "--layer", "2", "--method", "magic"], 2, "magic.*gauss-newton.*see unconv invert --help$"),
+        (["invert", *VGG, "--layer", "2", "--recover", "moon"], 2, "moon.*--recover.*image.*input"),
+        (["invert", *VGG, "--layer", "2", "--method", "linear", "--side-info", "gates"], 2, "--side-info"),
+        (["invert", *VGG, "--layer", "2", "--budget", "soon"], 2, "^--budget is 'soon'; expected a time"),
+        (["invert", *VGG, "--layer", "2", "--passes", "0"], 2, "^--passes is 0"),
+        (["sparsity", "cases:vgg", "--images", "nowhere"], 2, "nowhere"),
+        (["sparsity", *VGG, "--blocks", "9"], 2, "9.*0, 3, 6"),
+        (["coherence", "cases:without_convolutions", "--size", "16"], 1, "no conv"),
+        (["coherence", "cases:vgg", "--weights", "nowhere.safetensors"], 2, "nowhere.safetensors"),
+        (["layers", "cases:unpadded", "--size", "4"], 1, "4"),
+        (["layers", "cases:vgg", "--device", "abacus"], 2, "abacus"),
+        (["rip", *VGG, "--k", "100000"], 1, "regions"),
+        (["report", "cases:vgg", "--batch", "0"], 2, "^--batch is 0"),
+        (["report", "cases:vgg", "--limit", "0"], 2, "^--limit is 0"),
+        (["report", "cases:vgg", "--samples", "0"], 2, "^--samples is 0"),
+        (["report", "cases:vgg", "--ray", "a", "b"], 2, "^--ray takes at most one address"),
+        (["frobnicate", "cases:vgg"], 2, "^there is no verb frobnicate; use one of report, "),
+        (["layers"], 2, "^Missing from unconv layers: .*module:callable.*; see unconv layers --help$"),
+        (["layers", "cases:vgg", "--size", "big"], 2, "--size.*big.*; see unconv layers --help$"),
+        (["report", "cases:vgg", "--effrt", "3"], 2, "--effrt.*; see unconv report --help$"),
+        (["report", "cases:vgg", "extra"], 2, "extra.*; see unconv report --help$"),
+        (["doctor", "--size", "3"], 2, "--size.*; see unconv doctor --help$"),
+        (["train-decoder", *VGG], 2, "^--layer is missing"),
+        (["train-decoder", *VGG, "--layer", "0"], 2, "^--images is missing"),
+        (["reproduce", "table9"], 2, "table9"),
         (["--tyro-print-completion", "nosh"], 2, "name of your shell: bash, zsh, fish"),
     ],
 )
 def test_errors_are_one_line(call, words, status, message):
-    found, out, err = call(*words)
-    lines = [line for line in err.splitlines() if not line.startswith("note: ")]
-    assert found == status, err
-    assert out == ""
-    assert len(lines) == 1, err
-    assert lines[0].startswith("unconv: ")
-    assert re.search(message, lines[0]), err
+    ended = call(*words)
+    assert ended.status == status, ended.err
+    assert re.search(message, ended.message), ended.err
 
 
 def test_an_empty_folder_and_an_unreadable_one(call, tmp_path):
-    status, _, err = call("sparsity", "tiny_networks:vgg", "--images", tmp_path)
-    assert (status, err.count("unconv: ")) == (1, 1)
+    assert call("sparsity", "cases:vgg", "--images", tmp_path).status == 1
     (tmp_path / "x.png").write_bytes(b"")
-    status, _, err = call("sparsity", "tiny_networks:vgg", "--images", tmp_path)
-    assert status == 1
-    assert "x.png" in err
+    ended = call("sparsity", "cases:vgg", "--images", tmp_path)
+    assert ended.status == 1
+    assert "x.png" in ended.message
 
 
 def test_debug_shows_the_traceback(call):
-    status, _, err = call("stages", "no-such-model", "--debug")
-    assert status == 2
-    assert "Traceback" in err
+    ended = call("layers", "no-such-model", "--debug")
+    assert ended.status == 2
+    assert any("Traceback" in line for line in ended.err)
 
 
-def test_help_names_every_verb_and_needs_no_torch(call):
-    status, out, _ = call("--help")
-    assert status == 0
-    for verb in VERBS:
-        assert verb in out
+def test_help_names_every_verb_and_imports_no_torch(call):
+    ended = call("--help")
+    assert ended.status == 0
+    assert all(verb in ended.out for verb in VERBS)
+    code = "import sys, unconv.cli; unconv.cli.main(['report', '--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_version(call):
+    assert re.fullmatch(r"unconv \d+\.\d+\.\d+\S*\n", call("--version").out)
 
 
 def test_unconv_alone_says_what_to_do_next(call):
-    status, out, err = call()
-    assert (status, err) == (0, "")
-    assert len(out.splitlines()) < 20
-    for line in re.findall(r"^  unconv (\S+)", out, re.MULTILINE):
-        assert line in VERBS or line.startswith("--")
+    ended = call()
+    assert (ended.status, ended.err) == (0, [])
+    assert len(ended.out.splitlines()) < 20
+    for word in re.findall(r"^  unconv (\S+)", ended.out, re.MULTILINE):
+        assert word in VERBS or word.startswith("--")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_every_verb(call, shell):
-    status, out, _ = call("--tyro-print-completion", shell)
-    assert status == 0
-    assert all(verb in out for verb in VERBS)
-    assert "--dry-run" in out
+    ended = call("--tyro-print-completion", shell)
+    assert ended.status == 0
+    assert all(verb in ended.out for verb in VERBS)
+    assert "--side-info" in ended.out
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10m", 600), ("90s", 90), ("1h", 3600), ("1.5", 1.5), (None, None)])
+def test_times(text, seconds):
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "3d", "nan", "inf", "1m30s", "9" * 400])
+def test_what_is_no_time(text):
+    with pytest.raises(UsageError, match="expected a time"):
+        parse_time(text)
+
+
+def test_errors_of_the_library_are_shown_with_options():
+    assert in_options("side_info is 'x'; use reference_images") == "--side-info is 'x'; use --reference-images"
+    assert in_options("batch is 0; give passes=3") == "--batch is 0; give --passes 3"
+    assert in_options("choose another directory with out") == "choose another directory with --out"
+    assert in_options("no image of this size, with batch norm") == "no image of this size, with batch norm"
+    assert in_options("give --side-info none") == "give --side-info none"
+    assert OPTIONS["held_out"] == "--held-out"
+
+
+def test_a_command_line_runs_options_again():
+    options = Invert(model="m", layer=("a", "b"), side_info="gates", out=Path("x"), json=True)
+    assert command_line("invert", options) == "unconv invert m --layer a b --side-info gates"
+    assert command_line("reproduce", Reproduce(name="fig2", model="m")) == "unconv reproduce fig2 --model m"
+
+
+def test_titles_of_several_lines_keep_columns_narrow():
+    text = format_table(("layer", "image\ngauss-newton\nnone", "k"), [("a", 1.5, 2), ("b", None, 10)])
+    assert text.splitlines() == [
+        "layer         image   k",
+        "       gauss-newton",
+        "               none",
+        "a               1.5   2",
+        "b                 -  10",
+    ]
