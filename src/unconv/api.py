@@ -547,8 +547,11 @@ def _report_tasks(
     side_info: Sequence[SideInfo] | None,
 ) -> tuple[list[Task], list[str]]:
     network, found = opened.network, opened.network.layers(x)
-    blocks = {name for block in (network.conv_blocks(x) if methods else ()) for name in (block.name, block.output)}
-    tasks, notes = [], {}
+    blocks: set[str | None] = set()
+    if methods is not None:
+        blocks = {end for block in network.conv_blocks(x) for end in (block.name, block.output)}
+    tasks: list[Task] = []
+    notes: dict[str, list[str]] = {}
     for name in names:
         kinds = network.function(name, x.shape[1:]).side_info_kinds
         missing = [kind for kind in side_info or SIDE_INFO if kind not in kinds]
@@ -740,7 +743,9 @@ def _result(
     )
 
 
-def _pictures(network: Network, estimate: Tensor, reference: Tensor | None) -> tuple[Tensor | None, Tensor] | None:
+def _pictures(
+    network: Network, estimate: Tensor | None, reference: Tensor | None
+) -> tuple[Tensor | None, Tensor] | None:
     if estimate is None or estimate.ndim != 3:
         return None
     true = None if reference is None else reference[None]

@@ -45,21 +45,21 @@ def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: i
     capture(network.module, layers, x)
     forward = time.perf_counter() - start
     side = 512
-    a = torch.zeros(side, side, dtype=torch.float64)
+    a = torch.ones(side, side)
     start = time.perf_counter()
-    a @ a
-    per_product = (time.perf_counter() - start) / (2 * side**3)
-    config = LinearConfig()
+    torch.mm(a, a)
+    per_product = (time.perf_counter() - start) / side**3
+    config, pixels = LinearConfig(), x[0, 0].numel()
     work = 0.0
     for layer in layers:
         shape = network.layers(x).get(layer).shape
-        pixels = x.shape[-1] * x.shape[-2]
         positions = shape[-1] * shape[-2] if len(shape) == 3 else 1
-        unknowns = min(config.max_unknowns, 9 * shape[0])
-        rows = min(config.samples_per_unknown * unknowns, positions * REFERENCES)
-        targets = 3 * pixels / max(positions, 1)
-        work += rows * unknowns * (unknowns + targets) + unknowns**3
-    return 2 * forward * (2 * REFERENCES + images) + 2 * work * per_product
+        unknowns = min(config.max_unknowns, 9 * shape[0]) if positions > 1 else REFERENCES
+        targets = x.shape[1] * pixels / max(positions, 1)
+        rows = positions * REFERENCES
+        # the normal equations of all samples, and a factorisation for every ridge that is tried
+        work += min(config.max_operations, rows * unknowns * (unknowns + targets)) + 3 * unknowns**3
+    return 2 * forward * (2 * REFERENCES + images) + work * per_product
 
 
 def plan_passes(tasks: Sequence[Task], per_pass: Mapping[str, float], images: int, seconds: float) -> dict[str, int]:

@@ -138,8 +138,10 @@ class Captured:
         def some(x: Tensor) -> Tensor:
             return x.unflatten(0, (count, -1))[list(places)].flatten(0, 1)
 
-        names, indices = (tuple(v[i] for i in places) for v in (self.batch.names, self.batch.indices))
-        batch = Batch(names, self.batch.inputs[list(places)], indices)
+        names, indices = self.batch.names, self.batch.indices
+        batch = Batch(
+            tuple(names[i] for i in places), self.batch.inputs[list(places)], tuple(indices[i] for i in places)
+        )
         features, inputs = ({n: some(x) for n, x in d.items()} for d in (self.features, self.inputs))
         return Captured(batch, self.blocks, features, inputs)
 
@@ -313,9 +315,9 @@ def open_network(
         tensors = (*model.parameters(), *model.buffers())
         target = open_device(device or (str(tensors[0].device) if tensors else "cpu"))
         loaded = adopt_model(model, preprocess=preprocess, size=size, mean=mean, std=std)
-        values = [x for x in in_memory if isinstance(x, Tensor)] if isinstance(in_memory, list | tuple) else in_memory
-        if loaded.notes and isinstance(values, Tensor | list | tuple) and len(values) == len(in_memory or ()):
-            loaded = replace(loaded, preprocess=_of_tensors(values), notes=())
+        only_tensors = isinstance(in_memory, Tensor | list | tuple) and all(isinstance(x, Tensor) for x in in_memory)
+        if loaded.notes and only_tensors:
+            loaded = replace(loaded, preprocess=_of_tensors(in_memory), notes=())  # pyright: ignore
     for note in loaded.notes:
         print(f"note: {note}", file=sys.stderr)
     network = Network(loaded.module.to(target), loaded.preprocess, target)

@@ -26,7 +26,8 @@ class RayCluster:
             import ray
         except ImportError:
             raise UnconvError("Ray is not installed; pip install 'unconv[ray]', or leave out ray") from None
-        self.ray = ray
+        self.ray: Any = ray
+        ray = self.ray
         self.started = not ray.is_initialized()
         if self.started:
             local = address in {None, "", "local"}

@@ -11,20 +11,16 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from unconv.conv_block import ConvBlock, SideInfo
-from unconv.decode.block_input import METHODS as BLOCK_METHODS
-from unconv.decode.block_input import CodeKind, paper_code, paper_stage
-from unconv.decode.what_where import encode_chain
+from unconv.conv_block import IMAGE, SideInfo
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.network import TOO_LARGE, Captured, Network, is_out_of_memory
 from unconv.images import quality
-from unconv.inversion.chain import chain_to_image, decode_chain, follow
-from unconv.linalg import norms, relative_norm
-from unconv.measure.sparsity import k_from
-from unconv.sparsity import Code, Window
+from unconv.linalg import relative_norm
 
 Recover = Literal["image", "input"]
+CodeKind = Literal["network", "paper"]
 FEATURES_METHODS = ("linear", "gauss-newton", "gradient")
+BLOCK_METHODS = ("iht", "transpose", "min-norm", "convex")
 DECODER = "decoder"
 METHODS = (*FEATURES_METHODS, DECODER, *BLOCK_METHODS)
 ITERATIVE = ("gauss-newton", "gradient", "convex")  # what takes time; the others are one step
@@ -112,26 +108,13 @@ class Reconstruction(NamedTuple):
     picture: Tensor | None
 
 
-class _Solved(NamedTuple):
+class Solved(NamedTuple):
+    """What a solver gave for a batch."""
+
     estimate: Tensor
     status: Sequence[str]
     passes: Sequence[int | None]
     seconds: float
-
-
-def coded_block(block: ConvBlock, code: CodeKind, region: int | None) -> ConvBlock:
-    """Return the block as the code sees it: with an imposed pooling where it has none, in the paper's reading."""
-    fits = block.pooling is None and region is not None and min(block.operator.output_shape[1:]) >= region
-    if fits:
-        block = block.with_region(cast(int, region))
-    return paper_stage(block) if code == "paper" else block
-
-
-def paper_k(block: ConvBlock, fraction: float) -> int:
-    """Return the ``k`` of the paper's code from the share of non-zero regions, at least 1."""
-    spatial = block.operator.output_shape[1:]
-    pooled = block.pooling.pooled_shape(spatial) if isinstance(block.pooling, Window) else spatial
-    return k_from(fraction, block.operator.output_shape[0] * math.prod(pooled))
 
 
 def inputs_needed(network: Network, x: Tensor, task: Task) -> tuple[str, ...]:
@@ -141,6 +124,8 @@ def inputs_needed(network: Network, x: Tensor, task: Task) -> tuple[str, ...]:
     blocks = network.conv_blocks(x)
     if task.recover == "input":
         return (blocks.get(task.layer).name,)
+    from unconv.inversion.chain import chain_to_image
+
     return tuple(block.name for block in chain_to_image(blocks, task.layer))
 
 
@@ -157,18 +142,22 @@ def reconstruct(
     count, most = len(captured.batch.names), network.max_batch
     x = captured.batch.inputs.to(network.device)
     reference = captured.inputs[network.conv_blocks(x).get(task.layer).name] if task.recover == "input" else x
+    message = ""
     try:
         if most is None or count <= most:
             if task.of_features:
                 features = captured.features[task.layer]
                 solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, initial)
             else:
-                solved = _from_code(network, captured, x, reference, task, settings)
+                from unconv.evaluate.block_reconstruction import solve_code
+
+                solved = solve_code(network, captured, x, reference, task, settings)
             if not torch.isfinite(solved.estimate).all():
                 raise UnconvError(
                     f"inverting {task.layer} by {task.method} gave NaN or infinite values; check the weights"
                 )
-            return _compare(network, solved, reference, is_image=reference.shape == x.shape and reference is x)
+            is_image = reference is x or network.conv_blocks(x).get(task.layer).source == IMAGE
+            return _compare(network, solved, reference, is_image=is_image)
     except UnconvError as error:
         message, most = str(error), 1
     except Exception as error:
@@ -224,7 +213,7 @@ def _from_features(
     settings: Settings,
     passes: int | None,
     initial: Tensor | None = None,
-) -> _Solved:
+) -> Solved:
     from unconv.inversion.invert import invert_features
 
     decoder = network.linear.get(task.layer)
@@ -245,54 +234,10 @@ def _from_features(
         config=settings.config,
     )
     seconds = (time.perf_counter() - start) / len(features)
-    return _Solved(result.estimate, result.status, result.passes, seconds)
+    return Solved(result.estimate, result.status, result.passes, seconds)
 
 
-def _from_code(
-    network: Network, captured: Captured, x: Tensor, reference: Tensor, task: Task, settings: Settings
-) -> _Solved:
-    blocks = network.conv_blocks(x)
-    block = blocks.get(task.layer)
-    chain = (block,) if task.recover == "input" else chain_to_image(blocks, block.name)
-    if task.method == DECODER:
-        decoder = network.decoders.get(block.name)
-        if decoder is None:
-            raise UnconvError(f"layer {task.layer} has no trained decoder; give one in decoders, see train_decoder")
-        codes = encode_chain(chain, x)
-        start = time.perf_counter()
-        with torch.no_grad():
-            estimate = decoder(codes[-1].values, codes, x.shape[2:])
-        status: Sequence[str] = ("converged",) * len(x)
-    else:
-        block = coded_block(block, task.code, settings.region)
-        code = _encode(block, captured.inputs[block.name], task.code, settings)
-        trail = follow(chain[:-1], captured.inputs)
-        if task.side_info == "gates":
-            trail.gates[block.name] = chain[-1].preactivation(captured.inputs[block.name]) > 0
-        start = time.perf_counter()
-        solution = decode_chain(
-            (*chain[:-1], block),
-            code,
-            trail,
-            task.method,
-            reading=task.code,
-            side_info=task.side_info,
-            norm=norms(reference),
-        )
-        estimate, status = solution.value, solution.status
-    seconds = (time.perf_counter() - start) / len(x)
-    return _Solved(estimate, status, (None,) * len(x), seconds)
-
-
-def _encode(block: ConvBlock, x: Tensor, kind: CodeKind, settings: Settings) -> Code:
-    if kind == "network":
-        return block.encode(x)
-    fraction = settings.fractions.get(block.name)
-    k = settings.k or (paper_k(block, 1.0 if fraction is None else fraction))
-    return paper_code(block, x, k)
-
-
-def _compare(network: Network, solved: _Solved, reference: Tensor, *, is_image: bool) -> list[Reconstruction]:
+def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: bool) -> list[Reconstruction]:
     # relative_error = ||x^ - x|| / ||x|| on the tensor that the network receives; PSNR and SSIM on pixels in [0, 1]
     errors = relative_norm(solved.estimate - reference, reference).tolist()
     pictures, scores = None, None

@@ -16,8 +16,8 @@ from unconv.certify.supports import Region
 from unconv.certify.upper_bound import delta_bracket, layer_bounds
 from unconv.conv_block import IMAGE, ConvBlock
 from unconv.errors import UnconvError
+from unconv.evaluate.block_reconstruction import coded_block, paper_k
 from unconv.evaluate.network import TOO_LARGE, Captured, CapturedStream, Network, is_out_of_memory
-from unconv.evaluate.reconstruction import coded_block, paper_k
 from unconv.images import SkippedImage
 from unconv.measure.coherence import Coherence, coherence_pair
 from unconv.measure.rip import Boundary, RatioSummary, compare, sample_ratios

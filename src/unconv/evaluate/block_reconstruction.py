@@ -1,0 +1,82 @@
+"""A conv block's input, or the image through a chain of blocks, back from the block's code."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from unconv.conv_block import ConvBlock
+from unconv.decode.block_input import paper_code, paper_stage
+from unconv.decode.what_where import encode_chain
+from unconv.errors import UnconvError
+from unconv.evaluate.network import Captured, Network
+from unconv.evaluate.reconstruction import DECODER, CodeKind, Settings, Solved, Task
+from unconv.inversion.chain import chain_to_image, decode_chain, follow
+from unconv.linalg import norms
+from unconv.measure.sparsity import k_from
+from unconv.sparsity import Code, Window
+
+
+def coded_block(block: ConvBlock, code: CodeKind, region: int | None) -> ConvBlock:
+    """Return the block as the code sees it: with an imposed pooling where it has none, in the paper's reading."""
+    fits = block.pooling is None and region is not None and min(block.operator.output_shape[1:]) >= region
+    if fits:
+        block = block.with_region(cast(int, region))
+    return paper_stage(block) if code == "paper" else block
+
+
+def paper_k(block: ConvBlock, fraction: float) -> int:
+    """Return the ``k`` of the paper's code from the share of non-zero regions, at least 1."""
+    spatial = block.operator.output_shape[1:]
+    pooled = block.pooling.pooled_shape(spatial) if isinstance(block.pooling, Window) else spatial
+    return k_from(fraction, block.operator.output_shape[0] * math.prod(pooled))
+
+
+def solve_code(
+    network: Network, captured: Captured, x: Tensor, reference: Tensor, task: Task, settings: Settings
+) -> Solved:
+    """Return a conv block's input, or the image, from its code; ``reference``: what it should be."""
+    blocks = network.conv_blocks(x)
+    block = blocks.get(task.layer)
+    chain = (block,) if task.recover == "input" else chain_to_image(blocks, block.name)
+    if task.method == DECODER:
+        decoder = network.decoders.get(block.name)
+        if decoder is None:
+            raise UnconvError(f"layer {task.layer} has no trained decoder; give one in decoders, see train_decoder")
+        codes = encode_chain(chain, x)
+        start = time.perf_counter()
+        with torch.no_grad():
+            estimate = decoder(codes[-1].values, codes, x.shape[2:])
+        status: Sequence[str] = ("converged",) * len(x)
+    else:
+        block = coded_block(block, task.code, settings.region)
+        code = _encode(block, captured.inputs[block.name], task.code, settings)
+        trail = follow(chain[:-1], captured.inputs)
+        if task.side_info == "gates":
+            trail.gates[block.name] = chain[-1].preactivation(captured.inputs[block.name]) > 0
+        start = time.perf_counter()
+        solution = decode_chain(
+            (*chain[:-1], block),
+            code,
+            trail,
+            task.method,
+            reading=task.code,
+            side_info=task.side_info,
+            norm=norms(reference),
+        )
+        estimate, status = solution.value, solution.status
+    seconds = (time.perf_counter() - start) / len(x)
+    return Solved(estimate, status, (None,) * len(x), seconds)
+
+
+def _encode(block: ConvBlock, x: Tensor, kind: CodeKind, settings: Settings) -> Code:
+    if kind == "network":
+        return block.encode(x)
+    fraction = settings.fractions.get(block.name)
+    k = settings.k or (paper_k(block, 1.0 if fraction is None else fraction))
+    return paper_code(block, x, k)
