@@ -195,6 +195,19 @@ def returns_nothing_from_train():
     return Frozen(lambda net, x: net.conv(x), conv=conv())
 
 
+def norm_in_training_mode():
+    """Its own ``train`` keeps a batch norm in training mode: it reads, and changes, the statistics of the batch."""
+
+    class Training(Net):
+        def train(self, mode: bool = True):
+            super().train(mode)
+            self.bn.train()
+            return self
+
+    parts = {"conv": conv(), "bn": nn.BatchNorm2d(4), "act": nn.ReLU()}
+    return Training(lambda net, x: net.act(net.bn(net.conv(x))), **parts).eval()
+
+
 HOOKS = {
     "convolution": lambda net: net[0].register_forward_hook(lambda module, args, y: y * 3),
     "batch norm": lambda net: net[1].register_forward_hook(lambda module, args, y: y + 1),

@@ -412,7 +412,7 @@ def test_a_block_that_is_changed_from_outside_is_refused_or_right(where):
         torch.testing.assert_close(encoded(model, blocks, "0", x), capture(model, ["1"], x)["1"])
         return
     assert blocks.names == ("4",)
-    reason = r"differ from the network's own output by [\d.]+ times its largest value; a hook or a replaced forward"
+    reason = r"differ from the network's own output by [\d.]+ times its largest value; a hook, a replaced forward"
     assert re.search(reason, reasons(blocks)["0"])
     assert blocks.names == find_conv_blocks(model, torch.zeros(1, 3, 8, 8)).names
 
@@ -430,6 +430,18 @@ def test_a_chain_that_is_changed_behind_its_back_is_no_chain():
     first, second, third = find_conv_blocks(model, torch.rand(1, 3, 8, 8))
     assert [first.source, second.source, third.source] == [IMAGE, None, "1"]
     assert not second.nonnegative_input
+
+
+def test_a_batch_norm_in_training_mode_and_a_replaced_forward():
+    blocks = find_conv_blocks(cases.norm_in_training_mode(), torch.rand(1, 3, 8, 8))
+    assert "training mode changes them" in reasons(blocks)["conv"]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    plain, doubled = model[0].forward, model[1].forward
+    model[0].forward = lambda x: plain(x)
+    model[1].forward = lambda x: doubled(2 * x)
+    blocks = find_conv_blocks(model, torch.rand(1, 3, 8, 8))
+    assert blocks.names == ("0",)
+    assert reasons(blocks) == {"1": "its forward was replaced by one that is no plain convolution of its input"}
 
 
 def test_filters_that_depend_on_the_image_are_refused():

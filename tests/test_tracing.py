@@ -170,6 +170,15 @@ def test_train_that_returns_nothing():
     assert model.conv.weight.requires_grad
 
 
+def test_a_batch_norm_in_training_mode_reads_the_batch_and_is_left_as_it_was():
+    model = cases.norm_in_training_mode()
+    layers = list_layers(model, X)
+    assert layers.names == ("conv",)
+    assert layers.skipped[0].reason == "its output for one image depends on the other images of the batch"
+    assert model.bn.num_batches_tracked == 0
+    assert not model.bn.running_mean.any()
+
+
 def test_lazy_modules_are_not_initialised():
     model = nn.Sequential(conv(), nn.LazyConv2d(5, 3))
     layers = list_layers(model, X)

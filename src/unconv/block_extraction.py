@@ -190,7 +190,7 @@ def _checked(
             reason = (
                 f"its parts as read differ from the network's own output by {difference:.2g} times its largest value"
             )
-            skipped.setdefault(block.name, f"{reason}; a hook or a replaced forward changes what they compute")
+            skipped.setdefault(block.name, f"{reason}; a hook, a replaced forward or training mode changes them")
     return blocks
 
 
@@ -272,6 +272,8 @@ def _refusal(conv: nn.Module, call: Node | None = None) -> str:
     if call and len(call.input_shape) != dims + 2:
         return "called without a batch axis"
     if call and _plain_convolution(conv, call.input_shape) is None:
+        if "forward" in vars(conv):
+            return "its forward was replaced by one that is no plain convolution of its input"
         return f"its class {type(conv).__name__} computes a convolution of its own kind"
     if conv.padding_mode != "zeros" and any(_padding(conv)):
         return f"padding mode {conv.padding_mode!r}; only zeros are supported"

@@ -137,19 +137,21 @@ def evaluating(model: nn.Module, *, gradients: bool = False, freeze: bool = True
     # all of them, not only the training flag: a forward pass may leave activations on its modules
     modules = list(model.named_modules())
     saved = [(module, dict(vars(module)), dict(module._buffers)) for _, module in modules]
-    # torch's own modules change no buffer in evaluation mode
-    own = [b for _, module in modules if not is_leaf(module) for b in module._buffers.values() if b is not None]
-    buffers = [(b, b._version, b.clone()) for b in own if not is_lazy(b) and not b.is_inference()]
+    buffers: list[tuple[Tensor, int, Tensor]] = []
     parameters = list(model.parameters()) if freeze else []
     flags = [(p, p.requires_grad) for p in parameters if not is_lazy(p) and not p.is_inference()]
     with ExitStack() as hooks:
         for path, module in modules:
-            if any(is_lazy(p) for p in module._parameters.values()):
+            if any(is_lazy(p) for p in module._parameters.values() if p is not None):
                 # such a module has a hook of its own that would initialise it: stay ahead of that
                 hooks.callback(module.register_forward_pre_hook(partial(_refuse_lazy, path), prepend=True).remove)
         try:
             if any(module.training for _, module in modules):
                 model.eval()
+            # torch's own modules change no buffer in evaluation mode, and count no version in training mode
+            for module in (m for _, m in modules if m.training or not is_leaf(m)):
+                own = [b for b in module._buffers.values() if b is not None and not is_lazy(b) and not b.is_inference()]
+                buffers += [(b, -1 if module.training else b._version, b.clone()) for b in own]
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
             with torch.inference_mode(False), torch.set_grad_enabled(gradients), _without_checkpoints():
@@ -162,10 +164,9 @@ def evaluating(model: nn.Module, *, gradients: bool = False, freeze: bool = True
                 module._buffers.update(own_buffers)
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
-            with torch.no_grad():
-                for buffer, version, values in buffers:
-                    if buffer._version != version:
-                        buffer.copy_(values)
+            for buffer, version, values in buffers:
+                if buffer._version != version:
+                    buffer.data.copy_(values)  # without a new version, which a backward pass would object to
 
 
 def _refuse_lazy(path: str, *_: Any) -> None:
@@ -201,7 +202,7 @@ def another_image(image: Tensor) -> Tensor:
     if not image.is_floating_point():
         return turned
     noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
-    return turned + 0.1 * noise * (image.abs().max() or 1.0)
+    return turned + 0.5 * noise * (image.abs().max() or 1.0)
 
 
 def first_line(error: Exception) -> str:
