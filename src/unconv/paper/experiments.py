@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from unconv.paper.experiment_context import Subject
-    from unconv.reporting.reproduction import Table
+    from unconv.paper.context import Context, Result, Table
 
-Result = dict[str, Any]
-Run = Callable[[ModuleType, Any, Callable[[], "Subject"]], Result]
+    Run = Callable[[ModuleType, Any, Callable[[], Context]], Result]
 
 
 @dataclass(frozen=True)
@@ -24,15 +22,14 @@ class Experiment:
 
     Attributes:
         title: Its heading.
-        module: Its file in this folder, with ``run``, ``table`` or ``tables``, and where it has them ``draw`` (its
-            figure) and ``work`` (units of work of its progress bar).
+        module: Its file in this folder, with ``run``, ``tables`` and, where it has a figure, ``draw``.
         run: Calls ``run`` of the module with options, and with a function that opens the network where it needs one.
         suffix: Of its figure's file; pictures are no vectors.
     """
 
     title: str
     module: str
-    run: Run = lambda module, options, subject: module.run(subject())
+    run: Run = lambda module, options, context: module.run(context())
     suffix: str = ".svg"
 
     def load(self) -> ModuleType:
@@ -41,64 +38,57 @@ class Experiment:
 
     def tables(self, result: Result) -> Mapping[str, Table]:
         """Return header and rows by caption."""
-        module = self.load()
-        return module.tables(result) if hasattr(module, "tables") else {result["name"]: module.table(result)}
+        return self.load().tables(result)
 
     def draw(self, result: Result) -> Figure | None:
         """Return the figure, ``None`` where there is none."""
         draw = getattr(self.load(), "draw", None)
         return None if draw is None else draw(result)
 
-    def work(self, subject: Subject) -> int:
-        """Return units of work."""
-        return getattr(self.load(), "work", lambda _: 1)(subject)
+
+def _sizes(options: Any) -> Any:
+    from unconv.paper.thm31 import Sizes
+
+    return Sizes(*options.sizes)
 
 
-def _with_setting(module: ModuleType, options: Any, subject: Callable[[], Subject]) -> Result:
-    from unconv.paper.thm31 import Setting
-
-    setting = Setting(*options.sizes)
-    return module.run(options.draws, options.seed, setting) if module.__name__.endswith("fig2") else module.run(setting)
-
-
-def _with_decoders(module: ModuleType, options: Any, subject: Callable[[], Subject]) -> Result:
-    from unconv.evaluate.decoders import open_decoders
-
-    opened = subject()
-    return module.run(opened, open_decoders(opened.network, opened.stages, options.decoders))
-
-
-def _committed(module: ModuleType, options: Any, subject: Callable[[], Subject]) -> Result:
-    from unconv.paper.committed import committed_result
-
-    return module.shown(committed_result("table1", module.COMMAND))
+def _with_decoders(module: ModuleType, options: Any, context: Callable[[], Context]) -> Result:
+    opened = context()
+    return module.run(opened, opened.open_decoders(options.decoders))
 
 
 EXPERIMENTS = {
     "prop1": Experiment("Proposition 1: perfect reconstruction, and filters in pairs", "prop1"),
     "fig1": Experiment("Figure 1: the architecture", "fig1"),
-    "fig2": Experiment("Figure 2: one-dimensional Gaussian layers", "fig2", _with_setting),
-    "thm31": Experiment("Theorem 3.1: the sufficient condition", "thm31_calculator", _with_setting),
+    "fig2": Experiment(
+        "Figure 2: one-dimensional Gaussian layers",
+        "fig2",
+        lambda module, options, context: module.run(options.draws, options.seed, _sizes(options)),
+    ),
+    "thm31": Experiment(
+        "Theorem 3.1: the sufficient condition",
+        "thm31",
+        lambda module, options, context: module.run(_sizes(options)),
+    ),
     "thm33": Experiment(
         "Theorem 3.3: one-step IHT and its bound",
         "thm33",
-        lambda module, options, subject: module.run(draws=options.samples, seed=options.seed),
+        lambda module, options, context: module.run(draws=options.samples, seed=options.seed),
     ),
-    "table1": Experiment("Table 1: CIFAR-10 with random and with learned filters", "table1", _committed),
+    "table1": Experiment(
+        "Table 1: CIFAR-10 with random and with learned filters",
+        "table1",
+        lambda module, options, context: module.run(),
+    ),
     "table2": Experiment("Table 2: sparsity", "table2"),
     "fig3": Experiment(
         "Figure 3: model-RIP of a late layer",
         "fig3",
-        lambda module, options, subject: module.run(
-            subject(), options.samples, options.recovered, options.steps, options.fractions
+        lambda module, options, context: module.run(
+            context(), options.samples, options.recovered, options.steps, options.fractions
         ),
     ),
     "table3": Experiment("Table 3: one-step IHT in activation space and in image space", "table3", _with_decoders),
     "fig4": Experiment("Figure 4: decoded images", "fig4", _with_decoders, ".png"),
     "table4": Experiment("Table 4: coherence", "table4"),
-    "alexnet": Experiment(
-        "AlexNet",
-        "alexnet",
-        lambda module, options, subject: module.run(subject(), options.samples, options.recovered, options.steps),
-    ),
 }

@@ -1,4 +1,4 @@
-"""Figure 1: the architecture, drawn from the stages that were traced."""
+"""Figure 1: the architecture, drawn from the conv blocks that were traced."""
 
 from __future__ import annotations
 
@@ -8,93 +8,75 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from unconv.paper.experiment_context import Subject, blocks, label
+from unconv.paper.context import Context, Result, Table, label, numbering
 
 COLOURS = {"maxpool": "#b03a2e", "avgpool": "#e0b23c", None: "#33628c"}
+FIELDS = {
+    "layer": "layer",
+    "block": "conv block",
+    "kind": "kind",
+    "source": "reads",
+    "input_shape": "input",
+    "activation_shape": "activation",
+    "code_shape": "code",
+}
 
 
-def run(subject: Subject) -> dict[str, Any]:
-    """List the stages of the network in the paper's numbering.
-
-    Args:
-        subject: The network; its images are not read.
-
-    Returns:
-        ``name``, ``paper``, ``ours`` and ``notes``, fit for JSON.
-    """
-    numbering = blocks(subject.stages)
+def run(context: Context) -> Result:
+    """List the conv blocks of the network in the paper's numbering; no image is read."""
+    numbers = numbering(context.blocks)
     ours = [
         {
-            "layer": label(numbering[stage.name]),
-            "stage": stage.name,
-            "kind": stage.kind,
-            "input_shape": list(stage.input_shape),
-            "activation_shape": list(stage.operator.output_shape),
-            "code_shape": list(stage.code_shape),
-            "source": stage.source,
+            "layer": label(numbers[block.name]),
+            "block": block.name,
+            "kind": block.kind,
+            "input_shape": list(block.input_shape),
+            "activation_shape": list(block.operator.output_shape),
+            "code_shape": list(block.code_shape),
+            "source": block.source,
         }
-        for stage in subject.stages
+        for block in context.blocks
     ]
-    left_out = [f"{skipped.module} is no stage: {skipped.reason}." for skipped in subject.stages.skipped]
+    size = "x".join(map(str, context.shape))
     return {
         "name": "fig1",
         "paper": "blocks of conv(i,j) and ReLU, each ended by pool(i) (2x2 max pooling); macro layer i reads pool(i)",
         "ours": ours,
         "notes": [
-            f"Traced from {subject.model} at {'x'.join(map(str, subject.shape))}; "
-            "nothing is assumed of its architecture.",
-            *left_out,
+            f"Traced from {context.model} at {size}; nothing is assumed of its architecture.",
+            *(f"{skipped.module} is no conv block: {skipped.reason}." for skipped in context.blocks.skipped),
         ],
     }
 
 
-def table(result: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """One row per stage.
-
-    Args:
-        result: What ``run`` returned.
-
-    Returns:
-        Header and rows.
-    """
-    fields = ("layer", "stage", "kind", "source", "input_shape", "activation_shape", "code_shape")
-    header = ("layer", "stage", "kind", "reads", "input", "activation", "code")
-    return header, [tuple(stage[field] for field in fields) for stage in result["ours"]]
+def tables(result: Result) -> dict[str, Table]:
+    """Return one row per block."""
+    return {"fig1": (tuple(FIELDS.values()), [tuple(row[field] for field in FIELDS) for row in result["ours"]])}
 
 
-def draw(result: dict[str, Any]) -> Figure:
-    """Boxes from left to right: height by the side of the map, width by the channels, poolings in colour.
-
-    Args:
-        result: What ``run`` returned.
-
-    Returns:
-        The figure.
-    """
-    stages = result["ours"]
-    figure = Figure(figsize=(max(6.0, 0.75 * len(stages)), 3.4), layout="constrained")
+def draw(result: Result) -> Figure:
+    """Draw boxes from left to right: height by the side of the map, width by the channels, poolings in colour."""
+    blocks = result["ours"]
+    figure = Figure(figsize=(max(6.0, 0.75 * len(blocks)), 3.4), layout="constrained")
     panel = figure.subplots()
-    tallest = max(side for stage in stages for side in stage["activation_shape"][1:])
+    tallest = max(side for block in blocks for side in block["activation_shape"][1:])
     left = 0.0
-    for stage in stages:
-        centre = _box(panel, left, stage["activation_shape"], tallest, COLOURS[None])
-        top = f"{stage['layer']}\n{stage['activation_shape'][0]}"
-        panel.annotate(top, (centre, 1.06), ha="center", va="bottom", fontsize=7)
-        panel.annotate(
-            "x".join(map(str, stage["activation_shape"][1:])), (centre, -0.06), ha="center", va="top", fontsize=6
-        )
-        left += _width(stage["activation_shape"])
-        pooling = stage["kind"].rpartition("+")[2]
+    for block in blocks:
+        shape = block["activation_shape"]
+        centre = _box(panel, left, shape, tallest, COLOURS[None])
+        panel.annotate(f"{block['layer']}\n{shape[0]}", (centre, 1.06), ha="center", va="bottom", fontsize=7)
+        panel.annotate("x".join(map(str, shape[1:])), (centre, -0.06), ha="center", va="top", fontsize=6)
+        left += _width(shape)
+        pooling = block["kind"].rpartition("+")[2]
         if pooling in COLOURS:
             left += 0.06
-            _box(panel, left, stage["code_shape"], tallest, COLOURS[pooling])
-            left += _width(stage["code_shape"])
+            _box(panel, left, block["code_shape"], tallest, COLOURS[pooling])
+            left += _width(block["code_shape"])
         left += 0.45
-    kinds = {stage["kind"].rpartition("+")[2] for stage in stages}
+    kinds = {block["kind"].rpartition("+")[2] for block in blocks}
     for pooling, colour in COLOURS.items():
-        if pooling and pooling not in kinds:
-            continue
-        panel.add_patch(Rectangle((0, 0), 0, 0, color=colour, label=pooling or "convolution and activation"))
+        if pooling is None or pooling in kinds:
+            panel.add_patch(Rectangle((0, 0), 0, 0, color=colour, label=pooling or "convolution and activation"))
     panel.set(xlim=(-0.2, left), ylim=(-0.3, 1.4))
     panel.set_axis_off()
     panel.legend(loc="lower center", bbox_to_anchor=(0.5, -0.12), ncols=3, fontsize=7, frameon=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +12,13 @@ from torch import Tensor
 from unconv.linalg import norms, relative_norm
 from unconv.measure.rip import draw_codes
 from unconv.operators import ConvOperator
+from unconv.paper.context import Result, Table, histogram
 from unconv.paper.paper_values import FIGURE_2, FIGURE_2_CHECKED
-from unconv.paper.thm31 import Setting
+from unconv.paper.thm31 import Sizes
 from unconv.sparsity import Pooled
 
-SETTING = Setting(k=10)
-CODES_PER_BANK = 500
+SIZES = Sizes(k=10)
+CODES_PER_BANK = 500  # codes that share one bank of Gaussian filters
 QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 QUANTITIES = {
     "ratio": "|W'z| / |z|",
@@ -32,43 +32,29 @@ QUANTITIES = {
 PANELS = {
     "(a) |W'z| / |z|": ("ratio",),
     "(b) |WW'z| / |z|": ("gram_on_support", "gram_everywhere"),
-    "(c) |x^-x| / |x|": (
-        "error_true_switches",
-        "error_known_switches",
-        "error_fixed_switches",
-        "error_fixed_places",
-    ),
+    "(c) |x^-x| / |x|": tuple(name for name in QUANTITIES if name.startswith("error")),
 }
 
 
-def run(draws: int = 20_000, seed: int = 0, setting: Setting = SETTING) -> dict[str, Any]:
-    """Draw layers and codes, and measure.
-
-    Args:
-        draws: Number of codes; every 500 have filters of their own.
-        seed: Seed of filters and codes.
-        setting: The sizes.
-
-    Returns:
-        ``name``, ``paper``, ``ours`` and ``notes``, fit for JSON.
-    """
+def run(draws: int = 20_000, seed: int = 0, sizes: Sizes = SIZES) -> Result:
+    """Draw layers and codes, and measure."""
     parts: list[dict[str, Tensor]] = []
     for bank, start in enumerate(range(0, draws, CODES_PER_BANK)):
-        operator = setting.operator(seed * 1_000_003 + bank)
-        parts.append(measure(operator, setting.k, min(CODES_PER_BANK, draws - start), seed * 1_000_003 + bank))
-    values = {name: torch.cat([part[name] for part in parts]).numpy() for name in QUANTITIES}
+        bank_seed = seed * 1_000_003 + bank
+        count = min(CODES_PER_BANK, draws - start)
+        parts.append(measure(sizes.operator(bank_seed), sizes.k, count, bank_seed))
     ours = {}
-    for name, found in values.items():
-        counts, edges = np.histogram(found, bins=80)
-        quantiles = {key: float(np.quantile(found, q)) for key, q in QUANTILES.items()}
-        ours[name] = quantiles | {"histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
-    sizes = ", ".join(f"{name}={value}" for name, value in asdict(setting).items())
+    for name in QUANTITIES:
+        values = torch.cat([part[name] for part in parts]).numpy()
+        quantiles = {key: float(np.quantile(values, q)) for key, q in QUANTILES.items()}
+        ours[name] = quantiles | {"histogram": histogram(values, 80)}
+    words = ", ".join(f"{name}={value}" for name, value in asdict(sizes).items())
     return {
         "name": "fig2",
         "paper": {"printed": FIGURE_2, "checked": FIGURE_2_CHECKED},
         "ours": ours,
         "notes": [
-            f"{draws} codes, {CODES_PER_BANK} for each bank of Gaussian filters of variance 1 / (M l), {sizes}; values "
+            f"{draws} codes, {CODES_PER_BANK} for each bank of Gaussian filters of variance 1 / (M l), {words}; values "
             "uniform on [-1, 1], at most one non-zero per channel; float64; x^ is not rescaled.",
             "checked: quantiles that were recomputed independently of this code, since the paper gives histograms; "
             "none for the last row.",
@@ -80,23 +66,12 @@ def run(draws: int = 20_000, seed: int = 0, setting: Setting = SETTING) -> dict[
 
 
 def measure(operator: ConvOperator, k: int, draws: int, seed: int) -> dict[str, Tensor]:
-    """All quantities of the figure for one filter bank.
-
-    Args:
-        operator: The layer ``W``, one dimension.
-        k: Number of non-zeros.
-        draws: Number of codes.
-        seed: Seed of the codes.
-
-    Returns:
-        Shape ``(draws,)`` per name in ``QUANTITIES``.
-    """
-    codes = next(draw_codes(operator, Pooled("map"), k, draws, seed=seed))
-    z = codes.dense()
-    x = operator.adjoint(z)
-    h = operator.forward(x)
+    """Return all quantities of the figure for one filter bank, each of shape ``(draws,)``."""
+    z = next(draw_codes(operator, Pooled("map"), k, draws, seed=seed)).dense()
+    x = operator.adjoint(z)  # x = W^T z
+    h = operator.forward(x)  # h = W W^T z
     on_support = h * (z != 0)
-    known = Pooled("map", k).project(h)
+    known = Pooled("map", k).project(h)  # M_known(W x, k)
     cornered = torch.zeros_like(z)
     cornered[:, :, 0] = z.sum(2)  # at most one entry per channel
     x_cornered = operator.adjoint(cornered)
@@ -116,39 +91,24 @@ def measure(operator: ConvOperator, k: int, draws: int, seed: int) -> dict[str, 
     }
 
 
-def table(result: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Our quantiles beside the checked ones.
-
-    Args:
-        result: What ``run`` returned.
-
-    Returns:
-        Header and rows.
-    """
-    checked = result["paper"]["checked"]
+def tables(result: Result) -> dict[str, Table]:
+    """Return our quantiles beside the checked ones."""
     rows = []
     for name, words in QUANTITIES.items():
-        known = checked.get(name, {})
-        said = ", ".join(f"{key} {value:g}" for key, value in known.items()) or None
-        rows.append((words, *(result["ours"][name][key] for key in QUANTILES), said))
-    return ("quantity", *QUANTILES, "checked"), rows
+        checked = result["paper"]["checked"].get(name, {})
+        theirs = ", ".join(f"{key} {value:g}" for key, value in checked.items()) or None
+        rows.append((words, *(result["ours"][name][key] for key in QUANTILES), theirs))
+    return {"fig2": (("quantity", *QUANTILES, "checked"), rows)}
 
 
-def draw(result: dict[str, Any]) -> Figure:
-    """The three histograms, every variant in its panel.
-
-    Args:
-        result: What ``run`` returned.
-
-    Returns:
-        The figure.
-    """
+def draw(result: Result) -> Figure:
+    """Draw the three histograms, every variant in its panel."""
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     for panel, (title, names) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for name in names:
-            histogram = result["ours"][name]["histogram"]
+            bars = result["ours"][name]["histogram"]
             words = QUANTITIES[name].partition(", ")[2] or "measured"
-            panel.stairs(histogram["counts"], histogram["edges"], fill=True, alpha=0.55, label=words)
+            panel.stairs(bars["counts"], bars["edges"], fill=True, alpha=0.55, label=words)
         panel.set_title(title, fontsize=10)
         panel.set_yticks([])
         if len(names) > 1:

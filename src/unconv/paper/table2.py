@@ -3,76 +3,48 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from unconv.evaluate.network import CapturedStream
-from unconv.evaluate.sparsity_stats import activity_over
-from unconv.measure.sparsity import NonZeros
-from unconv.paper.experiment_context import Subject, blocks, label
+from unconv.measure.sparsity import NonZeros, SparsityStatistics
+from unconv.paper.context import Context, Result, Table, count_nonzeros, label, numbering
 from unconv.paper.paper_values import SETTING, TABLE_2
 
 
-def run(subject: Subject) -> dict[str, Any]:
-    """Count non-zeros over the images.
-
-    Args:
-        subject: The network and the images.
-
-    Returns:
-        ``name``, ``paper``, ``ours`` and ``notes``, fit for JSON.
-    """
-    stream = CapturedStream(subject.network, subject.images, lambda _: subject.names)
-    activity, _ = activity_over(stream, subject.names, None, subject.progress)
-    numbering = blocks(subject.stages)
-    ours: dict[str, Any] = {}
-    images = 0
-    for name in subject.names:
-        counted = activity[name]
-        images = counted.activation.images
-        ours[label(numbering[name])] = _row(name, counted.activation)
-        if subject.stages.get(name).pooling is not None:
-            ours[f"p{numbering[name][0]}"] = _row(name, counted.pooled)
+def run(context: Context) -> Result:
+    """Count non-zeros over the images."""
+    statistics = SparsityStatistics()
+    for captured in context.captured(context.names):
+        for name in context.names:
+            count_nonzeros(statistics, captured.blocks.get(name), captured.inputs[name])
+        context.progress(f"counted {len(captured.batch.names)} images")
+    numbers = numbering(context.blocks)
+    ours = {}
+    for name in context.names:
+        ours[label(numbers[name])] = _row(name, statistics[name].activation)
+        if context.blocks.get(name).pooling is not None:
+            ours[f"p{numbers[name][0]}"] = _row(name, statistics[name].pooled)
+    images = statistics[context.names[-1]].activation.images
+    size = "x".join(map(str, context.shape[1:]))
     return {
         "name": "table2",
         "paper": TABLE_2,
         "ours": ours,
         "notes": [
-            f"Percent of non-zeros; ours: {subject.model}, {images} images at "
-            f"{'x'.join(map(str, subject.shape[1:]))}; the paper: {SETTING}.",
+            f"Percent of non-zeros; ours: {context.model}, {images} images at {size}; the paper: {SETTING}.",
             "Layers are numbered by the poolings that end their blocks, so a label names the same layer only in "
             "networks that are built like VGG-16.",
         ],
     }
 
 
-def _row(stage: str, counted: NonZeros) -> dict[str, Any]:
-    error = 100 * counted.standard_error
-    return {"stage": stage, "percent": counted.percent, "standard_error": error if math.isfinite(error) else None}
+def _row(name: str, counts: NonZeros) -> Result:
+    error = 100 * counts.standard_error
+    return {"block": name, "percent": counts.percent, "standard_error": error if math.isfinite(error) else None}
 
 
-def work(subject: Subject) -> int:
-    """Units of work, for a progress bar.
-
-    Args:
-        subject: The network and the images.
-
-    Returns:
-        The number.
-    """
-    return len(subject.names) * len(subject.images)
-
-
-def table(result: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Ours beside the paper's.
-
-    Args:
-        result: What ``run`` returned.
-
-    Returns:
-        Header and rows.
-    """
+def tables(result: Result) -> dict[str, Table]:
+    """Return ours beside the paper's."""
     rows = [
-        (layer, row["stage"], row["percent"], row["standard_error"], result["paper"].get(layer))
+        (layer, row["block"], row["percent"], row["standard_error"], result["paper"].get(layer))
         for layer, row in result["ours"].items()
     ]
-    return ("layer", "stage", "non-zero %", "standard error", "paper, VGG-16 %"), rows
+    return {"table2": (("layer", "conv block", "non-zero %", "standard error", "paper, VGG-16 %"), rows)}
