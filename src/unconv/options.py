@@ -248,7 +248,7 @@ class Doctor:
 
 
 Experiment = Literal[
-    "all", "prop1", "fig1", "fig2", "thm31", "thm33", "table1", "table2", "fig3", "table3", "fig4", "table4", "alexnet"
+    "all", "prop1", "fig1", "fig2", "thm31", "thm33", "table1", "table2", "fig3", "table3", "fig4", "table4"
 ]
 
 

@@ -18,7 +18,7 @@ from unconv.measure.rip import (
     sample_ratios,
 )
 from unconv.operators import ConvOperator, gaussian_like
-from unconv.paper.fig2 import SETTING
+from unconv.paper.fig2 import SIZES
 from unconv.sparsity import Pooled, Window
 
 
@@ -261,15 +261,15 @@ def test_codes_spelled_out() -> None:
 
 def test_the_fast_way_has_the_distribution_of_dense_transposed_convolutions():
     """Figure 2's layer, against codes drawn and transposed by code that shares nothing with ours."""
-    operator = SETTING.operator(0)
+    operator = SIZES.operator(0)
     rng = np.random.default_rng(7)
     z = np.zeros((4000, *operator.output_shape))
     for code in z:
-        channels = rng.permutation(operator.output_shape[0])[: SETTING.k]
-        code[channels, rng.integers(0, operator.output_shape[1], SETTING.k)] = rng.uniform(-1, 1, SETTING.k)
+        channels = rng.permutation(operator.output_shape[0])[: SIZES.k]
+        code[channels, rng.integers(0, operator.output_shape[1], SIZES.k)] = rng.uniform(-1, 1, SIZES.k)
     x = torch.nn.functional.conv_transpose1d(torch.from_numpy(z), operator.weight).numpy()
     dense = np.linalg.norm(x.reshape(4000, -1), axis=1) / np.linalg.norm(z.reshape(4000, -1), axis=1)
-    fast = sample_ratios(operator, Pooled("map"), SETTING.k, 4000, seed=1).numpy()
+    fast = sample_ratios(operator, Pooled("map"), SIZES.k, 4000, seed=1).numpy()
     assert stats.ks_2samp(fast, dense).pvalue > 0.01
     other = sample_ratios(operator, Pooled("map"), 3, 4000, seed=1).numpy()
     assert stats.ks_2samp(other, dense).pvalue < 1e-4

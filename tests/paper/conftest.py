@@ -6,11 +6,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from unconv.block_extraction import find_conv_blocks
 from unconv.decode.what_where import Card, WhatWhereDecoder, decoder_bytes, mirror
-from unconv.evaluate.decoders import decoder_chain, encoder_sha256, open_decoders, preparation
+from unconv.evaluate.decoders import decoder_chain, encoder_sha256, preparation
 from unconv.evaluate.network import Network
 from unconv.images import ImageStream
-from unconv.paper.experiment_context import Subject
+from unconv.paper.context import Context
 from unconv.preprocessing import Preprocess
 
 
@@ -32,23 +33,25 @@ def build():
 
 
 @pytest.fixture
-def subject(tmp_path):
+def context(tmp_path):
     """Three 16x16 pictures; the weights reach all stages but the last."""
     rng = np.random.default_rng(0)
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / f"{i}.png")
     preprocess = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     images = ImageStream(sorted(tmp_path.glob("*.png")), preprocess, 2)
-    network = Network(build().requires_grad_(False), preprocess)
-    return Subject("tiny", network, ("0", "2", "5", "7"), images, (3, 16, 16))
+    module = build().requires_grad_(False)
+    blocks = find_conv_blocks(module, next(iter(images)).inputs[:1])
+    return Context("tiny", module, preprocess, images, blocks, ("0", "2", "5", "7"), (3, 16, 16))
 
 
 @pytest.fixture
-def decoder_file(subject, tmp_path):
+def decoder_file(context, tmp_path):
     """A decoder with random weights in a file."""
-    chain = decoder_chain(subject.stages, "2")
+    chain = decoder_chain(context.blocks, "2")
     torch.manual_seed(0)
-    card = Card("2", mirror(chain), encoder_sha256(subject.network, chain), preparation(subject.network), {"steps": 0})
+    network = Network(context.module, context.preprocess)
+    card = Card("2", mirror(chain), encoder_sha256(network, chain), preparation(network), {"steps": 0})
     (tmp_path / "decoders").mkdir()
     file = tmp_path / "decoders" / "tiny-2.safetensors"
     file.write_bytes(decoder_bytes(WhatWhereDecoder(card.layers), card))
@@ -56,6 +59,6 @@ def decoder_file(subject, tmp_path):
 
 
 @pytest.fixture
-def decoders(subject, decoder_file):
+def decoders(context, decoder_file):
     """That decoder by its stage."""
-    return open_decoders(subject.network, subject.stages, [], decoder_file.parent)
+    return context.open_decoders([decoder_file])

@@ -7,7 +7,7 @@ import torch
 
 from unconv.measure.rip import draw_codes
 from unconv.paper import fig2
-from unconv.paper.thm31 import Setting
+from unconv.paper.thm31 import Sizes
 from unconv.sparsity import Pooled
 
 
@@ -29,8 +29,8 @@ def test_histograms_count_every_draw(result):
 
 
 def test_one_bank_against_the_dense_matrix():
-    setting = Setting(k=3, M=4, l=3, D=9, K=6)
-    operator = setting.operator(1)
+    sizes = Sizes(k=3, M=4, l=3, D=9, K=6)
+    operator = sizes.operator(1)
     w = operator.to_dense()
     found = fig2.measure(operator, 3, 5, 7)
     z = next(draw_codes(operator, Pooled("map"), 3, 5, seed=7)).dense()
@@ -57,6 +57,6 @@ def test_one_bank_against_the_dense_matrix():
 
 def test_document(result):
     json.dumps(result, allow_nan=False)
-    header, rows = fig2.table(result)
+    header, rows = next(iter(fig2.tables(result).values()))
     assert all(len(row) == len(header) for row in rows)
     fig2.draw(result)

@@ -8,13 +8,13 @@ import pytest
 from unconv.paper import fig3
 
 
-def test_the_last_stage_that_reads_an_unpooled_one(subject):
-    assert fig3.choose_stage(subject) == "7"
-    assert fig3.choose_stage(replace(subject, names=("0",))) == "0"
+def test_the_last_block_that_reads_an_unpooled_one(context):
+    assert fig3.choose_layer(context) == "7"
+    assert fig3.choose_layer(replace(context, names=("0",))) == "0"
 
 
-def test_document(subject):
-    result = fig3.run(subject, samples=200, recovered=2, steps=30)
+def test_document(context):
+    result = fig3.run(context, samples=200, recovered=2, steps=30)
     json.dumps(result, allow_nan=False)
     ours = result["ours"]
     ratios = ours["ratios"]
@@ -23,13 +23,13 @@ def test_document(subject):
     assert ratios["random codes, cropped"]["p50"] < ratios["random codes"]["p50"]
     assert ratios["codes after ReLU"]["samples"] == 2
     assert ours["k"] == round(ours["share"] * ours["regions"])
-    header, rows = fig3.table(result)
+    header, rows = next(iter(fig3.tables(result).values()))
     assert all(len(row) == len(header) for row in rows)
     fig3.draw(result)
 
 
-def test_lambda_decides_how_much_is_fitted(subject):
-    result = fig3.run(subject, samples=20, recovered=2, steps=300, fractions=(0.05, 0.5))
+def test_lambda_decides_how_much_is_fitted(context):
+    result = fig3.run(context, samples=20, recovered=2, steps=300, fractions=(0.05, 0.5))
     sweep = {(one["codes"], one["fraction"]): one for one in result["ours"]["lambda"]}
     assert len(sweep) == 6
     for row in ("codes before ReLU", "codes before ReLU, centred", "codes after ReLU"):
@@ -43,6 +43,6 @@ def test_lambda_decides_how_much_is_fitted(subject):
     assert "does not give its lambda" in "".join(result["notes"])
 
 
-def test_without_algorithm_2(subject):
-    ratios = fig3.run(subject, samples=20, recovered=0)["ours"]["ratios"]
+def test_without_algorithm_2(context):
+    ratios = fig3.run(context, samples=20, recovered=0)["ours"]["ratios"]
     assert not any(row.startswith("codes") for row in ratios)

@@ -13,8 +13,8 @@ def test_the_operator_is_orthonormal():
     torch.testing.assert_close(dense @ dense.T, torch.eye(len(dense), dtype=dense.dtype))
 
 
-def test_reconstruction_needs_pairs(subject):
-    ours = prop1.run(subject)["ours"]["reconstruction"]
+def test_reconstruction_needs_pairs(context):
+    ours = prop1.run(context)["ours"]["reconstruction"]
     assert ours["with_pairs"] < 1e-12
     # half of the energy of a Gaussian signal sits in positive coefficients
     assert ours["without_pairs"] == pytest.approx(0.5**0.5, abs=0.1)
@@ -30,10 +30,10 @@ def test_pairing_by_brute_force():
     assert found[1].item() == pytest.approx(-1)
 
 
-def test_document(subject):
-    result = prop1.run(subject)
+def test_document(context):
+    result = prop1.run(context)
     json.dumps(result, allow_nan=False)
     assert list(result["ours"]["pairing"]) == ["c11", "c12", "c21", "c22"]
-    header, rows = prop1.table(result)
+    header, rows = next(iter(prop1.tables(result).values()))
     assert all(len(row) == len(header) for row in rows)
     prop1.draw(result)

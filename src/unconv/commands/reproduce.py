@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from unconv.evaluate.network import open_network
 from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
 from unconv.options import Reproduce, command_line
-from unconv.paper.experiment_context import Subject
-from unconv.paper.experiments import EXPERIMENTS, Result
+from unconv.paper.context import Context, Result, open_context
+from unconv.paper.experiments import EXPERIMENTS
 
 BUNDLED, CIFAR_SIZE = "cifar-vgg", 32
 PIXELS_PER_INCH = 80
@@ -28,8 +27,6 @@ def run(options: Reproduce) -> tuple[dict[str, Any], str]:
     _check(options)
     if options.name == "all":
         return _all(options)
-    if options.name == "alexnet" and options.model == Reproduce.model:
-        options = replace(options, model="alexnet")
     result = _result(options.name, Opened(options))
     if options.out is not None:
         _write(options, result, options.out)
@@ -42,9 +39,9 @@ class Opened:
     def __init__(self, options: Reproduce) -> None:
         """Open nothing yet."""
         self.options = options
-        self.found: Subject | None = None
+        self.found: Context | None = None
 
-    def subject(self) -> Subject:
+    def context(self) -> Context:
         """Return what the experiments run on."""
         if self.found is None:
             options = self.options
@@ -57,11 +54,14 @@ class Opened:
                 if options.weights is not None or options.model == BUNDLED:
                     raise
                 raise type(error)(f"{error}, or take the bundled network with --model {BUNDLED}") from error
-            x = opened.example()
-            names = tuple(block.name for block in opened.blocks(x, options.blocks or None))
-            described = f"{options.model} ({opened.loaded.weights.source})"
-            shape, images = tuple(x.shape[1:]), opened.images
-            self.found = Subject(described, opened.network, names, images, shape, options.region, options.seed)
+            self.found = open_context(
+                opened.loaded,
+                opened.images,
+                blocks=options.blocks,
+                region=options.region,
+                seed=options.seed,
+                device=str(opened.network.device),
+            )
         return self.found
 
 
@@ -71,13 +71,12 @@ def _all(options: Reproduce) -> tuple[dict[str, Any], str]:
     name_of_model = options.model.replace("/", "-").replace(":", "-")
     out = options.out or Path("runs") / f"reproduction-{name_of_model}"
     opened = Opened(options)
-    opened.subject()  # a model that cannot be opened is an error, not a line in the notes
+    opened.context()  # a model that cannot be opened is an error, not a line in the notes
     results: dict[str, Result] = {}
     left_out = []
     for name in EXPERIMENTS:
         try:
-            source = Opened(replace(options, model="alexnet", weights=None, blocks=())) if name == "alexnet" else opened
-            results[name] = _result(name, source)
+            results[name] = _result(name, opened)
         except UnconvError as error:
             left_out.append(f"{name}: {error}")
             continue
@@ -109,13 +108,11 @@ def _all(options: Reproduce) -> tuple[dict[str, Any], str]:
 def _result(name: str, opened: Opened) -> Result:
     experiment = EXPERIMENTS[name]
 
-    def with_bar() -> Subject:
-        subject = opened.subject()
-        bar = stack.enter_context(tqdm(total=experiment.work(subject), file=sys.stderr, leave=False, desc=name))
-        return replace(subject, progress=lambda message, units: bar.update(units) and None)
+    def context() -> Context:
+        return replace(opened.context(), progress=lambda message: bar.set_description_str(f"{name}: {message}"))
 
-    with ExitStack() as stack:
-        result = experiment.run(experiment.load(), opened.options, with_bar)
+    with tqdm(file=sys.stderr, leave=False, bar_format="{desc}") as bar:
+        result = experiment.run(experiment.load(), opened.options, context)
     if opened.found is not None:
         print_skipped(asdict(image) for image in opened.found.images.skipped)
     return result

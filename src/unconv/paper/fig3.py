@@ -76,7 +76,7 @@ def run(
     steps: int = STEPS,
     fractions: Sequence[float] = (FRACTION,),
 ) -> Result:
-    """Sample ratios ``||W^T z|| / ||z||``; ``fractions`` are half of Algorithm 2's lambda, the first is the figure's."""
+    """Sample ratios ``||W^T z|| / ||z||``; the first of ``fractions`` (half of lambda over max |W x|) is the figure's."""
     name = choose_layer(context)
     statistics = SparsityStatistics()
     for captured in context.captured([name]):
@@ -143,7 +143,12 @@ def _random_codes(context: Context, block: ConvBlock, k: int, samples: int) -> d
         if boundary == "full" or any(block.operator.padding):
             row = bank if (bank, boundary) == ("random codes", "full") else f"{bank}, {boundary}"
             ratios[row] = sample_ratios(
-                banks[bank], regions_of(block), k, samples, seed=context.seed, boundary=boundary  # pyright: ignore
+                banks[bank],
+                regions_of(block),
+                k,
+                samples,
+                seed=context.seed,
+                boundary=boundary,  # pyright: ignore
             )
             context.progress(f"model-RIP, {row}")
     return ratios

@@ -29,8 +29,8 @@ NOTES = (
     "experiments/results/table1.json.",
     "Percent of CIFAR-10's test set; our images are JPEG re-encoded by a public mirror, the paper's are the originals.",
     "Random filters: Gaussian, frozen, batch norm from 512 training images, a linear classifier on features of the "
-    "images and of their mirror images. Learned filters: the same network trained whole, on flipped and shifted images. "
-    "All blocks of a network have the same size of filters and number of channels.",
+    "images and of their mirror images. Learned filters: the same network trained whole, on flipped and shifted "
+    "images. All blocks of a network have the same size of filters and number of channels.",
     "Searched here: sizes 3 and 5 and up to 1024 channels, by 5000 held-out training images; the paper: sizes 3, 5, 7 "
     "and up to 2048 channels.",
 )

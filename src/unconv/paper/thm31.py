@@ -18,6 +18,8 @@ from unconv.paper.context import Result, Table
 CONSTANT = 1.0  # the theorem's C, which the paper does not name
 FAILURE = 0.01  # the probability eps with which the promise may fail
 WANTED = (0.1, 0.5, 0.99)
+VARIABLES = ("k", "M", "l", "D", "K")
+THEOREM = {"k": 0.5, "M": -0.5, "l": -1.0, "D": 0.5, "K": 0.0}  # exponents of delta_k, up to logarithms
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,382 @@
+"""Theorems 3.1 and 3.3 measured: ``python -m unconv.paper.thm31 --out FOLDER``.
+
+How the model-RIP constant of Gaussian filters scales with ``k, M, l, D, K`` (one dimension, whole maps as regions),
+beside the theorem's ``sqrt(k D / (M l^2) (log K + log n - log eps))``; where ``delta_2k < 1`` is proven, refuted or
+open; and one-step IHT's error beside Theorem 3.3's bound. Writes ``thm31.json`` and three figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from unconv.certify.lower_bound import lower_bound
+from unconv.certify.upper_bound import upper_bound
+from unconv.io import write_json
+from unconv.linalg import norms, relative_norm
+from unconv.measure.rip import draw_codes
+from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
+from unconv.operators import ConvOperator, gaussian_like
+from unconv.sparsity import Pooled
+
+VARIABLES = ("k", "M", "l", "D", "K")
+MEASURES = ("sampled", "lower", "upper")
+LABELS = {"sampled": "sampled", "lower": "attained", "upper": "proven"}
+THEOREM = {"k": 0.5, "M": -0.5, "l": -1.0, "D": 0.5, "K": 0.0}  # up to logarithms
+FAILURE = 0.01
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The sizes of one Gaussian layer, named as in the paper.
+
+    Attributes:
+        k: Non-zeros.
+        M: Channels of the input.
+        l: Length of a filter.
+        D: Length of the input.
+        K: Number of filters.
+    """
+
+    k: int = 8
+    M: int = 32
+    l: int = 5
+    D: int = 32
+    K: int = 96
+
+    def operator(self, seed: int) -> ConvOperator:
+        """The layer with filters of variance ``1 / (M l)``.
+
+        Args:
+            seed: Seed of the filters.
+
+        Returns:
+            The operator, in float64.
+        """
+        weight = gaussian_like(torch.zeros(self.K, self.M, self.l, dtype=torch.float64), seed)
+        return ConvOperator(weight, (self.M, self.D))
+
+
+CENTRE = Setting()
+SWEEPS: dict[str, tuple[int, ...]] = {
+    "k": (2, 4, 8, 16, 32),
+    "M": (8, 16, 32, 64, 128, 256),
+    "l": (2, 3, 5, 8, 12),
+    "D": (16, 32, 64, 128),
+    "K": (24, 48, 96, 192),
+}
+PHASE_K, PHASE_M = (1, 2, 4, 8, 16), (16, 64, 256, 1024)
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5)
+IHT_K, IHT_M = 2, (32, 128, 512, 2048)
+
+
+def measure(setting: Setting, seed: int, *, draws: int, effort: float) -> dict[str, float]:
+    """One layer's ``delta_k``: sampled, attained, proven, and promised with ``C = 1``.
+
+    Args:
+        setting: The sizes.
+        seed: Seed of filters, codes and search.
+        draws: Number of random codes.
+        effort: Work of the search.
+
+    Returns:
+        The sizes, the seed and the four numbers.
+    """
+    operator = setting.operator(seed)
+    sampled = 0.0
+    for codes in draw_codes(operator, Pooled("map"), setting.k, draws, seed=seed, batch=500):
+        z = codes.dense()
+        sampled = max(sampled, ((norms(operator.adjoint(z)) / norms(z)).square() - 1).abs().max().item())
+    lower = lower_bound(operator, "map", setting.k, effort=effort, seed=seed).delta
+    upper = upper_bound(operator, "map", setting.k).value
+    promised = theorem_31_delta(setting.k, setting.M, setting.l, setting.D, setting.K, failure=FAILURE)
+    return {**asdict(setting), "seed": seed, "sampled": sampled, "lower": lower, "upper": upper, "promised": promised}
+
+
+def fit(rows: Sequence[dict[str, float]], measure: str, *, resamples: int = 2000) -> dict[str, Any]:
+    """Exponents of ``delta = c k^a M^b l^c D^d K^e`` by least squares on logarithms.
+
+    Args:
+        rows: What ``measure`` returned.
+        measure: Which of its numbers is fitted.
+        resamples: Number of bootstrap samples behind the intervals.
+
+    Returns:
+        Per variable the exponent and its 95 % interval, and the root mean square of the residual logarithm.
+    """
+    x = np.array([[1.0, *(math.log(row[v]) for v in VARIABLES)] for row in rows])
+    y = np.log([row[measure] for row in rows])
+    solution = np.linalg.lstsq(x, y)[0]
+    generator = np.random.default_rng(0)
+    draws = []
+    for _ in range(resamples):
+        chosen = generator.integers(len(y), size=len(y))
+        draws.append(np.linalg.lstsq(x[chosen], y[chosen])[0])
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+    exponents = {
+        name: {"exponent": float(solution[i]), "interval": [float(low[i]), float(high[i])], "theorem": THEOREM[name]}
+        for i, name in enumerate(VARIABLES, start=1)
+    }
+    return {"exponents": exponents, "residual": float(np.sqrt(np.mean((y - x @ solution) ** 2)))}
+
+
+def constants(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """What the theorem's unnamed constant must be at least, and what would be enough, on these layers.
+
+    Args:
+        rows: What ``measure`` returned.
+
+    Returns:
+        ``refuted_below`` (a smaller ``C`` promises less than what is attained somewhere) and ``enough`` (with it every
+        promise is proven), and the same at the central sizes.
+    """
+    ratio = {name: [(row[name] / row["promised"]) ** 2 for row in rows] for name in ("lower", "upper")}
+    central = [i for i, row in enumerate(rows) if all(row[v] == getattr(CENTRE, v) for v in VARIABLES)]
+    return {
+        "refuted_below": max(ratio["lower"]),
+        "enough": max(ratio["upper"]),
+        "refuted_below_at_centre": max(ratio["lower"][i] for i in central),
+        "enough_at_centre": max(ratio["upper"][i] for i in central),
+    }
+
+
+def phase(setting: Setting, seed: int, *, effort: float) -> dict[str, float | str]:
+    """Whether ``delta_2k < 1`` is proven, refuted or open for one layer.
+
+    Args:
+        setting: The sizes.
+        seed: Seed of filters and search.
+        effort: Work of the search.
+
+    Returns:
+        ``k``, ``M``, both bounds and the verdict.
+    """
+    operator = setting.operator(seed)
+    lower = lower_bound(operator, "map", setting.k, twice=True, effort=effort, seed=seed).delta
+    upper = upper_bound(operator, "map", setting.k, twice=True).value
+    verdict = "proven" if upper < 1 else "refuted" if lower >= 1 else "open"
+    return {"k": setting.k, "M": setting.M, "lower": lower, "upper": upper, "verdict": verdict}
+
+
+def one_step(setting: Setting, seed: int, *, draws: int, effort: float) -> dict[str, float | None]:
+    """One-step IHT's relative error beside Theorem 3.3's bound.
+
+    Args:
+        setting: The sizes.
+        seed: Seed of filters, codes and search.
+        draws: Number of random codes.
+        effort: Work of the search.
+
+    Returns:
+        ``M``, the brackets, the largest error with the true and with the found switches, and the theorem's bound from
+        the proven and from the attained constants; ``None`` where they are 1 or more and the theorem is silent.
+    """
+    operator = setting.operator(seed)
+    result: dict[str, float | None] = {"k": setting.k, "M": setting.M}
+    for name, twice in (("k", False), ("2k", True)):
+        result[f"lower_{name}"] = lower_bound(operator, "map", setting.k, twice=twice, effort=effort, seed=seed).delta
+        result[f"upper_{name}"] = upper_bound(operator, "map", setting.k, twice=twice).value
+    for end in ("lower", "upper"):
+        # two bounds on two constants: the smaller constant is at most the larger one
+        both = (result[f"{end}_k"], result[f"{end}_2k"])
+        bound = theorem_33_bound(min(both), both[1])  # pyright: ignore[reportArgumentType]
+        result[f"bound_{end}"] = bound if math.isfinite(bound) else None
+    errors: dict[str, list[Tensor]] = {"error_true_switches": [], "error_found_switches": []}
+    for codes in draw_codes(operator, Pooled("map"), setting.k, draws, seed=seed, batch=20):
+        z = codes.dense()
+        x = operator.adjoint(z)
+        h = operator.forward(x)
+        found = {
+            "error_true_switches": h * (z != 0),
+            "error_found_switches": Pooled("map", setting.k).project(h).dense(),
+        }
+        for name, code in found.items():
+            errors[name].append(relative_norm(operator.adjoint(code) - x, x))
+    return result | {name: torch.cat(parts).max().item() for name, parts in errors.items()}
+
+
+def run(*, seeds: int = 3, draws: int = 2000, effort: float = 0.1) -> dict[str, Any]:
+    """The whole experiment.
+
+    Args:
+        seeds: Number of draws of the filters per size.
+        draws: Number of random codes per layer.
+        effort: Work of each search.
+
+    Returns:
+        ``name``, ``paper``, ``ours`` and ``notes``, fit for JSON.
+    """
+    settings = {replace(CENTRE, **{name: value}) for name, values in SWEEPS.items() for value in values}
+    ordered = sorted(settings, key=lambda s: tuple(asdict(s).values()))
+    began = time.perf_counter()
+    rows = [
+        measure(s, seed, draws=draws, effort=effort) for s in tqdm(ordered, desc="scaling") for seed in range(seeds)
+    ]
+    cells = [replace(CENTRE, k=k, M=m) for k in PHASE_K for m in PHASE_M]
+    diagram = [phase(s, 0, effort=effort) for s in tqdm(cells, desc="phase diagram")]
+    iht = [
+        one_step(replace(CENTRE, k=IHT_K, M=m), 0, draws=min(draws, 200), effort=effort)
+        for m in tqdm(IHT_M, desc="one step")
+    ]
+    return {
+        "name": "thm31",
+        "paper": {"exponents": THEOREM, "condition": "M l^2 / D >= C k / delta_k^2 (log K + log n - log eps)"},
+        "ours": {
+            "fits": {name: fit(rows, name) for name in MEASURES},
+            "C": constants(rows),
+            "scaling": rows,
+            "phase": diagram,
+            "one_step": iht,
+        },
+        "notes": [
+            f"Centre {CENTRE}; one size varies at a time, {seeds} draws of the filters each; Gaussian filters of "
+            "variance 1 / (M l), not normalised; one region per channel; full boundary.",
+            "'sampled' is the largest deviation of random codes, 'lower' is attained by a witness, 'upper' is proven; "
+            "delta_k lies between the last two.",
+            f"The promise takes C = 1 and a failure probability of {FAILURE}.",
+        ],
+        "settings": {"seeds": seeds, "draws": draws, "effort": effort, "seconds": time.perf_counter() - began},
+    }
+
+
+def table(result: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """The fitted exponents beside the theorem's.
+
+    Args:
+        result: What ``run`` returned.
+
+    Returns:
+        Header and rows.
+    """
+    rows = []
+    for name in VARIABLES:
+        found = [result["ours"]["fits"][kind]["exponents"][name] for kind in MEASURES]
+        cells = [f"{f['exponent']:+.2f} ({f['interval'][0]:+.2f} to {f['interval'][1]:+.2f})" for f in found]
+        rows.append((name, *cells, THEOREM[name]))
+    return ("size", *MEASURES, "theorem"), rows
+
+
+def draw_scaling(result: dict[str, Any]) -> Figure:
+    """One panel per size: sampled, attained and proven ``delta_k``, and the theorem's slope.
+
+    Args:
+        result: What ``run`` returned.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    panels = figure.subplots(1, len(VARIABLES), sharey=True)
+    for panel, name in zip(panels, VARIABLES, strict=True):
+        rows = [r for r in result["ours"]["scaling"] if all(r[v] == getattr(CENTRE, v) for v in VARIABLES if v != name)]
+        values = sorted({row[name] for row in rows})
+        for kind, marker in zip(MEASURES, ("o", "^", "v"), strict=True):
+            means = [np.mean([row[kind] for row in rows if row[name] == value]) for value in values]
+            slope = result["ours"]["fits"][kind]["exponents"][name]["exponent"]
+            panel.plot(values, means, marker=marker, label=f"{LABELS[kind]}: {slope:+.2f}")
+        promised = [next(row["promised"] for row in rows if row[name] == value) for value in values]
+        panel.plot(values, promised, "k--", linewidth=1, label=f"theorem, C = 1: {THEOREM[name]:+.1f}")
+        panel.set(xscale="log", yscale="log", xlabel=name)
+        panel.set_xticks(values, [str(value) for value in values])
+        panel.minorticks_off()
+        panel.legend(
+            fontsize=7, title="exponent", title_fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False
+        )
+    panels[0].set_ylabel(r"$\delta_k$")
+    panels[0].set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    return figure
+
+
+def draw_phase(result: dict[str, Any]) -> Figure:
+    """Where ``delta_2k < 1`` is proven, refuted or open.
+
+    Args:
+        result: What ``run`` returned.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
+    panel = figure.subplots()
+    colours = {"proven": "#2a7f62", "open": "#e0b23c", "refuted": "#b03a2e"}
+    for verdict, colour in colours.items():
+        cells = [cell for cell in result["ours"]["phase"] if cell["verdict"] == verdict]
+        panel.scatter([c["M"] for c in cells], [c["k"] for c in cells], s=1700, marker="s", color=colour, label=verdict)
+        for cell in cells:
+            label = f"{cell['lower']:.3f}\n{cell['upper']:.3f}"
+            ink = "black" if verdict == "open" else "white"
+            panel.annotate(label, (cell["M"], cell["k"]), ha="center", va="center", fontsize=9, color=ink)
+    panel.set(xscale="log", yscale="log", xlabel="M, input channels", ylabel="k", title=r"is $\delta_{2k} < 1$?")
+    panel.set_xticks(PHASE_M, [str(m) for m in PHASE_M])
+    panel.set_yticks(PHASE_K, [str(k) for k in PHASE_K])
+    panel.minorticks_off()
+    panel.margins(0.15)
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, markerscale=0.25, frameon=False)
+    return figure
+
+
+def draw_one_step(result: dict[str, Any]) -> Figure:
+    """One-step IHT's largest error beside Theorem 3.3's bound.
+
+    Args:
+        result: What ``run`` returned.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    panel = figure.subplots()
+    rows = result["ours"]["one_step"]
+    for key, label, style in (
+        ("bound_upper", r"bound, $\delta$ proven", "v-"),
+        ("bound_lower", r"bound, $\delta$ only attained", "^--"),
+        ("error_found_switches", "largest error, found switches", "s-"),
+        ("error_true_switches", "largest error, true switches", "o-"),
+    ):
+        known = [row for row in rows if row[key] is not None]
+        panel.plot([row["M"] for row in known], [row[key] for row in known], style, label=label)
+    panel.axhline(1, color="k", linewidth=0.8, linestyle=":")
+    panel.set(xscale="log", yscale="log", xlabel="M, input channels", ylabel=r"$\|\hat x - x\| / \|x\|$")
+    sizes = [row["M"] for row in rows]
+    panel.set_xticks(sizes, [str(size) for size in sizes])
+    panel.minorticks_off()
+    panel.legend(fontsize=8)
+    return figure
+
+
+def main() -> None:
+    """Run the experiment and write its data and figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, required=True, help="folder for thm31.json and the figures")
+    parser.add_argument("--data", type=Path, help="draw the figures of this thm31.json again, and measure nothing")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=2000)
+    parser.add_argument("--effort", type=float, default=0.1)
+    chosen = parser.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    if chosen.data is None:
+        result = run(seeds=chosen.seeds, draws=chosen.draws, effort=chosen.effort)
+        write_json(chosen.out / "thm31.json", result)
+    else:
+        result = json.loads(chosen.data.read_text())
+    drawings = {"thm31-scaling": draw_scaling, "thm31-phase": draw_phase, "thm33-one-step": draw_one_step}
+    with rc_context({"svg.hashsalt": "unconv"}):
+        for name, draw in drawings.items():
+            draw(result).savefig(chosen.out / f"{name}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
