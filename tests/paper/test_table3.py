@@ -65,7 +65,7 @@ def test_image_space(context, decoders):
     json.dumps(result, allow_nan=False)
     assert result["ours"]["2"]["image_space"] is None
     found = result["ours"]["1"]["image_space"]
-    assert found["decoder"]["stage"] == "2"
+    assert found["decoder"]["file"] == "tiny-2.safetensors"
     against = found["against_decoded"]
     assert against["true_activations"] == 0
     assert set(against) == {"true_activations", *table3.METHODS}
