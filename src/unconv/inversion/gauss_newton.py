@@ -4,470 +4,272 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from unconv.decode.priors import Euclidean, Metric, Smooth, TotalVariation
-from unconv.errors import UnconvError
-from unconv.inversion.box import Box, contrast
+from unconv.decode.priors import Euclidean, Metric, Smooth
+from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
-from unconv.inversion.initialization import natural_images, outline
+from unconv.inversion.initialization import initial_image, natural_images
+from unconv.inversion.jacobian import Jacobian
+from unconv.inversion.objective import ChannelWeights, Objective, check_features, is_constant
 from unconv.linalg import column, dots, norms, tiny
-from unconv.solvers.solution import Solution, Status
+from unconv.solvers.cg import conjugate_gradients
+from unconv.solvers.progress import BatchProgress
+from unconv.solvers.solution import Solution
 
-Prior = Literal["auto", "natural", "tv"]
-HALVINGS = 8
-SUFFICIENT = 1e-4
-FORCING = (1e-4, 0.5)
-BOUND = 1.0
-WEIGHT = 1e-4
-PROBES = 2
-SHRINKAGE = 1e-2
-SMOOTHNESS = ((0.3, 1.0), (0.1, 0.5), (0.01, 0.25), (-1.0, 0.0))
-NATURAL_SMOOTHNESS = ((0.02, 2.0), (-1.0, 1.0))
-OUTLINE_STEPS = 300
-PLENTY_STEPS = 40  # passes of the outline where every direction is fixed
-OPEN_SHARE = 2  # times as many where it has to do without enough equations
-SETTLED = 0.02
-ENOUGH, PLENTY = 1.5, 4.0  # equations per unknown: filters say much the same, so one each leaves directions open
+LEAST_PASSES = 3.0  # of one step: the linearisation, the gradient, one product, one trial
 
-
-class Jacobian:
-    """The derivative of features at one batch of images, as products; each costs one pass, none the primal again.
-
-    ``J^T w`` is a backward pass. It is linear in ``w``, so ``J v`` is the backward pass of that backward pass: for
-    convolutions the forward convolution, exactly, without recomputing any activation.
-    """
-
-    def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        """Record the function at a batch.
-
-        Args:
-            function: Maps images to features, each image for itself.
-            x: Images. Shape ``(N, *input)``.
-        """
-        with torch.enable_grad():
-            self._x = x.detach().requires_grad_()
-            self._y = function(self._x)
-            self._w = torch.zeros_like(self._y).requires_grad_()
-            (self._pulled,) = torch.autograd.grad(self._y, self._x, self._w, create_graph=True)
-        self.value = self._y.detach()
-
-    def forward(self, v: Tensor) -> Tensor:
-        """``J v``. Shape ``(N, *input)`` to that of the features."""
-        (image,) = torch.autograd.grad(self._pulled, self._w, v, retain_graph=True)
-        return image
-
-    def adjoint(self, w: Tensor) -> Tensor:
-        """``J^T w``. Shape of the features to ``(N, *input)``."""
-        (image,) = torch.autograd.grad(self._y, self._x, w, retain_graph=True)
-        return image
+Watch = Callable[[Tensor], None]
+Preconditioner = Callable[[Tensor, Tensor], Tensor]
+"""Maps vectors and the relative residuals of their images, shape ``(N,)``, to vectors."""
 
 
 @dataclass(frozen=True)
-class Weighting:
-    """A quadratic form on residuals that counts directions of the channels alike, whatever their usual size.
-
-    Channels of a network are alike, so plain least squares sees little but what they share, and conjugate
-    gradients take long to find the rest. The inverse covariance over channels leaves exact solutions as they are.
-    It is for affine maps: where gates are to be found too, it gives way to details before the outline is there.
+class GaussNewtonConfig:
+    """How Gauss-Newton works.
 
     Attributes:
-        matrix: Shape ``(N, K, K)``; ``None`` for plain least squares.
+        tolerance: An image has converged once ``||f(x) - y|| <= tolerance * ||y||``.
+        max_steps: Largest number of linearisations.
+        inner_steps: Largest number of conjugate-gradient steps in each, one ``J`` and one ``J^T`` apiece.
+        armijo: Share of the decrease promised by the slope that a step has to make.
+        max_trials: Number of step lengths tried, each half of the one before.
+        forcing: Least and largest factor by which the inner residual has to fall (Eisenstat and Walker 1996).
+        first_forcing: Its value at the first step.
+        bound: Weight of violations of the box: an image a quarter of the box's width outside everywhere costs
+            ``bound * ||y||^2 / 2``.
+        prior: ``"natural"``: where the features leave the image open, one near the initial image in the metric of
+            natural images (a preconditioner: it costs nothing and moves no determined image); ``"auto"``: the same
+            for images with less than ``open_ratio`` non-zero features per entry, and with less than
+            ``scarce_ratio`` as long as the relative residual is above ``settled`` and gates are not known;
+            ``None``: nothing.
+        open_ratio: Filters say much the same, so one equation per unknown leaves directions open.
+        scarce_ratio: Likewise, while gates are to be found too.
+        settled: Relative residual from which on gates hardly change.
+        smoothness: Relative residuals above which the preconditioner has which exponent of smoothness
+            (``priors.Smooth``), falling; so outlines come before details.
+        natural_smoothness: The same in the metric of natural images.
+        init_passes: Passes of ``initial_image`` where no first image is given, for images with less than
+            ``scarce_ratio`` non-zero features per entry and for those with more; at most half of all passes.
+        probes: Noise images that the weights of channels are learnt from, where the gates are known.
+        shrinkage: Share of their mean variance that is added to each channel's.
     """
 
-    matrix: Tensor | None
-
-    @staticmethod
-    def learn(jacobian: Jacobian, like: Tensor, *, seed: int = 0) -> Weighting:
-        """From the features' answer to white noise in the image.
-
-        Args:
-            jacobian: Derivative at the first images.
-            like: Gives shape, type and device of images.
-            seed: Seed of the noise, the same for every image.
-
-        Returns:
-            The weighting, the inverse of the covariance plus a hundredth of its mean variance.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        channels = jacobian.value.shape[1]
-        covariance = jacobian.value.new_zeros(len(like), channels, channels)
-        for _ in range(PROBES):
-            noise = torch.randn(like.shape[1:], generator=generator, dtype=torch.float64).to(like)
-            answer = jacobian.forward(noise.expand_as(like)).flatten(2)
-            covariance += answer @ answer.mT
-        scale = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp_min(tiny(like)).reshape(-1, 1, 1)
-        identity = torch.eye(channels, dtype=like.dtype, device=like.device)
-        # Cholesky, for the LU of a batch on two threads has given garbage (oneMKL: SLASWP, parameter 6)
-        factor = torch.linalg.cholesky((covariance / scale + SHRINKAGE * identity).double())
-        return Weighting(torch.cholesky_inverse(factor).to(like))
-
-    def apply(self, residual: Tensor) -> Tensor:
-        """The matrix of the form times residuals. Shape ``(N, K, *pooled)`` to the same."""
-        return residual if self.matrix is None else (self.matrix @ residual.flatten(2)).reshape(residual.shape)
-
-    def at(self, rows: Tensor) -> Weighting:
-        """The weighting of some of the images. ``rows``: indices, int64."""
-        return Weighting(None if self.matrix is None else self.matrix[rows])
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """Preconditioners that give up smoothness as the residual falls, so that outlines come before details.
-
-    While gates and switches are still wrong, details are what fits them best and not what the image holds. Where
-    the features leave the image open, conjugate gradients end near the image that is closest in the metric, so there
-    it stays that of natural images: power falls with frequency, and channels are alike.
-
-    Attributes:
-        groups: Images with the metric of each.
-    """
-
-    groups: tuple[tuple[Tensor, Metric], ...]
-
-    @staticmethod
-    def of(left: Tensor, natural: Tensor, like: Tensor) -> Continuation:
-        """The metrics for given relative residuals.
-
-        Args:
-            left: Relative residuals. Shape ``(N,)``.
-            natural: Which images keep the metric of natural images. Shape ``(N,)``, bool.
-            like: Images.
-
-        Returns:
-            The preconditioners.
-        """
-        groups: list[tuple[Tensor, Metric]] = []
-        for kind, levels in ((~natural, SMOOTHNESS), (natural, NATURAL_SMOOTHNESS)):
-            above = torch.inf
-            for limit, power in levels:
-                rows = (kind & (left > limit) & (left <= above)).nonzero().flatten()
-                if len(rows):
-                    places = Smooth.of(like.shape[2:], power, like) if power else Euclidean()
-                    groups.append((
-                        rows,
-                        natural_images(len(rows), places, like) if levels is NATURAL_SMOOTHNESS else places,
-                    ))
-                above = limit
-        return Continuation(tuple(groups))
-
-    def apply(self, x: Tensor) -> Tensor:
-        """Every image by its own metric. Shape ``(N, C, *spatial)``."""
-        if len(self.groups) == 1:
-            return self.groups[0][1].apply(x)
-        result = torch.zeros_like(x)
-        for rows, metric in self.groups:
-            result[rows] = metric.apply(x[rows])
-        return result
+    tolerance: float = 1e-4
+    max_steps: int = 12
+    inner_steps: int = 40
+    armijo: float = 1e-4
+    max_trials: int = 8
+    forcing: tuple[float, float] = (1e-4, 0.5)
+    first_forcing: float = 0.3
+    bound: float = 1.0
+    prior: Literal["auto", "natural"] | None = "auto"
+    open_ratio: float = 1.5
+    scarce_ratio: float = 4.0
+    settled: float = 0.02
+    smoothness: tuple[tuple[float, float], ...] = ((0.3, 1.0), (0.1, 0.5), (0.01, 0.25), (-1.0, 0.0))
+    natural_smoothness: tuple[tuple[float, float], ...] = ((0.02, 2.0), (-1.0, 1.0))
+    init_passes: tuple[int, int] = (300, 40)
+    probes: int = 2
+    shrinkage: float = 1e-2
 
 
 def gauss_newton(
-    features: LayerFunction,
-    target: Tensor,
+    function: LayerFunction,
+    features: Tensor,
     known: SideInformation = NO_SIDE_INFORMATION,
     *,
-    start: Tensor | None = None,
+    initial: Tensor | None = None,
     box: Box | None = None,
-    prior: Prior | None = "auto",
-    weight: float = WEIGHT,
-    tolerance: float = 1e-4,
-    max_steps: int = 12,
-    inner_steps: int = 40,
-    start_steps: int = OUTLINE_STEPS,
-    watch: Callable[[Tensor], None] | None = None,
+    passes: int | None = None,
+    preconditioner: Preconditioner | None = None,
+    config: GaussNewtonConfig | None = None,
+    watch: Watch | None = None,
 ) -> Solution[Tensor]:
-    """Find images with given features (paper.md, section 3).
+    """Find images with given features.
 
-    Minimises ``||f(x) - target||^2 / 2`` in the norm of a ``Weighting``, plus a weighted prior, plus violations of
-    the box. Each step linearises the network, solves the linear least squares by preconditioned conjugate
-    gradients up to a residual that shrinks with the progress made (Eisenstat and Walker 1996), and halves the
-    step until the true objective falls by a fixed share of what its slope promises, so it never rises. With known
-    gates the map is affine and one linearisation holds everywhere; else the current switches and gates make it.
+    Minimises an ``Objective``. Each step linearises the network, solves the linear least squares by preconditioned
+    conjugate gradients up to a residual that shrinks with the progress made (Eisenstat and Walker 1996), and halves
+    the step until the true objective falls by a share of what its slope promises, so it never rises. With known gates
+    the map is affine and one linearisation holds everywhere; else the current switches and gates make it.
 
     Args:
-        features: The network up to a stage.
-        target: LayerFunction of ``N`` images. Shape ``(N, *stage.code_shape)``.
-        known: Switches and gates, from ``features.record``.
-        start: First images; where ``None``, those of ``outline`` if there is a prior, else zero, the mean image after
-            preprocessing.
+        function: The network up to a layer, ``f``.
+        features: Features ``y`` of ``N`` images. Shape ``(N, *function.shape)``.
+        known: Side information, from ``function.record``.
+        initial: First images; where ``None``, those of ``initial_image`` if there is a prior, else zero, the mean image
+            after preprocessing.
         box: Bounds of the images.
-        prior: What is assumed where the features leave the image open. ``"natural"``: of all images that fit, one near
-            zero in the metric of natural images (a preconditioner: it costs nothing and moves no determined image);
-            ``"auto"``: the same for images with less than 1.5 non-zero values per entry, and with less than 4 as long
-            as gates are far from found; ``"tv"``: a penalty on total variation on top of that; ``None``: nothing.
-        weight: Of ``"tv"``: an image whose entries step by a quarter of the box's width at every place (by 1
-            without a box) costs ``weight * ||target||^2``.
-        tolerance: An image has converged once ``||f(x) - target|| <= tolerance * ||target||``.
-        max_steps: Largest number of linearisations.
-        inner_steps: Largest number of conjugate-gradient steps in each, one ``J`` and one ``J^T`` apiece.
-        start_steps: Number of passes of ``outline``; twice as many for images with less than 1.5 non-zero values per
-            entry, at most 40 for those with 4 and more.
-        watch: Called with the images after every step, those of the outline included.
+        passes: Largest number of passes (one forward, one backward) per image; no limit of its own where ``None``.
+        preconditioner: Of the inner solves; by the prior where ``None``.
+        config: How it works.
+        watch: Called with the images after every step, those of the initial image included.
 
     Returns:
-        Images, shape ``(N, *input)``; ``history`` holds ``||f(x) - target|| / ||target||``. ``"stalled"`` images
-        have no descent along the step that was found.
+        Images, shape ``(N, *input)``; ``history`` holds ``||f(x) - y|| / ||y||`` of the steps. ``"stalled"`` images
+        have no descent along the step that was found; ``"constant"`` ones keep the initial image.
 
     Raises:
-        UnconvError: If the target is not finite or has another shape than the stage's code.
+        UnconvError: If the features are not finite, have another shape than the layer's, or no gradient passes.
     """
-    check_target(features, target)
-    size = norms(target).clamp_min(tiny(target))
-    natural = scarce = torch.full_like(size, prior == "natural", dtype=torch.bool)
-    if prior in {"auto", "tv"}:
-        natural, scarce = (_equations(target, features) < limit for limit in (ENOUGH, PLENTY))
+    config = config or GaussNewtonConfig()
+    check_features(function, features)
+    size = norms(features)
+    size = torch.where(size > 0, size, 1.0)
+    limit = math.inf if passes is None else passes
+    natural, scarce = _prior_groups(function, features, config)
     searching = scarce & (known.side_info != "gates")
-    x = target.new_zeros(len(target), *features.input_shape) if start is None else start.clone()
-    if start is None and prior is not None:
-        groups = (
-            (natural, OPEN_SHARE * start_steps),
-            (scarce & ~natural, start_steps),
-            (~scarce & ~natural, min(start_steps, PLENTY_STEPS)),
-        )
-        for rows, passes in groups:
-            if rows.any():
-                seen = None if watch is None else _among(x, rows, watch)
-                given = (features, target[rows], known.select(rows))
-                x[rows] = outline(*given, box=box, passes=passes, losers=rows is natural, watch=seen)
+    x = features.new_zeros(len(features), *function.input_shape) if initial is None else initial.clone()
+    spent = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    if initial is None and config.prior is not None:
+        for group, steps in zip((scarce, ~scarce), config.init_passes, strict=True):
+            rows = (group & ~is_constant(features)).nonzero().flatten()
+            if len(rows):
+                spent[rows] = count = int(min(steps, limit / 2))
+                seen = None if watch is None else into(x, rows, watch)
+                some = (function, features[rows], known.select(rows))
+                x[rows] = initial_image(*some, box=box, passes=count, watch=seen)
     result = x.clone()
-    if known.side_info == "gates":
-        weighting = Weighting.learn(Jacobian(lambda v: features(v, known), x), x)
-    else:
-        weighting = Weighting(None)
-    objective = Objective.of(features, target, known, weighting, box, prior, weight)
-    residual = features(x, known) - target
-    history = [norms(residual) / size]
-    status: list[Status] = ["max_steps"] * len(x)
-    rows = torch.arange(len(x), device=x.device)
-    forcing = torch.full_like(size, 0.3)
+    weights = ChannelWeights()
+    if known.side_info == "gates" and features.ndim == x.ndim and limit - spent.max() >= LEAST_PASSES + 3:
+        jacobian = Jacobian(lambda v: function(v, known), x)
+        weights = ChannelWeights.learn(jacobian, x, probes=config.probes, shrinkage=config.shrinkage)
+        spent += 1 + config.probes / 2
+    objective = Objective.of(function, features, known, weights, box, config.bound)
+    residual = objective.residual(x)
+    progress = BatchProgress(norms(residual) / size)
+    progress.spend(spent + 0.5)
+    forcing = torch.full_like(size, config.first_forcing)
     stuck = torch.zeros_like(size, dtype=torch.bool)
-    for step in range(max_steps + 1):
-        met = norms(residual) <= tolerance * size[rows]
-        for row, converged in zip(rows[met | stuck].tolist(), met[met | stuck].tolist()):
-            status[row] = "converged" if converged else "stalled"
-        if (met | stuck).any():
-            kept = (~(met | stuck)).nonzero().flatten()
-            rows, objective, x, residual, forcing = (
-                rows[kept],
-                objective.at(kept),
-                x[kept],
-                residual[kept],
-                forcing[kept],
-            )
-        if step == max_steps or not len(rows):
+    for step in range(config.max_steps + 1):
+        met = progress.residual <= config.tolerance
+        constant = is_constant(objective.features) & ~met
+        poor = limit - progress.passes[progress.running] < LEAST_PASSES
+        progress.end(stuck, "stalled")
+        progress.end(constant, "constant")
+        progress.end(met, "converged")
+        if (met | stuck | constant | poor).any():
+            kept = progress.keep(~(met | stuck | constant | poor))
+            objective, x, residual, forcing = objective.select(kept), x[kept], residual[kept], forcing[kept]
+        if step == config.max_steps or not progress:
             break
+        rows = progress.running
+        # linearise: f(x + d) = f(x) + J d
         jacobian = Jacobian(objective.features_at, x)
-        product = objective.quadratic(jacobian, x)
-        gradient = jacobian.adjoint(objective.weighting.apply(residual)) + objective.input_gradient(x)
-        left = history[-1][rows]
-        metric = Continuation.of(left, natural[rows] | (searching[rows] & (left > SETTLED)), x)
-        direction, promised = conjugate_gradients(product, -gradient, metric, tolerance=forcing, max_steps=inner_steps)
-        del jacobian, product
+        gradient = objective.gradient(jacobian, x, residual)
+        progress.spend(1.5)
+        left = progress.residual
+        if preconditioner is None:
+            metric = _Metrics(left, natural[rows] | (searching[rows] & (left > config.settled)), x, config).apply
+        else:
+            metric = _at(preconditioner, left)
+        # (J^T W J) d = -g
+        affordable = (limit - progress.passes[rows] - 0.5).clamp(max=config.inner_steps).floor()
+        direction, promised, products = conjugate_gradients(
+            objective.quadratic(jacobian, x), -gradient, metric, tolerance=forcing, max_steps=affordable
+        )
+        progress.spend(products)
+        del jacobian
         before = objective.value(x, residual)
-        x, residual, stuck = _search(objective, x, residual, direction, dots(gradient, direction))
+        trials = ((limit - progress.passes[rows]) * 2).clamp(max=config.max_trials)
+        x, residual, stuck, made = _search(
+            objective, x, residual, direction, dots(gradient, direction), trials, config.armijo
+        )
+        progress.spend(made / 2)
+        # a ratio of gained to promised decrease near 1 says that the linearisation holds: solve the next one better
         gained = (before - objective.value(x, residual)) / promised.clamp_min(tiny(before))
         forcing = torch.where(gained > 0.75, forcing / 3, torch.where(gained < 0.25, 2 * forcing, forcing))
-        forcing = forcing.clamp(*FORCING)
+        forcing = forcing.clamp(*config.forcing)
         result[rows] = x
-        history.append(history[-1].clone())
-        history[-1][rows] = norms(residual) / size[rows]
+        progress.record(norms(residual) / size[rows])
         if watch is not None:
             watch(result)
-    return Solution(result if box is None else box.project(result), torch.stack(history), tuple(status))
+    return progress.solution(result if box is None else box.project(result))
 
 
-def check_target(features: LayerFunction, target: Tensor) -> None:
-    """Refuse features that this stage cannot have given, before any work.
-
-    Args:
-        features: The network up to a stage.
-        target: The features.
-
-    Raises:
-        UnconvError: If the shape differs or values are not finite.
-    """
-    if tuple(target.shape[1:]) != features.shape:
-        raise UnconvError(
-            f"the features have shape {tuple(target.shape[1:])}, layer {features.layer!r} gives "
-            f"{features.shape}; give the features of this layer"
-        )
-    if not torch.isfinite(target).all():
-        raise UnconvError(f"the features of layer {features.layer!r} hold NaN or infinite values")
+def _prior_groups(function: LayerFunction, features: Tensor, config: GaussNewtonConfig) -> tuple[Tensor, Tensor]:
+    """Return which images the natural prior holds for, all along and while gates are to be found."""
+    if config.prior != "auto":
+        same = torch.full((len(features),), config.prior == "natural", device=features.device)
+        return same, same
+    # a zero behind a ReLU is no equation
+    equations = (features != 0).flatten(1).sum(1) / math.prod(function.input_shape)
+    return equations < config.open_ratio, equations < config.scarce_ratio
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What Gauss-Newton minimises, for a batch.
+class _Metrics:
+    """Preconditioners that give up smoothness as the residual falls, so that outlines come before details.
 
-    Attributes:
-        features: The network up to a stage.
-        target: Given features. Shape ``(N, *code_shape)``.
-        known: What is held fixed.
-        weighting: Of the residuals.
-        box: Bounds of the images, or ``None``.
-        bound: Weight of squared violations of the bounds. Shape ``(N,)``.
-        penalty: Total variation, or ``None``.
-        weight: Its weight. Shape ``(N,)``.
+    While gates and switches are still wrong, details are what fits them best and not what the image holds. Where the
+    features leave the image open, conjugate gradients end near the image that is closest in the metric.
     """
 
-    features: LayerFunction
-    target: Tensor
-    known: SideInformation
-    weighting: Weighting
-    box: Box | None
-    bound: Tensor
-    penalty: TotalVariation | None
-    weight: Tensor
+    def __init__(self, left: Tensor, natural: Tensor, like: Tensor, config: GaussNewtonConfig) -> None:
+        self._groups: list[tuple[Tensor, Metric]] = []
+        for kind, levels in ((~natural, config.smoothness), (natural, config.natural_smoothness)):
+            above = torch.inf
+            for least, power in levels:
+                indices = (kind & (left > least) & (left <= above)).nonzero().flatten()
+                above = least
+                if len(indices):
+                    places = Smooth.of(like.shape[2:], power, like) if power else Euclidean()
+                    mixed = levels is config.natural_smoothness
+                    self._groups.append((indices, natural_images(len(indices), places, like) if mixed else places))
 
-    @staticmethod
-    def of(
-        features: LayerFunction,
-        target: Tensor,
-        known: SideInformation,
-        weighting: Weighting,
-        box: Box | None,
-        prior: Prior | None,
-        weight: float,
-    ) -> Objective:
-        """The objective, with weights in the units of the features and of the box."""
-        energy = dots(target, weighting.apply(target))
-        unit = contrast(box)
-        entries = math.prod(features.input_shape)
-        penalty = TotalVariation(0.05 * unit) if prior == "tv" else None
-        bound = BOUND * energy / (unit**2 * entries)
-        weights = weight * energy / (unit * entries)
-        return Objective(features, target, known, weighting, box, bound, penalty, weights)
-
-    def at(self, rows: Tensor) -> Objective:
-        """The objective of some of the images. ``rows``: indices, int64."""
-        return replace(
-            self,
-            target=self.target[rows],
-            known=self.known.select(rows),
-            weighting=self.weighting.at(rows),
-            bound=self.bound[rows],
-            weight=self.weight[rows],
-        )
-
-    def features_at(self, x: Tensor) -> Tensor:
-        """LayerFunction of images, differentiable. Shape ``(N, *input)`` to ``(N, *code_shape)``."""
-        return self.features(x, self.known)
-
-    def value(self, x: Tensor, residual: Tensor) -> Tensor:
-        """The objective, given the residual of the features. Shape ``(N,)``."""
-        value = dots(residual, self.weighting.apply(residual)) / 2
-        if self.box is not None:
-            value = value + self.bound / 2 * norms(x - self.box.project(x)).square()
-        if self.penalty is not None:
-            value = value + self.weight * self.penalty.value(x)
-        return value
-
-    def input_gradient(self, x: Tensor) -> Tensor:
-        """Gradient of the terms in the image itself. Of the shape of ``x``."""
-        gradient = torch.zeros_like(x)
-        if self.box is not None:
-            gradient = gradient + column(self.bound, x) * (x - self.box.project(x))
-        if self.penalty is not None:
-            gradient = gradient + column(self.weight, x) * self.penalty.gradient(x)
-        return gradient
-
-    def quadratic(self, jacobian: Jacobian, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Products with the matrix of the local quadratic model: ``J^T J`` and the terms in the image itself."""
-        outside = None if self.box is None else column(self.bound, x) * (x != self.box.project(x))
-
-        def product(v: Tensor) -> Tensor:
-            result = jacobian.adjoint(self.weighting.apply(jacobian.forward(v)))
-            if outside is not None:
-                result = result + outside * v
-            if self.penalty is not None:
-                result = result + column(self.weight, x) * self.penalty.product(x, v)
-            return result
-
-        return product
+    def apply(self, x: Tensor) -> Tensor:
+        """Return every image's vector by its own metric. Shape ``(N, C, *spatial)``."""
+        if len(self._groups) == 1:
+            return self._groups[0][1].apply(x)
+        result = torch.zeros_like(x)
+        for indices, metric in self._groups:
+            result[indices] = metric.apply(x[indices])
+        return result
 
 
-def conjugate_gradients(
-    product: Callable[[Tensor], Tensor],
-    right: Tensor,
-    preconditioner: Metric | Continuation,
-    *,
-    tolerance: Tensor,
-    max_steps: int,
-) -> tuple[Tensor, Tensor]:
-    """Solve ``A d = right`` from zero for a batch, ``A`` symmetric and positive semi-definite.
-
-    Args:
-        product: Products with ``A``. Shape ``(N, *shape)`` to the same.
-        right: Right-hand sides. Shape ``(N, *shape)``.
-        preconditioner: ``M^-1``.
-        tolerance: An input is done once its residual's ``M^-1`` norm has fallen by this factor. Shape ``(N,)``.
-        max_steps: Largest number of products.
-
-    Returns:
-        The solutions, and by how much ``<d, A d> / 2 - <d, right>`` fell, shape ``(N,)``.
-    """
-    solution = torch.zeros_like(right)
-    residual = right
-    steepest = preconditioner.apply(residual)
-    direction = steepest
-    slope = start = dots(residual, steepest)
-    fallen = torch.zeros_like(slope)
-    for _ in range(max_steps):
-        running = slope > tolerance**2 * start
-        if not running.any():
-            break
-        image = product(direction)
-        curvature = dots(direction, image)
-        running = running & (curvature > 0)
-        length = torch.where(running, slope / curvature.clamp_min(tiny(slope)), 0.0)
-        fallen = fallen + length * slope / 2
-        solution = solution + column(length, solution) * direction
-        residual = residual - column(length, residual) * image
-        steepest = preconditioner.apply(residual)
-        new_slope = dots(residual, steepest)
-        direction = steepest + column(new_slope / slope.clamp_min(tiny(slope)), direction) * direction
-        slope = torch.where(running, new_slope, slope)
-    return solution, fallen
+def _at(preconditioner: Preconditioner, left: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda v: preconditioner(v, left)
 
 
 def _search(
-    objective: Objective, x: Tensor, residual: Tensor, direction: Tensor, slope: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Halve a step until the objective falls by a share of what the slope promises.
-
-    Returns:
-        New images, their residuals, and which ones found no step.
-    """
+    objective: Objective,
+    x: Tensor,
+    residual: Tensor,
+    direction: Tensor,
+    slope: Tensor,
+    trials: Tensor,
+    armijo: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Halve steps until the objective falls; return images, residuals, which found no step, and trials made."""
     before = objective.value(x, residual)
     length = torch.ones_like(before)
     taken, after = x, residual
-    open_ = torch.ones_like(before, dtype=torch.bool)
-    for _ in range(HALVINGS):
+    made = torch.zeros_like(trials)
+    searching = (slope < 0) & (trials >= 1)
+    stuck = ~searching
+    while searching.any():
         moved = x + column(length, x) * direction
-        reached = objective.features_at(moved) - objective.target
-        good = open_ & (objective.value(moved, reached) <= before + SUFFICIENT * length * slope) & (slope < 0)
+        reached = objective.residual(moved)
+        made += searching
+        good = searching & (objective.value(moved, reached) <= before + armijo * length * slope)
         taken = torch.where(column(good, x), moved, taken)
         after = torch.where(column(good, after), reached, after)
-        open_ = open_ & ~good
-        if not open_.any():
-            break
+        searching = searching & ~good
+        stuck = stuck | (searching & (made + 1 > trials))
+        searching = searching & ~stuck
         length = length / 2
-    return taken, after, open_
+    return taken, after, stuck, made
 
 
-def _among(x: Tensor, rows: Tensor, watch: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+def into(x: Tensor, indices: Tensor, watch: Watch) -> Watch:
+    """Return a watcher of some of the images that shows the whole batch to another one."""
+
     def seen(some: Tensor) -> None:
         whole = x.clone()
-        whole[rows] = some
+        whole[indices] = some
         watch(whole)
 
     return seen
-
-
-def _equations(target: Tensor, features: LayerFunction) -> Tensor:
-    """Non-zero values per entry of the image: a zero behind a ReLU is no equation. Shape ``(N,)``."""
-    return (target != 0).flatten(1).sum(1) / math.prod(features.input_shape)

@@ -1,0 +1,119 @@
+"""An image from a layer's features: the one entry to all methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unconv.errors import UnconvError, UsageError
+from unconv.inversion.box import Box
+from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
+from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
+from unconv.inversion.gradient import GradientConfig, gradient_descent
+from unconv.inversion.objective import check_features, is_constant
+from unconv.linalg import relative_norm
+from unconv.solvers.solution import Solution, Status
+
+Method = Literal["linear", "gauss-newton", "gradient"]
+METHODS: tuple[Method, ...] = ("linear", "gauss-newton", "gradient")
+Decoder = Callable[[Tensor, Sequence[int]], Tensor]
+"""Maps features and the shape of one image to estimates, such as a ``LinearDecoder``."""
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Images from features.
+
+    Attributes:
+        estimate: Shape ``(N, *function.input_shape)``.
+        status: Per image: ``"converged"``, ``"max_steps"`` (steps or passes ran out), ``"stalled"`` (no step lowers
+            the misfit) or ``"constant"`` (the features say nothing; the estimate is where the solver began).
+        passes: Forward and backward passes made for each image.
+        history: ``||f(x) - y|| / ||y||`` at the start and after every step. Shape ``(steps + 1, N)``.
+    """
+
+    estimate: Tensor
+    status: tuple[Status, ...]
+    passes: tuple[int, ...]
+    history: Tensor
+
+
+def invert_features(
+    function: LayerFunction,
+    features: Tensor,
+    known: SideInformation = NO_SIDE_INFORMATION,
+    *,
+    method: Method = "gauss-newton",
+    passes: int | None = None,
+    box: Box | None = None,
+    initial: Tensor | None = None,
+    decoder: Decoder | None = None,
+    config: GaussNewtonConfig | GradientConfig | None = None,
+    progress: Callable[[Tensor], None] | None = None,
+) -> Inversion:
+    """Recover images from a layer's features.
+
+    Give the estimate of less side information as ``initial`` where there is one: the misfit to what is known never
+    rises, so more side information does not end worse.
+
+    Args:
+        function: The layer.
+        features: Features ``y`` of ``N`` images. Shape ``(N, *function.shape)``.
+        known: Side information, from ``function.record``; not read by ``"linear"``.
+        method: ``"linear"``, ``"gauss-newton"`` or ``"gradient"``.
+        passes: Largest number of passes per image, one forward and one backward pass up to the layer each; the
+            method's own limit where ``None``.
+        box: Bounds of images.
+        initial: Where to begin. Shape ``(N, *function.input_shape)``; the decoder's estimate where ``None``, and
+            without a decoder the method's own.
+        decoder: The layer's linear decoder; needed by ``"linear"``.
+        config: Of the method: ``GaussNewtonConfig`` or ``GradientConfig``.
+        progress: Called with the images after every step.
+
+    Returns:
+        Images, how their solvers ended and what they cost.
+
+    Raises:
+        UsageError: If the method does not exist, has no decoder, or another method's config is given.
+        UnconvError: If the features are not the layer's, no gradient passes to the image, or the result is not finite.
+    """
+    if method not in METHODS:
+        raise UsageError(f"method is {method!r}; use one of {', '.join(METHODS)}")
+    kind = {"gauss-newton": GaussNewtonConfig, "gradient": GradientConfig}.get(method)
+    if config is not None and (kind is None or not isinstance(config, kind)):
+        raise UsageError(f"config is a {type(config).__name__}; method {method!r} takes {kind and kind.__name__}")
+    if passes is not None and passes < 0:
+        raise UsageError(f"passes is {passes}; it is at least 0")
+    if method == "linear" and decoder is None:
+        raise UsageError("method 'linear' needs the layer's decoder; fit one with fit_linear_decoders")
+    check_features(function, features, gradient=method != "linear")
+    if decoder is not None and (initial is None or method == "linear"):
+        initial = decoder(features, function.input_shape).to(features)
+        initial = initial if box is None else box.project(initial)
+    if method == "linear":
+        assert initial is not None
+        solution = _evaluated(function, features, initial)
+    elif isinstance(config, GradientConfig) or method == "gradient":
+        config = config if isinstance(config, GradientConfig) else None
+        solution = gradient_descent(
+            function, features, known, initial=initial, box=box, passes=passes, config=config, watch=progress
+        )
+    else:
+        solution = gauss_newton(
+            function, features, known, initial=initial, box=box, passes=passes, config=config, watch=progress
+        )
+    if not torch.isfinite(solution.value).all():
+        raise UnconvError(f"inverting layer {function.layer!r} by {method} gave NaN or infinite values")
+    return Inversion(solution.value, solution.status, solution.passes, solution.history)
+
+
+@torch.no_grad()
+def _evaluated(function: LayerFunction, features: Tensor, estimate: Tensor) -> Solution[Tensor]:
+    """Return a closed-form estimate with its misfit; no pass was needed for it."""
+    history = relative_norm(function(estimate) - features, features).unsqueeze(0)
+    status: tuple[Status, ...] = tuple("constant" if c else "converged" for c in is_constant(features).tolist())
+    return Solution(estimate, history, status, (0,) * len(features))
