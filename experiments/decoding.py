@@ -107,28 +107,7 @@ def run(
     save: Callable[[dict[str, Any]], None] = lambda _: None,
     pictures: Path | None = None,
 ) -> dict[str, Any]:
-    """Decode every image from every stage in every way.
-
-    Args:
-        network: The network.
-        images: The images; timings are per image, so batches of one say most.
-        names: ConvBlocks.
-        layer_methods: Decoders of the stage's own input, from ``LAYER_METHODS``.
-        image_methods: Decoders of the image, from ``IMAGE_METHODS`` and ``CHAINED``; from stages that pool.
-        side_infos: What decoders of the image know; those of ``CHAINED`` know the switches.
-        max_steps: Steps of each decoder of the image; its default where absent.
-        outline_steps: Steps of the outline that Gauss-Newton starts from.
-        region: Side of the regions imposed on stages without pooling, for decoders of the stage's own input.
-        done: Result of an earlier run of the same settings that was stopped; its images are not decoded again.
-        save: Called with the result so far after every batch.
-        pictures: Folder for the originals and the images decoded from their features.
-
-    Returns:
-        ``name``, ``stages`` and ``rows``, fit for JSON.
-
-    Raises:
-        UsageError: If a method does not exist.
-    """
+    """Decode every image from every stage in every way."""
     for wanted, methods in ((layer_methods, LAYER_METHODS), (image_methods, (*IMAGE_METHODS, *CHAINED))):
         for method in wanted:
             if method not in methods:

@@ -1,6 +1,6 @@
 """The figures of ``decoding``: error against time of the whole-network solvers, and a sheet of what they recover.
 
-``python -m unconv.paper.decoding_figures RESULT --curves FILE`` draws the curves of a result;
+``python experiments/decoding_figures.py RESULT --curves FILE`` draws the curves of a result;
 ``--pictures FOLDER --sheet FILE`` composes the pictures that ``decoding --pictures`` has written.
 """
 
@@ -34,17 +34,7 @@ COLUMNS = (
 
 
 def curves(result: dict[str, Any]) -> Figure:
-    """Error against time, one panel per stage and side information, a line per image and solver.
-
-    Args:
-        result: What ``decoding`` wrote.
-
-    Returns:
-        The figure.
-
-    Raises:
-        UsageError: If the result has no decoder of the image.
-    """
+    """Error against time, one panel per stage and side information, a line per image and solver."""
     rows = [row for row in result["rows"] if row["method"] in LINES and row.get("curves")]
     if not rows:
         raise UsageError("the result holds no curve; run decoding with --image-methods gauss-newton adam lbfgs")
@@ -73,19 +63,7 @@ def curves(result: dict[str, Any]) -> Figure:
 
 
 def sheet(folder: Path, result: dict[str, Any], *, width: int = 168) -> Figure:
-    """Originals and what was recovered of them: a row per image and stage, a column per way.
-
-    Args:
-        folder: What ``decoding --pictures`` filled.
-        result: What it wrote, for the errors.
-        width: Width of one picture in pixels.
-
-    Returns:
-        The figure.
-
-    Raises:
-        UsageError: If the folder holds no picture of this kind.
-    """
+    """Originals and what was recovered of them: a row per image and stage, a column per way."""
     originals = sorted(folder.glob("*-original.png"))[: result["finished"]]
     cells = {(row["stage"], row["method"], row["side_info"]): row for row in result["rows"] if row["from"] == "image"}
     stages = list(dict.fromkeys(stage for stage, _, _ in cells))

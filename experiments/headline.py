@@ -1,6 +1,6 @@
 """The headline figure: how near a code lets one come, beside the paper's decoders, from committed results.
 
-``python -m unconv.paper.headline RESULT ... --out FILE`` takes what ``decoding`` wrote about VGG-19.
+``python experiments/headline.py RESULT ... --out FILE`` takes what ``decoding`` wrote about VGG-19.
 """
 
 from __future__ import annotations
@@ -51,14 +51,7 @@ IMAGE_MARKS = {
 
 
 def draw(results: Iterable[dict[str, Any]]) -> Figure:
-    """Mean relative errors on a logarithmic axis, above of a layer's input, below of the image.
-
-    Args:
-        results: What ``decoding`` wrote about VGG-19.
-
-    Returns:
-        The figure.
-    """
+    """Mean relative errors on a logarithmic axis, above of a layer's input, below of the image."""
     rows = [row for result in results for row in result["rows"]]
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))

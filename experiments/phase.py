@@ -1,4 +1,4 @@
-"""Phase transitions of sparse recovery: ``python -m unconv.paper.phase --out FOLDER``.
+"""Phase transitions of sparse recovery: ``python experiments/phase.py --out FOLDER``.
 
 How often each solver of ``unconv.recover`` finds the code ``z`` behind ``x = W^T z``, against the number of non-zeros
 ``k`` and of channels ``M``, for Gaussian filters in one dimension (one region per channel, as in the theory) and in two
@@ -38,16 +38,7 @@ Solver = Callable[[ConvOperator, Tensor, Pooled], Solution[SparseRecovery]]
 
 
 def algorithm_2(operator: ConvOperator, x: Tensor, model: Pooled) -> Solution[SparseRecovery]:
-    """The paper's Algorithm 2 with a weight small enough for exact codes.
-
-    Args:
-        operator: The convolution.
-        x: Inputs.
-        model: The union of subspaces.
-
-    Returns:
-        The codes.
-    """
+    """The paper's Algorithm 2 with a weight small enough for exact codes."""
     weight = default_weight(operator, x, SMALL_WEIGHT)
     return activation_recovery(operator, x, model, weight=weight, tolerance=1e-5, max_steps=400)
 
@@ -74,15 +65,7 @@ class Layer:
     region: int | Literal["map"]
 
     def operator(self, channels: int, seed: int) -> ConvOperator:
-        """The layer, with filters of expected unit norm.
-
-        Args:
-            channels: Number of channels ``M`` of its input.
-            seed: Seed of the filters.
-
-        Returns:
-            The operator, in float64.
-        """
+        """The layer, with filters of expected unit norm."""
         shape = torch.zeros(self.K, channels, *[self.l] * self.dims, dtype=torch.float64)
         return ConvOperator(gaussian_like(shape, seed), (channels, *[self.D] * self.dims))
 
@@ -97,20 +80,7 @@ GRIDS: dict[str, tuple[Layer, tuple[int, ...], tuple[int, ...]]] = {
 def errors(
     layer: Layer, channels: int, k: int, solver: Solver, *, draws: int, banks: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Relative errors of one solver on random codes, values uniform on [-1, 1].
-
-    Args:
-        layer: The sizes.
-        channels: Number of channels ``M``.
-        k: Number of non-zeros.
-        solver: The solver.
-        draws: Number of codes, shared evenly between the banks (at least one each).
-        banks: Number of filter banks.
-        seed: Seed of filters and codes; all solvers get the same.
-
-    Returns:
-        ``||z - z'|| / ||z||`` and ``||x - W^T z'|| / ||x||`` of each code.
-    """
+    """Relative errors of one solver on random codes, values uniform on [-1, 1]."""
     model = Pooled(layer.region, k)
     of_code, of_input = [], []
     for bank in range(seed * banks, (seed + 1) * banks):
@@ -125,16 +95,7 @@ def errors(
 
 
 def figure_2(*, draws: int, banks: int = 10, seed: int = 0) -> list[dict[str, Any]]:
-    """Every solver in the setting of the paper's Figure 2.
-
-    Args:
-        draws: Number of codes.
-        banks: Number of filter banks that they are shared between.
-        seed: Seed of filters and codes.
-
-    Returns:
-        Per solver: the number of codes, the share of ``z`` recovered to 1e-4, and median and largest errors.
-    """
+    """Every solver in the setting of the paper's Figure 2."""
     rows = []
     for name, solver in tqdm(SOLVERS.items(), desc="Figure 2"):
         of_code, of_input = errors(FIGURE_2, FIGURE_2_M, FIGURE_2_K, solver, draws=draws, banks=banks, seed=seed)
@@ -150,16 +111,7 @@ def figure_2(*, draws: int, banks: int = 10, seed: int = 0) -> list[dict[str, An
 
 
 def transitions(*, draws: int, banks: int = 2, seed: int = 0) -> list[dict[str, Any]]:
-    """Share of codes recovered by every solver, for every ``k`` and ``M`` of both grids.
-
-    Args:
-        draws: Number of codes per cell.
-        banks: Number of filter banks that they are shared between.
-        seed: Seed of filters and codes.
-
-    Returns:
-        Per grid, ``M``, ``k`` and solver: the share recovered to 1e-4 (``exact``) and to 1e-2 (``near``).
-    """
+    """Share of codes recovered by every solver, for every ``k`` and ``M`` of both grids."""
     cells = [(grid, layer, m, k) for grid, (layer, ms, ks) in GRIDS.items() for m in ms for k in ks]
     rows = []
     for grid, layer, channels, k in tqdm(cells, desc="phase transitions"):
@@ -173,16 +125,7 @@ def transitions(*, draws: int, banks: int = 2, seed: int = 0) -> list[dict[str, 
 
 
 def run(*, draws: int = 20, target_draws: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """The whole experiment.
-
-    Args:
-        draws: Number of codes per cell of the grids.
-        target_draws: Number of codes in the setting of Figure 2.
-        seed: Seed of filters and codes.
-
-    Returns:
-        ``name``, ``paper``, ``ours``, ``notes`` and ``settings``, fit for JSON.
-    """
+    """The whole experiment."""
     began = time.perf_counter()
     ours = {"figure_2": figure_2(draws=target_draws, seed=seed), "cells": transitions(draws=draws, seed=seed)}
     return {
@@ -206,14 +149,7 @@ def run(*, draws: int = 20, target_draws: int = 1000, seed: int = 0) -> dict[str
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """One panel per grid and solver: the share of codes recovered, against ``M`` and ``k``.
-
-    Args:
-        result: What ``run`` returned.
-
-    Returns:
-        The figure.
-    """
+    """One panel per grid and solver: the share of codes recovered, against ``M`` and ``k``."""
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     panels = figure.subplots(len(GRIDS), len(SOLVERS), squeeze=False)
     shares = {(c["grid"], c["M"], c["k"], c["solver"]): c["near"] for c in result["ours"]["cells"]}

@@ -1,6 +1,6 @@
 """Table 1: CIFAR-10 with frozen random filters against learned ones, one to three blocks.
 
-``python -m unconv.paper.table1 --data FOLDER`` trains, and appends every finished network to a JSON file, so that
+``python experiments/table1.py --data FOLDER`` trains, and appends every finished network to a JSON file, so that
 a stop loses one network at most; the same command goes on. FOLDER is an ImageFolder tree, ``train/<class>/*`` and
 ``test/<class>/*``. A block is a convolution, ReLU, batch norm and 2x2 max pooling; a linear classifier reads the last
 one. With random filters only the classifier is trained, on features that are extracted once. Sizes and channels are
@@ -23,15 +23,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from train_cifar_vgg import augment, load_split
 
 from unconv.errors import UnconvError
 from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
 from unconv.operators import gaussian_like
 from unconv.paper.paper_values import TABLE_1, TABLE_1_SEARCH
-from unconv.paper.train_cifar_vgg import augment, load_split
 
-COMMAND = "python -m unconv.paper.table1 --data FOLDER"
+COMMAND = "python experiments/table1.py --data FOLDER"
 FILTERS = ("random", "learned")
 HELD_OUT, SPLIT_SEED = 5000, 0
 SEARCHED = ("size", "channels", "epochs", "rate", "decay", "dropout", "flips")
@@ -89,18 +89,7 @@ class Data:
 
 
 def load(folder: Path, limit: int | None = None) -> Data:
-    """Read CIFAR-10 and hold a part out.
-
-    Args:
-        folder: With ``train/<class>/*`` and ``test/<class>/*``.
-        limit: Number of training images to use, drawn at random; all where ``None``.
-
-    Returns:
-        The data.
-
-    Raises:
-        UnconvError: If the folder is laid out otherwise.
-    """
+    """Read CIFAR-10 and hold a part out."""
     try:
         images, labels = load_split(folder / "train")
         test = load_split(folder / "test")
@@ -113,31 +102,15 @@ def load(folder: Path, limit: int | None = None) -> Data:
 
 
 class DroppingLinear(nn.Linear):
-    """A linear classifier that ignores a random part of its inputs at each step, the same for the whole batch.
-
-    Ordinary dropout would draw as many random numbers as there are inputs in a batch, which takes most of the time.
-    """
+    """A linear classifier that ignores a random part of its inputs at each step, the same for the whole batch."""
 
     def __init__(self, inputs: int, outputs: int, dropped: float) -> None:
-        """Make it.
-
-        Args:
-            inputs: Number of inputs.
-            outputs: Number of outputs.
-            dropped: Share of the inputs that is ignored in training.
-        """
+        """Make it."""
         super().__init__(inputs, outputs)
         self.dropped = dropped
 
     def forward(self, input: Tensor) -> Tensor:
-        """Class scores.
-
-        Args:
-            input: Shape ``(N, inputs)``.
-
-        Returns:
-            Shape ``(N, outputs)``.
-        """
+        """Class scores."""
         weight = self.weight
         if self.training and self.dropped:
             keep = torch.rand(self.in_features, device=weight.device) >= self.dropped
@@ -149,13 +122,7 @@ class Blocks(nn.Module):
     """Convolution, ReLU, batch norm, 2x2 max pooling, one to three times; then a linear classifier."""
 
     def __init__(self, cell: Cell, shape: Sequence[int], classes: int) -> None:
-        """Draw the filters; random ones are Gaussian of variance ``1 / (M l^2)``.
-
-        Args:
-            cell: The network.
-            shape: Of an image, ``(C, H, W)``.
-            classes: Number of classes.
-        """
+        """Draw the filters; random ones are Gaussian of variance ``1 / (M l^2)``."""
         super().__init__()
         channels, height, width = shape
         layers: list[nn.Module] = []
@@ -172,28 +139,12 @@ class Blocks(nn.Module):
         self.classifier = DroppingLinear(channels * height * width, classes, cell.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores.
-
-        Args:
-            x: Images. Shape ``(N, 3, H, W)``.
-
-        Returns:
-            Shape ``(N, classes)``.
-        """
+        """Class scores."""
         return self.classifier(self.features(x))
 
 
 def train(cell: Cell, data: Data, batch: int = 128) -> dict[str, Any]:
-    """Train one network and measure it.
-
-    Args:
-        cell: The network, and how.
-        data: Images and labels.
-        batch: Images of a step.
-
-    Returns:
-        The cell's fields, ``validation`` and ``test`` (accuracies), ``training_loss`` and ``seconds``.
-    """
+    """Train one network and measure it."""
     start = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(cell.seed)
@@ -220,13 +171,7 @@ def train(cell: Cell, data: Data, batch: int = 128) -> dict[str, Any]:
 
 @torch.no_grad()
 def measure_statistics(network: Blocks, images: Tensor, count: int = 512) -> None:
-    """Set the batch norms of random blocks to the statistics of some training images.
-
-    Args:
-        network: The network; left in evaluation mode.
-        images: Training images.
-        count: How many of them.
-    """
+    """Set the batch norms of random blocks to the statistics of some training images."""
     norms = [module for module in network.features if isinstance(module, nn.BatchNorm2d)]
     for module in norms:
         module.momentum = 1.0
@@ -237,17 +182,7 @@ def measure_statistics(network: Blocks, images: Tensor, count: int = 512) -> Non
 
 @torch.no_grad()
 def extract(network: Blocks, images: Tensor, dtype: str, batch: int = 250) -> Tensor:
-    """What the frozen blocks make of images.
-
-    Args:
-        network: The network.
-        images: Shape ``(N, 3, H, W)``.
-        dtype: ``"bfloat16"`` or ``"float32"``.
-        batch: Images at a time.
-
-    Returns:
-        Shape ``(N, features)``, on the network's device.
-    """
+    """What the frozen blocks make of images."""
     kind = getattr(torch, dtype)
     device = network.classifier.weight.device
     found = torch.empty(len(images), network.classifier.in_features, dtype=kind, device=device)
@@ -301,15 +236,7 @@ def _accuracy(learner: nn.Module, x: Tensor, y: Tensor, *, dtype: str, device: t
 
 
 def choose(cells: Iterable[dict[str, Any]], seed: int) -> dict[tuple[str, int], dict[str, Any]]:
-    """The architecture of every entry of the table, by the held-out images at one seed.
-
-    Args:
-        cells: Finished networks.
-        seed: The seed of the search.
-
-    Returns:
-        The chosen cell by filters and number of blocks.
-    """
+    """The architecture of every entry of the table, by the held-out images at one seed."""
     best: dict[tuple[str, int], dict[str, Any]] = {}
     for cell in cells:
         key = (cell["filters"], cell["blocks"])
@@ -319,16 +246,7 @@ def choose(cells: Iterable[dict[str, Any]], seed: int) -> dict[tuple[str, int], 
 
 
 def summarise(cells: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """The table's entries, in percent.
-
-    Args:
-        cells: Finished networks.
-        seed: The seed of the search.
-
-    Returns:
-        Per filters and number of blocks: ``accuracy`` (mean of the test accuracies over seeds), ``interval`` (half of
-        the 95 % confidence interval by Student's t; ``None`` for one seed), the architecture and what was searched.
-    """
+    """The table's entries, in percent."""
     found: dict[str, Any] = {name: {} for name in FILTERS}
     for (filters, blocks), chosen in sorted(choose(cells, seed).items()):
         fixed = {name: value for name, value in chosen.items() if name in Cell.__annotations__ and name != "seed"}
@@ -356,15 +274,7 @@ def summarise(cells: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
 
 
 def document(cells: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """What the JSON file holds, besides command, settings and environment.
-
-    Args:
-        cells: Finished networks.
-        seed: The seed of the search.
-
-    Returns:
-        ``name``, ``paper``, ``ours``, ``notes`` and ``cells``.
-    """
+    """What the JSON file holds, besides command, settings and environment."""
     searched = f"sizes {_listed(cells, 'size')} and channels {_listed(cells, 'channels')}"
     return {
         "name": "table1",
@@ -388,65 +298,8 @@ def _listed(cells: Sequence[dict[str, Any]], name: str) -> str:
     return ", ".join(map(str, sorted({cell[name] for cell in cells}))) or "none"
 
 
-def shown(result: dict[str, Any]) -> dict[str, Any]:
-    """A committed result as the command line shows it: without the single networks, with the command that made it.
-
-    Args:
-        result: The JSON file.
-
-    Returns:
-        ``name``, ``paper``, ``ours`` and ``notes``.
-    """
-    made = f"Not computed now; made by: {result['command']}"
-    return {key: result[key] for key in ("name", "paper", "ours")} | {"notes": [made, *result["notes"]]}
-
-
-def tables(result: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]]:
-    """The six entries beside the paper's, then what was searched.
-
-    Args:
-        result: What ``shown`` returned.
-
-    Returns:
-        Header and rows by caption.
-    """
-    rows, search = [], []
-    for filters in FILTERS:
-        for blocks, theirs in result["paper"]["accuracy"][filters].items():
-            ours = result["ours"][filters].get(blocks)
-            if ours is None:
-                rows.append((filters, blocks, *[None] * 3, theirs, *[None] * 4))
-                continue
-            rows.append((
-                filters,
-                blocks,
-                round(ours["accuracy"], 2),
-                None if ours["interval"] is None else round(ours["interval"], 2),
-                ours["seeds"],
-                theirs,
-                ours["size"],
-                ours["channels"],
-                ours["epochs"],
-                ours["images"],
-            ))
-            for cell in ours["searched"]:
-                settings = [cell[name] for name in SEARCHED]
-                search.append((filters, blocks, *settings, cell["dtype"], round(cell["validation"], 2)))
-    header = ("filters", "blocks", "test accuracy %", "95 % interval +/-", "seeds", "paper %")
-    chosen = ("size chosen", "channels chosen", "epochs", "training images")
-    searched = ("filters", "blocks", *SEARCHED, "type", "held-out accuracy %")
-    return {"accuracy": ((*header, *chosen), rows), "search": (searched, search)}
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Train what is missing, and write the file after every network.
-
-    Args:
-        arguments: What follows the module's name; taken from the process where ``None``.
-
-    Returns:
-        The exit status.
-    """
+    """Train what is missing, and write the file after every network."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*")
     parser.add_argument("--out", type=Path, default=Path("experiments/results/table1.json"), help="JSON file to extend")
@@ -473,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = ["FOLDER" if word == str(chosen.data) else word for word in given]
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
-    command = shlex.join(["python", "-m", "unconv.paper.table1", *words])
+    command = shlex.join(["python", "experiments/table1.py", *words])
     commands = [*kept["commands"], *([] if command in kept["commands"] else [command])]
     cells: list[dict[str, Any]] = kept["cells"]
 

@@ -1,4 +1,4 @@
-"""Theorems 3.1 and 3.3 measured: ``python -m unconv.paper.thm31 --out FOLDER``.
+"""Theorems 3.1 and 3.3 measured: ``python experiments/thm31_scaling.py --out FOLDER``.
 
 How the model-RIP constant of Gaussian filters scales with ``k, M, l, D, K`` (one dimension, whole maps as regions),
 beside the theorem's ``sqrt(k D / (M l^2) (log K + log n - log eps))``; where ``delta_2k < 1`` is proven, refuted or
@@ -12,65 +12,27 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from torch import Tensor
 from tqdm import tqdm
 
 from unconv.certify.lower_bound import lower_bound
 from unconv.certify.upper_bound import upper_bound
 from unconv.io import write_json
-from unconv.linalg import norms, relative_norm
+from unconv.linalg import norms
 from unconv.measure.rip import draw_codes
-from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
-from unconv.operators import ConvOperator, gaussian_like
+from unconv.paper.thm31 import FAILURE, THEOREM, VARIABLES, Sizes
+from unconv.paper.thm33 import one_step
 from unconv.sparsity import Pooled
 
-VARIABLES = ("k", "M", "l", "D", "K")
 MEASURES = ("sampled", "lower", "upper")
 LABELS = {"sampled": "sampled", "lower": "attained", "upper": "proven"}
-THEOREM = {"k": 0.5, "M": -0.5, "l": -1.0, "D": 0.5, "K": 0.0}  # up to logarithms
-FAILURE = 0.01
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The sizes of one Gaussian layer, named as in the paper.
-
-    Attributes:
-        k: Non-zeros.
-        M: Channels of the input.
-        l: Length of a filter.
-        D: Length of the input.
-        K: Number of filters.
-    """
-
-    k: int = 8
-    M: int = 32
-    l: int = 5
-    D: int = 32
-    K: int = 96
-
-    def operator(self, seed: int) -> ConvOperator:
-        """The layer with filters of variance ``1 / (M l)``.
-
-        Args:
-            seed: Seed of the filters.
-
-        Returns:
-            The operator, in float64.
-        """
-        weight = gaussian_like(torch.zeros(self.K, self.M, self.l, dtype=torch.float64), seed)
-        return ConvOperator(weight, (self.M, self.D))
-
-
-CENTRE = Setting()
+CENTRE = Sizes()
 SWEEPS: dict[str, tuple[int, ...]] = {
     "k": (2, 4, 8, 16, 32),
     "M": (8, 16, 32, 64, 128, 256),
@@ -83,40 +45,27 @@ TICKS = (0.1, 0.2, 0.5, 1, 2, 5)
 IHT_K, IHT_M = 2, (32, 128, 512, 2048)
 
 
-def measure(setting: Setting, seed: int, *, draws: int, effort: float) -> dict[str, float]:
-    """One layer's ``delta_k``: sampled, attained, proven, and promised with ``C = 1``.
-
-    Args:
-        setting: The sizes.
-        seed: Seed of filters, codes and search.
-        draws: Number of random codes.
-        effort: Work of the search.
-
-    Returns:
-        The sizes, the seed and the four numbers.
-    """
-    operator = setting.operator(seed)
+def measure(sizes: Sizes, seed: int, *, draws: int, effort: float) -> dict[str, float]:
+    """One layer's ``delta_k``: sampled, attained, proven, and promised with ``C = 1``."""
+    operator = sizes.operator(seed)
     sampled = 0.0
-    for codes in draw_codes(operator, Pooled("map"), setting.k, draws, seed=seed, batch=500):
+    for codes in draw_codes(operator, Pooled("map"), sizes.k, draws, seed=seed, batch=500):
         z = codes.dense()
         sampled = max(sampled, ((norms(operator.adjoint(z)) / norms(z)).square() - 1).abs().max().item())
-    lower = lower_bound(operator, "map", setting.k, effort=effort, seed=seed).delta
-    upper = upper_bound(operator, "map", setting.k).value
-    promised = theorem_31_delta(setting.k, setting.M, setting.l, setting.D, setting.K, failure=FAILURE)
-    return {**asdict(setting), "seed": seed, "sampled": sampled, "lower": lower, "upper": upper, "promised": promised}
+    lower = lower_bound(operator, "map", sizes.k, effort=effort, seed=seed).delta
+    upper = upper_bound(operator, "map", sizes.k).value
+    return {
+        **asdict(sizes),
+        "seed": seed,
+        "sampled": sampled,
+        "lower": lower,
+        "upper": upper,
+        "promised": sizes.promise(),
+    }
 
 
 def fit(rows: Sequence[dict[str, float]], measure: str, *, resamples: int = 2000) -> dict[str, Any]:
-    """Exponents of ``delta = c k^a M^b l^c D^d K^e`` by least squares on logarithms.
-
-    Args:
-        rows: What ``measure`` returned.
-        measure: Which of its numbers is fitted.
-        resamples: Number of bootstrap samples behind the intervals.
-
-    Returns:
-        Per variable the exponent and its 95 % interval, and the root mean square of the residual logarithm.
-    """
+    """Exponents of ``delta = c k^a M^b l^c D^d K^e`` by least squares on logarithms."""
     x = np.array([[1.0, *(math.log(row[v]) for v in VARIABLES)] for row in rows])
     y = np.log([row[measure] for row in rows])
     solution = np.linalg.lstsq(x, y)[0]
@@ -134,15 +83,7 @@ def fit(rows: Sequence[dict[str, float]], measure: str, *, resamples: int = 2000
 
 
 def constants(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """What the theorem's unnamed constant must be at least, and what would be enough, on these layers.
-
-    Args:
-        rows: What ``measure`` returned.
-
-    Returns:
-        ``refuted_below`` (a smaller ``C`` promises less than what is attained somewhere) and ``enough`` (with it every
-        promise is proven), and the same at the central sizes.
-    """
+    """What the theorem's unnamed constant must be at least, and what would be enough, on these layers."""
     ratio = {name: [(row[name] / row["promised"]) ** 2 for row in rows] for name in ("lower", "upper")}
     central = [i for i, row in enumerate(rows) if all(row[v] == getattr(CENTRE, v) for v in VARIABLES)]
     return {
@@ -153,74 +94,19 @@ def constants(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def phase(setting: Setting, seed: int, *, effort: float) -> dict[str, float | str]:
-    """Whether ``delta_2k < 1`` is proven, refuted or open for one layer.
-
-    Args:
-        setting: The sizes.
-        seed: Seed of filters and search.
-        effort: Work of the search.
-
-    Returns:
-        ``k``, ``M``, both bounds and the verdict.
-    """
-    operator = setting.operator(seed)
-    lower = lower_bound(operator, "map", setting.k, twice=True, effort=effort, seed=seed).delta
-    upper = upper_bound(operator, "map", setting.k, twice=True).value
+def phase(sizes: Sizes, seed: int, *, effort: float) -> dict[str, float | str]:
+    """Whether ``delta_2k < 1`` is proven, refuted or open for one layer."""
+    operator = sizes.operator(seed)
+    lower = lower_bound(operator, "map", sizes.k, twice=True, effort=effort, seed=seed).delta
+    upper = upper_bound(operator, "map", sizes.k, twice=True).value
     verdict = "proven" if upper < 1 else "refuted" if lower >= 1 else "open"
-    return {"k": setting.k, "M": setting.M, "lower": lower, "upper": upper, "verdict": verdict}
-
-
-def one_step(setting: Setting, seed: int, *, draws: int, effort: float) -> dict[str, float | None]:
-    """One-step IHT's relative error beside Theorem 3.3's bound.
-
-    Args:
-        setting: The sizes.
-        seed: Seed of filters, codes and search.
-        draws: Number of random codes.
-        effort: Work of the search.
-
-    Returns:
-        ``M``, the brackets, the largest error with the true and with the found switches, and the theorem's bound from
-        the proven and from the attained constants; ``None`` where they are 1 or more and the theorem is silent.
-    """
-    operator = setting.operator(seed)
-    result: dict[str, float | None] = {"k": setting.k, "M": setting.M}
-    for name, twice in (("k", False), ("2k", True)):
-        result[f"lower_{name}"] = lower_bound(operator, "map", setting.k, twice=twice, effort=effort, seed=seed).delta
-        result[f"upper_{name}"] = upper_bound(operator, "map", setting.k, twice=twice).value
-    for end in ("lower", "upper"):
-        # two bounds on two constants: the smaller constant is at most the larger one
-        both = (result[f"{end}_k"], result[f"{end}_2k"])
-        bound = theorem_33_bound(min(both), both[1])  # pyright: ignore[reportArgumentType]
-        result[f"bound_{end}"] = bound if math.isfinite(bound) else None
-    errors: dict[str, list[Tensor]] = {"error_true_switches": [], "error_found_switches": []}
-    for codes in draw_codes(operator, Pooled("map"), setting.k, draws, seed=seed, batch=20):
-        z = codes.dense()
-        x = operator.adjoint(z)
-        h = operator.forward(x)
-        found = {
-            "error_true_switches": h * (z != 0),
-            "error_found_switches": Pooled("map", setting.k).project(h).dense(),
-        }
-        for name, code in found.items():
-            errors[name].append(relative_norm(operator.adjoint(code) - x, x))
-    return result | {name: torch.cat(parts).max().item() for name, parts in errors.items()}
+    return {"k": sizes.k, "M": sizes.M, "lower": lower, "upper": upper, "verdict": verdict}
 
 
 def run(*, seeds: int = 3, draws: int = 2000, effort: float = 0.1) -> dict[str, Any]:
-    """The whole experiment.
-
-    Args:
-        seeds: Number of draws of the filters per size.
-        draws: Number of random codes per layer.
-        effort: Work of each search.
-
-    Returns:
-        ``name``, ``paper``, ``ours`` and ``notes``, fit for JSON.
-    """
-    settings = {replace(CENTRE, **{name: value}) for name, values in SWEEPS.items() for value in values}
-    ordered = sorted(settings, key=lambda s: tuple(asdict(s).values()))
+    """The whole experiment."""
+    sizess = {replace(CENTRE, **{name: value}) for name, values in SWEEPS.items() for value in values}
+    ordered = sorted(sizess, key=lambda s: tuple(asdict(s).values()))
     began = time.perf_counter()
     rows = [
         measure(s, seed, draws=draws, effort=effort) for s in tqdm(ordered, desc="scaling") for seed in range(seeds)
@@ -248,19 +134,12 @@ def run(*, seeds: int = 3, draws: int = 2000, effort: float = 0.1) -> dict[str, 
             "delta_k lies between the last two.",
             f"The promise takes C = 1 and a failure probability of {FAILURE}.",
         ],
-        "settings": {"seeds": seeds, "draws": draws, "effort": effort, "seconds": time.perf_counter() - began},
+        "sizess": {"seeds": seeds, "draws": draws, "effort": effort, "seconds": time.perf_counter() - began},
     }
 
 
 def table(result: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """The fitted exponents beside the theorem's.
-
-    Args:
-        result: What ``run`` returned.
-
-    Returns:
-        Header and rows.
-    """
+    """The fitted exponents beside the theorem's."""
     rows = []
     for name in VARIABLES:
         found = [result["ours"]["fits"][kind]["exponents"][name] for kind in MEASURES]
@@ -270,14 +149,7 @@ def table(result: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]
 
 
 def draw_scaling(result: dict[str, Any]) -> Figure:
-    """One panel per size: sampled, attained and proven ``delta_k``, and the theorem's slope.
-
-    Args:
-        result: What ``run`` returned.
-
-    Returns:
-        The figure.
-    """
+    """One panel per size: sampled, attained and proven ``delta_k``, and the theorem's slope."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     panels = figure.subplots(1, len(VARIABLES), sharey=True)
     for panel, name in zip(panels, VARIABLES, strict=True):
@@ -301,14 +173,7 @@ def draw_scaling(result: dict[str, Any]) -> Figure:
 
 
 def draw_phase(result: dict[str, Any]) -> Figure:
-    """Where ``delta_2k < 1`` is proven, refuted or open.
-
-    Args:
-        result: What ``run`` returned.
-
-    Returns:
-        The figure.
-    """
+    """Where ``delta_2k < 1`` is proven, refuted or open."""
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     panel = figure.subplots()
     colours = {"proven": "#2a7f62", "open": "#e0b23c", "refuted": "#b03a2e"}
@@ -329,14 +194,7 @@ def draw_phase(result: dict[str, Any]) -> Figure:
 
 
 def draw_one_step(result: dict[str, Any]) -> Figure:
-    """One-step IHT's largest error beside Theorem 3.3's bound.
-
-    Args:
-        result: What ``run`` returned.
-
-    Returns:
-        The figure.
-    """
+    """One-step IHT's largest error beside Theorem 3.3's bound."""
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     panel = figure.subplots()
     rows = result["ours"]["one_step"]

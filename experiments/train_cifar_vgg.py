@@ -1,4 +1,4 @@
-"""Train the bundled network on CIFAR-10: ``python -m unconv.paper.train_cifar_vgg --data FOLDER``.
+"""Train the bundled network on CIFAR-10: ``python experiments/train_cifar_vgg.py --data FOLDER``.
 
 FOLDER is an ImageFolder tree, ``train/<class>/*`` and ``test/<class>/*``. SGD with Nesterov momentum under a
 triangular learning rate, label smoothing, random flips, shifts by up to four pixels and, if asked for,
@@ -30,17 +30,7 @@ TEST_EVERY = 6  # epochs
 
 
 def load_split(folder: Path) -> tuple[Tensor, Tensor]:
-    """Read one split of an ImageFolder tree.
-
-    Args:
-        folder: The split's folder, with one sub-folder per class of ``CLASSES``.
-
-    Returns:
-        Normalised images, shape ``(N, 3, 32, 32)``, and labels, shape ``(N,)``.
-
-    Raises:
-        FileNotFoundError: If a class folder is missing or empty.
-    """
+    """Read one split of an ImageFolder tree."""
     images, labels = [], []
     for label, name in enumerate(CLASSES):
         files = sorted((folder / name).glob("*"))
@@ -56,17 +46,7 @@ def load_split(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def augment(images: Tensor, shift: int, cut: int, generator: torch.Generator) -> Tensor:
-    """Flip half of the images, shift each, and blank one square of each.
-
-    Args:
-        images: Images. Shape ``(N, C, H, W)``.
-        shift: Largest shift in pixels; the border is filled by reflection.
-        cut: Side of the blanked square in pixels; 0 for none.
-        generator: Source of randomness, on the CPU.
-
-    Returns:
-        Images of the same shape.
-    """
+    """Flip half of the images, shift each, and blank one square of each."""
     n, _, h, w = images.shape
     device = images.device
 
@@ -90,17 +70,7 @@ def augment(images: Tensor, shift: int, cut: int, generator: torch.Generator) ->
 
 @torch.no_grad()
 def accuracy(model: CifarVGG, images: Tensor, labels: Tensor, batch: int = 1000) -> float:
-    """Share of images whose highest score is their label, in float32 and without augmentation.
-
-    Args:
-        model: The network; left in evaluation mode.
-        images: Normalised images. Shape ``(N, 3, H, W)``.
-        labels: Class indices. Shape ``(N,)``.
-        batch: Images per forward pass.
-
-    Returns:
-        The accuracy, between 0 and 1.
-    """
+    """Share of images whose highest score is their label, in float32 and without augmentation."""
     model.eval()
     hits = [(model(x).argmax(1) == y).sum().item() for x, y in zip(images.split(batch), labels.split(batch))]
     return sum(hits) / len(labels)
@@ -108,13 +78,7 @@ def accuracy(model: CifarVGG, images: Tensor, labels: Tensor, batch: int = 1000)
 
 @torch.no_grad()
 def measure_statistics(model: CifarVGG, images: Tensor, batch: int = 1000) -> None:
-    """Measure the batch norms' running statistics anew, which averaged weights need.
-
-    Args:
-        model: The network; left in training mode.
-        images: Normalised images. Shape ``(N, 3, H, W)``.
-        batch: Images per forward pass.
-    """
+    """Measure the batch norms' running statistics anew, which averaged weights need."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.reset_running_stats()
@@ -125,11 +89,7 @@ def measure_statistics(model: CifarVGG, images: Tensor, batch: int = 1000) -> No
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train, and write weights and log.
-
-    Args:
-        args: The parsed command line.
-    """
+    """Train, and write weights and log."""
     torch.manual_seed(args.seed)
     generator = torch.Generator().manual_seed(args.seed)
     device = torch.device(args.device)
@@ -203,7 +163,7 @@ def train(args: argparse.Namespace) -> None:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
     }
     record = {
-        "command": "python -m unconv.paper.train_cifar_vgg",
+        "command": "python experiments/train_cifar_vgg.py",
         "data": "CIFAR-10, JPEG re-encoded; no validation split, last epoch kept",
         "test_accuracy": log[-1]["test_accuracy"],
         "cycles": [*earlier, {"config": config, "environment": environment, "epochs": log}],
