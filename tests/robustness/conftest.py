@@ -4,44 +4,68 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-# for malformed.py, which the fuzzer shares, and forked.py, which the tests of ranks share
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.append(str(Path(__file__).parent))  # for malformed.py, which the fuzzer shares, and faults.py
 
-from forked import NETWORK, Server, place, server, write_images
+import faults
 
-__all__ = ["place", "server"]
+
+def results(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run without their times."""
+    return [row | {"seconds": None} for row in pq.read_table(run / "results.parquet").to_pylist()]
 
 
 @pytest.fixture(scope="session")
 def words() -> tuple[str, ...]:
     """The command whose run is disturbed: small, but every kind of file is written."""
-    options = "--images in --out run --methods transpose min-norm --samples 2 --effort 0.01 --batch 1 --pictures 1"
+    options = "--images in --out run --layers 2 4 --side-info none --passes 9 --samples 2 --batch 1 --pictures 1"
     return ("report", "tiny:net", *options.split())
 
 
-@pytest.fixture(scope="session")
-def undisturbed(server: Server, words: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """The run that nothing disturbs: its results, and how many changes of the file system it makes."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "tiny.py").write_text(NETWORK)
-    write_images(folder / "in", 4)
-    start = time.perf_counter()
-    ended = server.run(*words, cwd=folder, changes=str(folder / "changes"), figures=True)
-    seconds = time.perf_counter() - start
-    assert ended.status == 0, ended.err
-    changes = [json.loads(line) for line in (folder / "changes").read_text().splitlines()]
-    return Undisturbed(folder, (folder / "run" / "results.parquet").read_bytes(), changes, seconds)
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with ``tiny.py`` (networks) and ``in`` (four images of 16x16)."""
+    return furnished(tmp_path / "place")
+
+
+def furnished(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "tiny.py").write_text(faults.NETWORKS)
+    (folder / "in").mkdir()
+    for i in range(4):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "in" / f"{i}.png")
+    return folder
 
 
 @dataclass(frozen=True)
 class Undisturbed:
+    """The run that nothing disturbs: its rows, the changes of the file system it makes, its seconds."""
+
     folder: Path
-    results: bytes
+    results: list[dict[str, Any]]
     changes: list[tuple[str, str]]
     seconds: float
+
+
+@pytest.fixture(scope="session")
+def undisturbed(words: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = furnished(tmp_path_factory.mktemp("undisturbed") / "place")
+    log = folder.parent / "changes"
+    ended, seconds = faults.timed(lambda: faults.run(*words, cwd=folder, changes=str(log)))
+    assert ended.status == 0, ended.err
+    changes = [json.loads(line) for line in log.read_text().splitlines()]
+    return Undisturbed(folder, results(folder / "run"), changes, seconds)
+
+
+@pytest.fixture(name="results")
+def results_of():
+    return results

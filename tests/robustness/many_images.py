@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from unconv.evaluate.network import CapturedStream, Network
-from unconv.evaluate.sparsity_stats import activity_over
+from unconv.evaluate.theory import count_nonzeros
 from unconv.images import ImageStream, find_images
 from unconv.preprocessing import Preprocess
 
@@ -66,7 +66,7 @@ def main() -> None:
         make(Path(folder), count)
         paths = find_images(Path(folder) / "in")
         network = Network(module, Preprocess())
-        stream = CapturedStream(network, ImageStream(paths, network.preprocess, 8, root=folder), lambda _: ("0",))
+        stream = CapturedStream(network, ImageStream(paths, network.preprocess, 8, root=folder), ["0"])
         seen, first, highest = 0, (0.0, 0), 0.0
         start = time.perf_counter()
 
@@ -78,10 +78,10 @@ def main() -> None:
             if seen % 1000 < images:
                 highest = max(highest, resident())
 
-        activity, _ = activity_over(stream, ("0",), None, progress)
+        statistics, _ = count_nonzeros(stream, ["0"], None, progress)
         found = {
             "images": count,
-            "used": activity["0"].activation.images,
+            "used": statistics.stages["0"].activation.images,
             "skipped": len(stream.skipped),
             "seconds": round(time.perf_counter() - start, 1),
             "resident_mib": {"start": round(first[0], 1), "highest": round(highest, 1), "end": round(resident(), 1)},

@@ -8,6 +8,7 @@ from pathlib import Path
 import malformed
 import pytest
 import torch
+from faults import run
 
 from unconv.checkpoint import choose_weights, fit_weights, read_weights
 from unconv.errors import UnconvError
@@ -61,11 +62,11 @@ def test_every_image_is_used_or_skipped_by_name_with_a_reason(images):
     print(f"{len(cases)} of {len(cases)} malformed or odd images: {len(used)} used, {len(skipped)} skipped by name")
 
 
-def test_the_command_line_names_every_skipped_image(server, place, images):
+def test_the_command_line_names_every_skipped_image(place, images):
     folder, cases = images
-    ended = server.run("sparsity", "tiny:net", "--images", folder, "--size", "16", "--json", cwd=place)
+    ended = run("sparsity", "tiny:net", "--images", folder, "--size", "16", "--json", cwd=place)
     assert ended.status == 0, ended.err
-    assert json.loads(ended.out)["stages"]
+    assert json.loads(ended.out)["blocks"]
     lines = [line for line in ended.err.splitlines() if line.startswith("skipped ")]
     named = {line.removeprefix("skipped ").rpartition(": ")[0] for line in lines}
     for case in cases:
@@ -76,7 +77,7 @@ def test_the_command_line_names_every_skipped_image(server, place, images):
     assert "unexpected" not in ended.err
 
 
-def test_a_page_about_malformed_images_escapes_their_names(server, place, images):
+def test_a_page_about_malformed_images_escapes_their_names(place, images):
     folder, _ = images
     few = place / "few"
     few.mkdir()
@@ -84,8 +85,8 @@ def test_a_page_about_malformed_images_escapes_their_names(server, place, images
     for name in names:
         os.symlink(folder / name, few / name)
     assert len(names) >= 3
-    words = "--out run --methods transpose --samples 2 --effort 0.01 --stages 0 --size 16"
-    ended = server.run("report", "tiny:net", "--images", few, *words.split(), cwd=place)
+    words = "--out run --methods linear --samples 2 --layers 2 --size 16"
+    ended = run("report", "tiny:net", "--images", few, *words.split(), cwd=place, page=True)
     assert ended.status == 0, ended.err
     page = (place / "run" / "report.html").read_text()
     assert "<script>alert" not in page
@@ -118,12 +119,12 @@ def test_every_weights_file_is_used_or_refused_by_name_with_a_reason(weights):
     assert not Path("owned").exists()
 
 
-def test_the_command_line_refuses_code_in_one_line(server, place, weights):
+def test_the_command_line_refuses_code_in_one_line(place, weights):
     flag, cases = weights
     for case in cases:
         if case.path.name in {"os.system.zip.pth", "it's <b>\n\udcff.pth"}:
-            ended = server.run(
-                "stages", "tiny:net", "--weights", os.fsencode(case.path).decode("utf-8", "surrogateescape"), cwd=place
+            ended = run(
+                "layers", "tiny:net", "--weights", os.fsencode(case.path).decode("utf-8", "surrogateescape"), cwd=place
             )
             assert ended.status == 1
             assert ended.message.isprintable()

@@ -9,33 +9,34 @@ import sys
 from pathlib import Path
 
 import pytest
+from faults import run
 
 # a full disk
 
 
-def test_a_limit_on_file_size_is_one_line_and_the_run_goes_on_after_it(server, place, words, undisturbed):
-    # below the size of the page (0.5 MB), above that of a part
-    ended = server.run(*words, cwd=place, file_size=20_000)
+def test_a_limit_on_file_size_is_one_line_and_the_run_goes_on_after_it(place, words, undisturbed, results):
+    # below the size of the page, above that of a part
+    ended = run(*words, cwd=place, file_size=40_000)
     assert ended.status == 1
     assert "cannot write run" in ended.message
     assert "file too large; make room there and run the same command again" in ended.message
     done = {p.name: p.stat().st_mtime_ns for p in (place / "run" / "parts").iterdir()}
-    assert "inversion-000003-000003.json" in done
-    ended = server.run(*words, cwd=place)
+    assert any(name.startswith("rows-000003-000003") for name in done)
+    ended = run(*words, cwd=place)
     assert ended.status == 0, ended.err
     assert {p.name: p.stat().st_mtime_ns for p in (place / "run" / "parts").iterdir()} == done
-    assert (place / "run" / "results.parquet").read_bytes() == undisturbed.results
+    assert results(place / "run") == undisturbed.results
 
 
-def test_a_part_that_does_not_fit_is_not_there(server, place, words, undisturbed):
-    ended = server.run(*words, cwd=place, file_size=600)
+def test_a_part_that_does_not_fit_is_not_there(place, words, undisturbed, results):
+    ended = run(*words, cwd=place, file_size=600)
     assert ended.status == 1
     assert "file too large" in ended.message
     for part in (place / "run" / "parts").glob("*.json"):
         json.loads(part.read_text())
     assert not (place / "run" / "results.parquet").exists()
-    assert server.run(*words, cwd=place).status == 0
-    assert (place / "run" / "results.parquet").read_bytes() == undisturbed.results
+    assert run(*words, cwd=place).status == 0
+    assert results(place / "run") == undisturbed.results
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(server, place, words, undisturbed, small_disk):
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(place, words, undisturbed, small_disk, results):
     words = [str(small_disk / "run") if word == "run" else word for word in words]
     filler = small_disk / "filler"
     for left in (0, 12_000, 40_000):
@@ -63,20 +64,20 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(server, 
         with filler.open("wb") as file:
             free = os.statvfs(small_disk)
             file.write(b"x" * max(free.f_bavail * free.f_frsize - left, 0))
-        ended = server.run(*words, cwd=place)
+        ended = run(*words, cwd=place)
         assert ended.status == 1, ended.err
         assert "no space left on device; make room there" in ended.message
     kept = len(list((small_disk / "run" / "parts").glob("*.json")))
     assert kept > 0
     filler.unlink()
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
-    assert server.run(*words, cwd=place).status == 0
-    assert (small_disk / "run" / "results.parquet").read_bytes() == undisturbed.results
+    assert run(*words, cwd=place).status == 0
+    assert results(small_disk / "run") == undisturbed.results
 
 
-def test_a_folder_that_may_not_be_written(server, place, words):
+def test_a_folder_that_may_not_be_written(place, words):
     (place / "run").mkdir(mode=0o555)
-    ended = server.run(*words, cwd=place, unprivileged=os.geteuid() == 0)
+    ended = run(*words, cwd=place, unprivileged=os.geteuid() == 0)
     assert ended.status == 1
     assert ended.message == (
         "unconv: cannot write run: permission denied; make it writable, or choose another directory with --out"
@@ -86,32 +87,32 @@ def test_a_folder_that_may_not_be_written(server, place, words):
 # images that cannot be read
 
 
-def test_a_read_error_skips_that_image_by_name(server, place, words):
-    ended = server.run(*words, cwd=place, unreadable=["2.png"])
+def test_a_read_error_skips_that_image_by_name(place, words):
+    ended = run(*words, cwd=place, unreadable=["2.png"])
     assert ended.status == 0, ended.err
     assert "1 images skipped" in ended.out
     assert "input/output error" in (place / "run" / "report.html").read_text()
 
 
-def test_an_image_that_is_readable_again_is_taken_up_without_repetitions(server, place, words):
+def test_an_image_that_is_readable_again_is_taken_up_without_repetitions(place, words):
     words = ["2" if before == "--batch" else word for before, word in zip(("", *words), words)]
-    server.run(*words, cwd=place, unreadable=["1.png"], die_naming="inversion-000002")
-    assert [p.stem for p in (place / "run" / "parts").glob("inversion*")] == ["inversion-000000-000001"]
-    ended = server.run(*words, "--json", cwd=place)
+    run(*words, cwd=place, unreadable=["1.png"], die_naming="rows-000002")
+    assert {p.stem[:18] for p in (place / "run" / "parts").glob("rows*.json")} == {"rows-000000-000001"}
+    ended = run(*words, "--json", cwd=place)
     assert ended.status == 0, ended.err
     found = json.loads(ended.out)
     assert found["skipped_images"] == []
-    assert {way["images"] + way["failed"] for way in found["stages"][0]["inversion"]} == {4}
+    assert {summary["images"] + summary["failed"] for summary in found["layers"][0]["inversion"]} == {4}
 
 
-def test_permissions_skip_an_image_by_name(server, place, words):
+def test_permissions_skip_an_image_by_name(place, words):
     os.chmod(place / "in" / "1.png", 0)
     closed = place / "closed"
     closed.mkdir()
     shutil.copy(place / "in" / "0.png", closed / "0.png")
     (place / "in" / "through.png").symlink_to(closed / "0.png")
     closed.chmod(0)
-    ended = server.run(*words, "--json", cwd=place, unprivileged=os.geteuid() == 0)
+    ended = run(*words, "--json", cwd=place, unprivileged=os.geteuid() == 0)
     closed.chmod(0o700)
     assert ended.status == 0, ended.err
     assert json.loads(ended.out)["skipped_images"] == [
@@ -123,33 +124,33 @@ def test_permissions_skip_an_image_by_name(server, place, words):
 # Ctrl-C
 
 
-def test_an_interrupt_is_one_line_and_the_run_goes_on(server, place, words, undisturbed):
-    ended = server.run(*words, cwd=place, interrupt_at=30)
+def test_an_interrupt_is_one_line_and_the_run_goes_on(place, words, undisturbed, results):
+    ended = run(*words, cwd=place, interrupt_at=30)
     assert ended.status == 130
     assert ended.message == "unconv: interrupted; the same command goes on from what is finished"
     assert ended.out == ""
     assert not [p for p in (place / "run").rglob(".*") if p.name != ".lock"]
-    assert server.run(*words, cwd=place).status == 0
-    assert (place / "run" / "results.parquet").read_bytes() == undisturbed.results
+    assert run(*words, cwd=place).status == 0
+    assert results(place / "run") == undisturbed.results
 
 
 # whose directory it is
 
 
-def test_the_directory_of_other_settings_is_refused_untouched(server, place, words, undisturbed):
+def test_the_directory_of_other_settings_is_refused_untouched(place, words, undisturbed):
     shutil.copytree(undisturbed.folder / "run", place / "run")
     (place / "run" / ".lock").unlink()
     before = tree(place / "run")
-    ended = server.run(*words, "--seed", "1", cwd=place)
+    ended = run(*words, "--seed", "1", cwd=place)
     assert ended.status == 1
     assert "run holds a run with other settings (seed was 0, now 1)" in ended.message
     assert {k: v for k, v in tree(place / "run").items() if k != ".lock"} == before
 
 
-def test_other_images_are_other_settings(server, place, words, undisturbed):
+def test_other_images_are_other_settings(place, words, undisturbed):
     shutil.copytree(undisturbed.folder / "run", place / "run")
     (place / "in" / "3.png").unlink()
-    ended = server.run(*words, cwd=place)
+    ended = run(*words, cwd=place)
     assert ended.status == 1
     assert "other settings (images was" in ended.message
 
@@ -166,17 +167,17 @@ def tree(*folders: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_nothing_is_written_outside_the_run_directory(server, place, words):
+def test_nothing_is_written_outside_the_run_directory(place, words):
     watched = [place / name for name in ("home", "tmp", "in")]
     environ = {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "XDG_CACHE_HOME": str(place / "home" / "c")}
     for folder in watched[:2]:
         folder.mkdir()
     before = tree(*watched)
-    ended = server.run(*words, cwd=place, changes=str(place / "changes"), environ=environ, figures=True)
+    ended = run(*words, cwd=place, changes=str(place.parent / "changes"), environ=environ, page=True)
     assert ended.status == 0, ended.err
     assert tree(*watched) == before
-    assert {p.name for p in place.iterdir()} == {"run", "tiny.py", "changes", "home", "tmp", "in"}
-    changed = {path for _, path in map(json.loads, (place / "changes").read_text().splitlines())}
+    assert {p.name for p in place.iterdir()} - {"__pycache__"} == {"run", "tiny.py", "home", "tmp", "in"}
+    changed = {path for _, path in map(json.loads, (place.parent / "changes").read_text().splitlines())}
     assert changed
     assert {path for path in changed if not Path(path).is_relative_to(place / "run")} <= {str(place)}
 
@@ -188,7 +189,7 @@ def test_nothing_is_written_outside_the_run_directory_by_any_system_call(place, 
     (place / "home").mkdir()
     (place / "tmp").mkdir()
     environ = os.environ | {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "unconv.cli", *words]
+    command = [sys.executable, "-m", "unconv", *words]
     # opens that may write, and everything that changes a folder, where it succeeds
     calls = (
         "open,openat,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,rmdir,link,linkat,symlink,truncate"
@@ -221,24 +222,24 @@ def test_nothing_is_written_outside_the_run_directory_by_any_system_call(place, 
 @pytest.mark.parametrize(
     "words",
     [
-        "report tiny:net --effort nan",
-        "report tiny:net --effort inf",
-        "report tiny:net --effort=-1",
+        "report tiny:net --budget nan",
+        "report tiny:net --budget=-1",
+        "report tiny:net --passes=-1",
         "report tiny:net --seed=-1",
         "report tiny:net --seed 99999999999999999999",
         "report tiny:net --region 0",
         "report tiny:net --pictures=-1",
         "report tiny:net --batch 0",
         "report tiny:net --limit=-3",
-        "stages tiny:net --size 0",
-        "stages tiny:net --size 100000",
-        "stages tiny:net --mean 1,2 --std 1",
-        "stages tiny:net --mean nan --std 1",
-        "stages tiny:net --mean 0 --std 0",
-        "stages tiny:net --mean 0",
-        "stages tiny:net --device cuda:99999",
-        "stages tiny:net --weights tiny.py --seed=-7",
-        "invert tiny:net --stage 0 --effort nan",
+        "layers tiny:net --size 0",
+        "layers tiny:net --size 100000",
+        "layers tiny:net --mean 1,2 --std 1",
+        "layers tiny:net --mean nan --std 1",
+        "layers tiny:net --mean 0 --std 0",
+        "layers tiny:net --mean 0",
+        "layers tiny:net --device cuda:99999",
+        "layers tiny:net --weights tiny.py --seed=-7",
+        "invert tiny:net --layer 0 --passes 0",
         "rip tiny:net --k=-1",
         "rip tiny:net --effort nan",
         "rip tiny:net --effort inf",
@@ -248,8 +249,8 @@ def test_nothing_is_written_outside_the_run_directory_by_any_system_call(place, 
         "coherence :",
     ],
 )
-def test_numbers_and_names_out_of_range_are_wrong_usage_in_one_line(server, place, words):
-    ended = server.run(*words.split(), cwd=place)
+def test_numbers_and_names_out_of_range_are_wrong_usage_in_one_line(place, words):
+    ended = run(*words.split(), cwd=place)
     assert ended.status == (1 if "cuda" in words else 2), ended.err
     assert ended.message.isprintable()
     assert ended.out == ""
