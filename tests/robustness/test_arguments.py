@@ -20,7 +20,7 @@ from unconv.decode.transpose import transpose
 from unconv.errors import UnconvError
 from unconv.images import ImageStream, psnr, quality, save_image, ssim, to_uint8
 from unconv.measure.coherence import coherence, coherence_pair, correlation_table
-from unconv.measure.rip import RatioSummary, compare, draw_codes, sample_ratios, support_ratios
+from unconv.measure.rip import RatioSummary, compare, draw_codes, sample_ratios
 from unconv.measure.sparsity import SparsityStatistics, k_from
 from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
 from unconv.operators import ConvOperator, gaussian_like, per_axis
@@ -35,8 +35,8 @@ H = torch.randn(2, 4, 6, 6)
 MODEL = Pooled(2, 5)
 CODE = MODEL.project(H)
 NET = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)).eval()
-STAGE = find_conv_blocks(NET.requires_grad_(False), X[:1]).stages[0]
-STAGE_CODE = STAGE.encode(X)
+BLOCK = find_conv_blocks(NET.requires_grad_(False), X[:1]).blocks[0]
+BLOCK_CODE = BLOCK.encode(X)
 
 BELOW_1 = st.integers(-(10**6), 0)
 NEGATIVE = st.integers(-(10**6), -1)
@@ -172,20 +172,20 @@ TABLE = [
         lambda norm: transpose(W, CODE, norm=norm),
         {"norm": st.sampled_from([torch.ones(3), torch.ones(2, 2)])},
     ),
-    ("min_norm", lambda **given: min_norm(equations(STAGE, STAGE_CODE), **given), {"max_steps": NEGATIVE}),
+    ("min_norm", lambda **given: min_norm(equations(BLOCK, BLOCK_CODE), **given), {"max_steps": NEGATIVE}),
     (
         "convex",
-        lambda **given: convex(STAGE, STAGE_CODE, **given),
+        lambda **given: convex(BLOCK, BLOCK_CODE, **given),
         {"prior": WORDS, "weight": st.floats(allow_nan=True), "max_steps": NEGATIVE},
     ),
     (
         "convex.weight",
-        lambda weight: convex(STAGE, STAGE_CODE, prior="tv", weight=weight),
+        lambda weight: convex(BLOCK, BLOCK_CODE, prior="tv", weight=weight),
         {"weight": st.floats(max_value=-1e-9) | NOT_FINITE},
     ),
     (
         "decode_layer",
-        lambda **given: decode_layer(**{"stage": STAGE, "code": STAGE_CODE, "method": "convex"} | given),
+        lambda **given: decode_layer(**{"stage": BLOCK, "code": BLOCK_CODE, "method": "convex"} | given),
         {
             "method": WORDS,
             "code": st.just(CODE.__class__(H, None, (4, 6, 5))),
@@ -194,7 +194,7 @@ TABLE = [
     ),
     (
         "paper_code",
-        lambda **given: paper_code(**{"stage": STAGE, "x": X, "k": 3} | given),
+        lambda **given: paper_code(**{"stage": BLOCK, "x": X, "k": 3} | given),
         {"x": WRONG_SHAPES, "k": NEGATIVE},
     ),
     (
@@ -226,7 +226,7 @@ TABLE = [
                 "seed": NEGATIVE,
             },
         )
-        for function in (sample_ratios, support_ratios, compare)
+        for function in (sample_ratios, compare)
     ),
     ("sample_ratios.method", lambda **given: rip(sample_ratios, **given), {"method": WORDS}),
     (
@@ -241,11 +241,11 @@ TABLE = [
             lambda function=function, **given: delta(function, **given),
             {"k": K_OUT_OF_RANGE, "boundary": WORDS, "region": BELOW_1 | st.integers(7, 99)},
         )
-        for function in (attack, delta_bracket, upper_bound, exact_delta)
+        for function in (lower_bound, delta_bracket, upper_bound, exact_delta)
     ),
     (
-        "attack.effort",
-        lambda **given: delta(attack, **given),
+        "lower_bound.effort",
+        lambda **given: delta(lower_bound, **given),
         {"effort": st.floats(max_value=-1e-9) | NOT_FINITE, "seed": SEEDS},
     ),
     (
@@ -302,7 +302,7 @@ TABLE = [
     ),
     (
         "channels",
-        lambda value: channels(value, "--mean"),
+        lambda value: channels(value, "mean"),
         {"value": st.text(alphabet="abc,;. -", max_size=9) | NOT_FINITE},
     ),
     ("normalisation", lambda std: normalisation(0, std), {"std": NOT_POSITIVE | NOT_FINITE}),
