@@ -17,7 +17,7 @@ from unconv.certify.upper_bound import delta_bracket, layer_bounds
 from unconv.conv_block import IMAGE, ConvBlock
 from unconv.errors import UnconvError
 from unconv.evaluate.block_reconstruction import coded_block, paper_k
-from unconv.evaluate.network import TOO_LARGE, Captured, CapturedStream, Network, is_out_of_memory
+from unconv.evaluate.network import TOO_LARGE, Captured, CapturedStream, Network, is_out_of_memory, none_left
 from unconv.images import SkippedImage
 from unconv.measure.coherence import Coherence, coherence_pair
 from unconv.measure.rip import Boundary, RatioSummary, compare, sample_ratios
@@ -84,10 +84,29 @@ def count_nonzeros(
     for captured in stream:
         places, others = same_path(stream.network, captured)
         skipped += others
-        statistics.merge(_count(stream.network, captured.select(places), names, region))
+        statistics.merge(_count_finite(stream.network, captured.select(places), names, region, skipped))
         for name in names:
             progress(f"counting {name}", len(captured.batch.names))
+    if skipped and not len(statistics):
+        raise UnconvError(none_left(len(stream.images), [*stream.skipped, *skipped]))
     return statistics, [*stream.skipped, *skipped]
+
+
+def _count_finite(
+    network: Network, captured: Captured, names: Sequence[str], region: int | None, skipped: list[SkippedImage]
+) -> SparsityStatistics:
+    """Count, without the images whose activations are not finite; those are skipped by name."""
+    files = captured.batch.names
+    try:
+        return _count(network, captured, names, region)
+    except UnconvError as error:
+        if len(files) == 1:
+            skipped.append(SkippedImage(files[0], str(error)))
+            return SparsityStatistics()
+    statistics = SparsityStatistics()
+    for place in range(len(files)):
+        statistics.merge(_count_finite(network, captured.select([place]), names, region, skipped))
+    return statistics
 
 
 def _count(network: Network, captured: Captured, names: Sequence[str], region: int | None) -> SparsityStatistics:
