@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from unconv.errors import UsageError
-from unconv.inversion.frozen_network import SIDE_INFO
 
+SIDE_INFO = ("none", "switches", "gates")
 LINES = {
     "gauss-newton": ("Gauss-Newton", "#d55e00", "-"),
     "lbfgs": ("L-BFGS", "#0072b2", "--"),
@@ -33,19 +33,30 @@ COLUMNS = (
 )
 
 
+def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a result; those of the first studies name a block "stage" and its input "layer"."""
+    rows = []
+    for row in result["rows"]:
+        if "stage" in row:
+            recover = "input" if row["from"] == "layer" else row["from"]
+            row = row | {"block": row["stage"], "recover": recover}
+        rows.append(row)
+    return rows
+
+
 def curves(result: dict[str, Any]) -> Figure:
-    """Error against time, one panel per stage and side information, a line per image and solver."""
-    rows = [row for row in result["rows"] if row["method"] in LINES and row.get("curves")]
+    """Error against time, one panel per block and side information, a line per image and solver."""
+    rows = [row for row in rows_of(result) if row["method"] in LINES and row.get("curves")]
     if not rows:
         raise UsageError("the result holds no curve; run decoding with --image-methods gauss-newton adam lbfgs")
-    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    blocks = list(dict.fromkeys(row["block"] for row in rows))
     kinds = [known for known in SIDE_INFO if any(row["side_info"] == known for row in rows)]
-    figure = Figure(figsize=(3.6 * len(kinds), 2.9 * len(stages)), layout="constrained")
-    panels = figure.subplots(len(stages), len(kinds), squeeze=False, sharey="row")
-    for line, stage in zip(panels, stages, strict=True):
+    figure = Figure(figsize=(3.6 * len(kinds), 2.9 * len(blocks)), layout="constrained")
+    panels = figure.subplots(len(blocks), len(kinds), squeeze=False, sharey="row")
+    for line, block in zip(panels, blocks, strict=True):
         for panel, known in zip(line, kinds, strict=True):
             for row in rows:
-                if (row["stage"], row["side_info"]) == (stage, known):
+                if (row["block"], row["side_info"]) == (block, known):
                     label, colour, dashes = LINES[row["method"]]
                     for i, curve in enumerate(row["curves"]):
                         seconds, errors = zip(*curve, strict=True)
@@ -53,7 +64,7 @@ def curves(result: dict[str, Any]) -> Figure:
                             seconds, errors, dashes, color=colour, linewidth=1.2, label=None if i else label, alpha=0.9
                         )
             panel.set(
-                xscale="log", yscale="log", title=f"{stage}, {'no side information' if known == 'none' else known}"
+                xscale="log", yscale="log", title=f"{block}, {'no side information' if known == 'none' else known}"
             )
             panel.grid(True, which="both", color="#dddddd", linewidth=0.5)
             panel.set_xlabel("seconds per image")
@@ -63,14 +74,16 @@ def curves(result: dict[str, Any]) -> Figure:
 
 
 def sheet(folder: Path, result: dict[str, Any], *, width: int = 168) -> Figure:
-    """Originals and what was recovered of them: a row per image and stage, a column per way."""
+    """Originals and what was recovered of them: a row per image and block, a column per way."""
     originals = sorted(folder.glob("*-original.png"))[: result["finished"]]
-    cells = {(row["stage"], row["method"], row["side_info"]): row for row in result["rows"] if row["from"] == "image"}
-    stages = list(dict.fromkeys(stage for stage, _, _ in cells))
-    if not originals or not stages:
+    cells = {
+        (row["block"], row["method"], row["side_info"]): row for row in rows_of(result) if row["recover"] == "image"
+    }
+    blocks = list(dict.fromkeys(block for block, _, _ in cells))
+    if not originals or not blocks:
         raise UsageError(f"no pictures of decoded images in {folder}; run decoding with --pictures {folder}")
-    lines = [(original, stage) for original in originals for stage in stages]
-    columns = [c for c in COLUMNS if any((stage, *c[:2]) in cells for stage in stages)]
+    lines = [(original, block) for original in originals for block in blocks]
+    columns = [c for c in COLUMNS if any((block, *c[:2]) in cells for block in blocks)]
     inch = width / 100
     figure = Figure(
         figsize=(inch * (len(columns) + 1), (inch + 0.22) * len(lines) + 0.45), dpi=150, layout="constrained"
@@ -78,12 +91,12 @@ def sheet(folder: Path, result: dict[str, Any], *, width: int = 168) -> Figure:
     panels = figure.subplots(len(lines), len(columns) + 1, squeeze=False)
     for panel, title in zip(panels[0], ("original", *(c[2] for c in columns)), strict=True):
         panel.set_title(title, fontsize=8)
-    for line, (original, stage) in zip(panels, lines, strict=True):
+    for line, (original, block) in zip(panels, lines, strict=True):
         index = int(re.match(r"\d+", original.name)[0])  # pyright: ignore[reportOptionalSubscript]
-        _show(line[0], original, stage)
+        _show(line[0], original, block)
         for panel, (method, known, _) in zip(line[1:], columns, strict=True):
-            file = folder / f"{index:04d}-{stage}-{method}-{known}.png"
-            row = cells.get((stage, method, known))
+            file = folder / f"{index:04d}-{block}-{method}-{known}.png"
+            row = cells.get((block, method, known))
             if row is None or not file.exists():
                 panel.axis("off")
                 continue

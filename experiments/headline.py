@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decoding_figures import rows_of
 from matplotlib.figure import Figure
 
 from unconv.paper.paper_values import TABLE_3, TABLE_3_IMAGE
 
 LAYERS = {"features.5": "1", "features.10": "2"}
 POOLS = {"features.2": "1", "features.7": "2", "features.16": "3"}
-PAPER = {"layer": "the paper's one step (VGG-16)", "image": "the paper's trained decoder\nbehind one step (VGG-16)"}
+PAPER = {"input": "the paper's one step (VGG-16)", "image": "the paper's trained decoder\nbehind one step (VGG-16)"}
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -52,12 +53,12 @@ IMAGE_MARKS = {
 
 def draw(results: Iterable[dict[str, Any]]) -> Figure:
     """Mean relative errors on a logarithmic axis, above of a layer's input, below of the image."""
-    rows = [row for result in results for row in result["rows"]]
+    rows = [row for result in results for row in rows_of(result)]
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
-    layers = {stage: TABLE_3[number]["learned"] for stage, number in LAYERS.items()}
-    images = {stage: TABLE_3_IMAGE[number]["learned"] for stage, number in POOLS.items()}
-    _panel(above, rows, "layer", layers, {s: f"pool({n})\nfrom {s}" for s, n in LAYERS.items()}, LAYER_MARKS)
+    layers = {block: TABLE_3[number]["learned"] for block, number in LAYERS.items()}
+    images = {block: TABLE_3_IMAGE[number]["learned"] for block, number in POOLS.items()}
+    _panel(above, rows, "input", layers, {s: f"pool({n})\nfrom {s}" for s, n in LAYERS.items()}, LAYER_MARKS)
     _panel(below, rows, "image", images, {s: f"from pool({n})\n{s}" for s, n in POOLS.items()}, IMAGE_MARKS)
     above.set_title("A layer's input, from its own code", fontsize=10, loc="left")
     below.set_title("The image, from the features of a pooling, without training", fontsize=10, loc="left")
@@ -75,18 +76,18 @@ def _panel(
     labels: dict[str, str],
     marks: dict[tuple[str, str], Mark],
 ) -> None:
-    places = {stage: -i for i, stage in enumerate(paper)}
-    for stage, place in places.items():
-        found = [r["relative_error"] for r in rows if (r["from"], r["stage"]) == (recovered, stage)]
-        panel.plot([min([*found, paper[stage]]), paper[stage]], [place] * 2, color="#dddddd", linewidth=3, zorder=0)
+    places = {block: -i for i, block in enumerate(paper)}
+    for block, place in places.items():
+        found = [r["relative_error"] for r in rows if (r["recover"], r["block"]) == (recovered, block)]
+        panel.plot([min([*found, paper[block]]), paper[block]], [place] * 2, color="#dddddd", linewidth=3, zorder=0)
     panel.plot(list(paper.values()), list(places.values()), "kD", label=PAPER[recovered], markersize=8)
     for (method, known), mark in marks.items():
-        chosen = [r for r in rows if (r["from"], r["method"], r["side_info"]) == (recovered, method, known)]
-        errors = {row["stage"]: row["relative_error"] for row in chosen if row["stage"] in places}
-        heights = [places[stage] for stage in errors]
+        chosen = [r for r in rows if (r["recover"], r["method"], r["side_info"]) == (recovered, method, known)]
+        errors = {row["block"]: row["relative_error"] for row in chosen if row["block"] in places}
+        heights = [places[block] for block in errors]
         panel.plot(list(errors.values()), heights, mark.shape, color=mark.colour, label=mark.label, markersize=8)
     panel.set(xscale="log", yticks=list(places.values()), ylim=(0.6 - len(paper), 0.5))
-    panel.set_yticklabels([labels[stage] for stage in places], fontsize=8)
+    panel.set_yticklabels([labels[block] for block in places], fontsize=8)
     panel.grid(True, axis="x", which="both", color="#eeeeee", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
