@@ -1,174 +1,169 @@
-"""The main job against numbers computed by hand from the same parts."""
+"""The one loop: cheap first, in rounds, resumed from its parts, and the same whatever is done at a time."""
 
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from unconv.errors import UnconvError
-from unconv.evaluate.aggregate import MetricAggregator
-from unconv.evaluate.evaluation import EvaluationConfig, survey, work
-from unconv.evaluate.network import CapturedStream, Network
-from unconv.evaluate.run_directory import RunDirectory
-from unconv.evaluate.sparsity_stats import IMPOSED, activity_over, paper_k
-from unconv.images import ImageStream
-from unconv.inversion.methods import InversionMethod, coded_stage
-from unconv.measure.sparsity import k_from
-from unconv.models import load_model
-from unconv.sparsity import Pooled
-from unconv.tracing import capture_inputs as capture
+from unconv.evaluate.budget import Clock
+from unconv.evaluate.evaluation import Evaluation, Plan, summarise
+from unconv.evaluate.linear_fit import fit_linear
+from unconv.evaluate.network import CapturedStream, open_network
+from unconv.evaluate.reconstruction import Task
+from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
+from unconv.images import quality
 
-DEFAULT_METHODS = (
-    InversionMethod("image", "network", "transpose", "switches"),
-    InversionMethod("layer", "network", "min-norm", "switches"),
-    InversionMethod("layer", "paper", "iht", "switches"),
+TASKS = (
+    Task("2", method="linear"),
+    Task("2", method="gauss-newton"),
+    Task("2", method="gauss-newton", side_info="gates"),
+    Task("0", "input", "network", "min-norm", "switches"),
+    Task("8", method="gradient"),
 )
 
 
-@pytest.fixture
-def network(monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1])
-    loaded = load_model("tiny_networks:vgg")
-    return Network(loaded.module, loaded.preprocess)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, smooth_pictures):
+    made = tmp_path_factory.mktemp("pictures")
+    smooth_pictures(made, 3)
+    (made / "broken.png").write_bytes(b"no picture")
+    return made
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    """Five pictures of two sizes."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(1)
-    for i in range(5):
-        size = (16, 16) if i < 3 else (12, 20)
-        Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize(size).save(folder / f"{i}.png")
-    return sorted(folder.glob("*.png"))
+def opened(folder):
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import cases
+
+    opened = open_network(cases.vgg(), folder, size=16, mean=0.5, std=0.25, batch=2)
+    fit_linear(opened.network, opened.images, opened.example(), ["2", "8"])
+    return opened
 
 
-def plan(**changes):
-    return replace(EvaluationConfig(("0", "3"), DEFAULT_METHODS, region=2, samples=5, pictures=1, seed=0), **changes)
+def evaluation(opened, run=None, **options):
+    plan = Plan(TASKS, **({"passes": 12, "rounds": True, "pictures": 1} | options))
+    return Evaluation(opened.network, opened.images, plan, run or InMemoryRun())
 
 
-def run_survey(network, paths, run, batch=2, **changes):
-    made = []
-    directory = RunDirectory(run, {"batch": batch} | {k: str(v) for k, v in changes.items()})
-    stream = ImageStream(paths, network.preprocess, batch)
-    found = survey(network, stream, plan(**changes), directory, lambda what, units: made.append(units))
-    directory.close()
-    return found, made
+def without_time(rows):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def rows(found):
-    return list(found.rows())
-
-
-def test_numbers_do_not_depend_on_batches_and_sizes_mix(network, paths, tmp_path):
-    one, made = run_survey(network, paths, tmp_path / "one", batch=1)
-    two, _ = run_survey(network, paths, tmp_path / "two", batch=3)
-    assert sum(made) == work(plan(), 5)
-    assert len(rows(one)) == 5 * 2 * len(DEFAULT_METHODS)
-    assert all(row["file"].endswith(f"{row['image']}.png") for row in rows(one))
-
-    def key(row):
-        return row["image"], row["stage"], row["from"], row["method"]
-
-    errors = [[row["relative_error"] for row in sorted(rows(found), key=key)] for found in (one, two)]
-    assert errors[0] == pytest.approx(errors[1], rel=1e-4)
-
-
-def test_rows_are_what_the_parts_compute(network, paths, tmp_path):
-    found, _ = run_survey(network, paths[:1], tmp_path / "run")
-    x = next(iter(ImageStream(paths[:1], network.preprocess))).inputs
-    stage = network.stages(x.shape[1:]).get("3")
-    inner = capture(network.module, ["3"], x)["3"]
-    fraction = (
-        (torch.nn.functional.max_pool2d(stage.activate(stage.preactivation(inner)), 2) > 0).double().mean().item()
-    )
-    coded = coded_stage(stage, "paper", 2)
-    h = coded.operator.forward(inner)
-    code = Pooled(2, k=k_from(fraction, 16 * 16)).project(h)
-    back = coded.operator.adjoint(code.dense())
-    back *= inner.norm() / back.norm()
-    expected = ((back - inner).norm() / inner.norm()).item()
-    row = next(r for r in rows(found) if r["stage"] == "3" and r["method"] == "iht")
-    assert row["relative_error"] == pytest.approx(expected, rel=1e-5)
-    assert found.stages[1]["rip"][0]["k"] == k_from(fraction, 256)
-
-
-def test_activity_counts_own_and_imposed_pooling(network, paths):
-    stream = CapturedStream(network, ImageStream(paths, network.preprocess), lambda _: ("0", "3"))
-    activity, shape = activity_over(stream, ("0", "3"), 2, lambda *_: None)
-    assert shape == (3, 16, 16)
-    assert IMPOSED + "0" not in activity.stages
-    imposed, own = activity[IMPOSED + "3"].pooled, activity["3"].pooled
-    assert imposed.entries == own.entries // 4
-    assert imposed.fraction > own.fraction
-    assert activity["0"].pooled.fraction > activity["0"].activation.fraction
-
-
-def test_pictures_are_kept_for_the_first_images_only(network, paths, tmp_path):
-    run_survey(network, paths, tmp_path / "run")
-    names = sorted(p.name for p in (tmp_path / "run" / "images").iterdir())
-    assert names[0] == "0000-00-00.png"
-    assert all(name.startswith("0000") for name in names)
-
-
-def test_every_stage_has_a_certificate_and_a_picture_of_what_it_shows_least(network, paths, tmp_path):
-    found, _ = run_survey(network, paths, tmp_path / "run")
-    for number, stage in enumerate(found.stages):
-        certificate = stage["certificate"]
-        # the k of the sampled ratios, and the first images
-        assert certificate["delta_k"]["k"] == stage["rip"][0]["k"]
-        assert 0 < certificate["delta_k"]["lower"] <= certificate["delta_k"]["upper"]
-        assert certificate["image"]["images"] == 3
-        assert certificate["image"]["unknowns"] == 3 * 16 * 16
-        assert certificate["direction"]["picture"] == f"images/0000-{number:02d}-unseen.png"
-        with Image.open(tmp_path / "run" / certificate["direction"]["picture"]) as picture:
-            assert picture.size == (16, 16)
-        assert certificate["words"]
-        assert certificate["notes"] == []
-    none, _ = run_survey(network, paths[:1], tmp_path / "none", pictures=0)
-    assert none.stages[0]["certificate"]["direction"]["picture"] is None
-    assert not list((tmp_path / "none" / "images").iterdir())
-
-
-def test_finished_parts_are_not_computed_again(network, paths, tmp_path):
-    first, _ = run_survey(network, paths, tmp_path / "run")
-    again, made = run_survey(network, paths, tmp_path / "run")
-    assert made == []
-    assert (again.stages, rows(again)) == (first.stages, rows(first))
-
-
-def test_a_deeper_k_keeps_all_regions_at_most(network):
-    stage = network.stages((3, 16, 16)).get("0")
-    assert paper_k(stage, 1.0) == 12 * 8 * 8
-    assert paper_k(stage, 0.0) == 1
-
-
-def test_means_leave_out_what_failed():
-    row = {"file": "x", "stage": "a", "psnr": None, "ssim": None, "seconds": 1.0, "picture": None} | DEFAULT_METHODS[
-        0
-    ].fields()
-    rows = [
-        row | {"relative_error": 0.5, "status": "converged"},
-        row | {"relative_error": 0.7, "status": "max_steps"},
-        row | {"relative_error": None, "seconds": None, "status": "cannot"},
+def test_rounds_begin_with_what_is_cheap_and_double():
+    rounds = Plan(TASKS, passes={"2": 20, "8": 4}, rounds=True).jobs()
+    assert [[job.task.method for job in jobs] for jobs in rounds] == [
+        ["linear", "min-norm"],
+        ["gauss-newton", "gauss-newton", "gradient"],
+        ["gauss-newton", "gauss-newton"],
+        ["gauss-newton", "gauss-newton"],
     ]
-    tally = MetricAggregator()
-    for each in rows:
-        tally.add(each)
-    (found,) = tally.summary("a", DEFAULT_METHODS)
-    assert found["relative_error"] == pytest.approx(0.6)
-    assert (found["images"], found["failed"]) == (2, 1)
-    assert found["note"] == "cannot; 1 of 2 images ended before the tolerance"
+    assert [jobs[0].target for jobs in rounds[1:]] == [8, 16, 20]
+    assert len(Plan(TASKS, passes=20).jobs()) == 2
+    # no passes, no refinement
+    assert len(Plan(TASKS, passes={"2": 0, "8": 0}, rounds=True).jobs()) == 1
 
 
-def test_all_images_unusable_is_one_error(monkeypatch, paths):
-    monkeypatch.chdir(Path(__file__).parents[1])
-    loaded = load_model("tiny_networks:not_finite")
-    network = Network(loaded.module, loaded.preprocess)
-    stream = CapturedStream(network, ImageStream(paths, network.preprocess), lambda _: ("3",))
-    with pytest.raises(UnconvError, match="NaN or infinite"):
-        list(stream)
-    assert len(stream.skipped) == 5
+def test_rows_hold_what_is_measured(opened):
+    done = evaluation(opened, keep=True)
+    pages = []
+    done.go(publish=lambda: pages.append(len(list(done.rows()))))
+    assert pages == [6, 15, 15]
+    rows = list(done.rows())
+    assert [(row["image"], row["method"]) for row in rows[:5]] == [(1, task.method) for task in TASKS] or len(rows) == 15
+    assert [s.file for s in done.skipped()] == ["broken.png"]
+    x = {i: x for batch in opened.images for i, x in zip(batch.indices, batch.inputs, strict=True)}
+    estimates = {image: (estimate, reference) for image, estimate, reference in done.tensors(0)}
+    for row in rows:
+        assert row["relative_error"] is not None, row["status"]
+        if row["method"] == "linear":
+            estimate, reference = estimates[row["image"]]
+            assert torch.equal(reference, x[row["image"]])
+            assert row["relative_error"] == pytest.approx(((estimate - reference).norm() / reference.norm()).item())
+            pixels = [opened.network.preprocess.to_pixels(y[None]).clamp(0, 1) for y in (reference, estimate)]
+            assert row["psnr"] == pytest.approx(quality(*pixels)[0].item())
+        if row["method"] in {"gauss-newton", "gradient"}:
+            assert 0 <= row["passes"] <= 12
+
+
+def test_an_interrupted_run_ends_like_an_undisturbed_one(opened, tmp_path):
+    whole = evaluation(opened, RunDirectory(tmp_path / "whole", {}))
+    whole.go()
+
+    def stumble(message, units):
+        stumble.calls += 1
+        if stumble.calls == 5:
+            raise KeyboardInterrupt
+
+    stumble.calls = 0
+    broken = evaluation(opened, RunDirectory(tmp_path / "run", {}))
+    with pytest.raises(KeyboardInterrupt):
+        broken.go(progress=stumble)
+    broken.go()
+    assert without_time(broken.rows()) == without_time(whole.rows())
+    names = [sorted(p.name for p in (tmp_path / run / "images").iterdir()) for run in ("whole", "run")]
+    assert names[0] == names[1]
+
+
+def test_more_passes_go_on_and_end_like_all_at_once(opened):
+    run = InMemoryRun()
+    evaluation(opened, run, passes=10).go()
+    more = evaluation(opened, run, passes=20)
+    more.go()
+    once = evaluation(opened, passes=20)
+    once.go()
+    assert without_time(more.rows()) == without_time(once.rows())
+
+
+def test_an_exhausted_budget_leaves_the_cheap_part(opened):
+    done = evaluation(opened, per_pass={"2": 1e9, "8": 1e9})
+    done.go(Clock(1000))
+    assert done.stopped
+    assert {row["method"] for row in done.rows()} == {"linear", "min-norm"}
+
+
+def test_what_cannot_be_inverted_says_why_and_stops_nothing(opened):
+    plan = Plan((Task("8", method="linear"), Task("2", method="decoder", side_info="switches")))
+    done = Evaluation(opened.network, opened.images, plan, InMemoryRun())
+    done.go()
+    summary = summarise(done.rows(), plan.tasks)
+    assert [s["failed"] for s in summary] == [0, 3]
+    assert "no trained decoder" in summary[1]["note"]
+    rows = [row for row in done.rows() if row["method"] == "linear"]
+    assert summary[0]["relative_error"] == pytest.approx(sum(row["relative_error"] for row in rows) / 3)
+
+
+def test_too_little_memory_means_fewer_images_at_a_time(opened, capsys):
+    calls = []
+
+    def forgetful(module, args):
+        calls.append(len(args[0]))
+        if len(args[0]) > 1:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+
+    handle = opened.network.module[0].register_forward_pre_hook(forgetful)
+    try:
+        stream = CapturedStream(opened.network, opened.images, layers=["2"])
+        network = replace(opened.network)
+        stream.network = network
+        if_small = [captured.batch.names for captured in stream]
+    except UnconvError:
+        if_small = None
+    finally:
+        handle.remove()
+    assert calls
+    assert if_small is None or all(len(names) == 1 for names in if_small)
+    capsys.readouterr()
+
+
+def test_no_usable_image_is_an_error(tmp_path):
+    import cases
+
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    opened = open_network(cases.vgg(), tmp_path, size=16, mean=0.5, std=0.25)
+    done = Evaluation(opened.network, opened.images, Plan(TASKS[3:4]), InMemoryRun())
+    with pytest.raises(UnconvError, match=r"none of the 1 images could be used; the first, a\.png"):
+        done.go()

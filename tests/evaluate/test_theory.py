@@ -1,4 +1,4 @@
-"""What a survey proves of a stage, against dense matrices of the same network and against the network itself."""
+"""Certificates of conv blocks against dense matrices of the same network and against the network itself."""
 
 from pathlib import Path
 from typing import Any
@@ -8,20 +8,27 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unconv.certify import stability as certificate
-from unconv.evaluate.certificates import certificate_document, first_images, in_words
-from unconv.evaluate.network import Captured, Network
-from unconv.images import Batch
+from unconv.evaluate.network import Captured, CapturedStream, Network
+from unconv.evaluate.theory import (
+    CertificateConfig,
+    certificate_document,
+    coherence_document,
+    count_nonzeros,
+    counts_document,
+    counts_from,
+    pooled_fraction,
+)
+from unconv.images import Batch, ImageStream
 from unconv.models import load_model
-from unconv.tracing import capture_inputs as capture
+from unconv.tracing import capture_inputs
 
-STAGES = ("0", "3", "6")
+BLOCKS = ("0", "3", "6")
 
 
 @pytest.fixture
 def network(monkeypatch) -> Network:
     monkeypatch.chdir(Path(__file__).parents[1])
-    loaded = load_model("tiny_networks:vgg")
+    loaded = load_model("cases:vgg")
     return Network(loaded.module.double(), loaded.preprocess)
 
 
@@ -29,18 +36,19 @@ def example(network: Network, seed: int = 0, size: int = 8) -> Captured:
     """One random image on its way through a network."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, 3, size, size, generator=generator, dtype=torch.float64)
-    stages = network.stages(x.shape[1:])
-    return Captured(Batch((f"{seed}.png",), x, (seed,)), stages, capture(network.module, stages.names, x))
+    blocks = network.conv_blocks(x)
+    inputs = capture_inputs(network.module, blocks.names, x)
+    return Captured(Batch((f"{seed}.png",), x, (seed,)), blocks, {}, inputs)
 
 
 def document(network: Network, name: str, *examples: Captured, **options: Any) -> dict[str, Any]:
-    stage = examples[0].stages.get(name)
-    region = options.pop("region", 2)
-    return certificate_document(network, stage, region, options.pop("k", 5), examples, lambda *_: None, **options)
+    block = examples[0].blocks.get(name)
+    region, k = options.pop("region", 2), options.pop("k", 5)
+    return certificate_document(network, block, region, k, examples, config=CertificateConfig(**options))
 
 
 def up_to(network: Network, name: str) -> nn.Module:
-    """The network from the image to the code of a stage, as torch runs it."""
+    """The network from the image to the code of a conv block, as torch runs it."""
     ends = {"0": 3, "3": 6, "6": 9}
     return network.module[: ends[name]]  # pyright: ignore
 
@@ -56,13 +64,13 @@ def own_part(network: Network, name: str) -> nn.Module:
     return up_to(network, name)[begins[name] :]  # pyright: ignore
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_maps_are_those_of_the_network(network, name):
     one = example(network)
     found = document(network, name, one)
     assert found["notes"] == []
     for of, matrix in (
-        ("layer", equations(own_part(network, name), one.inputs[name])),
+        ("input", equations(own_part(network, name), one.inputs[name])),
         ("image", equations(up_to(network, name), one.batch.inputs)),
     ):
         code = found[of]
@@ -74,18 +82,15 @@ def test_maps_are_those_of_the_network(network, name):
         assert code["sigma"]["lower"] <= values[rank - 1].item() * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", STAGES)
-def test_no_input_moves_further_than_promised(network, name, seed, whole, monkeypatch):
+@pytest.mark.parametrize("name", BLOCKS)
+def test_no_input_moves_further_than_promised(network, name, seed):
     # the pooled stage "0" with its switches, "3" and "6" through all gates on the way, for several images
-    if not whole:
-        monkeypatch.setattr(certificate, "DENSE_ENTRIES", 0)
     one = example(network, seed)
-    found = document(network, name, one, effort=8)
+    found = document(network, name, one)
     generator = torch.Generator().manual_seed(seed)
     for of, matrix in (
-        ("layer", equations(own_part(network, name), one.inputs[name])),
+        ("input", equations(own_part(network, name), one.inputs[name])),
         ("image", equations(up_to(network, name), one.batch.inputs)),
     ):
         limit = found[of]["moves"]["upper"]
@@ -103,7 +108,7 @@ def test_no_input_moves_further_than_promised(network, name, seed, whole, monkey
             assert farthest >= 0.9 * size * limit
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_images_of_nearby_codes_are_as_near_as_promised(network, name):
     # the network itself, not its derivative: small changes that flip no gate and no switch
     one = example(network, 1)
@@ -123,9 +128,9 @@ def test_the_weakest_promise_of_several_images_is_given(network):
     images = [example(network, seed) for seed in range(3)]
     found = document(network, "3", *images)
     assert [(entry["of"], entry["image"]) for entry in found["images"]] == [
-        (of, image) for image in range(3) for of in ("layer", "image")
+        (of, image) for image in range(3) for of in ("input", "image")
     ]
-    for of in ("layer", "image"):
+    for of in ("input", "image"):
         mine = [entry for entry in found["images"] if entry["of"] == of]
         assert found[of]["images"] == 3
         assert found[of]["moves"]["upper"] == max(entry["moves"]["upper"] for entry in mine)
@@ -139,8 +144,8 @@ def test_images_of_other_sizes_have_their_own_maps(network):
 
 
 def test_brackets_are_of_unit_filters(network):
-    found = document(network, "3", example(network), region=2, k=2, effort=0.2)
-    weight = network.stages((3, 8, 8)).get("3").operator.normalised().weight
+    found = document(network, "3", example(network), region=2, k=2, search=0.02)
+    weight = example(network).blocks.get("3").operator.normalised().weight
     for name in ("delta_k", "delta_2k"):
         assert found[name]["k"] == 2
         assert 0 < found[name]["lower"] <= found[name]["upper"]
@@ -161,7 +166,7 @@ def test_an_undetermined_direction_is_shown_and_kept(network):
         return "images/x.png"
 
     # behind the average pooling 4 places of 16 channels are left of 192 dimensions
-    found = certificate_document(network, one.stages.get("6"), 1, 5, [one], save)
+    found = certificate_document(network, one.blocks.get("6"), 1, 5, [one], save)
     assert found["image"]["undetermined"] > 0
     assert found["direction"]["undetermined"]
     assert found["direction"]["gain"] < 1e-9 * found["direction"]["largest"]
@@ -186,15 +191,13 @@ def test_a_zero_filter_is_a_note_and_the_rest_stays(network):
     (note,) = found["notes"]
     assert "filter 2 of 16 is zero" in note
     assert found["image"]["equations"] > 0
-    assert found["words"].startswith("With switches known")
 
 
 def test_what_does_not_fit_is_a_note(network):
-    stage = network.stages((3, 8, 8)).get("3")
-    found = certificate_document(network, stage, 2, 10**6, [], lambda *_: None)
-    assert found["delta_k"] is found["layer"] is found["image"] is found["direction"] is None
+    block = example(network).blocks.get("3")
+    found = certificate_document(network, block, 2, 10**6, [])
+    assert found["delta_k"] is found["input"] is found["image"] is found["direction"] is None
     assert "between 1 and their number" in found["notes"][0]
-    assert found["words"] == ""
 
 
 def test_places_that_overlapping_regions_share_count_once():
@@ -202,11 +205,11 @@ def test_places_that_overlapping_regions_share_count_once():
     module = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 2))
     network = Network(module.double().eval(), lambda picture: torch.zeros(3, 8, 8))  # pyright: ignore
     one = example(network, size=9)
-    found = document(network, "2", one, region=one.stages.get("2").pooling)
+    found = document(network, "2", one, region=one.blocks.get("2").pooling)
     matrix = equations(module, one.batch.inputs)
     distinct = torch.unique(matrix, dim=0)
     assert len(distinct) < len(matrix)
-    assert found["image"]["equations"] == len(distinct) == found["layer"]["equations"]
+    assert found["image"]["equations"] == len(distinct) == found["input"]["equations"]
     assert found["image"]["sigma"]["upper"] == pytest.approx(torch.linalg.svdvals(distinct)[-1].item(), rel=1e-6)
 
 
@@ -220,55 +223,48 @@ def test_smooth_activations_are_certified_by_their_derivative():
     assert found["image"]["sigma"]["upper"] == pytest.approx(torch.linalg.svdvals(matrix)[-1].item(), rel=1e-6)
 
 
-def test_first_images_are_single_and_few(network, tmp_path):
-    from unconv.images import ImageStream
-
-    for i in range(5):
-        Image.new("RGB", (8, 8), (40 * i, 20, 30)).save(tmp_path / f"{i}.png")
-    stream = ImageStream(sorted(tmp_path.glob("*.png")), network.preprocess, 2)
-    found = first_images(network, stream, STAGES, 1.0)
-    assert [one.batch.indices for one in found] == [(0,), (1,), (2,)]
-    assert all(x.shape[0] == 1 for one in found for x in one.inputs.values())
-    assert len(first_images(network, stream, STAGES, 0.01)) == 1
-
-
-def delta(lower: float, upper: float) -> dict[str, Any]:
-    return {"k": 1234, "lower": lower, "upper": upper, "ratio": upper / lower, "how": "spectral"}
-
-
-def code(**changes: Any) -> dict[str, Any]:
-    base = {"known": "switches", "unknowns": 2000, "equations": 500, "undetermined": 1500, "exact": False}
-    return base | {"moves": {"lower": 2.0, "upper": 4.0}} | changes
+def test_nonzeros_are_counted_and_kept(network, tmp_path, smooth_pictures):
+    paths = smooth_pictures(tmp_path, 3, (8, 8))
+    network.module.float()
+    stream = CapturedStream(network, ImageStream(paths, network.preprocess, 2), BLOCKS)
+    counts, skipped = count_nonzeros(stream, BLOCKS, 2)
+    assert skipped == []
+    x = torch.cat([batch.inputs for batch in stream.images])
+    with torch.no_grad():
+        first, last = network.module[:3](x), network.module[:8](x)  # pyright: ignore
+    assert counts["0"].pooled.fraction == (first != 0).double().mean()
+    # a block without max pooling is counted behind an imposed one too
+    assert counts["6"].activation.fraction == (last != 0).double().mean()
+    assert pooled_fraction(counts, "0") == counts["0"].pooled.fraction
+    imposed = nn.functional.max_pool2d(network.module[:6](x), 2)  # pyright: ignore
+    assert pooled_fraction(counts, "3") == (imposed != 0).double().mean()
+    assert counts_from(counts_document(counts)).stages == counts.stages
 
 
-def said(**parts: Any) -> str:
-    return in_words(dict.fromkeys(("delta_k", "proven_k", "layer", "image")) | parts)
+def test_images_on_another_path_are_named(tmp_path, smooth_pictures):
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.one(x) if x.mean() > 0.4 else self.other(x)
+
+    for i, grey in enumerate((200, 210, 10)):
+        Image.new("RGB", (8, 8), (grey, grey, grey - 5)).save(tmp_path / f"{i}.png")
+    network = Network(Branching().eval(), load_model("cifar-vgg", mean="0", std="1").preprocess)
+    stream = CapturedStream(network, ImageStream(sorted(tmp_path.glob("*.png")), network.preprocess, 1), ["one"])
+    _, skipped = count_nonzeros(stream, ["one"])
+    assert [image.file for image in skipped] == ["2.png"]
 
 
-def test_words_say_vacuous_where_nothing_is_proven():
-    assert (
-        "Vacuous: with the 1,234 regions in use some code attains δ = 1.5; δ < 1 is proven up to k = 3 only."
-        in said(delta_k=delta(1.5, 9.0), proven_k=3)
-    )
-    between = said(delta_k=delta(0.5, 1.5), proven_k=0)
-    assert "Vacuous: with the 1,234 regions in use δ is proven to be at most 1.5, which does not exclude" in between
-    assert "δ < 1 is proven for no k" in between
-    proven = said(delta_k=delta(0.1, 0.25), proven_k=64)
-    assert proven.startswith("Proven")
-    assert "no code by more than 25 %" in proven
-    assert "acuous" not in proven
-
-
-def test_words_say_what_is_open_and_how_far_errors_move():
-    both = said(layer=code(), image=code(known="switches and gates", unknowns=192, undetermined=0, exact=True))
-    assert both == (
-        "With switches known, the code leaves at least 1,500 of 2,000 dimensions of the stage’s own input undetermined,"
-        " and an error of 1 in the code moves the rest by at most 4; traced back to the image, with switches and gates "
-        "known, it has 500 equations for the 192 dimensions of the image, and an error of 1 in the code moves it by at "
-        "most 4."
-    )
-    open_ended = said(layer=code(moves={"lower": 2.0, "upper": None}))
-    assert "some error of 1 in the code moves the rest by 2 or more (no limit was found)" in open_ended
-    assert "no limit to what an error may do" in said(layer=code(moves={"lower": None, "upper": None}))
-    # where both are the same input, it is said once
-    assert "own input" not in said(layer=code(), image=code())
+def test_a_bank_with_a_zero_filter_has_no_coherence(network):
+    block = example(network).blocks.get("3")
+    found = coherence_document(block, 0)["learned"]
+    unit = block.operator.weight.flatten(1)
+    unit = unit / unit.norm(dim=1, keepdim=True)
+    assert found["signed"] == pytest.approx((unit @ unit.T).fill_diagonal_(-1).max().item())
+    network.module[3].weight.data[2] = 0
+    assert coherence_document(Network(network.module, network.preprocess).conv_blocks(
+        example(network).batch.inputs).get("3"), 0)["learned"]["signed"] is None  # fmt: skip
