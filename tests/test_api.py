@@ -1,7 +1,6 @@
-"""The Python functions against the command line, and against the parts that they are made of."""
+"""The Python functions against the parts that they are made of."""
 
 import inspect
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +12,18 @@ from PIL import Image
 from torch import nn
 
 import unconv
-from unconv.cli import main
+from unconv import api
 from unconv.decode.convex import convex
 
 
 @pytest.fixture(autouse=True)
-def beside_the_tiny_networks(monkeypatch):
+def beside_the_small_networks(monkeypatch):
     monkeypatch.chdir(Path(__file__).parent)
 
 
 @pytest.fixture
 def network():
-    return unconv.load_model("tiny_networks:vgg").module
+    return unconv.load_model("cases:vgg").module
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +43,19 @@ def tensors(folder):
     return torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1).float() / 255 for p in pictures])
 
 
-def test_importing_the_package_imports_no_torch():
-    said = subprocess.run(
-        [sys.executable, "-c", "import sys, unconv; print('torch' in sys.modules, callable(unconv.invert))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert said.stdout.split() == ["False", "True"]
+IMPORTS = """
+import sys, unconv
+assert "torch" not in sys.modules and callable(unconv.invert)
+unconv.invert("cases:vgg", "2", sys.argv[1], method="gradient", passes=2)
+files = {m.__file__ for name, m in sys.modules.items() if name.split(".")[0] == "unconv" and m.__file__}
+print(len([file for file in files if not file.endswith("__init__.py")]))
+"""
+
+
+def test_importing_the_package_imports_no_torch_and_inverting_few_files(folder):
+    words = [sys.executable, "-c", IMPORTS, str(folder)]
+    printed = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert int(printed.stdout) <= 40
 
 
 def test_every_public_name_is_there():
@@ -60,78 +64,109 @@ def test_every_public_name_is_there():
     assert set(unconv.__all__) <= set(dir(unconv))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = unconv.nothing
-
-
-def test_functions_that_share_a_packages_name_leave_the_package_whole():
-    import unconv.inversion.methods
-    import unconv.reporting.text as words
-
-    assert unconv.inversion.methods.InversionMethod is not None
-    assert words.METHODS
     assert list(inspect.signature(unconv.invert).parameters)[:3] == ["model", "layer", "images"]
-    assert list(inspect.signature(unconv.report).parameters)[:3] == ["model", "images", "out"]
+    assert list(inspect.signature(unconv.report).parameters)[:2] == ["model", "images"]
 
 
-def test_python_and_the_command_line_find_the_same(folder, capsys):
-    words = ["invert", "tiny_networks:vgg", "--stage", "3", "--images", str(folder), "--json"]
-    assert main(words) == 0
-    expected = json.loads(capsys.readouterr().out)
-    found = unconv.invert("tiny_networks:vgg", "3", folder, progress=False)
-    assert found.files == ("0.png", "1.png")
-    assert [s.file for s in found.skipped] == ["broken.png"]
-    assert found.relative_error.tolist() == pytest.approx([i["relative_error"] for i in expected["images"]])
-    assert found.psnr.isnan().all()
+def test_layers_are_listed(network):
+    found = unconv.layers("cases:vgg", torch.rand(1, 3, 16, 16))
+    assert found.get("2").shape == (12, 8, 8)
+    assert found.get("2").block
+    assert unconv.layers(network, size=16).names == found.names
 
 
-def test_a_module_with_tensors_is_what_its_parts_compute(network, folder):
+def test_an_image_from_a_layer(network, folder):
     x = tensors(folder)
-    found = unconv.invert(network, "3", x, progress=False)
-    stage = unconv.find_conv_blocks(network, x).get("3")
-    inner = unconv.capture(network, ["3"], x)["3"]
-    assert torch.equal(found.reference, inner)
-    assert torch.allclose(found.estimate, convex(stage, stage.encode(inner)).value, atol=1e-5)
-    error = (found.estimate - inner).flatten(1).norm(dim=1) / inner.flatten(1).norm(dim=1)
+    found = unconv.invert(network, "2", x, method="gauss-newton", side_info="gates", passes=60)
+    assert found.estimate.shape == x.shape
+    assert torch.equal(found.reference, x)
+    error = (found.estimate - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
     assert found.relative_error.tolist() == pytest.approx(error.tolist(), rel=1e-5)
+    assert all(0 < passes <= 60 for passes in found.passes)
+    html = found._repr_html_()
+    assert html.count("<img") == 4
+    assert "gauss-newton" in repr(found)
+    document = found.document()
+    assert document["summary"]["relative_error"] == pytest.approx(error.mean().item(), rel=1e-5)
+    assert set(document["images"][0]) >= {"file", "relative_error", "psnr", "ssim", "seconds", "passes", "status"}
+
+
+def test_more_passes_leave_smaller_errors_and_no_more_than_asked_are_made(network, folder):
+    found = [unconv.invert(network, "2", tensors(folder), passes=n) for n in (4, 40)]
+    assert found[1].relative_error.mean() < found[0].relative_error.mean()
+    assert max(found[0].passes) <= 4
+
+
+def test_side_information_that_does_not_exist_is_the_one_below(folder):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+    found = unconv.invert(net, "1", tensors(folder), method="gradient", side_info="switches", passes=3)
+    assert found.side_info == "none"
+    assert "no switches" in found.notes[0]
+
+
+def test_features_alone(network, folder):
+    x = tensors(folder)
+    features = unconv.capture(network, ["2"], x)["2"]
+    found = unconv.invert(network, "2", features=features, size=16, passes=60)
+    again = unconv.capture(network, ["2"], found.estimate)["2"]
+    error = (again - features).flatten(1).norm(dim=1) / features.flatten(1).norm(dim=1)
+    assert found.feature_error.tolist() == pytest.approx(error.tolist(), rel=1e-3)
+    assert found.relative_error.isnan().all()
+    assert found.references == (None, None)
+    assert found._repr_html_().count("<img") == 2
+    with pytest.raises(unconv.UsageError, match="give size"):
+        unconv.invert(network, "2", features=features)
+    with pytest.raises(unconv.UsageError, match="features have shape"):
+        unconv.invert(network, "2", features=features[:, :3], size=16, method="gradient")
+
+
+def test_a_blocks_input_is_what_its_parts_compute(network, folder):
+    x = tensors(folder)
+    found = unconv.invert(network, "3", x, recover="input", side_info="switches")
+    block = unconv.find_conv_blocks(network, x).get("3")
+    inner = unconv.capture_inputs(network, ["3"], x)["3"]
+    assert found.method == "convex"
+    assert torch.equal(found.reference, inner)
+    assert torch.allclose(found.estimate, convex(block, block.encode(inner)).value, atol=1e-5)
+    assert found.psnr.isnan().all()
+    assert found._repr_html_().count("<img") == 4
+
+
+def test_the_papers_code_measures_its_k(network, folder):
+    found = [
+        unconv.invert(network, "0", tensors(folder), recover="input", code="paper", side_info="switches", k=k)
+        for k in (None, 10_000)
+    ]
+    assert found[0].method == "iht"
+    assert found[0].psnr.isfinite().all()
+    assert not torch.equal(found[0].estimate, found[1].estimate)
 
 
 def test_files_pictures_and_tensors_are_the_same_images(network, folder):
     pictures = [Image.open(folder / f"{i}.png") for i in range(2)]
-    ways = [[folder / "0.png", folder / "1.png"], pictures, tensors(folder), list(tensors(folder))]
-    found = [unconv.invert(network, "0", given, method="min-norm", progress=False) for given in ways]
+    kinds = [[folder / "0.png", folder / "1.png"], pictures, tensors(folder), list(tensors(folder)), folder]
+    options = {"recover": "input", "method": "min-norm", "side_info": "switches"}
+    found = [unconv.invert(network, "0", images, **options) for images in kinds]
+    assert found[-1].files == ("0.png", "1.png")
+    assert [s.file for s in found[-1].skipped] == ["broken.png"]
     for other in found[1:]:
         assert torch.allclose(other.estimate, found[0].estimate, atol=1e-6)
         assert other.psnr.tolist() == pytest.approx(found[0].psnr.tolist(), rel=1e-4)
 
 
-def test_the_image_with_its_pictures(network, folder):
-    found = unconv.invert(network, "3", tensors(folder), start="image", side_info="gates", effort=0.3, progress=False)
-    assert found.way.method == "gauss-newton"
-    assert found.estimate.shape == (2, 3, 16, 16)
-    assert found.psnr.isfinite().all()
-    html = found._repr_html_()
-    assert html.count("<img") == 4
-    assert "gauss-newton" in repr(found)
-
-
-def test_a_stages_input_is_shown_as_maps(network, folder):
-    found = unconv.invert(network, "3", tensors(folder), method="transpose", limit=1, progress=False)
-    assert len(found.files) == 1
-    assert found._repr_html_().count("<img") == 2
-
-
-def test_tensors_beyond_pixels_are_shown_over_their_own_range(folder):
+def test_tensors_beyond_pixels_are_shown_over_their_own_range():
     net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU())
     grey = 5 * torch.randn(1, 1, 12, 12, generator=torch.Generator().manual_seed(0))
-    found = unconv.invert(net, "0", grey, progress=False)
-    true, _ = found.pictures[0]
-    assert (true.min().item(), true.max().item()) == (0, 1)
-    assert found._repr_html_().count("<img") == 2
+    found = unconv.invert(net, "0", grey, recover="input", side_info="switches")
+    true, _ = found.pictures[0] or (None, None)
+    assert true is None or (true.min().item(), true.max().item()) == (0, 1)
 
 
 def test_the_callers_network_is_left_as_it_was(network, folder):
     network.train().double().requires_grad_(True)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    unconv.invert(network, "0", tensors(folder), method="transpose", progress=False)
+    unconv.invert(network, "2", tensors(folder), method="gradient", passes=2)
     assert network.training
     assert all(p.requires_grad and p.dtype == torch.float64 for p in network.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -139,56 +174,95 @@ def test_the_callers_network_is_left_as_it_was(network, folder):
 
 def test_images_of_several_sizes_come_one_by_one(network):
     mixed = [torch.rand(3, 16, 16), torch.rand(3, 8, 12)]
-    found = unconv.invert(network, "0", mixed, method="transpose", progress=False)
+    found = unconv.invert(network, "2", mixed, method="gradient", passes=2)
     assert [tuple(e.shape) for e in found.estimates] == [(3, 16, 16), (3, 8, 12)]
-    with pytest.raises(ValueError, match="use estimates"):
+    with pytest.raises(unconv.UnconvError, match="use estimates"):
         _ = found.estimate
 
 
 def test_an_image_that_cannot_be_used_is_skipped_by_name(network, folder):
     x = tensors(folder)
     x[0, 0, 0, 0] = torch.nan
-    found = unconv.invert(network, "0", x, method="transpose", progress=False)
+    found = unconv.invert(network, "2", x, method="gradient", passes=2)
     assert found.files == ("image-0001",)
     assert [(s.file, s.reason) for s in found.skipped] == [("image-0000", "NaN or infinite values")]
 
 
-def test_a_report_of_a_module_and_again(network, folder, tmp_path):
-    settings = {"methods": ("transpose",), "samples": 5, "effort": 0.1, "progress": False}
-    found = unconv.report(network, tensors(folder), tmp_path / "run", **settings)
-    assert found.page == tmp_path / "run" / "report.html"
-    assert [stage["stage"] for stage in found.stages] == ["0", "3", "6"]
-    assert "unconv.report(model: Sequential, images" in found.page.read_text()
-    html = found._repr_html_()
-    assert found.page.as_uri() in html
-    assert html.count("<img") == 3
-    assert unconv.report(network, tensors(folder), tmp_path / "run", **settings).rows == found.rows
+def test_a_run_directory_keeps_results_and_pictures(network, folder, tmp_path):
+    options = {"method": "gradient", "passes": 3, "out": tmp_path / "run"}
+    found = unconv.invert(network, "2", folder, **options)
+    assert (tmp_path / "run" / "results.parquet").is_file()
+    assert len(list((tmp_path / "run" / "images").glob("*-000.png"))) == 2
+    again = unconv.invert(network, "2", folder, **options)
+    assert again.rows == found.rows
+    assert torch.equal(again.estimate, found.estimate)
     with pytest.raises(unconv.UnconvError, match="other settings"):
-        unconv.report(network, tensors(folder) / 2, tmp_path / "run", **settings)
+        unconv.invert(network, "3", folder, **options)
+
+
+def test_conv_blocks_are_measured(network, folder):
+    options = {"size": 16, "mean": 0.0, "std": 1.0}
+    shares = api.sparsity(network, folder, **options)
+    assert [block["layer"] for block in shares["blocks"]] == ["0", "3", "6"]
+    assert [s["file"] for s in shares["skipped"]] == ["broken.png"]
+    (cosines,) = api.coherence(network, blocks=["3"], **options)["blocks"]
+    assert 0 < cosines["learned"]["absolute"] <= 1
+    (ratios,) = api.rip(network, folder, blocks=["0"], samples=20, effort=0.01, **options)["blocks"]
+    assert ratios["delta"]["lower"] <= ratios["delta"]["upper"]
+    (given,) = api.rip(network, folder, blocks=["0"], k=3, samples=20, effort=0, **options)["blocks"]
+    assert (given["k"], given["delta_how"]) == (3, "sampled")
+
+
+def test_a_report_of_a_module_and_again(network, folder, tmp_path):
+    options = {"out": tmp_path / "run", "layers": ["2", "8"], "samples": 5, "passes": 10, "size": 16}
+    found = unconv.report(network, folder, **options)
+    assert found.page == tmp_path / "run" / "report.html"
+    assert [layer["layer"] for layer in found.layers] == ["2", "8"]
+    first = found.layers[0]
+    methods = [(i["method"], i["side_info"]) for i in first["inversion"]]
+    assert methods == [("linear", "none"), *(("gauss-newton", kind) for kind in ("none", "switches", "gates"))]
+    assert first["linear"]["relative_error"] == first["inversion"][0]["relative_error"]
+    assert set(first["block"]) >= {"sparsity", "coherence", "rip", "certificate"}
+    assert first["block"]["certificate"]["image"]["unknowns"] == 3 * 16 * 16
+    assert [s["file"] for s in found.skipped_images] == ["broken.png"]
+    html = found._repr_html_()
+    assert found.page.resolve().as_uri() in html
+    assert html.count("<img") == 2
+    assert unconv.report(network, folder, **options).rows == found.rows
+    with pytest.raises(unconv.UnconvError, match="which is smaller"):
+        unconv.report(network, folder, **options | {"passes": 5})
+    more = unconv.report(network, folder, **options | {"passes": 20})
+    assert max(row["passes"] for row in more.rows if row["passes"]) > 10
+
+
+def test_a_report_ends_within_its_budget(network, folder, tmp_path):
+    found = unconv.report(network, folder, out=tmp_path / "run", layers=["2"], budget=60, size=16, samples=5)
+    assert found.rows
+    assert found.layers[0]["linear"] is not None
+    with pytest.raises(unconv.UnconvError, match=r"budget of .* is too small.* need about"):
+        unconv.report(network, folder, out=tmp_path / "small", layers=["2"], budget=1e-3, size=16)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda net, x: unconv.invert(net, "9", x), "no stage '9'.*0, 3, 6"),
-        (lambda net, x: unconv.invert(net, "0", x, method="magic"), "no method 'magic'"),
-        (lambda net, x: unconv.invert(net, "0", x, effort=0), "^effort is 0"),
-        (
-            lambda net, x: unconv.invert(net, "0", x, side_info="switch"),
-            "^side_info is 'switch'; use none, switches or g",
-        ),
-        (lambda net, x: unconv.invert(net, "0", x, start="pixels"), "^start is 'pixels'; use layer or image$"),
-        (lambda net, x: unconv.invert(net, "0", x, code="papers"), "^code is 'papers'; use network or paper$"),
-        (lambda net, x: unconv.invert(net, "0", x, start="layer", method="gradient"), "; use start image code network"),
-        (lambda net, x: unconv.invert(net, "0", x, prior_weight=1.0), "^prior_weight is that of prior l1"),
+        (lambda net, x: unconv.invert(net, "nine", x), "no layer 'nine'"),
+        (lambda net, x: unconv.invert(net, "0", x, method="magic"), "^method is 'magic'; use one of linear"),
+        (lambda net, x: unconv.invert(net, "0", x, passes=0), "^passes is 0"),
+        (lambda net, x: unconv.invert(net, "0", x, side_info="switch"), "^side_info is 'switch'; use one of none"),
+        (lambda net, x: unconv.invert(net, "0", x, recover="pixels"), "^recover is 'pixels'; use one of image, input"),
+        (lambda net, x: unconv.invert(net, "0", x, code="papers"), "^code is 'papers'; use one of network, paper"),
+        (lambda net, x: unconv.invert(net, "0", x, recover="input", method="gradient"), "use one of iht"),
         (lambda net, x: unconv.invert(net, "0", x[0]), r"shape \(3, 16, 16\); give a batch \(N, C, H, W\)"),
         (lambda net, x: unconv.invert(net, "0", []), "images is empty"),
-        (lambda net, x: unconv.invert(net, "0", [x[0], "a.png"]), "image-0001 is a str"),
         (lambda net, x: unconv.invert(net, "0", x, weights="w.pth"), "this network has its own"),
         (lambda net, x: unconv.invert(net, "0", x, batch=0), "at least 1"),
         (lambda net, x: unconv.invert(3, "0", x), "model is of type int; give an nn.Module"),
-        (lambda net, x: unconv.invert("tiny_networks:vgg", "0", x, preprocess=abs), "brings its own preprocess"),
-        (lambda net, x: unconv.report(net, x, samples=0), "^region and samples are at least 1"),
+        (lambda net, x: unconv.invert("cases:vgg", "0", x, preprocess=abs), "brings its own preprocess"),
+        (lambda net, x: unconv.invert(net, "0", x, effort=2), "no argument 'effort'"),
+        (lambda net, x: unconv.report(net, x, samples=0), "^samples is 0"),
+        (lambda net, x: unconv.report(net, x, methods=["magic"]), "magic"),
+        (lambda net, x: api.rip(net, x, filters="own"), "^filters is 'own'"),
     ],
 )
 def test_errors_speak_python(network, folder, call, message):
@@ -199,5 +273,5 @@ def test_errors_speak_python(network, folder, call, message):
 def test_a_report_of_images_without_colours_or_grey_is_refused(tmp_path):
     net = nn.Sequential(nn.Conv2d(5, 6, 3, padding=1), nn.ReLU())
     with pytest.raises(unconv.UnconvError, match="one or three channels"):
-        unconv.report(net, torch.rand(1, 5, 8, 8), tmp_path / "run")
+        unconv.report(net, torch.rand(1, 5, 8, 8), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

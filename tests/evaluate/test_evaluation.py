@@ -73,7 +73,9 @@ def test_rows_hold_what_is_measured(opened):
     done.go(publish=lambda: pages.append(len(list(done.rows()))))
     assert pages == [6, 15, 15]
     rows = list(done.rows())
-    assert [(row["image"], row["method"]) for row in rows[:5]] == [(1, task.method) for task in TASKS] or len(rows) == 15
+    assert [(row["image"], row["method"]) for row in rows[:5]] == [(1, task.method) for task in TASKS] or len(
+        rows
+    ) == 15
     assert [s.file for s in done.skipped()] == ["broken.png"]
     x = {i: x for batch in opened.images for i, x in zip(batch.indices, batch.inputs, strict=True)}
     estimates = {image: (estimate, reference) for image, estimate, reference in done.tensors(0)}

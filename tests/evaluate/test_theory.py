@@ -254,7 +254,9 @@ def test_images_on_another_path_are_named(tmp_path, smooth_pictures):
     for i, grey in enumerate((200, 210, 10)):
         Image.new("RGB", (8, 8), (grey, grey, grey - 5)).save(tmp_path / f"{i}.png")
     network = Network(Branching().eval(), load_model("cifar-vgg", mean="0", std="1").preprocess)
-    stream = CapturedStream(network, ImageStream(sorted(tmp_path.glob("*.png")), network.preprocess, 1), ["one"])
+    stream = CapturedStream(
+        network, ImageStream(sorted(tmp_path.glob("*.png")), network.preprocess, 1, root=tmp_path), ["one"]
+    )
     _, skipped = count_nonzeros(stream, ["one"])
     assert [image.file for image in skipped] == ["2.png"]
 

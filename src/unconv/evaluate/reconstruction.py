@@ -15,6 +15,7 @@ from unconv.conv_block import IMAGE, SideInfo
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.network import TOO_LARGE, Captured, Network, is_out_of_memory
 from unconv.images import quality
+from unconv.inversion.invert import invert_features
 from unconv.linalg import relative_norm
 
 Recover = Literal["image", "input"]
@@ -214,8 +215,6 @@ def _from_features(
     passes: int | None,
     initial: Tensor | None = None,
 ) -> Solved:
-    from unconv.inversion.invert import invert_features
-
     decoder = network.linear.get(task.layer)
     function = network.function(task.layer, shape)
     if task.method == "linear" and decoder is None:
