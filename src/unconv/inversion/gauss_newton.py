@@ -25,7 +25,7 @@ LEAST_PASSES = 3.0  # of one step: the linearisation, the gradient, one product,
 
 Watch = Callable[[Tensor], None]
 Preconditioner = Callable[[Tensor, Tensor], Tensor]
-"""Maps vectors and the relative residuals of their images, shape ``(N,)``, to vectors."""
+"""Maps vectors and the mean squared residual of a feature of their images, shape ``(N,)``, to vectors."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def gauss_newton(
             after preprocessing.
         box: Bounds of the images.
         passes: Largest number of passes (one forward, one backward) per image; no limit of its own where ``None``.
-        preconditioner: Of the inner solves; by the prior where ``None``.
+        preconditioner: Of the inner solves, such as ``StationaryPreconditioner.apply``; by the prior where ``None``.
         config: How it works.
         watch: Called with the images after every step, those of the initial image included.
 
@@ -166,7 +166,7 @@ def gauss_newton(
         if preconditioner is None:
             metric = _Metrics(left, natural[rows] | (searching[rows] & (left > config.settled)), x, config).apply
         else:
-            metric = _at(preconditioner, left)
+            metric = _at(preconditioner, norms(residual).square() / residual[0].numel())
         # (J^T W J) d = -g
         affordable = (limit - progress.passes[rows] - 0.5).clamp(max=config.inner_steps).floor()
         direction, promised, products = conjugate_gradients(
@@ -230,8 +230,8 @@ class _Metrics:
         return result
 
 
-def _at(preconditioner: Preconditioner, left: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda v: preconditioner(v, left)
+def _at(preconditioner: Preconditioner, noise: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda v: preconditioner(v, noise)
 
 
 def _search(

@@ -12,7 +12,7 @@ from torch import Tensor
 from unconv.errors import UnconvError, UsageError
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
-from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
+from unconv.inversion.gauss_newton import GaussNewtonConfig, Preconditioner, gauss_newton
 from unconv.inversion.gradient import GradientConfig, gradient_descent
 from unconv.inversion.objective import check_features, is_constant
 from unconv.linalg import relative_norm
@@ -52,6 +52,7 @@ def invert_features(
     box: Box | None = None,
     initial: Tensor | None = None,
     decoder: Decoder | None = None,
+    preconditioner: Preconditioner | None = None,
     config: GaussNewtonConfig | GradientConfig | None = None,
     progress: Callable[[Tensor], None] | None = None,
 ) -> Inversion:
@@ -71,6 +72,7 @@ def invert_features(
         initial: Where to begin. Shape ``(N, *function.input_shape)``; the decoder's estimate where ``None``, and
             without a decoder the method's own.
         decoder: The layer's linear decoder; needed by ``"linear"``.
+        preconditioner: Of Gauss-Newton, such as ``StationaryPreconditioner.apply``.
         config: Of the method: ``GaussNewtonConfig`` or ``GradientConfig``.
         progress: Called with the images after every step.
 
@@ -104,7 +106,15 @@ def invert_features(
         )
     else:
         solution = gauss_newton(
-            function, features, known, initial=initial, box=box, passes=passes, config=config, watch=progress
+            function,
+            features,
+            known,
+            initial=initial,
+            box=box,
+            passes=passes,
+            preconditioner=preconditioner,
+            config=config,
+            watch=progress,
         )
     if not torch.isfinite(solution.value).all():
         raise UnconvError(f"inverting layer {function.layer!r} by {method} gave NaN or infinite values")

@@ -1,0 +1,43 @@
+import pytest
+import torch
+from torch import nn
+
+from unconv.block_extraction import find_conv_blocks
+from unconv.errors import UnconvError
+from unconv.inversion.chain import chain_to_image, decode_chain, follow
+from unconv.linalg import relative_norm
+from unconv.tracing import capture_inputs
+
+
+def two_blocks():
+    """Blocks that keep more numbers than they read."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 40, 3, padding=1), nn.ReLU()).double()
+
+
+def test_each_estimate_is_the_code_of_the_block_before():
+    model, x = two_blocks(), torch.rand(2, 2, 6, 6, dtype=torch.float64)
+    chain = chain_to_image(find_conv_blocks(model, x[:1]), "2")
+    assert [block.name for block in chain] == ["0", "2"]
+    trail = follow(chain, capture_inputs(model, ["0", "2"], x))
+    torch.testing.assert_close(trail.codes["2"].values, model(x))
+    solution = decode_chain(chain, trail.codes["2"], trail, "min-norm", side_info="gates")
+    assert solution.value.shape == x.shape
+    assert relative_norm(solution.value - x, x).max() < 0.05
+    guess = decode_chain(chain, trail.codes["2"], trail, "transpose", norm=x.flatten(1).norm(dim=1))
+    torch.testing.assert_close(guess.value.flatten(1).norm(dim=1), x.flatten(1).norm(dim=1))
+
+
+def test_sums_of_branches_are_no_chain():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.branch, self.head = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(x + self.branch(x))
+
+    blocks = find_conv_blocks(Residual(), torch.rand(1, 2, 6, 6))
+    with pytest.raises(UnconvError, match="no chain of blocks back to the image"):
+        chain_to_image(blocks, "head")
