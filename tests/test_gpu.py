@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from unconv.block_extraction import find_conv_blocks
-from unconv.evaluate.network import open_device
 from unconv.decode.convex import convex
+from unconv.evaluate.network import open_device
 from unconv.inversion.frozen_network import SIDE_INFO, LayerFunction
-from unconv.inversion.gauss_newton import gauss_newton
+from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
 from unconv.measure.rip import sample_ratios
 from unconv.models import load_model
 from unconv.operators import ConvOperator, adjoint_gap
@@ -78,13 +78,14 @@ def test_the_convex_decoder_is_as_near(device, layer):
 @pytest.mark.parametrize("side_info", SIDE_INFO)
 def test_gauss_newton_is_as_near(device, layer, side_info):
     module, stage, _, x = layer
+    config = GaussNewtonConfig(max_steps=4, init_passes=(20, 20))
     errors = []
     for where in ("cpu", device):
         image = x.to(where)
         moved = find_conv_blocks(module.to(where), image).get(stage.name)
         features = LayerFunction(module, moved.output or moved.name, x.shape[1:])
         known = features.record(image, side_info)
-        found = gauss_newton(features, features(image, known), known, max_steps=4, start_steps=20)
+        found = gauss_newton(features, features(image, known), known, config=config)
         errors.append(((found.value - image).norm() / image.norm()).item())
     module.cpu()
     assert errors[1] == pytest.approx(errors[0], rel=0.1, abs=1e-3)
