@@ -1,104 +1,114 @@
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
+from tests.reporting.conftest import MadeReport
 
 from unconv.reporting import figures
-from unconv.reporting.data import ReportData
 
-Make = Callable[..., tuple[ReportData, Path]]
-NAMES = {"error-depth", "sparsity", "coherence", "rip", "contact-sheet"}
+Make = Callable[..., MadeReport]
+NAMES = {"error-depth", "retained", "theory", "contact-sheet"}
 
 
-def test_every_figure_is_written_twice_and_again_with_equal_bytes(make: Make) -> None:
-    data, run = make(names=("$\\frac{1}{0}$ <b> & \x01 \udcff.png", "dog.png"))
-    written = figures.write_figures(data, run)
-    assert {(file.stem, file.suffix) for file in written} == {(n, s) for n in NAMES for s in (".svg", ".png")}
-    assert all(file.parent == run / "figures" for file in written)
-    first = {file: file.read_bytes() for file in written}
+def test_every_figure_is_written_three_times_and_again_with_equal_bytes(make: Make) -> None:
+    made = make(names=("$\\frac{1}{0}$ <b> & \x01 \udcff.png", "dog.png"))
+    settings = dict(matplotlib.rcParams)
+    written = figures.draw_figures(made.read(), made.run)
+    assert set(written) == NAMES
+    files = sorted((made.run / "figures").iterdir())
+    assert {file.name for file in files} == {f"{n}{s}" for n in NAMES for s in (".svg", ".png", ".csv")}
+    first = {file: file.read_bytes() for file in files}
     for file, content in first.items():
         if file.suffix == ".svg":
             ElementTree.fromstring(content)
             assert b"<dc:date>" not in content
-        else:
+        elif file.suffix == ".png":
             with Image.open(file) as picture:
                 assert np.asarray(picture.convert("L")).std() > 1
-    settings = dict(matplotlib.rcParams)
-    assert {file: file.read_bytes() for file in figures.write_figures(data, run)} == first
+    figures.draw_figures(made.read(), made.run)
+    assert {file: file.read_bytes() for file in files} == first
     assert dict(matplotlib.rcParams) == settings
 
 
-def test_lines_are_the_means_and_bars_the_ranges(make: Make) -> None:
-    data, _ = make()
-    figure = figures.error_against_depth(data)
-    assert figure is not None
-    (axes,) = figure.axes
-    drawn = {line.get_label(): line.get_ydata() for line in axes.lines if not str(line.get_label()).startswith("_")}
-    assert {name: list(values) for name, values in drawn.items()} == {
-        "transpose, switches known": [0.80, 0.85, 0.90],
-        "minimum norm, switches known": [0.10, 0.20, 0.45],
-        "minimum norm, switches and gates known": [0.05, 0.15, 0.30],
+def test_lines_are_the_means_bars_the_ranges_and_unconverged_points_hollow(make: Make) -> None:
+    drawn = figures.error_by_layer(make().read())
+    assert drawn is not None
+    figure, table = drawn
+    axes = figure.axes[0]
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 4}
+    assert lines == {
+        "linear decoder, features alone": [0.10, 0.25, 0.60, 0.80],
+        "Gauss-Newton, features alone": [0.08, 0.20, 0.70, 0.90],
+        "Gauss-Newton, with switches and gates": [0.05, 0.15, 0.40, 0.70],
     }
+    hollow = [line.get_ydata()[0] for line in axes.lines if to_rgb(line.get_markerfacecolor()) == (1, 1, 1)]
+    assert hollow == [0.70, 0.90, 0.70]
     bars = [segment[:, 1] for collection in axes.collections for segment in collection.get_segments()]
-    assert len(bars) == 9
-    assert bars[5] == pytest.approx([0.43, 0.47])
-    assert axes.get_ylim()[1] >= 1
+    assert bars[2] == pytest.approx([0.58, 0.62])
+    assert {"mean colour", "all-zero answer"} <= {line.get_label() for line in axes.lines}
+    assert "n = 2, at most 64 passes in a budget of 600 s" in figure.get_supxlabel()
+    record = dict(zip(table[0], table[6], strict=True))
+    assert record["layer"] == "layer1"
+    assert record["mean"] == 0.20
+    assert record["converged"] == record["images"] == 2
 
 
 def test_a_panel_for_each_tensor_and_code(make: Make) -> None:
-    data, _ = make()
-    stages = [
-        stage | {"inversion": stage["inversion"] + [r | {"from": "layer"} for r in stage["inversion"]]}
-        for stage in data.stages
-    ]
-    figure = figures.error_against_depth(replace(data, stages=stages))
-    assert figure is not None
-    assert len(figure.axes) == 2
+    made = make()
+    for layer in made.document["layers"]:
+        layer["inversion"] += [r | {"recover": "input", "ssim": None} for r in layer["inversion"]]
+    drawn = figures.error_by_layer(made.read())
+    assert drawn is not None
+    assert len(drawn[0].axes) == 3
 
 
-def test_intervals_are_the_percentiles(make: Make) -> None:
-    data, _ = make()
-    figure = figures.rip(data)
-    assert figure is not None
-    assert len(figure.axes) == 4
-    for axes in figure.axes:
-        for collection in axes.collections:
-            for segment in collection.get_segments():
-                assert list(segment[:, 1]) == [0.9, 1.1]
+def test_retained_detail_is_the_explained_variance(make: Make) -> None:
+    made = make()
+    drawn = figures.retained_detail(made.read())
+    assert drawn is not None
+    luminance, colour = drawn[0].axes[0].lines
+    assert list(luminance.get_ydata()) == [0.99, 0.9, 0.6, 0.3]
+    assert list(colour.get_ydata())[:3] == [0.95, 0.5, 0.2]
+    figures.draw_figures(made.read(), made.run)
+    with (made.run / "figures/retained.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))
+    assert lines[1] == ["conv1", "0.0", "0.0625", "0.99", "0.95"]
+    assert len(lines) == 1 + 4 * 4
 
 
-def test_only_stages_that_were_measured_are_drawn(make: Make) -> None:
-    data, _ = make()
-    stages = [stage | {"pooled": None if i == 1 else stage["pooled"]} for i, stage in enumerate(data.stages)]
-    figure = figures.sparsity(replace(data, stages=stages))
-    assert figure is not None
-    activation, pooled = figure.axes[0].lines
-    assert list(activation.get_ydata()) == [50, 49, 48]
-    assert (list(pooled.get_xdata()), list(pooled.get_ydata())) == ([0, 2], [70, 68])
+def test_only_blocks_that_were_measured_are_drawn(make: Make) -> None:
+    made = make()
+    made.document["layers"][0]["block"] |= {"sparsity": None, "rip": None}
+    drawn = figures.conv_block_theory(made.read())
+    assert drawn is not None
+    nonzero, coherence, rip = drawn[0].axes
+    assert [list(line.get_xdata()) for line in nonzero.lines] == [[1], [1]]
+    assert [list(line.get_ydata()) for line in coherence.lines] == [[0.5, 0.6], [0.1, 0.1]]
+    assert [list(s[:, 1]) for c in rip.collections for s in c.get_segments()] == [[0.9, 1.1]] * 2
 
 
 def test_nothing_is_drawn_of_nothing(make: Make) -> None:
-    bare = [{"stage": "conv", "kind": "conv", "input_shape": [3, 8, 8], "code_shape": [4, 8, 8]}]
-    data, run = make(stages=bare, pictures=[])
-    assert figures.write_figures(data, run) == []
-    assert not (run / "figures").exists()
+    made = make(layers=[{"layer": "conv", "kind": "Conv2d", "shape": [4, 8, 8]}])
+    made.rows = []
+    assert figures.draw_figures(made.read(), made.run) == {}
+    assert not (made.run / "figures").exists()
 
 
 def test_contact_sheet_shows_every_picture_it_can_read(make: Make) -> None:
-    data, run = make()
-    (run / "images/0-1-2.png").unlink()
-    figure = figures.contact_sheet(data, run)
-    assert figure is not None
-    (axes,) = figure.axes
-    # two originals and two times three reconstructions, less the one that is gone
-    assert len(axes.images) == 2 * 4 - 1
+    made = make()
+    (made.run / "images/0000-001.png").unlink()
+    drawn = figures.contact_sheet(made.read(), made.run)
+    assert drawn is not None
+    (axes,) = drawn[0].axes
+    # two originals and two times four reconstructions, less the one that is gone
+    assert len(axes.images) == 2 * 5 - 1
     captions = [text.get_text() for text in axes.texts]
     assert "cat.png" in captions
-    assert "0.280" in captions
+    assert "0.180" in captions

@@ -5,31 +5,21 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Callable
-from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from tests.reporting.conftest import RANDOM_WEIGHTS, MadeReport
 
-from unconv.reporting import page as page_module
-from unconv.reporting.data import (
-    SIDE_INFO,
-    Point,
-    ReportData,
-    Series,
-    curves,
-    main_series,
-    printable,
-    short_names,
-    worst_stage,
-)
-from unconv.reporting.page import write_page
-from unconv.reporting.text import number, significant, spread_words, summary
+from unconv.reporting.data import printable
+from unconv.reporting.page import PageLimits
+from unconv.reporting.text import number
 
-Make = Callable[..., tuple[ReportData, Path]]
+Make = Callable[..., MadeReport]
 
 NASTY = (
     "<script>alert('x')</script>.jpg",
@@ -85,43 +75,26 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
     def pictures(self) -> list[bytes]:
-        uris = [image["src"] for image in self.all("img") if image.get("src")]
+        uris = [image["src"] for image in self.all("img") if (image.get("src") or "").startswith("data:image/")]
+        uris = [uri for uri in uris if uri and not uri.startswith("data:image/svg")]
         return [base64.b64decode(uri.split(",", 1)[1]) for uri in uris if uri]
 
+    @property
+    def title(self) -> str:
+        return self.source.partition("<title>")[2].partition("</title>")[0]
 
-def certificate(**changes: object) -> dict[str, object]:
-    """What is proven of a stage, as a survey says it."""
-    bracket: dict[str, object] = {"k": 1234, "lower": 1.5, "upper": 4.5, "ratio": 3.0, "how": "spectral"}
-    layer: dict[str, object] = {
-        "known": "switches",
-        "images": 2,
-        "equations": 500,
-        "unknowns": 2000,
-        "undetermined": 1500,
-        "exact": False,
-        "sigma": {"lower": 0.25, "upper": 0.375},
-        "moves": {"lower": 2.7, "upper": 4.0},
-    }
-    document: dict[str, object] = {
-        "delta_k": bracket,
-        "delta_2k": bracket | {"lower": 2.25, "ratio": 2.0},
-        "proven_k": 3,
-        "layer": layer,
-        "image": layer | {"unknowns": 192, "undetermined": 0, "exact": True, "sigma": {"lower": 0.0, "upper": 0.0123}},
-        "images": [],
-        "direction": None,
-        "notes": [],
-        "words": "Vacuous, in words.",
-    }
-    return document | changes
+    @property
+    def summary(self) -> str:
+        return unescape(self.source.partition('<p class="summary">')[2].partition("</p>")[0])
 
 
-def point(error: float | None) -> Point:
-    return Point({"relative_error": error, "psnr": None, "ssim": None}, {}, None, 1, 0, None)
+def page_of(report: MadeReport, **limits: int) -> Page:
+    """Write a page and take it apart."""
+    return Page(report.write(PageLimits(**limits) if limits else None))
 
 
 def test_page_is_one_file_that_names_nothing_outside(make: Make) -> None:
-    page = Page(write_page(*make()))
+    page = Page(make().write_all())
     for tag, attributes in page.tags:
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
@@ -133,10 +106,11 @@ def test_page_is_one_file_that_names_nothing_outside(make: Make) -> None:
     assert len(page.all("style")) == 1
     assert "url(" not in page.raw["style"][0]
     assert "@import" not in page.raw["style"][0]
+    assert "Permission is hereby granted, free of charge" in page.raw["script"][1]
 
 
 def test_policy_allows_exactly_the_pages_own_style_and_script(make: Make) -> None:
-    page = Page(write_page(*make()))
+    page = page_of(make())
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
@@ -155,54 +129,32 @@ def test_policy_allows_exactly_the_pages_own_style_and_script(make: Make) -> Non
 
 
 def test_everything_from_files_is_escaped(make: Make) -> None:
-    data, run = make(names=NASTY)
-    plain = Page(write_page(data, run))
-    hostile = replace(
-        data,
-        model=NASTY[5],
-        weights=NASTY[0],
-        command=" ".join(NASTY),
-        config={name: {name: name} for name in NASTY},
-        environment={name: [name] for name in NASTY},
-        skipped_modules=[{"module": name, "reason": name} for name in NASTY],
-        skipped_images=[{"file": name, "reason": name} for name in NASTY],
-        stages=[
-            s | {"kind": NASTY[0], "certificate": certificate(notes=[NASTY[0]], words=NASTY[5])} for s in data.stages
-        ],
-    )
-    for stage in hostile.stages:
-        stage["inversion"] = [r | {"note": NASTY[i]} for i, r in enumerate(stage["inversion"])]
-    page = Page(write_page(hostile, run))
+    report = make(names=NASTY)
+    plain = page_of(report)
+    document = report.document
+    document["model"] = {"name": NASTY[5], "weights": NASTY[0]}
+    document["command"] = " ".join(NASTY)
+    document["notes"] = list(NASTY)
+    document["skipped_modules"] = [{"module": name, "reason": name} for name in NASTY]
+    document["skipped_images"] = [{"file": name, "reason": name} for name in NASTY]
+    report.config |= {name: {name: name} for name in NASTY}
+    report.environment |= {name: [name] for name in NASTY}
+    for layer in document["layers"]:
+        layer["kind"] = NASTY[0]
+        layer["inversion"] = [r | {"note": NASTY[i]} for i, r in enumerate(layer["inversion"])]
+        if layer["block"]:
+            layer["block"]["certificate"]["notes"] = [NASTY[5]]
+            layer["block"]["name"] = NASTY[7]
+    page = page_of(report)
     # the elements are those of the harmless page, but for rows of tables and lists
-    free = {
-        "tr",
-        "td",
-        "th",
-        "code",
-        "div",
-        "dt",
-        "dd",
-        "li",
-        "sup",
-        "ol",
-        "section",
-        "h2",
-        "table",
-        "thead",
-        "tbody",
-        "button",
-        "dl",
-        "i",
-        "p",
-        "span",
-    }
+    free = {"tr", "td", "code", "div", "dt", "dd", "li", "ol", "p", "details", "summary", "dl", "span"}
     assert {tag for tag, _ in page.tags} - free == {tag for tag, _ in plain.tags} - free
-    for tag in ("script", "img", "style", "option"):
+    for tag in ("script", "img", "style", "option", "button", "section"):
         assert len(page.all(tag)) == len(plain.all(tag))
     for name in NASTY:
-        shown = " ".join(printable(name).split())
-        assert shown in page.text
-        assert printable(name) in [image["name"] for image in page.data["images"]]
+        shown = printable(name)
+        assert " ".join(shown.split()) in page.text
+        assert shown in [image["name"] for image in page.data["images"]]
     assert not any(ord(c) < 32 and c != "\n" for c in page.source)
 
 
@@ -215,357 +167,203 @@ def test_printable_shows_what_would_not_be_seen() -> None:
 
 
 def test_equal_data_give_equal_bytes(make: Make) -> None:
-    data, run = make()
-    first = write_page(data, run).read_bytes()
-    assert write_page(data, run).read_bytes() == first
-    assert not list(run.glob("*.part"))
+    report = make()
+    first = report.write_all().read_bytes()
+    assert report.write_all().read_bytes() == first
+    assert first.count(b"data:image/svg+xml") == 4
+    assert not list(report.run.rglob("*.part"))
 
 
-def test_points_hold_means_and_ranges(make: Make) -> None:
-    data, _ = make()
-    found = curves(data)[Series("image", "network", "min-norm", "switches")][2]
-    assert found.error == pytest.approx(0.45)
-    assert found.spread["relative_error"] == pytest.approx((0.43, 0.47))
-    assert found.spread["ssim"] == pytest.approx((0.53, 0.57))
-    assert (found.images, found.failed, found.seconds) == (2, 0, 0.5)
+def test_points_hold_means_and_ranges_and_whether_they_converged(make: Make) -> None:
+    page = page_of(make())
+    names = [series["name"] for series in page.data["series"]]
+    assert names == [
+        "linear decoder, features alone",
+        "Gauss-Newton, features alone",
+        "Gauss-Newton, with switches and gates",
+    ]
+    points = {(k, i): rest for k, i, *rest in page.data["points"]}
+    values, spread, images, failed, state = points[1, 2]
+    assert values == pytest.approx([0.70, 16, 0.30])
+    assert spread[0] == pytest.approx([0.68, 0.72])
+    assert (images, failed, state) == (2, 0, "1 of 2 not converged after 64 passes")
+    assert points[0, 2][-1] == ""
+    assert "1 of 2 not converged after 64 passes" in page.text
 
 
 def test_range_of_many_images_leaves_out_the_extremes(make: Make) -> None:
-    data, _ = make()
-    record = data.pictures[0]["reconstructions"][0]
-    many = [
-        {"file": f"{n}.png", "original": None, "reconstructions": [record | {"relative_error": n / 100, "path": None}]}
-        for n in range(101)
-    ]
-    data = replace(data, pictures=many)
-    low, high = curves(data)[Series.of(record)][0].spread["relative_error"]
-    assert (low, high) == pytest.approx((0.05, 0.95))
-    assert spread_words(data) == "5th to 95th percentile of the images"
+    report = make()
+    row = report.rows[0] | {"picture": None}
+    report.rows = [row | {"image": n, "relative_error": n / 100} for n in range(101)]
+    page = page_of(report)
+    assert page.data["points"][0][3][0] == pytest.approx([0.05, 0.95])
+    assert "5th to 95th percentile of the images" in page.text
 
 
-def test_script_draws_the_numbers_of_the_data(make: Make) -> None:
-    data, run = make()
-    payload = Page(write_page(data, run)).data
-    keys = [tuple(series["key"]) for series in payload["series"]]
-    assert keys == [
-        ("image", "network", "switches", "transpose"),
-        ("image", "network", "switches", "min-norm"),
-        ("image", "network", "gates", "min-norm"),
-    ]
-    points = {(keys[k][3], keys[k][2], i): values for k, i, values, *_ in payload["points"]}
-    assert {i: points["min-norm", "gates", i][0] for i in range(3)} == {0: 0.05, 1: 0.15, 2: 0.30}
-    assert len(points) == 9
-    first = {(k, i): error for k, i, error, *_ in payload["images"][0]["values"]}
-    assert first[0, 2] == pytest.approx(0.88)
-    # the page opens at the best series, and at the stage where its error rises most
-    assert payload["start"] == {"series": 2, "stage": 2}
+def test_the_first_paragraph_answers_the_question(make: Make) -> None:
+    report = make()
+    first = page_of(report).summary
+    assert first.count(". ") <= 4
+    assert "From features alone, the image is recognisable up to layer1: SSIM 0.800 and 26.0 dB at layer1" in first
+    assert "threshold: mean SSIM 0." in first
+    assert "It was not recovered from layer2 on: SSIM 0.400 and 18.0 dB there, SSIM 0.200 and 14.0 dB at fc." in first
+    assert "means over 2 images; at layer2 and fc refinement was stopped by its limit (at most 64 passes" in first
+    assert "that is the budget's limit, not the network's" in first
+    for layer in report.document["layers"]:
+        layer["inversion"] = [r for r in layer["inversion"] if r["method"] == "linear"]
+    assert "by linear decoders, which see only what is linear" in page_of(report).summary
+    for layer in report.document["layers"]:
+        layer["inversion"] = [r | {"ssim": 0.9, "converged": 2} for r in layer["inversion"]]
+    assert "recognisable at every layer looked at" in page_of(report).summary
+    for layer in report.document["layers"]:
+        layer["inversion"] = [r | {"ssim": 0.1} for r in layer["inversion"]]
+    assert "recognisable at no layer looked at" in page_of(report).summary
 
 
-def test_summary_says_what_the_numbers_say(make: Make) -> None:
-    data, _ = make()
-    said = " ".join(summary(data))
-    assert "each of 3 stages leaves, the network’s input was recovered for 2 images" in said
-    assert "Minimum norm with switches and gates known comes closest on average" in said
-    assert "below 1" not in said
-    assert "goes from 0.050 at features.0 to 0.300 at features.7" in said
-    assert "The stage that loses most is features.7, where the error rises from 0.150 to 0.300" in said
-    assert "0.450 with switches known (minimum norm) and 0.300 with switches and gates known (minimum norm)" in said
-    assert "0.800 to 0.900 by transpose and 0.050 to 0.450 by minimum norm" in said
-    assert "Left out, for the reasons given below: 1 image and 1 module of the network." in said
+def test_random_weights_stand_in_the_title(make: Make) -> None:
+    report = make()
+    assert "random" not in page_of(report).title
+    report.document["model"]["weights"] = RANDOM_WEIGHTS
+    assert "tiny-net (random weights)" in page_of(report).title
+    report.document.pop("model")
+    report.config |= {"model": "tiny-net", "weights": {"source": RANDOM_WEIGHTS}}
+    assert "tiny-net (random weights)" in page_of(report).title
 
 
-def test_summary_says_where_nothing_beats_a_blank_answer(make: Make) -> None:
-    data, _ = make()
-    worse = [
-        stage | {"inversion": [r | {"relative_error": r["relative_error"] + 0.9 * (i > 0)} for r in stage["inversion"]]}
-        for i, stage in enumerate(data.stages)
-    ]
-    assert "From features.3 on, no mean error is below 1." in summary(replace(data, stages=worse))
+def test_mean_colour_is_the_error_of_a_flat_picture(make: Make) -> None:
+    report = make()
+    wanted: dict[str, list[float]] = {"relative_error": [], "psnr": []}
+    for n in range(2):
+        x = np.asarray(Image.open(report.run / f"images/{n:04d}.png"), dtype=float) / 255
+        difference = x - x.mean((0, 1))
+        wanted["relative_error"].append(np.linalg.norm(difference / 0.25) / np.linalg.norm((x - 0.5) / 0.25))
+        wanted["psnr"].append(-10 * math.log10((difference**2).mean()))
+    found = page_of(report).data["baseline"]
+    assert found[:2] == pytest.approx([np.mean(v) for v in wanted.values()], rel=1e-4)
+    report.config.pop("preprocessing")
+    assert page_of(report).data["baseline"][0] is None
 
 
-def test_summary_of_layers_names_the_worst_and_the_best(make: Make) -> None:
-    data, _ = make()
-    errors = iter((0.3, 0.7, 0.5))
-    stages = [
-        stage | {"inversion": [stage["inversion"][1] | {"from": "layer", "relative_error": next(errors)}]}
-        for stage in data.stages
-    ]
-    said = " ".join(summary(replace(data, stages=stages, pictures=[])))
-    assert "loses most is features.3, with a mean relative error of 0.700, and features.0 loses least" in said
-
-
-def test_group_that_reaches_most_stages_opens_the_page() -> None:
-    image, layer = Series("image", "network", "a", "none"), Series("layer", "network", "a", "none")
-    better = Series("layer", "network", "b", "none")
-    lines = {image: {0: point(0.1)}, layer: {0: point(0.5), 1: point(0.5)}, better: {0: point(0.4), 1: point(0.5)}}
-    assert main_series(lines) == better
-    assert main_series({**lines, image: {0: point(0.1), 1: point(0.9)}}) == image
-    assert main_series({}) is None
-
-
-def test_stage_that_loses_most() -> None:
-    points = {0: point(0.3), 1: point(0.4), 3: point(0.8), 2: point(None), 4: point(0.9)}
-    assert worst_stage(points, from_image=True) == 3
-    assert worst_stage(points, from_image=False) == 4
-    assert worst_stage({}, from_image=True) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [
-        (0.12345, 3, "0.123"),
-        (1.5, 3, "1.500"),
-        (0.01, 3, "0.010"),
-        (0.00123, 3, "0.0012"),
-        (0.0, 3, "0.000"),
-        (-0.25, 2, "−0.25"),
-        (1.23e-9, 3, "1.2e−9"),
-        (21.37, 1, "21.4"),
-        (None, 3, "–"),
-    ],
-)
-def test_number(value: float | None, digits: int, text: str) -> None:
-    assert number(value, digits) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (41.5012, "41.5"),
-        (118.4, "118"),
-        (12345.6, "12,346"),
-        (0.04, "0.0400"),
-        (2.0, "2.00"),
-        (1.234e-7, "1.23e−7"),
-        (None, "–"),
-    ],
-)
-def test_significant_digits(value: float | None, text: str) -> None:
-    assert significant(value) == text
-
-
-def test_names_are_shown_without_what_they_share() -> None:
-    assert short_names(["features.0", "features.3"]) == ("features.", ["0", "3"])
-    assert short_names(["layer1.0.conv1", "layer1.1.conv1"]) == ("layer1.", ["0.conv1", "1.conv1"])
-    assert short_names(["conv", "layer1.conv"]) == ("", ["conv", "layer1.conv"])
-    assert short_names(["features.0"]) == ("", ["features.0"])
-
-
-def test_tables_hold_every_stage_and_measure(make: Make) -> None:
-    data, run = make()
-    text = Page(write_page(data, run)).text
-    assert "How invertible is tiny-net?" in text
+def test_theory_is_folded_with_a_sentence_each(make: Make) -> None:
+    report = make()
+    text = page_of(report).text
     for words in (
-        "3 × 16 × 24",
-        "8 × 8 × 12",
-        "conv+relu+maxpool",
-        "0.43",
-        "0.47",
-        "12.0 dB",
-        "0.900",
-        "unconv report",
+        "Theory of the conv blocks",
+        "conv1.conv conv+relu+maxpool, 3 × 64 × 96 → 8 × 32 × 48",
+        "50.0 70.0 0.500 Gaussian 0.100",
+        "0.900 1.00 1.10 k = 40",
+        "0.500 to 1.25 k = 40 0.250 to 0.375",
+        "The null space has at least 1,500 of 6,000 dimensions of the image",
+        "no bounds for one image.",
     ):
         assert words in text
-    assert "head" in text
-    assert "a linear layer" in text
-    assert "broken.jpg" in text
-    assert "tiny.safetensors (SHA-256 00ff)" in text
-    assert "preprocessing.size" in text
-    assert "Gaussian" in text
-
-
-def with_certificates(data: ReportData, **changes: object) -> ReportData:
-    return replace(data, stages=[stage | {"certificate": certificate(**changes)} for stage in data.stages])
-
-
-def test_certificates_are_a_row_and_a_sentence_per_stage(make: Make) -> None:
-    data, run = make()
-    page = Page(write_page(with_certificates(data), run))
-    assert page.text.count("Vacuous, in words.") == 3
-    for words in (
-        "1,234",
-        "1.50 to 4.50",
-        "ratio 3.00",
-        "2.25 to 4.50",
-        "0.250 to 0.375",
-        "at least 1,500 undetermined (75 %)",
-        "at most 0.0123",
-        "500 equations, 192 unknowns",
-        "The maps are those of the first 2 images",
-        "δₖ, δ₂ₖ",
-    ):
-        assert words in page.text
-    facts = dict(page.data["stages"][0]["facts"])
-    assert facts["δₖ, attained to proven"] == "1.50 to 4.50"
-    assert facts["σ, image"] == "at most 0.0123"
-    assert "Certificates" not in Page(write_page(data, run)).text
-
-
-def test_what_could_not_be_certified_is_a_note_on_its_row(make: Make) -> None:
-    data, run = make()
-    missing = dict.fromkeys(("delta_k", "delta_2k", "proven_k", "layer", "image", "direction"))
-    failed = certificate(**missing, words="", notes=["no bracket of delta: filter 2 of 16 is zero"])
-    stages = [data.stages[0] | {"certificate": failed}, data.stages[1] | {"certificate": certificate()}, data.stages[2]]
-    page = Page(write_page(replace(data, stages=stages), run))
-    assert "filter 2 of 16 is zero." in page.text
-    assert page.text.count("Vacuous, in words.") == 1
-    rows = [attributes for attributes in page.all("tr") if attributes.get("data-stage")]
-    assert len(rows) % 3 == 0
-
-
-def test_a_direction_is_shown_with_what_it_is(make: Make) -> None:
-    data, run = make()
-    before = len(Page(write_page(data, run)).pictures())
-    direction = {"picture": "images/0-0-0.png", "undetermined": True, "gain": 0.5, "largest": 10.0}
-    shares = {"share_of_image": 0.825, "share_of_code": 0.0592}
-    page = Page(write_page(with_certificates(data, direction=direction | shares), run))
-    # one file for three stages is embedded in each place
-    assert len(page.pictures()) == before + 3
-    assert (
-        "held by the code: the part of the first image that is pictured has 82 % of its length and makes up 5.9 %"
-        in page.text
-    )
-    exact = Page(write_page(with_certificates(data, direction=direction | {"gain": 1e-9}), run))
-    assert "The picture is an undetermined direction" in exact.text
-    seen = Page(write_page(with_certificates(data, direction=direction | {"undetermined": False}), run))
-    assert (
-        "The change pictured moves the code by 0.500 per unit of its length, the most visible one by 10.0." in seen.text
-    )
-    gone = with_certificates(data, direction=direction | {"picture": "images/absent.png"})
-    assert "Vacuous, in words." in Page(write_page(gone, run)).text
+    for layer in report.document["layers"][:2]:
+        layer["block"] |= dict.fromkeys(("rip", "certificate"))
+    text = page_of(report).text
+    assert "RIP ratio" not in text
+    assert "50.0 70.0 0.500 Gaussian 0.100" in text
 
 
 def test_remarks_and_failures_are_given(make: Make) -> None:
-    data, run = make()
-    stages = list(data.stages)
-    first, *others = stages[1]["inversion"]
-    stages[1] = stages[1] | {"inversion": [first | {"failed": 1, "images": 1, "note": "1 image gave NaN"}, *others]}
-    text = Page(write_page(replace(data, stages=stages), run)).text
+    report = make()
+    report.document["layers"][1]["inversion"][0] |= {"failed": 1, "images": 1, "note": "NaN in one image"}
+    text = page_of(report).text
     assert "1 of 2 failed" in text
-    assert "1 image gave NaN" in text
+    assert "NaN in one image" in text
+    assert "0.250 [1]" in text
 
 
 def test_numbers_that_are_none_are_dashes(make: Make) -> None:
-    data, run = make()
-    broken = [r | {"relative_error": math.nan, "psnr": math.inf} for r in data.stages[0]["inversion"]]
-    stages = [data.stages[0] | {"inversion": broken, "activation": math.nan}, *data.stages[1:]]
-    page = Page(write_page(replace(data, stages=stages), run))
+    report = make()
+    for record in report.document["layers"][0]["inversion"]:
+        record |= {"relative_error": math.nan, "psnr": math.inf}
+    page = page_of(report)
     assert "nan" not in page.text.lower().split()
-    assert {tuple(values) for _, i, values, *_ in page.data["points"] if i == 0} == {
-        (None, None, r["ssim"]) for r in broken
-    }
+    assert [values[:2] for _, i, values, *_ in page.data["points"] if i == 0] == [[None, None]] * 3
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"stages": []},
-        {"pictures": []},
-        {
-            "stages": [{"stage": "conv", "kind": "conv", "input_shape": [3, 8, 8], "code_shape": [4, 8, 8]}],
-            "pictures": [],
-        },
-        {"skipped_images": [], "skipped_modules": []},
-        {"config": {}, "environment": {}},
-    ],
-)
-def test_page_of_less(make: Make, change: dict[str, object]) -> None:
-    page = Page(write_page(*make(**change)))
-    assert "How invertible is tiny-net?" in page.text
-    assert page.data["stages"] == [] or page.data["stages"][0]["name"] in page.text
+@pytest.mark.parametrize("change", ["layers", "rows", "inversion", "linear", "block", "settings", "bare"])
+def test_page_of_less(make: Make, change: str) -> None:
+    report = make()
+    if change == "layers":
+        report.document["layers"] = []
+    elif change == "rows":
+        report.rows = []
+    elif change == "settings":
+        report.config, report.environment = {}, {}
+    elif change == "bare":
+        report.document = {"layers": [{"layer": "conv", "shape": [4, 8, 8], "kind": "Conv2d"}]}
+        report.rows = []
+    else:
+        for layer in report.document["layers"]:
+            layer[change] = [] if change == "inversion" else None
+    page = page_of(report)
+    assert "still know of the image?" in page.text
+    assert page.summary
+    assert len(page.data["layers"]) == len(report.document["layers"])
 
 
 def test_images_without_pictures_count_but_are_not_shown(make: Make) -> None:
-    data, run = make()
-    hidden = data.pictures[1] | {
-        "original": None,
-        "reconstructions": [r | {"path": None} for r in data.pictures[1]["reconstructions"]],
-    }
-    page = Page(write_page(replace(data, pictures=[data.pictures[0], hidden]), run))
+    report = make()
+    report.rows = [row | ({"picture": None} if row["image"] else {}) for row in report.rows]
+    page = page_of(report)
     assert [image["name"] for image in page.data["images"]] == ["cat.png"]
     assert "The first 1 of 2 images are shown" in page.text
-    assert page.data["points"][0][3][0] == pytest.approx([0.78, 0.82])
+    assert page.data["points"][0][3][0] == pytest.approx([0.08, 0.12])
 
 
 def test_small_pictures_stay_exact_and_large_ones_shrink(make: Make) -> None:
-    data, run = make()
-    pictures = [Image.open(io.BytesIO(raw)) for raw in Page(write_page(data, run)).pictures()]
-    assert {(p.format, p.size) for p in pictures} == {("PNG", (24, 16))}
-    with Image.open(run / "images/0.png") as original:
+    report = make()
+    pictures = [Image.open(io.BytesIO(raw)) for raw in page_of(report).pictures()]
+    assert {(p.format, p.size) for p in pictures} == {("PNG", (96, 64))}
+    with Image.open(report.run / "images/0000.png") as original:
         assert pictures[0].tobytes() == original.convert("RGB").tobytes()
-    Image.effect_noise((1600, 800), 40).convert("RGB").save(run / "images/0.png")
-    first = Image.open(io.BytesIO(Page(write_page(data, run)).pictures()[0]))
+    Image.effect_noise((1600, 800), 40).convert("RGB").save(report.run / "images/0000.png")
+    first = Image.open(io.BytesIO(page_of(report).pictures()[0]))
     assert (first.format, first.size) == ("JPEG", (512, 256))
 
 
-def test_pictures_that_do_not_fit_are_left_out_and_counted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, run = make(names=tuple(f"{n}.png" for n in range(6)), size=(60, 60))
-    whole = Page(write_page(data, run))
-    assert len(whole.data["images"]) == 6
-    one = len(whole.source.encode()) - sum(len(base64.b64encode(raw)) for raw in whole.pictures())
+def test_pictures_that_do_not_fit_shrink_or_are_left_out_and_counted(make: Make) -> None:
+    report = make(names=tuple(f"{n}.png" for n in range(6)))
+    whole = page_of(report)
     each = sum(len(base64.b64encode(raw)) for raw in whole.pictures()) / 6
-    monkeypatch.setattr(page_module, "TEXT_BYTES", 0)
-    monkeypatch.setattr(page_module, "PAGE_BYTES", int(one + 2.5 * each))
-    file = write_page(data, run)
-    page = Page(file)
+    bare = len(whole.source.encode()) - 6 * each
+    page = page_of(report, page=int(bare + 2.5 * each), spare=0)
     assert [image["name"] for image in page.data["images"]] == ["0.png", "1.png"]
     assert "The first 2 of 6 images are shown" in page.text
-    assert file.stat().st_size <= one + 2.5 * each
-    # the means still count all six
-    assert page.data["points"][0][2][0] == pytest.approx(0.80)
-
-
-def test_large_pictures_shrink_until_all_fit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, run = make(size=(400, 300))
-    full = write_page(data, run).stat().st_size
-    monkeypatch.setattr(page_module, "TEXT_BYTES", 0)
-    monkeypatch.setattr(page_module, "PAGE_BYTES", full // 2)
-    page = write_page(data, run)
-    assert page.stat().st_size <= full // 2
-    pictures = [Image.open(io.BytesIO(raw)) for raw in Page(page).pictures()]
-    assert len(pictures) == 2 * (1 + 9)
-    assert max(max(picture.size) for picture in pictures) < 400
+    assert page.data["points"][0][2][0] == pytest.approx(0.10)  # the means still count all six
+    large = make(size=(400, 300))
+    full = large.write().stat().st_size
+    page = page_of(large, page=int(0.7 * full), spare=0)
+    assert len(page.source.encode()) <= 0.7 * full
+    assert len(page.pictures()) == 2 * (1 + 12) + 2
+    assert max(max(Image.open(io.BytesIO(raw)).size) for raw in page.pictures()[:26]) < 400
 
 
 def test_missing_damaged_and_foreign_pictures_are_named(make: Make) -> None:
-    data, run = make()
-    (run.parent / "secret.png").write_bytes((run / "images/0.png").read_bytes())
-    records = [dict(record) for record in data.pictures[0]["reconstructions"]]
-    records[0]["path"] = "../secret.png"
-    records[1]["path"] = "images/absent.png"
-    records[2]["path"] = "images/text.png"
-    records[3]["path"] = "images/cut.png"
-    (run / "images/text.png").write_text("no picture")
-    (run / "images/cut.png").write_bytes((run / "images/0.png").read_bytes()[:300])
-    pictures = [data.pictures[0] | {"reconstructions": records}, data.pictures[1]]
-    page = Page(write_page(replace(data, pictures=pictures), run))
-    assert "../secret.png lies outside of the run directory" in page.text
-    assert "images/absent.png is not there" in page.text
-    assert "images/text.png is not a picture" in page.text
-    assert "images/cut.png cannot be read" in page.text
-    assert len(page.pictures()) == 2 * (1 + 9) - 4
+    report = make()
+    run = report.run
+    (run.parent / "secret-0.png").write_bytes((run / "images/0000.png").read_bytes())
+    (run / "images/0000-text.png").write_text("no picture")
+    (run / "images/0000-cut.png").write_bytes((run / "images/0000.png").read_bytes()[:300])
+    paths = ("../secret-0.png", "images/0000-absent.png", "images/0000-text.png", "images/0000-cut.png")
+    for row, path in zip(report.rows[1:], paths, strict=False):
+        row["picture"] = path
+    page = page_of(report)
+    for path, reason in zip(paths, ("lies outside", "is not there", "is not a picture", "cannot be read"), strict=True):
+        assert f"{path} {reason}" in page.text
+    assert len(page.pictures()) == 2 * (1 + 12) - 4 + 2
 
 
-def test_ten_images_at_thirteen_stages_fit_into_ten_megabytes(make: Make) -> None:
-    # noise, which compresses worst, in as many pictures as VGG-16 and the five ways to the image give
-    sides = [("transpose", "switches"), ("min-norm", "switches"), *(("gauss-newton", s) for s in SIDE_INFO)]
-    data, run = make(names=tuple(f"{n}.png" for n in range(10)), size=(224, 224))
-    names = [f"features.{i}" for i in range(13)]
-    pictures = []
-    for n, picture in enumerate(data.pictures):
-        records = []
-        for i, name in enumerate(names):
-            for w, (method, side) in enumerate(sides):
-                path = f"images/{n}-{name}-{w}.png"
-                os.link(run / f"images/{n}-{i % 3}-{w % 3}.png", run / path)
-                record = picture["reconstructions"][0] | {"stage": name, "method": method, "side_info": side}
-                records.append(record | {"path": path})
-        pictures.append(picture | {"reconstructions": records})
-    stages = [data.stages[i % 3] | {"stage": name} for i, name in enumerate(names)]
-    file = write_page(replace(data, stages=stages, pictures=pictures), run)
-    assert file.stat().st_size < 10_000_000
-    page = Page(file)
-    assert len(page.data["images"]) == 10
-    assert len(page.pictures()) == 10 * (1 + 13 * 5)
-    shown = Image.open(io.BytesIO(page.pictures()[-1]))
-    assert max(shown.size) >= 96
+def test_numbers_have_three_digits() -> None:
+    numbers = {
+        0.3: "0.300",
+        12345.6: "12,346",
+        1e-6: "1.00e−6",
+        0.0: "0",
+        26.04: "26.0",
+        999.96: "1,000",
+        -0.5: "−0.500",
+    }
+    assert {value: number(value) for value in numbers} == numbers
+    assert [number(v) for v in (None, math.nan, 1500, [3, 8, 8], "x")] == ["–", "–", "1,500", "3 × 8 × 8", "x"]

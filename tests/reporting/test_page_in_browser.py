@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.reporting.conftest import MadeReport
 
-from unconv.reporting.data import ReportData
-from unconv.reporting.page import write_page
 from unconv.reporting.text import number
 
 playwright = pytest.importorskip(
@@ -23,13 +22,12 @@ playwright = pytest.importorskip(
 )
 
 NAMES = ("<b>cat</b>.png", "a" * 200 + ".png")
-CHOICES = ("Image", "ConvBlock", "Recovered", "Code", "Side information", "Method")
+CHOICES = ("Image", "Layer", "Recovered", "From", "Side information", "Method")
 
 
 @pytest.fixture(scope="module")
-def file(built: Callable[..., ReportData], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("report")
-    return write_page(built(run, names=NAMES), run)
+def file(built: Callable[..., MadeReport], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("report"), names=NAMES).write_all()
 
 
 @pytest.fixture(scope="module")
@@ -78,36 +76,56 @@ def order(page: Any, table: int) -> list[str]:
     return page.locator("table.data").nth(table).locator("tbody th").all_inner_texts()
 
 
-def test_it_opens_with_the_best_series_where_most_is_lost(open_page: Callable[..., Any]) -> None:
+def test_it_opens_with_the_deepest_recognisable_layer(open_page: Callable[..., Any]) -> None:
     page = open_page()
-    assert "<b>cat</b>.png, features.7: minimum norm, switches and gates known" in text(page, "caption")
-    assert "relative error 0.280" in text(page, "caption")
-    assert page.locator("#plot .line").count() == 3
+    assert "<b>cat</b>.png, layer1: Gauss-Newton, features alone" in text(page, "caption")
+    assert "relative error 0.180" in text(page, "caption")
+    assert page.locator("#plot canvas").count() == 1
     chosen = page.locator(".cell[aria-current] img:not([hidden])")
     assert page.locator("#reconstruction").get_attribute("src") == chosen.get_attribute("src")
 
 
-def test_image_stage_side_information_and_method_are_chosen(open_page: Callable[..., Any]) -> None:
+def test_image_layer_side_information_and_method_are_chosen(open_page: Callable[..., Any]) -> None:
     page = open_page()
     recovered = page.locator("#reconstruction")
     before = recovered.get_attribute("src")
     chooser(page, "Image").select_option("1")
-    assert "relative error 0.320" in text(page, "caption")
+    assert "relative error 0.220" in text(page, "caption")
     assert recovered.get_attribute("src") != before
-    chooser(page, "Method").select_option(label="transpose")
-    assert "transpose, switches known" in text(page, "caption")
-    assert "relative error 0.920" in text(page, "caption")
-    assert "transpose, switches known" in text(page, "sheet-of")
-    page.get_by_role("button", name="Previous stage").click()
-    assert "features.3" in text(page, "caption")
-    assert number(0.87) in text(page, "readout")
-    chooser(page, "Side information").select_option(label="switches and gates known")
-    assert "minimum norm, switches and gates known" in text(page, "caption")
-    assert chooser(page, "Method").input_value() == "min-norm"
-    chooser(page, "ConvBlock").select_option(label="features.0")
-    assert text(page, "status").endswith("features.0, minimum norm, switches and gates known, relative error 0.070")
+    chooser(page, "Method").select_option(label="linear decoder")
+    assert "linear decoder, features alone" in text(page, "caption")
+    assert "relative error 0.270" in text(page, "caption")
+    assert "linear decoder, features alone" in text(page, "sheet-of")
+    page.get_by_role("button", name="Previous layer").click()
+    assert "conv1" in text(page, "caption")
+    assert number(0.12) in text(page, "readout")
+    chooser(page, "Side information").select_option(label="with switches and gates")
+    assert "Gauss-Newton, with switches and gates" in text(page, "caption")
+    assert chooser(page, "Method").input_value() == "gauss-newton"
+    chooser(page, "Layer").select_option(label="fc")
+    assert text(page, "status").endswith("fc, Gauss-Newton, with switches and gates, relative error 0.720")
+    assert "Here, 1 of 2 not converged after 64 passes." in text(page, "plot-note")
     chooser(page, "Show").select_option(label="PSNR (dB)")
-    assert text(page, "plot-title") == "PSNR against depth"
+    assert text(page, "plot-title") == "PSNR by layer"
+
+
+def test_a_point_that_has_not_converged_is_hollow(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    for place, box in enumerate(page.locator("#readout input").all()):
+        box.set_checked(place == 1)
+    chooser(page, "Method").select_option(label="linear decoder")
+    page.locator("#readout input").nth(0).uncheck()
+    pixels = Image.open(io.BytesIO(page.locator("#plot canvas").screenshot())).convert("RGB")
+    orange = [(x, y) for x in range(pixels.width) for y in range(pixels.height) if near(pixels.getpixel((x, y)))]
+    columns = [sum(x == column for x, _ in orange) for column in range(pixels.width)]
+    solid, hollow = columns[: pixels.width // 2], columns[pixels.width // 2 :]
+    assert max(solid) >= 8
+    assert max(hollow) < max(solid)
+
+
+def near(pixel: tuple[int, ...]) -> bool:
+    """Whether a pixel has the colour of the second method."""
+    return sum(abs(a - b) for a, b in zip(pixel, (0xD5, 0x5E, 0x00), strict=True)) < 40
 
 
 def test_the_wipe_follows_the_pointer(open_page: Callable[..., Any]) -> None:
@@ -132,15 +150,32 @@ def test_the_wipe_follows_the_pointer(open_page: Callable[..., Any]) -> None:
 
 def test_hovering_the_plot_reads_values_and_leaves_the_choice(open_page: Callable[..., Any]) -> None:
     page = open_page()
-    box = page.locator("#plot").bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
-    assert text(page, "readout").startswith("at features.3")
-    assert number(0.85) in text(page, "readout")
-    assert "features.7" in text(page, "caption")
+    box = page.locator("#plot canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.95, box["y"] + 60)
+    assert text(page, "readout").startswith("at fc")
+    assert number(0.9) in text(page, "readout")
+    assert "layer1" in text(page, "caption")
     page.mouse.move(box["x"] - 5, box["y"] - 5)
-    assert text(page, "readout").startswith("at features.7")
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 60)
-    assert "features.3" in text(page, "caption")
+    assert text(page, "readout").startswith("at layer1")
+    page.mouse.click(box["x"] + box["width"] * 0.95, box["y"] + 60)
+    assert "fc" in text(page, "caption")
+
+
+def test_tables_sort_together_and_back(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    layers = ["conv1", "layer1", "layer2", "fc"]
+    page.locator("summary").filter(has_text="Sparsity").click()
+    assert order(page, 0) == layers
+    heading = page.locator("table.data").first.get_by_role("button", name="linear decoder, features alone")
+    heading.click()
+    assert order(page, 0) == layers
+    assert page.locator("th:has(:focus)").get_attribute("aria-sort") == "ascending"
+    assert page.locator("th[aria-sort=ascending], th[aria-sort=descending]").count() == 1
+    assert "ascending" in text(page, "status")
+    heading.click()
+    assert order(page, 0) == layers[::-1]
+    assert order(page, 1) == ["layer1", "conv1"]
+    assert page.locator("th:has(:focus)").get_attribute("aria-sort") == "descending"
 
 
 def test_tables_sort_together_and_back(open_page: Callable[..., Any]) -> None:
@@ -175,21 +210,21 @@ def test_everything_is_reached_and_worked_by_keyboard(open_page: Callable[..., A
         if focus[0] == "sort":
             break
     assert unseen == []
-    for name in ("image", "stage", "previous", "choice-2", "choice-3", "wipe", "plot", "metric", "log", "cell"):
+    for name in ("image", "layer", "previous", "choice-2", "choice-3", "wipe", "plot", "metric", "log", "cell"):
         assert name in reached, reached
 
     page.keyboard.press("Enter")
     assert page.locator("th[aria-sort=ascending]").count() == 1
     page.keyboard.press("Space")
-    assert order(page, 0) == ["features.7", "features.3", "features.0"]
+    assert order(page, 0) == ["fc", "layer2", "layer1", "conv1"]
     page.keyboard.press("Space")
 
     page.locator("#plot").focus()
     page.keyboard.press("Home")
-    assert text(page, "status").startswith("<b>cat</b>.png, features.0, minimum norm")
+    assert text(page, "status").startswith("<b>cat</b>.png, conv1, Gauss-Newton")
     assert page.locator("#plot").get_attribute("aria-valuenow") == "1"
     page.keyboard.press("ArrowRight")
-    assert page.locator("#plot").get_attribute("aria-valuetext").startswith("features.3: minimum norm")
+    assert page.locator("#plot").get_attribute("aria-valuetext").startswith("layer1: Gauss-Newton")
 
     page.locator("#wipe").focus()
     for _ in range(3):
@@ -200,7 +235,7 @@ def test_everything_is_reached_and_worked_by_keyboard(open_page: Callable[..., A
     page.locator(".cell[aria-current]").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
-    assert text(page, "status").startswith("a" * 200 + ".png, features.7")
+    assert text(page, "status").startswith("a" * 200 + ".png, layer2")
     assert page.locator('.cell[tabindex="0"]').count() == 1
     assert page.locator(":focus").get_attribute("aria-current") == "true"
 
@@ -209,7 +244,7 @@ def test_a_screen_reader_hears_names_roles_and_changes(open_page: Callable[..., 
     page = open_page()
     for name in CHOICES:
         assert chooser(page, name).count() == 1, name
-    assert page.get_by_role("slider", name="ConvBlock", exact=True).count() == 1
+    assert page.get_by_role("slider", name="Layer", exact=True).count() == 1
     assert page.get_by_role("slider", name="Wipe: how much of the original is shown").count() == 1
     assert page.get_by_role("status").get_attribute("id") == "status"
     assert page.get_by_role("main").count() == page.get_by_role("heading", level=1).count() == 1
@@ -243,7 +278,7 @@ def test_it_prints_on_white_with_everything_that_is_not_a_control(open_page: Cal
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     for name in ("#controls", "#wipe", ".skip", ".hint >> nth=0", "#metric"):
         assert not page.locator(name).is_visible(), name
-    for name in ("#original", "#plot svg", "#sheet", "table.data >> nth=0", ".terms"):
+    for name in ("#original", "#plot canvas", "#sheet", "table.data >> nth=0", ".terms"):
         assert page.locator(name).is_visible(), name
     assert page.evaluate("document.documentElement.scrollWidth") <= 700
     assert page.evaluate("getComputedStyle(document.querySelector('.data thead')).display") == "table-header-group"

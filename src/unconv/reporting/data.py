@@ -1,305 +1,270 @@
-"""What a report is made of, and the curves that its page and its figures draw."""
+"""What a page shows: series of results by layer, and pictures by image, from a report's document and its rows."""
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
-RECOVERED = ("image", "layer")
-CODES = ("network", "paper")
-SIDE_INFO = ("none", "switches", "gates")
+from unconv.errors import UnconvError
+from unconv.images import psnr, ssim
+from unconv.reporting.images import load
+
 METRICS = ("relative_error", "psnr", "ssim")
-FEW = 30
+FEW = 20  # images up to which a range goes from the smallest to the largest; above, 5th to 95th percentile
+RECOGNISABLE = 1 / 3  # of the way from the mean colour to the image: what is called recognisable
+MOST_IMAGES = 40
 
 
-@dataclass(frozen=True)
-class ReportData:
-    """Everything that a report shows.
+class Series(NamedTuple):
+    """One line of the plot."""
 
-    Attributes:
-        model: Name of the model, as the user gave it.
-        weights: Where the weights come from, with their SHA-256.
-        command: The command that makes this run again.
-        config: Settings of the run; may nest.
-        environment: Versions and machine; may nest.
-        stages: In execution order, each ``{"stage", "kind", "input_shape", "code_shape"}`` and, where measured,
-            ``"activation"`` and ``"pooled"`` (% of non-zeros), ``"coherence"`` (``{"learned": {"signed", "absolute",
-            "shifted"}, "random": {...}}``), ``"rip"`` (list of ``{"filters", "boundary", "k", "p01", "p50", "p99"}``),
-            ``"inversion"`` (list of ``{"from", "code", "method", "side_info", "relative_error", "psnr", "ssim",
-            "seconds", "images", "failed", "note"}``; means over ``images`` images, ``failed`` others have no result)
-            and ``"certificate"`` (see ``unconv.evaluate.certificates.certificate_document``; all of it may be missing).
-        skipped_modules: ``{"module", "reason"}`` of whatever is no stage.
-        skipped_images: ``{"file", "reason"}`` of whatever was not used.
-        pictures: Per image ``{"file", "original", "reconstructions"}``; ``original`` and each reconstruction's
-            ``path`` are relative to the run directory, and ``None`` where no picture was kept. A reconstruction
-            also has ``"stage", "from", "code", "method", "side_info", "relative_error", "psnr", "ssim"``. Where
-            there are no ``ranges`` they come from here, so images without pictures belong here as well then.
-        ranges: Per stage and series ``{"stage", "from", "code", "method", "side_info"}`` and, by metric, the low and
-            high end over all images.
-    """
-
-    model: str
-    weights: str
-    command: str
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    stages: list[dict[str, Any]]
-    skipped_modules: list[dict[str, Any]]
-    skipped_images: list[dict[str, Any]]
-    pictures: list[dict[str, Any]]
-    ranges: list[dict[str, Any]] = field(default_factory=list)
-
-    def printable(self) -> ReportData:
-        """Escape control, direction and undecodable characters, so that every string is fit to be shown.
-
-        Returns:
-            The same data, its strings printable.
-        """
-        return ReportData(**{each.name: printable(getattr(self, each.name)) for each in fields(self)})
-
-
-@dataclass(frozen=True)
-class Series:
-    """One way of recovering: what, from which code, how, knowing what. One line in a plot.
-
-    Attributes:
-        recovered: ``"image"`` (the network's input) or ``"layer"`` (the stage's own input).
-        code: ``"network"`` or ``"paper"``.
-        method: Name of the decoder.
-        side_info: ``"none"``, ``"switches"`` or ``"gates"``.
-    """
-
-    recovered: str
+    recover: str
     code: str
     method: str
     side_info: str
 
-    @staticmethod
-    def of(record: Mapping[str, Any]) -> Series:
-        """The series that an inversion or a reconstruction belongs to.
-
-        Args:
-            record: A mapping with ``"from"``, ``"code"``, ``"method"`` and ``"side_info"``.
-
-        Returns:
-            The series.
-        """
-        return Series(record["from"], record["code"], record["method"], record["side_info"])
-
     @property
     def group(self) -> tuple[str, str]:
-        """What is recovered and from which code; errors compare only within one group."""
-        return self.recovered, self.code
+        """What its errors compare with."""
+        return self.recover, self.code
 
 
 @dataclass(frozen=True)
 class Point:
-    """One series at one stage.
+    """Means over images of one series at one layer.
 
     Attributes:
-        values: Mean over the images by metric, ``None`` where there is none.
-        spread: Low and high end over the images by metric (see ``spread_words``); empty below two images.
-        seconds: Mean time per image.
-        images: Number of images in the mean.
-        failed: Number of images that gave no result.
-        note: A remark, or ``None``.
+        values: Mean by metric.
+        spread: Range over images by metric, where there is more than one.
+        images: Images in the means.
+        converged: Of them, those whose solver met its stopping rule.
+        failed: Images without a result.
+        passes: Mean passes, where the solver counts in them.
+        seconds: Mean seconds.
+        note: Why images failed.
     """
 
-    values: dict[str, float | None]
-    spread: dict[str, tuple[float, float]]
-    seconds: float | None
+    values: Mapping[str, float | None]
+    spread: Mapping[str, tuple[float, float]]
     images: int
+    converged: int
     failed: int
+    passes: float | None
+    seconds: float | None
     note: str | None
 
     @property
-    def error(self) -> float | None:
-        """Mean relative error."""
-        return self.values["relative_error"]
+    def done(self) -> bool:
+        """Whether every image has converged."""
+        return self.converged >= self.images
 
 
-def curves(data: ReportData) -> dict[Series, dict[int, Point]]:
-    """All series with their points.
+@dataclass
+class Picture:
+    """One image with its reconstructions: rows by layer and series."""
 
-    Args:
-        data: The report.
+    file: str
+    original: str
+    rows: dict[tuple[int, Series], dict[str, Any]] = field(default_factory=dict)
 
-    Returns:
-        Points by stage index, by series; what is recovered first (image before layer), then the code, the method
-        in order of appearance, and the side information from least to most.
+
+@dataclass(frozen=True)
+class Report:
+    """A report as its page and figures show it; texts are printable, paths are as in the rows.
+
+    Attributes:
+        document: The report's JSON document.
+        config: Settings of the run.
+        environment: Versions and machine.
+        series: Points by series and place of the layer.
+        pictures: The first images that have pictures.
+        images: Number of images.
+        ranged: Number of images that the ranges are of.
+        baseline: Mean over the pictured originals, by metric, of answering with the image's mean colour.
     """
-    index = {stage["stage"]: i for i, stage in enumerate(data.stages)}
-    seen: dict[tuple[Series, int, str], list[float]] = {}
-    for record in (r for picture in data.pictures for r in picture["reconstructions"] if r["stage"] in index):
+
+    document: dict[str, Any]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    series: dict[Series, dict[int, Point]]
+    pictures: list[Picture]
+    images: int
+    ranged: int
+    baseline: dict[str, float]
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """The layers' documents, in execution order."""
+        return self.document["layers"]
+
+    @property
+    def names(self) -> list[str]:
+        """The layers' names."""
+        return [layer["layer"] for layer in self.layers]
+
+    @property
+    def blocks(self) -> dict[int, dict[str, Any]]:
+        """Conv blocks by place of their layer."""
+        return {i: layer["block"] for i, layer in enumerate(self.layers) if layer.get("block")}
+
+    @property
+    def model(self) -> str:
+        """The network's name."""
+        model = self.document.get("model") or self.config.get("model") or "the network"
+        return str(model.get("name", "the network")) if isinstance(model, Mapping) else str(model)
+
+    @property
+    def weights(self) -> str:
+        """Where the weights come from; empty where nothing says so."""
+        model = self.document.get("model")
+        source = (model.get("weights") if isinstance(model, Mapping) else None) or self.config.get("weights") or ""
+        return str(source.get("source", "")) if isinstance(source, Mapping) else str(source)
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights are random."""
+        return self.weights.lower().startswith("random")
+
+
+def read_report(
+    run: Path,
+    document: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> Report:
+    """Arrange a document and rows, as partial as they may be, for the page and its figures."""
+    shown = printable(dict(document)) | {"layers": printable(list(document.get("layers") or []))}
+    places = {layer["layer"]: i for i, layer in enumerate(document.get("layers") or [])}
+    found: dict[tuple[int, Series], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    pictures: dict[int, Picture] = {}
+    images = set()
+    for row in rows:
+        if row.get("layer") not in places:
+            continue
+        images.add(row["image"])
+        key = places[row["layer"]], Series(row["recover"], row["code"], row["method"], row["side_info"])
         for metric in METRICS:
-            value = finite(record.get(metric))
-            if value is not None:
-                seen.setdefault((Series.of(record), index[record["stage"]], metric), []).append(value)
-    spreads = {key: range_of(values) for key, values in seen.items() if len(values) > 1 and not data.ranges}
-    for record in (r for r in data.ranges if r["stage"] in index):
-        spreads |= {(Series.of(record), index[record["stage"]], m): tuple(record[m]) for m in METRICS if m in record}
-    result: dict[Series, dict[int, Point]] = {}
-    for i, stage in enumerate(data.stages):
-        for record in stage.get("inversion") or ():
-            series = Series.of(record)
-            values = {metric: finite(record.get(metric)) for metric in METRICS}
-            spread = {m: spreads[series, i, m] for m in METRICS if (series, i, m) in spreads}
-            result.setdefault(series, {})[i] = Point(
-                values,
-                spread,
-                finite(record.get("seconds")),
-                int(record.get("images") or 0),
-                int(record.get("failed") or 0),
-                record.get("note") or None,
-            )
-    for picture in data.pictures:
-        for record in picture["reconstructions"]:
-            result.setdefault(Series.of(record), {})
-    methods = list(dict.fromkeys(series.method for series in result))
-
-    def order(series: Series) -> tuple[tuple[int, str], tuple[int, str], int, tuple[int, str]]:
-        return (
-            _rank(series.recovered, RECOVERED),
-            _rank(series.code, CODES),
-            methods.index(series.method),
-            _rank(series.side_info, SIDE_INFO),
-        )
-
-    return {series: result[series] for series in sorted(result, key=order)}
+            if (value := finite(row.get(metric))) is not None:
+                found[key][metric].append(value)
+        if row.get("picture") and (row["image"] in pictures or len(pictures) < MOST_IMAGES):
+            name = Path(row["picture"]).name.split("-")[0].split(".")[0]
+            original = str(Path(row["picture"]).with_name(f"{name}.png").as_posix())
+            picture = pictures.setdefault(row["image"], Picture(printable(str(row["file"])), original))
+            picture.rows[key] = dict(row)
+    series: dict[Series, dict[int, Point]] = {}
+    for i, layer in enumerate(shown["layers"]):
+        for record in layer.get("inversion") or []:
+            key = Series(*(record[name] for name in Series._fields))
+            series.setdefault(key, {})[i] = _point(record, found.get((i, key), {}))
+    counted = max((p.images + p.failed for points in series.values() for p in points.values()), default=0)
+    chosen = [pictures[i] for i in sorted(pictures)]
+    baseline = mean_colour(run, chosen, config)
+    settings, machine = printable(dict(config)), printable(dict(environment))
+    return Report(shown, settings, machine, series, chosen, max(counted, len(images)), len(images), baseline)
 
 
-def range_of(values: Sequence[float]) -> tuple[float, float]:
-    """The range that is shown beside a mean; see ``spread_words``.
-
-    Args:
-        values: At least one.
-
-    Returns:
-        Smallest and largest, or percentiles where there are more than ``FEW``.
-    """
-    ends = (0, 100) if len(values) <= FEW else (5, 95)
-    low, high = np.percentile(values, ends)
-    return float(low), float(high)
-
-
-def main_series(lines: Mapping[Series, Mapping[int, Point]]) -> Series | None:
-    """The series that a report opens with.
-
-    Args:
-        lines: From ``curves``.
-
-    Returns:
-        Of the group that reaches most stages (the first of equals), the series that covers most stages, and
-        of these the one with the smallest mean error; ``None`` where nothing was inverted.
-    """
-    if not lines:
-        return None
-    errors = {s: {i: p.error for i, p in points.items() if p.error is not None} for s, points in lines.items()}
-    reached: dict[tuple[str, str], set[int]] = {}
-    for series, found in errors.items():
-        reached.setdefault(series.group, set()).update(found)
-    group = max(reached, key=lambda g: len(reached[g]))
-    members = [series for series in lines if series.group == group]
-    return min(members, key=lambda s: (-len(errors[s]), sum(errors[s].values()) / max(1, len(errors[s]))))
+def mean_colour(run: Path, pictures: Iterable[Picture], config: Mapping[str, Any]) -> dict[str, float]:
+    """Return the mean metrics of answering with each image's own mean colour, from the originals' pictures."""
+    about = config.get("preprocessing")
+    about = about if isinstance(about, Mapping) else {}
+    found: dict[str, list[float]] = defaultdict(list)
+    for picture in pictures:
+        try:
+            loaded = np.asarray(load(run, picture.original), dtype=np.float64) / 255
+        except UnconvError:
+            continue
+        x = torch.from_numpy(loaded).permute(2, 0, 1)
+        flat = x.mean((1, 2), keepdim=True).expand_as(x).contiguous()
+        found["psnr"].append(psnr(x, flat))
+        found["ssim"].append(ssim(x, flat))
+        if isinstance(about.get("mean"), list) and isinstance(about.get("std"), list):
+            mean, std = (torch.tensor(about[name], dtype=x.dtype).reshape(-1, 1, 1) for name in ("mean", "std"))
+            y, guess = ((about.get("scale") or 1) * v / std - mean / std for v in (x, flat))
+            found["relative_error"].append(((guess - y).norm() / y.norm()).item())
+    return {name: sum(v) / len(v) for name, v in found.items() if all(map(math.isfinite, v))}
 
 
-def worst_stage(points: Mapping[int, Point], *, from_image: bool) -> int | None:
-    """The stage that loses most.
-
-    Args:
-        points: Of one series.
-        from_image: Whether the image is recovered, so that errors add up along the network and the largest rise
-            counts; otherwise each stage stands for itself and the largest error counts.
-
-    Returns:
-        Its index, the first of equals; ``None`` where there is no error.
-    """
-    errors = {i: p.error for i, p in sorted(points.items()) if p.error is not None}
-    before = dict(zip(errors, [0.0, *errors.values()])) if from_image else dict.fromkeys(errors, 0.0)
-    return max(errors, key=lambda i: errors[i] - before[i], default=None)
-
-
-def image_count(data: ReportData) -> int:
-    """Number of images that took part.
-
-    Args:
-        data: The report.
-
-    Returns:
-        The largest number that any inversion counts, or the number of pictures where that is larger.
-    """
-    counts = [(r.get("images") or 0) + (r.get("failed") or 0) for s in data.stages for r in s.get("inversion") or ()]
-    return max([len(data.pictures), *counts])
+def _point(record: Mapping[str, Any], values: Mapping[str, list[float]]) -> Point:
+    ends = {}
+    for metric, numbers in values.items():
+        if len(numbers) > 1:
+            low, high = np.percentile(numbers, (0, 100) if len(numbers) <= FEW else (5, 95))
+            ends[metric] = (float(low), float(high))
+    images = record.get("images") or 0
+    return Point(
+        {metric: finite(record.get(metric)) for metric in METRICS},
+        ends,
+        images,
+        record.get("converged", images),
+        record.get("failed") or 0,
+        finite(record.get("passes")),
+        finite(record.get("seconds")),
+        record.get("note"),
+    )
 
 
-def short_names(names: list[str]) -> tuple[str, list[str]]:
-    """ConvBlock names without the path that they all share.
-
-    Args:
-        names: Module paths.
-
-    Returns:
-        The shared path with its closing dot (or ``""``), and what is left of each name.
-    """
-    parts = [name.split(".") for name in names]
-    levels = zip(*(p[:-1] for p in parts)) if len(names) > 1 else ()
-    shared = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
-    prefix = "".join(f"{level[0]}." for level in shared)
-    return prefix, [name[len(prefix) :] for name in names]
+def best_from_features(report: Report) -> dict[int, tuple[Series, Point]]:
+    """Return, by layer, the series that comes closest to the image from features alone."""
+    best: dict[int, tuple[Series, Point]] = {}
+    for series, points in report.series.items():
+        if (*series.group, series.side_info) != ("image", "network", "none"):
+            continue
+        for i, point in points.items():
+            if _score(point) > (-math.inf if i not in best else _score(best[i][1])):
+                best[i] = series, point
+    return dict(sorted(best.items()))
 
 
-def rows(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested mapping as pairs of a dotted key and a value.
+def threshold(report: Report, metric: str) -> float:
+    """Return the mean SSIM or relative error from which on an image is called recognisable."""
+    perfect = {"ssim": 1.0, "relative_error": 0.0}[metric]
+    if metric not in report.baseline:
+        return 0.5
+    return report.baseline[metric] + RECOGNISABLE * (perfect - report.baseline[metric])
 
-    Args:
-        settings: The mapping.
-        path: What to put before each key.
 
-    Yields:
-        Key and value; lists stay whole.
-    """
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from rows(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
+def recognisable(report: Report, point: Point) -> bool:
+    """Return whether the mean SSIM, or, where there is none, the relative error, reaches the threshold."""
+    error, similarity = point.values["relative_error"], point.values["ssim"]
+    if similarity is not None:
+        return similarity >= threshold(report, "ssim")
+    return error is not None and error <= threshold(report, "relative_error")
+
+
+def _score(point: Point) -> float:
+    error, similarity = point.values["relative_error"], point.values["ssim"]
+    if similarity is not None:
+        return similarity
+    return -math.inf if error is None else 1 - error
+
+
+def start_at(report: Report) -> tuple[Series, int] | None:
+    """Return what the page opens with: the deepest layer that is recognisable from features alone, and the series."""
+    best = best_from_features(report)
+    if best:
+        deepest = max((i for i, (_, point) in best.items() if recognisable(report, point)), default=min(best))
+        return best[deepest][0], deepest
+    return next(((series, max(points)) for series, points in report.series.items() if points), None)
 
 
 def finite(value: Any) -> float | None:
-    """A number as a float, and ``None`` for everything that is none: ``None``, NaN, infinities.
-
-    Args:
-        value: A number or ``None``.
-
-    Returns:
-        The float, or ``None``.
-    """
-    return float(value) if value is not None and math.isfinite(value) else None
+    """Return a number, or ``None`` where there is none that can be drawn."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
 
 
 def printable(value: Any) -> Any:
-    """Escape control, direction and undecodable characters in every string of a value.
-
-    Args:
-        value: A string, or mappings and lists that hold strings.
-
-    Returns:
-        The value, fit to be shown and to be encoded.
-    """
+    """Return texts, in whatever they are held, with what does not print spelt out."""
     if isinstance(value, str):
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
     if isinstance(value, Mapping):
         return {printable(str(k)): printable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [printable(v) for v in value]
-    return printable(str(value)) if isinstance(value, os.PathLike) else value
-
-
-def _rank(value: str, known: tuple[str, ...]) -> tuple[int, str]:
-    return (known.index(value) if value in known else len(known), value)
+    return [printable(v) for v in value] if isinstance(value, list | tuple) else value

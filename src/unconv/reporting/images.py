@@ -5,22 +5,22 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unconv.errors import UnconvError
 
-EDGES = (512, 448, 384, 320, 288, 256, 224, 192, 160, 128)
-LOSSLESS = 96
-SAMPLE = 16
+EDGES = (512, 448, 384, 320, 288, 256, 224, 192, 160, 128)  # pixels of the longer side, tried in this order
+LOSSLESS = 96  # pixels up to which a picture is PNG, so that every pixel stays as it is
+SAMPLE = 16  # pictures by which the size of all is judged
 QUALITY = 85
-ROOM = 1.08
+MARGIN = 1.08
 
 
-@dataclass(frozen=True)
-class Gallery:
+@dataclass
+class EmbeddedImages:
     """The pictures that go into a page.
 
     Attributes:
@@ -31,90 +31,59 @@ class Gallery:
         edge: No picture's longer side has more pixels than this.
     """
 
-    uris: dict[str, str]
-    unread: dict[str, str]
-    images: int
-    partial: int
-    edge: int
+    uris: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+    images: int = 0
+    partial: int = 0
+    edge: int = EDGES[0]
 
 
-def gallery(run: Path, images: Sequence[Sequence[str]], budget: int) -> Gallery:
-    """Encode as many images as fit, each with all its pictures, at the largest size that lets all of them fit.
-
-    Args:
-        run: Directory that the paths are relative to.
-        images: Paths of each image's pictures, the original first.
-        budget: Number of bytes that all data URIs together may take.
-
-    Returns:
-        The pictures. At the smallest size the last images are left out where they do not fit; the first image is
-        in even if only a part of its pictures fits.
-    """
-    edge = _edge(run, [path for paths in images for path in paths], budget)
-    uris: dict[str, str] = {}
-    unread: dict[str, str] = {}
-    used = shown = partial = 0
+def embed_images(run: Path, images: Sequence[Sequence[str]], budget: int) -> EmbeddedImages:
+    """Encode as many images as fit, each (original first) with all its pictures, as large as lets all of them fit."""
+    result = EmbeddedImages(edge=_edge(run, [path for paths in images for path in paths], budget))
+    used = 0
     for paths in images:
         new: dict[str, str] = {}
-        size = 0
         for path in paths:
             try:
-                uri = data_uri(load(run, path, edge))
+                uri = data_uri(load(run, path, result.edge))
             except UnconvError as error:
-                unread[path] = str(error)
+                result.unread[path] = str(error)
                 continue
-            if used + size + len(uri) > budget:
-                if shown:
-                    return Gallery(uris, unread, shown, partial, edge)
-                partial += 1
+            if used + len(uri) > budget:
+                if result.images:
+                    return result
+                result.partial += 1  # of the first image, whatever fits is shown
                 continue
             new[path] = uri
-            size += len(uri)
-        uris |= new
-        used += size
-        shown += 1
-    return Gallery(uris, unread, shown, partial, edge)
+            used += len(uri)
+        result.uris |= new
+        result.images += 1
+    return result
 
 
 def data_uri(picture: Image.Image) -> str:
-    """A picture as PNG up to 96 pixels, where every pixel counts, and as JPEG above.
-
-    Args:
-        picture: The picture, in RGB.
-
-    Returns:
-        The data URI.
-    """
+    """Return an RGB picture as PNG up to 96 pixels, where every pixel counts, and as JPEG above."""
     buffer = io.BytesIO()
-    if max(picture.size) <= LOSSLESS:
-        picture.save(buffer, "PNG", optimize=True)
-        kind = "png"
-    else:
-        picture.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    kind = "png" if max(picture.size) <= LOSSLESS else "jpeg"
+    picture.save(buffer, kind, optimize=True, **({"quality": QUALITY} if kind == "jpeg" else {}))
+    return encode(buffer.getvalue(), f"image/{kind}")
 
 
-def load(run: Path, path: str, edge: int) -> Image.Image:
-    """One picture in RGB, upright, and not larger than it has to be.
+def encode(content: bytes, kind: str) -> str:
+    """Return bytes as a data URI."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
-    Args:
-        run: Directory that the path is relative to.
-        path: The picture; it must lie inside the run directory.
-        edge: Largest length of the longer side, in pixels.
 
-    Returns:
-        The picture.
-
-    Raises:
-        UnconvError: If there is no readable picture there.
-    """
+def load(run: Path, path: str, edge: int | None = None) -> Image.Image:
+    """Return a picture of the run directory in RGB, its longer side at most ``edge``; UnconvError if it is none."""
     try:
         file = (run / path).resolve()
         if not file.is_relative_to(run.resolve()):
             raise UnconvError("lies outside of the run directory")
         with Image.open(file) as opened:
-            opened.draft("RGB", (2 * edge, 2 * edge))
+            if edge is not None:
+                opened.draft("RGB", (2 * edge, 2 * edge))
             picture = ImageOps.exif_transpose(opened).convert("RGB")
     except FileNotFoundError:
         raise UnconvError("is not there") from None
@@ -122,12 +91,13 @@ def load(run: Path, path: str, edge: int) -> Image.Image:
         raise UnconvError("is not a picture") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnconvError(f"cannot be read ({type(error).__name__})") from error
-    picture.thumbnail((edge, edge), Image.Resampling.LANCZOS)
+    if edge is not None:
+        picture.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     return picture
 
 
 def _edge(run: Path, paths: Sequence[str], budget: int) -> int:
-    # the largest size at which all pictures probably fit, judged by a sample
+    """Return the largest size at which all pictures probably fit, judged by a sample."""
     sample = []
     for path in [paths[i * len(paths) // SAMPLE] for i in range(SAMPLE)] if len(paths) > SAMPLE else paths:
         try:
@@ -137,6 +107,6 @@ def _edge(run: Path, paths: Sequence[str], budget: int) -> int:
     for edge in EDGES:
         for picture in sample:
             picture.thumbnail((edge, edge), Image.Resampling.LANCZOS)
-        if sum(len(data_uri(picture)) for picture in sample) * len(paths) * ROOM <= budget * max(1, len(sample)):
+        if sum(len(data_uri(picture)) for picture in sample) * len(paths) * MARGIN <= budget * max(1, len(sample)):
             return edge
     return EDGES[-1]

@@ -6,11 +6,10 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   document.documentElement.classList.remove("plain");
 
-  const SVG = "http://www.w3.org/2000/svg";
   const ERROR = 0, PSNR = 1;
   const points = data.series.map(() => new Map());
-  for (const [k, i, values, spread, seconds, images, failed] of data.points) {
-    points[k].set(i, { values, spread, seconds, images, failed });
+  for (const [k, i, values, spread, images, failed, state] of data.points) {
+    points[k].set(i, { values, spread, images, failed, state });
   }
   const single = data.images.map(({ values }) => {
     const found = new Map();
@@ -18,7 +17,7 @@
     return found;
   });
   const state = {
-    image: 0, stage: data.start.stage, series: data.start.series, metric: ERROR, log: false, hover: null, hidden: new Set(),
+    image: 0, layer: data.start.layer, series: data.start.series, metric: ERROR, log: false, hover: null, hidden: new Set(),
   };
 
   const groupOf = (k) => data.series[k].key.slice(0, 2).join(" ");
@@ -27,26 +26,13 @@
   const spread = (k, i, m = state.metric) => points[k].get(i)?.spread[m] ?? null;
   const own = (k, i, m = state.metric) => single[state.image]?.get(`${k} ${i}`)?.[m] ?? null;
 
-  function number(value, digits = 3) {
+  function number(value) {
     if (value === null || value === undefined) return "–";
-    let text;
-    if (value === 0 || Math.abs(value) >= 10 ** (1 - digits)) text = value.toFixed(digits);
-    else {
-      const [mantissa, exponent] = value.toExponential(1).split("e");
-      text = Number(exponent) >= -4 ? value.toFixed(1 - Number(exponent)) : `${mantissa}e${Number(exponent)}`;
-    }
-    return text.replaceAll("-", "−");
+    const text = value === 0 ? "0" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : value.toPrecision(3);
+    return (Math.abs(value) < 1e-4 && value ? value.toExponential(2) : text).replaceAll("-", "−");
   }
-  const shown = (value, m = state.metric) => number(value, m === PSNR ? 1 : 3);
-
   function element(name, attributes = {}, ...children) {
     const node = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    node.append(...children);
-    return node;
-  }
-  function svg(name, attributes = {}, ...children) {
-    const node = document.createElementNS(SVG, name);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
     node.append(...children);
     return node;
@@ -69,16 +55,16 @@
     for (const other of all("th[aria-sort]")) other.setAttribute("aria-sort", "none");
     heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
     const cells = (row) => all("th, td", row).filter((cell) => !cell.classList.contains("mark"));
-    // one step finer than the column that it was asked for: the row's stage, so that every table can follow
+    // one step finer than the column that it was asked for: the row's layer, so that every table can follow
     const rows = all("tbody tr", table).map((row) => [cells(row)[indexOf(table, column)]?.dataset.value, row]);
     rows.sort((a, b) => compare(a[0], b[0], sign));
     const order = new Map();
-    for (const [, row] of rows) if (!order.has(row.dataset.stage)) order.set(row.dataset.stage, order.size);
+    for (const [, row] of rows) if (!order.has(row.dataset.layer)) order.set(row.dataset.layer, order.size);
     for (const other of all("table.data")) {
       const body = other.tBodies[0];
       const last = order.size;
       const moved = other === table ? rows.map(([, row]) => row)
-        : all("tr", body).sort((a, b) => (order.get(a.dataset.stage) ?? last) - (order.get(b.dataset.stage) ?? last));
+        : all("tr", body).sort((a, b) => (order.get(a.dataset.layer) ?? last) - (order.get(b.dataset.layer) ?? last));
       body.append(...moved);
     }
     say(`Tables sorted by ${button.getAttribute("aria-label") ?? button.textContent}, ${sign > 0 ? "ascending" : "descending"}.`);
@@ -98,8 +84,8 @@
     Object.assign(state, change);
     state.hover = null;
     draw();
-    const pieces = [data.images[state.image]?.name, data.stages[state.stage].name, data.series[state.series].name,
-      `relative error ${number(own(state.series, state.stage, ERROR) ?? mean(state.series, state.stage, ERROR))}`];
+    const pieces = [data.images[state.image]?.name, data.layers[state.layer].name, data.series[state.series].name,
+      `relative error ${number(own(state.series, state.layer, ERROR) ?? mean(state.series, state.layer, ERROR))}`];
     say(pieces.filter(Boolean).join(", "));
   }
 
@@ -126,12 +112,12 @@
 
   // ---- original and reconstruction ----------------------------------------------------------------------------
 
-  const cellAt = (i, j) => document.querySelector(`.cell[data-image="${i}"][data-stage="${j}"]`);
+  const cellAt = (i, j) => document.querySelector(`.cell[data-image="${i}"][data-layer="${j}"]`);
 
   function drawViewer() {
     if (!$("viewer")) return;
     const original = $(`original-${state.image}`);
-    const cell = cellAt(state.image, state.stage);
+    const cell = cellAt(state.image, state.layer);
     const found = cell?.querySelector(`img[data-series="${state.series}"]`);
     show($("original"), original?.src);
     show($("reconstruction"), found?.src);
@@ -139,16 +125,16 @@
     $("missing").textContent = found ? "" : "No picture of this reconstruction in this run.";
     $("recovered").querySelector(".tag").hidden = !found;
     const name = data.images[state.image]?.name ?? "";
-    const values = [`relative error ${number(own(state.series, state.stage, ERROR))}`];
-    const psnr = own(state.series, state.stage, PSNR), ssim = own(state.series, state.stage, 2);
-    if (psnr !== null) values.push(`PSNR ${number(psnr, 1)} dB`);
+    const values = [`relative error ${number(own(state.series, state.layer, ERROR))}`];
+    const psnr = own(state.series, state.layer, PSNR), ssim = own(state.series, state.layer, 2);
+    if (psnr !== null) values.push(`PSNR ${number(psnr)} dB`);
     if (ssim !== null) values.push(`SSIM ${number(ssim)}`);
     $("caption").replaceChildren(
-      `${name}, ${data.stages[state.stage].name}: ${data.series[state.series].name}`,
+      `${name}, ${data.layers[state.layer].name}: ${data.series[state.series].name}`,
       element("span", { class: "values" }, values.join(" · ")),
     );
     $("original").alt = `original, ${name}`;
-    $("reconstruction").alt = `reconstruction from ${data.stages[state.stage].name}, ${values.join(", ")}`;
+    $("reconstruction").alt = `reconstruction from ${data.layers[state.layer].name}, ${values.join(", ")}`;
   }
 
   function show(image, source) {
@@ -211,15 +197,15 @@
     const [recovered, code] = key;
     $("sheet-of").textContent = `${data.choices[0][recovered] ?? recovered} from ${data.choices[1][code] ?? code}, ${name}`;
     for (const cell of all(".cell")) {
-      const image = Number(cell.dataset.image), stage = Number(cell.dataset.stage);
+      const image = Number(cell.dataset.image), layer = Number(cell.dataset.layer);
       for (const picture of all("img", cell)) picture.hidden = Number(picture.dataset.series) !== state.series;
-      cell.querySelector(".error").textContent = number(single[image].get(`${state.series} ${stage}`)?.[ERROR]);
-      const here = image === state.image && stage === state.stage;
+      cell.querySelector(".error").textContent = number(single[image].get(`${state.series} ${layer}`)?.[ERROR]);
+      const here = image === state.image && layer === state.layer;
       cell.tabIndex = here ? 0 : -1;
       if (here) cell.setAttribute("aria-current", "true");
       else cell.removeAttribute("aria-current");
     }
-    for (const heading of all("thead [data-stage]", $("sheet"))) mark(heading, Number(heading.dataset.stage) === state.stage);
+    for (const heading of all("thead [data-layer]", $("sheet"))) mark(heading, Number(heading.dataset.layer) === state.layer);
   }
 
   function mark(node, here) {
@@ -232,7 +218,7 @@
     const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
     $("sheet").addEventListener("click", (event) => {
       const cell = event.target.closest(".cell");
-      if (cell) choose({ image: Number(cell.dataset.image), stage: Number(cell.dataset.stage) });
+      if (cell) choose({ image: Number(cell.dataset.image), layer: Number(cell.dataset.layer) });
     });
     $("sheet").addEventListener("keydown", (event) => {
       const cell = event.target.closest(".cell");
@@ -243,156 +229,97 @@
       const next = to?.cells[at + right]?.querySelector(".cell");
       event.preventDefault();
       if (!next) return;
-      choose({ image: Number(next.dataset.image), stage: Number(next.dataset.stage) });
+      choose({ image: Number(next.dataset.image), layer: Number(next.dataset.layer) });
       next.focus();
     });
   }
 
-  // ---- error against depth ------------------------------------------------------------------------------------
+  // ---- error by layer: uPlot draws axes and lines, the points are drawn on top -----------------------------------
 
-  function niceTicks(low, high, count = 5) {
-    const rough = (high - low) / count || 1;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((f) => f * power).find((s) => s >= rough * 0.999);
-    const ticks = [];
-    for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-6; t += step) ticks.push(Math.abs(t) < step / 1e6 ? 0 : t);
-    return ticks;
-  }
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const DASHED = [[], [7, 4], [1.5, 3.5]];
+  let plot = null, drawnWidth = 0;
 
-  function scale(values) {
-    const m = state.metric;
+  function range(values) {
     const present = values.filter((v) => v !== null);
-    if (m === ERROR && state.log) {
-      const positive = present.filter((v) => v > 0);
-      const low = 10 ** Math.floor(Math.log10(Math.min(0.5, ...positive)) + 1e-9);
-      const high = Math.max(1.2, ...positive) * 1.05;
-      const ticks = [];
-      for (let p = low; p <= high; p *= 10) for (const f of high / low > 500 ? [1] : [1, 2, 5]) if (f * p <= high) ticks.push(f * p);
-      const span = Math.log(high / low);
-      return { at: (v) => (v > 0 ? Math.max(0, Math.log(v / low) / span) : 0), ticks, text: (t) => String(Number(t.toPrecision(1))) };
+    if (state.metric === ERROR && state.log) {
+      return [0.9 * Math.min(0.5, ...present.filter((v) => v > 0)), 1.05 * Math.max(1.2, ...present)];
     }
-    let low = 0, high = 1;
-    if (m === ERROR) high = Math.max(1.05, ...present.map((v) => v * 1.03));
-    else if (m === PSNR) {
-      [low, high] = present.length ? [Math.min(...present), Math.max(...present)] : [0, 1];
-      const room = 0.06 * (high - low) || 1;
-      [low, high] = [low - room, high + room];
-    } else low = Math.min(0, ...present);
-    const ticks = niceTicks(low, high);
-    const digits = ticks.length > 1 ? Math.max(0, Math.ceil(-Math.log10(ticks[1] - ticks[0]) - 1e-9)) : 0;
-    return { at: (v) => (v - low) / (high - low), ticks, text: (t) => t.toFixed(digits).replace("-", "−") };
+    if (state.metric === ERROR) return [0, Math.max(1.05, ...present.map((v) => v * 1.03))];
+    const low = Math.min(...present), high = Math.max(...present);
+    if (state.metric === PSNR) return present.length ? [low - 1, high + 1] : [0, 1];
+    return [Math.min(0, ...present), 1];
   }
-
-  const SHAPES = [
-    (x, y, r) => `M${x - r} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0z`,
-    (x, y, r) => `M${x - r * 0.9} ${y - r * 0.9}h${1.8 * r}v${1.8 * r}h${-1.8 * r}z`,
-    (x, y, r) => `M${x} ${y - 1.25 * r}l${1.2 * r} ${2.1 * r}h${-2.4 * r}z`,
-    (x, y, r) => `M${x} ${y - 1.3 * r}l${1.3 * r} ${1.3 * r}l${-1.3 * r} ${1.3 * r}l${-1.3 * r} ${-1.3 * r}z`,
-    (x, y, r) => `M${x} ${y + 1.25 * r}l${1.2 * r} ${-2.1 * r}h${-2.4 * r}z`,
-    (x, y, r) => `M${x - 1.2 * r} ${y - 0.5 * r}h${2.4 * r}v${r}h${-2.4 * r}z`,
-    (x, y, r) => `M${x - 0.5 * r} ${y - 1.2 * r}h${r}v${2.4 * r}h${-r}z`,
-  ];
-
-  const look = (k) => `c${data.series[k].colour} d${data.series[k].dash}`;
-  const shape = (k, x, y, r) => svg("path", { class: "point", d: SHAPES[data.series[k].colour](x, y, r) });
-
-  let geometry = null;
 
   function drawPlot() {
-    const width = Math.max(240, $("plot").clientWidth);
-    const names = data.stages.map(({ short }) => (short.length > 16 ? `${short.slice(0, 15)}…` : short));
-    const count = names.length;
-    const longest = Math.max(...names.map((name) => name.length)) * 6.6;
-    const left = 50, right = 16, top = 14;
-    const gap = (width - left - right) / count;
-    const turned = longest > gap - 6;
-    const height = Math.round(Math.min(380, Math.max(250, width * 0.52)));
-    const bottom = (turned ? Math.min(96, longest * 0.64 + 22) : 24) + 20;
-    const x = (i) => left + gap * (i + 0.5);
+    const width = $("plot").clientWidth, names = data.layers.map(({ name }) => name.length > 16 ? `…${name.slice(-15)}` : name);
+    if (width < 50) return;
+    drawnWidth = width;
+    const layers = names.map((_, i) => i);
     const visible = group().filter((k) => !state.hidden.has(k));
-    const drawn = visible.includes(state.series) ? [...visible.filter((k) => k !== state.series), state.series] : visible;
-    const stages = [...Array(count).keys()];
-    const values = visible.flatMap((k) => stages.map((i) => mean(k, i)));
-    if (visible.includes(state.series)) for (const i of stages) values.push(...(spread(state.series, i) ?? []), own(state.series, i));
-    const axis = scale(values);
-    const y = (v) => height - bottom - axis.at(v) * (height - bottom - top);
-    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true", focusable: "false" });
-    for (const tick of axis.ticks) {
-      picture.append(svg("path", { class: "grid", d: `M${left} ${y(tick).toFixed(1)}H${width - right}` }));
-      picture.append(svg("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, axis.text(tick)));
-    }
-    if (state.metric === ERROR) {
-      picture.append(svg("path", { class: "one", d: `M${left} ${y(1).toFixed(1)}H${width - right}` }));
-    }
-    picture.append(svg("path", { class: "here", d: `M${x(state.stage)} ${top}V${height - bottom}` }));
-    if (state.hover !== null && state.hover !== state.stage) {
-      picture.append(svg("path", { class: "hover", d: `M${x(state.hover)} ${top}V${height - bottom}` }));
-    }
-    const every = Math.ceil((turned ? 13 : longest + 6) / gap);
-    stages.forEach((i) => {
-      const here = i === (state.hover ?? state.stage);
-      if (i % every && !here) return;
-      if (!here && every > 1 && Math.abs(i - (state.hover ?? state.stage)) < every) return;
-      const at = turned ? { transform: `translate(${x(i) + 4} ${height - bottom + 14}) rotate(-40)`, "text-anchor": "end" }
-        : { x: x(i), y: height - bottom + 17, "text-anchor": "middle" };
-      picture.append(svg("text", { ...at, class: here ? "tick-here" : "" }, names[i]));
-    });
-    const title = data.prefix ? `stage (${data.prefix}…), in network order` : "stage, in network order";
-    picture.append(svg("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, title));
-    for (const k of drawn) picture.append(drawLine(k, stages, x, y, Math.max(0.5, Math.min(1, gap / 16))));
-    labelValue(picture, x, y, width - right, top);
-    $("plot").replaceChildren(picture);
-    geometry = { left, gap, width, count };
+    const base = data.series[state.series].key[0] === "image" ? data.baseline[state.metric] : null;
+    const longest = 6.6 * Math.max(...names.map(({ length }) => length)), gap = (width - 66) / names.length;
+    const turned = longest > gap - 6, every = Math.ceil((turned ? 14 : longest + 6) / gap);
+    const band = visible.includes(state.series) && layers.some((i) => spread(state.series, i));
+    const ends = band ? [1, 0].map((e) => layers.map((i) => spread(state.series, i)?.[e] ?? null)) : [];
+    const flat = [state.metric === ERROR ? 1 : null, base].map((v) => layers.map(() => v));
+    const lines = visible.map((k) => layers.map((i) => mean(k, i)));
+    const ring = layers.map((i) => own(state.series, i));
+    const [low, high] = range([...lines, ...ends, ring, ...flat].flat());
+    const invisible = { stroke: "transparent", width: 0, points: { show: false } };
+    const series = [{}, ...ends.map(() => invisible),
+      ...[[1, 3], [6, 4]].map((dash) => ({ stroke: colour("muted"), width: 1, dash, points: { show: false } })),
+      ...visible.map((k) => ({ stroke: colour(`c${data.series[k].colour}`), width: k === state.series ? 3 : 1.5,
+        dash: DASHED[data.series[k].dash], points: { show: false } }))];
+    const axis = { stroke: colour("muted"), grid: { stroke: colour("rule"), width: 1 }, ticks: { show: false }, font: "12px sans-serif" };
+    plot?.destroy();
+    plot = new uPlot({
+      width, height: Math.round(Math.min(380, Math.max(250, width * 0.52))), series,
+      legend: { show: false }, cursor: { show: false }, padding: [12, 16, 4, 0],
+      bands: band ? [{ series: [1, 2], fill: `${colour(`c${data.series[state.series].colour}`)}24` }] : [],
+      scales: { x: { time: false, range: [-0.5, names.length - 0.5] }, y: { distr: state.metric === ERROR && state.log ? 3 : 1, range: [low, high] } },
+      axes: [{ ...axis, grid: { show: false }, size: turned ? Math.min(96, longest * 0.66 + 24) : 34, rotate: turned ? -40 : 0,
+        splits: () => layers.filter((i) => i % every === 0), values: (u, at) => at.map((i) => names[i]) },
+      { ...axis, size: 50, values: (u, at) => at.map((v) => v === null ? "" : String(Number(v.toPrecision(3)))) }],
+      hooks: { drawAxes: [drawHere], draw: [(u) => drawPoints(u, visible)] },
+    }, [layers, ...ends, ...flat, ...lines], $("plot"));
     const slider = $("plot");
-    slider.setAttribute("aria-valuenow", String(state.stage + 1));
-    slider.setAttribute("aria-valuetext", `${data.stages[state.stage].name}: ${data.series[state.series].name}, mean ${data.metrics[state.metric]} ${shown(mean(state.series, state.stage))}`);
+    slider.setAttribute("aria-valuenow", String(state.layer + 1));
+    slider.setAttribute("aria-valuetext", `${data.layers[state.layer].name}: ${data.series[state.series].name}, mean ${data.metrics[state.metric]} ${number(mean(state.series, state.layer))}`);
   }
 
-  function drawLine(k, stages, x, y, size) {
-    const chosen = k === state.series;
-    const line = svg("g", { class: `${look(k)}${chosen ? " chosen" : ""}` });
-    // a stage without a value breaks the line: nothing is drawn between stages that were not measured
-    for (const run of runs(stages, (i) => mean(k, i) !== null)) {
-      const ends = run.filter((i) => spread(k, i));
-      if (chosen && ends.length > 1) {
-        const up = ends.map((i) => `${x(i)} ${y(spread(k, i)[1]).toFixed(1)}`);
-        const down = ends.map((i) => `${x(i)} ${y(spread(k, i)[0]).toFixed(1)}`).reverse();
-        line.append(svg("path", { class: "band", d: `M${[...up, ...down].join("L")}Z` }));
-      }
-      line.append(svg("path", { class: "line", d: `M${run.map((i) => `${x(i)} ${y(mean(k, i)).toFixed(1)}`).join("L")}` }));
+  function drawHere(u) {
+    for (const [i, name] of [[state.hover, "muted"], [state.layer, "fg"]]) {
+      if (i === null) continue;
+      u.ctx.fillStyle = colour(name);
+      u.ctx.fillRect(u.valToPos(i, "x", true), u.bbox.top, devicePixelRatio, u.bbox.height);
     }
-    for (const i of stages) {
-      if (mean(k, i) !== null) line.append(shape(k, x(i), y(mean(k, i)), size * (chosen ? 4.2 : 3.2)));
-      if (chosen && own(k, i) !== null) line.append(svg("circle", { class: "this", cx: x(i), cy: y(own(k, i)), r: size * 3.4 }));
-    }
-    return line;
   }
 
-  function runs(items, good) {
-    const result = [];
-    for (const item of items) {
-      if (!good(item)) result.push([]);
-      else if (result.length) result.at(-1).push(item);
-      else result.push([item]);
+  function drawPoints(u, visible) {
+    const { ctx } = u, unit = devicePixelRatio;
+    const disc = (i, v, r, stroke, fill) => {
+      ctx.beginPath();
+      ctx.arc(u.valToPos(i, "x", true), u.valToPos(v, "y", true), r * unit, 0, 2 * Math.PI);
+      Object.assign(ctx, { strokeStyle: stroke, fillStyle: fill, lineWidth: 1.75 * unit });
+      ctx.setLineDash([]);
+      ctx.fill();
+      ctx.stroke();
+    };
+    for (const k of visible) {
+      const own_colour = colour(`c${data.series[k].colour}`), size = k === state.series ? 4.2 : 3.2;
+      // hollow: not converged for every image
+      for (const [i, point] of points[k]) if (mean(k, i) !== null) disc(i, mean(k, i), size, own_colour, point.state ? colour("bg") : own_colour);
     }
-    return result.filter((run) => run.length);
-  }
-
-  function labelValue(picture, x, y, right, top) {
-    const i = state.hover ?? state.stage;
-    const value = mean(state.series, i);
-    if (value === null || state.hidden.has(state.series)) return;
-    const near = x(i) > right - 60;
-    picture.append(svg("text", {
-      class: "value", x: x(i) + (near ? -9 : 9), y: Math.max(top + 10, y(value) - 9), "text-anchor": near ? "end" : "start",
-    }, shown(value)));
+    if (!visible.includes(state.series)) return;
+    for (const [i] of points[state.series]) if (own(state.series, i) !== null) disc(i, own(state.series, i), 2.4, colour("fg"), colour("bg"));
   }
 
   let listed = "";
 
   function drawReadout() {
     const members = group();
-    const i = state.hover ?? state.stage;
+    const i = state.hover ?? state.layer;
     const hasImage = data.images.length > 0;
     if (listed !== members.join(" ")) {
       listed = members.join(" ");
@@ -403,15 +330,15 @@
       for (const k of members) body.append(readoutRow(k, hasImage));
       $("readout").replaceChildren(head, body);
     }
-    $("readout-at").textContent = `at ${data.stages[i].name}`;
+    $("readout-at").textContent = `at ${data.layers[i].name}`;
     for (const row of all("tbody tr", $("readout"))) {
       const k = Number(row.dataset.series);
       row.classList.toggle("chosen", k === state.series);
       row.querySelector("button").setAttribute("aria-pressed", String(k === state.series));
       const ends = spread(k, i);
-      row.cells[1].textContent = shown(mean(k, i));
-      row.cells[2].textContent = ends ? `${shown(ends[0])} to ${shown(ends[1])}` : "–";
-      if (hasImage) row.cells[3].textContent = shown(own(k, i));
+      row.cells[1].textContent = number(mean(k, i));
+      row.cells[2].textContent = ends ? `${number(ends[0])} to ${number(ends[1])}` : "–";
+      if (hasImage) row.cells[3].textContent = number(own(k, i));
     }
   }
 
@@ -424,8 +351,7 @@
       else state.hidden.add(k);
       drawPlot();
     });
-    const sample = svg("svg", { class: `swatch ${look(k)}`, width: 30, height: 12, viewBox: "0 0 30 12", "aria-hidden": "true" },
-      svg("path", { class: "line", d: "M0 6H30" }), shape(k, 15, 6, 3.2));
+    const sample = element("span", { class: `swatch c${data.series[k].colour} d${data.series[k].dash}`, "aria-hidden": "true" });
     const button = element("button", { type: "button" }, name);
     button.addEventListener("click", () => {
       state.hidden.delete(k);
@@ -436,41 +362,40 @@
       ...(hasImage ? [element("td")] : []));
   }
 
-  function stageAt(event) {
-    const box = $("plot").getBoundingClientRect();
-    const at = ((event.clientX - box.left) * geometry.width) / box.width;
-    return Math.min(geometry.count - 1, Math.max(0, Math.floor((at - geometry.left) / geometry.gap)));
+  function layerAt(event) {
+    const at = plot.posToVal(event.clientX - plot.over.getBoundingClientRect().left, "x");
+    return Math.min(data.layers.length - 1, Math.max(0, Math.round(at)));
   }
 
   function startPlot() {
-    const plot = $("plot");
-    plot.addEventListener("pointermove", (event) => {
-      const i = stageAt(event);
-      if (plot.hasPointerCapture(event.pointerId)) {
-        if (i !== state.stage) choose({ stage: i });
+    const box = $("plot");
+    box.addEventListener("pointermove", (event) => {
+      const i = layerAt(event);
+      if (box.hasPointerCapture(event.pointerId)) {
+        if (i !== state.layer) choose({ layer: i });
       } else if (i !== state.hover && event.pointerType === "mouse") {
         state.hover = i;
         drawPlot();
         drawReadout();
       }
     });
-    plot.addEventListener("pointerdown", (event) => {
+    box.addEventListener("pointerdown", (event) => {
       if (event.button) return;
-      plot.setPointerCapture(event.pointerId);
-      choose({ stage: stageAt(event) });
+      box.setPointerCapture(event.pointerId);
+      choose({ layer: layerAt(event) });
     });
-    plot.addEventListener("pointerleave", () => {
+    box.addEventListener("pointerleave", () => {
       state.hover = null;
       drawPlot();
       drawReadout();
     });
-    plot.addEventListener("keydown", (event) => {
-      const last = data.stages.length - 1;
-      const to = { ArrowLeft: state.stage - 1, ArrowDown: state.stage - 1, ArrowRight: state.stage + 1, ArrowUp: state.stage + 1,
+    box.addEventListener("keydown", (event) => {
+      const last = data.layers.length - 1;
+      const to = { ArrowLeft: state.layer - 1, ArrowDown: state.layer - 1, ArrowRight: state.layer + 1, ArrowUp: state.layer + 1,
         Home: 0, End: last }[event.key];
       if (to === undefined) return;
       event.preventDefault();
-      choose({ stage: Math.min(last, Math.max(0, to)) });
+      choose({ layer: Math.min(last, Math.max(0, to)) });
     });
     const metrics = data.metrics.map((_, m) => m).filter((m) => m === ERROR || data.points.some((p) => p[2][m] !== null));
     for (const m of metrics) $("metric").append(element("option", { value: m }, data.metrics[m]));
@@ -487,32 +412,37 @@
       drawPlot();
     });
     new ResizeObserver(() => {
-      if (geometry && Math.abs(geometry.width - plot.clientWidth) > 1) drawPlot();
-    }).observe(plot);
+      if (Math.abs(drawnWidth - box.clientWidth) > 1) drawPlot();
+    }).observe(box);
+    for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", drawPlot);
   }
 
   // ---- everything together ------------------------------------------------------------------------------------
 
   function drawFacts() {
-    $("facts").replaceChildren(...[["stage", data.stages[state.stage].name], ["kind", data.stages[state.stage].kind], ...data.stages[state.stage].facts]
+    $("facts").replaceChildren(...[["layer", data.layers[state.layer].name], ...data.layers[state.layer].facts]
       .map(([term, text]) => element("div", {}, element("dt", {}, term), element("dd", {}, text))));
   }
 
   function draw() {
     if ($("image")) $("image").value = String(state.image);
-    $("stage").value = String(state.stage);
-    $("previous").disabled = state.stage === 0;
-    $("next").disabled = state.stage === data.stages.length - 1;
+    $("layer").value = String(state.layer);
+    $("previous").disabled = state.layer === 0;
+    $("next").disabled = state.layer === data.layers.length - 1;
     data.series[state.series].key.forEach((value, axis) => { $(`choice-${axis}`).value = value; });
-    const title = ["Error", "PSNR", "SSIM"][state.metric];
-    $("plot-title").textContent = `${title} against depth`;
-    const point = points[state.series].get(state.stage);
-    const ring = data.images.length ? " Ring: the image chosen." : "";
-    const band = data.points.some((p) => p[3][0]) ? ` Band: ${data.spread}.` : "";
-    const one = state.metric === ERROR ? " Dotted line at 1: an all-zero answer." : "";
-    const failed = point?.failed ? ` ${point.failed} of ${point.images + point.failed} images failed here.` : "";
-    $("plot-note").textContent = `Line: mean of ${point?.images ?? 0} images.${band}${ring}${one}${failed}`;
-    for (const row of all(".data tbody tr")) mark(row, Number(row.dataset.stage) === state.stage);
+    $("plot-title").textContent = `${["Error", "PSNR", "SSIM"][state.metric]} by layer`;
+    const point = points[state.series].get(state.layer), base = data.baseline[state.metric];
+    $("plot-note").textContent = [
+      `Line: mean of ${point?.images ?? 0} images.`,
+      data.points.some((p) => p[6]) && "Hollow: not converged for every image, so it says nothing of the network.",
+      data.points.some((p) => p[3][0]) && `Band: ${data.spread}.`,
+      data.images.length && "Small ring: the image chosen.",
+      base !== null && data.series[state.series].key[0] === "image" && `Dashed: the image’s mean colour alone (${number(base)}).`,
+      state.metric === ERROR && "Dotted: an all-zero answer.",
+      point?.state && `Here, ${point.state}.`,
+      point?.failed && `${point.failed} of ${point.images + point.failed} images failed here.`,
+    ].filter(Boolean).join(" ");
+    for (const row of all(".data tbody tr")) mark(row, Number(row.dataset.layer) === state.layer);
     drawViewer();
     drawPlot();
     drawReadout();
@@ -521,17 +451,18 @@
   }
 
   for (const button of all(".sort")) button.addEventListener("click", () => sortBy(button));
+  for (const link of all("[data-figure]")) link.addEventListener("click", () => { link.href = $(link.dataset.figure).src; });
   if (!$("explore")) return;
   fillChoices();
   startViewer();
   startSheet();
   startPlot();
   if ($("image")) $("image").addEventListener("change", () => choose({ image: Number($("image").value) }));
-  $("stage").addEventListener("change", () => choose({ stage: Number($("stage").value) }));
-  $("previous").addEventListener("click", () => choose({ stage: Math.max(0, state.stage - 1) }));
-  $("next").addEventListener("click", () => choose({ stage: Math.min(data.stages.length - 1, state.stage + 1) }));
+  $("layer").addEventListener("change", () => choose({ layer: Number($("layer").value) }));
+  $("previous").addEventListener("click", () => choose({ layer: Math.max(0, state.layer - 1) }));
+  $("next").addEventListener("click", () => choose({ layer: Math.min(data.layers.length - 1, state.layer + 1) }));
   for (const button of all(".link")) {
-    button.addEventListener("click", () => choose({ stage: Number(button.dataset.stage) }));
+    button.addEventListener("click", () => choose({ layer: Number(button.dataset.layer) }));
   }
   draw();
 })();
