@@ -170,10 +170,10 @@ def conv_block_theory(report: Report) -> Drawing | None:
             if r["boundary"] == "full" and r["filters"] != "learned":
                 table.append([report.names[i], "RIP ratio", r["filters"], r["p01"], r["p50"], r["p99"]])
     table = [table[0], *(row for row in table[1:] if finite(row[4]) is not None)]
-    panels = dict.fromkeys(row[1] for row in table[1:])
+    labels = {"non-zero": "non-zero (%)", "coherence": "coherence, signed", "RIP ratio": "RIP ratio"}
+    panels = [measure for measure in labels if any(row[1] == measure for row in table[1:])]
     if not panels:
         return None
-    labels = {"non-zero": "non-zero (%)", "coherence": "coherence, signed", "RIP ratio": "RIP ratio"}
     figure = Figure((2.6 * len(panels) + 0.6, 2.9), layout="constrained")
     for axes, measure in zip(_axes(figure, 1, len(panels)), panels):
         rows = [row for row in table[1:] if row[1] == measure]
