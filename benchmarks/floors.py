@@ -1,0 +1,171 @@
+"""What our steps cost beside the bare torch calls that any version must make: ``python benchmarks/floors.py``.
+
+The first layers of VGG-19's shape with Gaussian filters, and a photograph. Ratios of medians, into ``floors.json``
+beside this file; a target, where there is one, is the largest ratio (for model-RIP: the smallest).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+from unconv.block_extraction import find_conv_blocks
+from unconv.decode.convex import convex
+from unconv.evaluate.run_directory import environment
+from unconv.images import read_image, sample_photographs
+from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.jacobian import Jacobian
+from unconv.io import write_json
+from unconv.measure.rip import sample_ratios
+from unconv.operators import ConvOperator, gaussian_like
+from unconv.paper.fig2 import SIZES
+from unconv.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from unconv.recover import iht
+from unconv.sparsity import Pooled
+from unconv.tracing import capture_inputs
+
+SIDE = 96  # of the photograph, in pixels
+SECONDS = 1.0  # that each call is timed for
+SHAPES = {"conv2_1": (2, 64, 128, 2), "conv3_1": (2, 128, 256, 4), "conv5_1": (4, 512, 512, 16)}
+"""Batch, channels, filters, and by how much the map is smaller than the image."""
+POOL_1, CONV_2_1 = "4", "5"
+
+Row = dict[str, Any]
+Call = Callable[[], object]
+
+
+def vgg_start() -> nn.Module:
+    """Return conv(1,1) to conv(2,1) of VGG with Gaussian filters, twice their variance for the ReLUs."""
+    layers: list[nn.Module] = []
+    for seed, (inputs, outputs) in enumerate([(3, 64), (64, 64), (64, 128)]):
+        layer = nn.Conv2d(inputs, outputs, 3, padding=1)
+        layer.weight.data = 2**0.5 * gaussian_like(layer.weight.data, seed)
+        # without biases a black start sits on the bend of every ReLU, where no gradient leads away
+        nn.init.normal_(layer.bias, 0, 0.1, generator=torch.Generator().manual_seed(seed))  # pyright: ignore
+        layers += [layer, nn.ReLU()] + ([nn.MaxPool2d(2)] if seed == 1 else [])
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+def photograph(side: int) -> Tensor:
+    """Return the astronaut as a network receives it. Shape ``(1, 3, side, side)``."""
+    preprocess = Preprocess(resize=side, crop=side, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return preprocess(read_image(sample_photographs()[0]))[None]
+
+
+def seconds(call: Call) -> float:
+    """Return the median time of a call."""
+    return Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=SECONDS).median
+
+
+def per_step(call: Callable[[int], object], few: int, many: int) -> float:
+    """Return the time of one step, from a shorter and a longer run, so that preparations cancel."""
+    return max(seconds(lambda: call(many)) - seconds(lambda: call(few)), 1e-9) / (many - few)
+
+
+def row(name: str, setting: str, ours: float, floor: float, target: float | None) -> Row:
+    """Return one line of the result."""
+    return {"name": name, "setting": setting, "ours": ours, "floor": floor, "ratio": ours / floor, "target": target}
+
+
+def one_step_iht(image: Tensor) -> Iterator[Row]:
+    """Convolution, pooling, unpooling, transposed convolution; and a step of more of them."""
+    for name, (batch, channels, filters, shrunk) in SHAPES.items():
+        side = max(4, image.shape[-1] // shrunk)
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(filters, channels, 3, 3, generator=generator)
+        x = torch.randn(batch, channels, side, side, generator=generator)
+        operator = ConvOperator(weight, x.shape[1:], padding=1).normalised()
+        w = operator.weight
+
+        def bare(x: Tensor = x, w: Tensor = w) -> Tensor:
+            values, switches = F.max_pool2d(F.conv2d(x, w, padding=1), 2, return_indices=True)
+            return F.conv_transpose2d(F.max_unpool2d(values, switches, [2, 2]), w, padding=1)
+
+        floor = seconds(bare)
+        half = filters * (side // 2) ** 2 // 2
+        models = {"signed": Pooled(2, signed=True), "magnitude": Pooled(2), "half kept": Pooled(2, k=half)}
+        for kind, model in models.items():
+            once = seconds(lambda o=operator, x=x, m=model: iht(o, x, m))
+            yield row("one-step IHT", f"{name}, {kind}", once, floor, 1.05)
+            if name == "conv2_1":
+                step = per_step(lambda n, o=operator, x=x, m=model: iht(o, x, m, steps=n, step_size=0.1), 2, 8)
+                yield row("a step of IHT", f"{name}, {kind}", step, floor, 1.15)
+
+
+def convex_step(model: nn.Module, image: Tensor) -> Iterator[Row]:
+    """A step of the convex decoder of conv(2,1): bare, one convolution and its transpose."""
+    name = CONV_2_1
+    block = find_conv_blocks(model, image).get(name).with_region(2)
+    x = capture_inputs(model, [name], image)[name]
+    code, w, h = block.encode(x), block.operator.weight, block.operator.forward(x)
+    floor = seconds(lambda: (F.conv2d(x, w, padding=1), F.conv_transpose2d(h, w, padding=1)))
+    for kind, prior in (("no prior", None), ("smooth", "smooth")):
+        # its first steps look for their length
+        step = per_step(lambda n, p=prior: convex(block, code, prior=p, max_steps=n, tolerance=0.0), 10, 40)  # pyright: ignore
+        yield row("a step of the convex decoder", f"conv2_1, {kind}", step, floor, 1.25)
+
+
+def jacobian_products(model: nn.Module, image: Tensor) -> Iterator[Row]:
+    """An inner step of Gauss-Newton from pool(1), one ``J`` and one ``J^T``: bare, chains of masked convolutions."""
+    function = LayerFunction(model, POOL_1, image.shape[1:])
+    first, second = (model[i].weight.contiguous(memory_format=torch.channels_last) for i in (0, 2))  # pyright: ignore
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    h = model[0](image)  # pyright: ignore
+    gate = (h > 0).to(h)
+    h = model[2](h.relu())  # pyright: ignore
+    pooled, switches = F.max_pool2d(h.relu(), 2, return_indices=True)
+    gate_2 = (h > 0).to(h)
+
+    def bare() -> None:
+        v = F.conv2d(noise.contiguous(memory_format=torch.channels_last), first, padding=1) * gate
+        v = F.conv2d(v, second, padding=1) * gate_2
+        w = v.flatten(2).gather(2, switches.flatten(2)).view_as(pooled)
+        v = F.max_unpool2d(w, switches, [2, 2]) * gate_2
+        F.conv_transpose2d(F.conv_transpose2d(v, second, padding=1) * gate, first, padding=1)
+
+    floor = seconds(bare)
+    for side_info in function.side_info_kinds:
+        known = function.record(image, side_info)
+        jacobian = Jacobian(lambda x, known=known: function(x, known), image)
+        ours = seconds(lambda j=jacobian: j.adjoint(j.forward(noise)))
+        yield row("J and J^T", f"pool(1), side information {side_info}", ours, floor, 1.25)
+
+
+def rip_sampling() -> Iterator[Row]:
+    """Ratios of Figure 2's layer, codes drawn: bare, dense transposed convolutions of codes that are there already."""
+    samples, dense = 4096, 512
+    for dtype in (torch.float64, torch.float32):
+        operator = SIZES.operator(0).to(dtype)
+        z = torch.randn(dense, *operator.output_shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+        floor = seconds(lambda o=operator, z=z: o.adjoint(z).flatten(1).norm(dim=1)) / dense
+        ours = seconds(lambda o=operator: sample_ratios(o, Pooled("map"), SIZES.k, samples)) / samples
+        target = 1 / 20 if dtype == torch.float64 else None  # the figure is computed in float64
+        yield row("a ratio of model-RIP", f"Figure 2, {str(dtype).removeprefix('torch.')}", ours, floor, target)
+
+
+def main() -> None:
+    """Measure, print, and write the rows."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--side", type=int, default=SIDE)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("floors.json"))
+    chosen = parser.parse_args()
+    model, image = vgg_start(), photograph(chosen.side)
+    rows = []
+    with torch.no_grad():
+        measured = (one_step_iht(image), convex_step(model, image), jacobian_products(model, image), rip_sampling())
+        for part in measured:
+            for one in part:
+                rows.append(one)
+                print(f"{one['name']:30} {one['setting']:40} {one['ratio']:8.3f} (target {one['target']})", flush=True)
+    write_json(chosen.out, {"side": chosen.side, "rows": rows, "environment": environment()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Time to equal error beside other people's solvers: ``python benchmarks/peers.py`` (``pip install 'unconv[bench]'``).
+
+Three problems: a layer's input from its code (PyLops, deepinv), a sparse code from a layer's input (scikit-learn,
+SPORCO), and the image from pool(1) (plain torch: Adam, L-BFGS). A peer makes the fewest steps that reach the best
+error it gets to (within 5 %), ours the fewest that reach the same; computing errors is not timed. Peers that are not
+installed are named and left out. Writes ``peers.json`` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from floors import CONV_2_1, POOL_1, SIDE, Row, photograph, seconds, vgg_start
+from unconv.adapters import to_deepinv, to_pylops
+from unconv.block_extraction import find_conv_blocks
+from unconv.decode.convex import convex
+from unconv.decode.linear_system import equations
+from unconv.evaluate.run_directory import environment
+from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.invert import invert_features
+from unconv.io import write_json
+from unconv.linalg import relative_norm
+from unconv.measure.rip import draw_codes
+from unconv.paper.fig2 import SIZES
+from unconv.recover import htp
+from unconv.sparsity import Pooled
+from unconv.tracing import capture_inputs
+
+SLACK = 1.05  # how near to the best error that a peer reaches counts as reaching it
+STEPS = 64  # largest number of steps of both sides
+PASSES = 512  # the same for the image
+SHRINKAGE = 1e-3  # weight of the 1-norm, relative to the largest entry of W^T y (or W x)
+SIGNALS = 16  # sparse codes
+ADAM_RATE = 0.3  # the best of 0.03, 0.1, 0.3 and 1 on this image
+
+Solve = Callable[[int], Tensor]
+
+
+def contest(
+    name: str, peer: str, method: str, error: Callable[[Tensor], float], ours: Solve, theirs: Solve, limit: int
+) -> Row:
+    """Return the times of both sides to the best error that the peer reaches."""
+    best = min(error(theirs(steps)) for steps in _ladder(limit))
+    level = SLACK * best
+    steps = {"ours": _fewest(ours, error, level, limit), "peer": _fewest(theirs, error, level, limit)}
+    result: Row = {"name": name, "peer": peer, "method": method, "error": level, "steps": steps, "ratio": None}
+    if steps["ours"] is not None and steps["peer"] is not None:
+        times = {"ours": seconds(partial(ours, steps["ours"])), "peer": seconds(partial(theirs, steps["peer"]))}
+        result |= {"seconds": times, "ratio": times["peer"] / times["ours"]}
+    return result
+
+
+def _ladder(limit: int) -> list[int]:
+    return [*(2**i for i in range(limit.bit_length()) if 2**i < limit), limit]
+
+
+def _fewest(solve: Solve, error: Callable[[Tensor], float], level: float, limit: int) -> int | None:
+    """Return the fewest steps whose error is at most ``level``, taking errors to fall; None where none is."""
+    low = 0
+    for high in _ladder(limit):
+        if error(solve(high)) <= level:
+            break
+        low = high
+    else:
+        return None
+    while high - low > max(1, high // 16):
+        middle = (low + high) // 2
+        low, high = (low, middle) if error(solve(middle)) <= level else (middle, high)
+    return high
+
+
+class _System:
+    """The equations of one input as an operator, its tensors without a batch in front."""
+
+    def __init__(self, system: Any, input_shape: tuple[int, ...]) -> None:
+        self.forward, self.adjoint = system.forward, system.adjoint
+        self.input_shape, self.output_shape = input_shape, tuple(system.target.shape[1:])
+        self.dtype, self.device = system.target.dtype, system.target.device
+
+
+def layer_problem(side: int) -> Iterator[Row]:
+    """pool(1) from conv(2,1) behind ReLU and 2x2 regions, switches known; the peers solve its linear equations."""
+    model, image = vgg_start(), photograph(side)
+    x = capture_inputs(model, [CONV_2_1], image)[CONV_2_1]
+    block = find_conv_blocks(model, image).get(CONV_2_1).with_region(2)
+    code = block.encode(x)
+    system = equations(block, code)
+    operator, target = _System(system, block.input_shape), system.target
+    back = operator.adjoint(target)
+    v = torch.randn(back.shape, generator=torch.Generator().manual_seed(0))
+    for _ in range(20):  # the longest step that converges, by power iterations outside the clock
+        v = operator.adjoint(operator.forward(v / v.norm()))
+    step, weight = 0.95 / v.norm().item(), SHRINKAGE * back.abs().max().item()
+
+    def pylops_solvers() -> dict[str, Solve]:
+        basic = importlib.import_module("pylops.optimization.basic")
+        sparsity = importlib.import_module("pylops.optimization.sparsity")
+        wrapped, y = to_pylops(operator), target[0].numpy().ravel()
+        return {
+            "cgls": lambda n: torch.from_numpy(basic.cgls(wrapped, y, niter=n, tol=0.0)[0]).to(target),
+            "fista": lambda n: torch.from_numpy(
+                sparsity.fista(wrapped, y, niter=n, eps=2 * weight, alpha=step, tol=0.0)[0]
+            ).to(target),
+        }
+
+    def deepinv_solvers() -> dict[str, Solve]:
+        linear, optim = importlib.import_module("deepinv.optim.linear"), importlib.import_module("deepinv.optim")
+        physics = to_deepinv(operator)
+        options = {"data_fidelity": optim.L2(), "prior": optim.L1Prior(), "lambda_reg": weight, "stepsize": step}
+        return {
+            "least_squares, lsqr": lambda n: linear.least_squares(
+                physics.A, physics.A_adjoint, target, solver="lsqr", max_iter=n, tol=0.0, parallel_dim=0
+            ),
+            "FISTA, L1": lambda n: optim.FISTA(max_iter=n, **options)(target, physics),
+        }
+
+    def ours(steps: int) -> Tensor:
+        return convex(block, code, max_steps=steps, tolerance=0.0).value
+
+    def error(estimate: Tensor) -> float:
+        return relative_norm(estimate.reshape(x.shape) - x, x).item()
+
+    for peer, solvers in (("pylops", pylops_solvers), ("deepinv", deepinv_solvers)):
+        for method, solve in solvers().items() if _is_there(peer) else ():
+            yield contest("a layer's input, convex", peer, method, error, ours, solve, STEPS)
+
+
+def sparse_problem() -> Iterator[Row]:
+    """The codes of Figure 2 from ``x = W^T z``, at most one non-zero per channel."""
+    operator = SIZES.operator(0)
+    z = next(draw_codes(operator, Pooled("map"), SIZES.k, SIGNALS)).dense()
+    x = operator.adjoint(z)
+
+    def omp(steps: int) -> Tensor:
+        columns = operator.to_dense().T.numpy()
+        sizes = np.linalg.norm(columns, axis=0)
+        pursuit = importlib.import_module("sklearn.linear_model").orthogonal_mp
+        return torch.from_numpy((pursuit(columns / sizes, x.flatten(1).T.numpy(), n_nonzero_coefs=steps).T) / sizes)
+
+    def sporco(steps: int) -> Tensor:
+        coding = importlib.import_module("sporco.admm.cbpdn")
+        # its convolutions wrap around; whole W^T z is longer than the map by a filter less one tap, so nothing does
+        weight = SHRINKAGE * operator.forward(x).abs().max().item()
+        options = coding.ConvBPDN.Options({"Verbose": False, "MaxMainIter": steps, "RelStopTol": 0.0})
+        filters, signals = operator.weight.permute(2, 1, 0).numpy(), x.permute(2, 1, 0).contiguous().numpy()
+        solver = coding.ConvBPDN(filters, signals, weight, options, dimK=1, dimN=1)
+        codes = np.asarray(solver.solve()).reshape(x.shape[2], len(x), len(operator.weight))
+        return torch.from_numpy(np.ascontiguousarray(codes[: operator.output_shape[1]].transpose(1, 2, 0)))
+
+    def ours(steps: int) -> Tensor:
+        return htp(operator, x, Pooled("map", SIZES.k), max_steps=steps).value.code.dense()
+
+    def error(estimate: Tensor) -> float:
+        return relative_norm(estimate.reshape(z.shape) - z, z).mean().item()
+
+    if _is_there("sklearn"):
+        yield contest("a sparse code, htp", "scikit-learn", "orthogonal_mp", error, ours, omp, SIZES.k)
+    if _is_there("sporco"):
+        yield contest("a sparse code, htp", "sporco", "ConvBPDN", error, ours, sporco, 2 * STEPS)
+
+
+def image_problem(side: int) -> Iterator[Row]:
+    """The image from pool(1), from the features alone and with the switches, beside plain torch."""
+    model, image = vgg_start(), photograph(side)
+    function = LayerFunction(model, POOL_1, image.shape[1:])
+    layers = [layer for layer in list(model.children())[: int(POOL_1)] if isinstance(layer, nn.Conv2d)]
+    unit, features = image.std().item(), function(image)
+    h = image
+    for layer in layers:
+        h = layer(h).relu()
+    switches = F.max_pool2d(h, 2, return_indices=True)[1].flatten(2)
+    for side_info in ("none", "switches"):
+        known = function.record(image, side_info)
+
+        def loss(x: Tensor, known: Any = known, side_info: str = side_info) -> Tensor:
+            for layer in layers:
+                x = layer(x).relu()
+            pooled = x.flatten(2).gather(2, switches) if side_info == "switches" else F.max_pool2d(x, 2)
+            return (pooled.reshape(features.shape) - features).square().sum() / features.square().sum()
+
+        def adam(steps: int, loss: Callable[[Tensor], Tensor] = loss) -> Tensor:
+            x = torch.zeros_like(image).requires_grad_()
+            optimizer = torch.optim.Adam([x], lr=ADAM_RATE * unit)
+            for _ in range(steps):
+                optimizer.zero_grad()
+                loss(x).backward()
+                optimizer.step()
+            return x.detach()
+
+        def lbfgs(steps: int, loss: Callable[[Tensor], Tensor] = loss) -> Tensor:
+            # in units of the image's contrast and of a loss of its size, so that the first step has a sensible length
+            z = torch.zeros_like(image).requires_grad_()
+            optimizer = torch.optim.LBFGS([z], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                value = z.numel() * loss(unit * z)
+                value.backward()
+                return value
+
+            optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+            return unit * z.detach()
+
+        def ours(passes: int, known: Any = known) -> Tensor:
+            return invert_features(function, features, known, passes=passes).estimate
+
+        def error(estimate: Tensor) -> float:
+            return relative_norm(estimate - image, image).item()
+
+        for method, solve in (("Adam", adam), ("L-BFGS", lbfgs)):
+            yield contest(f"the image, side information {side_info}", "torch", method, error, ours, solve, PASSES)
+
+
+def _is_there(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a peer that breaks on import is as good as absent
+        print(f"left out: {module} ({error})")
+        return False
+    return True
+
+
+def main() -> None:
+    """Measure, print, and write the rows."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--side", type=int, default=SIDE)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("peers.json"))
+    chosen = parser.parse_args()
+    rows = []
+    for part in (sparse_problem(), layer_problem(chosen.side), image_problem(chosen.side)):
+        for one in part:
+            rows.append(one)
+            ratio = "not reached" if one["ratio"] is None else f"{one['ratio']:.2f} times as long as ours"
+            print(f"{one['name']}: {one['peer']}, {one['method']}, to {one['error']:.3g}: {ratio}", flush=True)
+    write_json(chosen.out, {"side": chosen.side, "rows": rows, "environment": environment()})
+
+
+if __name__ == "__main__":
+    main()
