@@ -203,10 +203,9 @@ def image_problem(side: int) -> Iterator[Row]:
             optimizer = torch.optim.LBFGS([z], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
 
             def closure() -> Tensor:
-                optimizer.zero_grad()
                 value = z.numel() * loss(unit * z)
-                value.backward()
-                return value
+                z.grad = torch.autograd.grad(value, z)[0].contiguous()  # L-BFGS views it as a vector
+                return value.detach()
 
             optimizer.step(closure)  # pyright: ignore[reportArgumentType]
             return unit * z.detach()
