@@ -214,7 +214,7 @@ def test_features_in_place_of_images(call, tmp_path):
     assert len(found["images"]) == 2
     assert all(image["feature_error"] is not None and image["psnr"] is None for image in found["images"])
     assert "cannot be read" in call(*words, "--features", "nowhere").message
-    save_file({"a": features, "b": features}, tmp_path / "f.safetensors")
+    save_file({"a": features, "b": features + 1}, tmp_path / "f.safetensors")
     assert "give one tensor, or one named '2'" in call(*words, "--features", tmp_path / "f.safetensors").message
 
 
