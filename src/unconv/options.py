@@ -308,6 +308,7 @@ OPTIONS = {
 
 def in_options(message: str) -> str:
     """Return an error of the library with its arguments as options: ``side_info``, ``passes=``, ``batch is``."""
+    message = message.replace("train_decoder", "unconv train-decoder")
     words = "|".join(name for name in OPTIONS if "_" in name)
     single = "|".join(name for name in OPTIONS if "_" not in name)
     message = re.sub(rf"(?<!-)\b({words})\b=?", lambda m: OPTIONS[m[1]] + " " * m[0].endswith("="), message)

@@ -61,7 +61,10 @@ SCHEMAS = {
         "skipped": LEFT_OUT,
     }),
     "coherence": closed({"blocks": objects({"layer": TEXT, "learned": COHERENCE, "random": COHERENCE})}),
-    "sparsity": closed({"blocks": objects({"layer": TEXT, "activation": NUMBER, "pooled": NUMBER}), "skipped": SKIPPED}),
+    "sparsity": closed({
+        "blocks": objects({"layer": TEXT, "activation": NUMBER, "pooled": NUMBER}),
+        "skipped": SKIPPED,
+    }),
     "rip": closed({
         "blocks": objects(
             {
@@ -184,9 +187,7 @@ def test_side_information_helps(document, photographs):
 
 @pytest.mark.parametrize("method", ["linear", "gradient"])
 def test_other_methods_of_images(document, photographs, method):
-    found = document(
-        "invert", "cases:vgg", "--layer", "2", "--images", photographs, "--method", method, "--passes", 40
-    )
+    found = document("invert", "cases:vgg", "--layer", "2", "--images", photographs, "--method", method, "--passes", 40)
     assert found["method"] == method
     assert found["summary"]["relative_error"] < 1
 

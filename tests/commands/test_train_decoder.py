@@ -85,7 +85,7 @@ def test_the_errors_of_the_decoder_method_are_those_of_its_validation(call, phot
     assert len(errors) == 10
     held_out = trained["validation"]["relative_error"]
     assert any((sum(errors) - one) / 9 == pytest.approx(held_out, abs=1e-6) for one in errors)  # one was trained on
-    assert "has no decoder" in call("invert", *words, *decode).message
-    assert "no decoder nowhere" in call("invert", *words, *decode, "--decoders", "nowhere").message
+    assert "has no trained decoder" in call("invert", *words, *decode).message
+    assert "nowhere" in call("invert", *words, *decode, "--decoders", "nowhere").message
     normalised = call("invert", *words, *decode, "--decoders", trained["decoder"], "--mean", "0.5", "--std", "2")
     assert "prepared as" in normalised.message

@@ -106,7 +106,8 @@ def _child(words: list[str], cwd: str, files: list[Path], faults: dict[str, Any]
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(opened, number)
         os.close(opened)
-    sys.stdout, sys.stderr = (open(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))
+    for stream, number in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, stream, os.fdopen(os.dup(number), "w", errors="backslashreplace"))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
     torch.set_num_threads(faults.get("threads", 1))
     if faults.get("unprivileged"):

@@ -9,12 +9,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from unconv.commands import format_table, image_paths, print_skipped
+from unconv.commands import format_table, print_skipped
 from unconv.errors import UnconvError, UsageError
-from unconv.evaluate.network import open_network
+from unconv.evaluate.network import open_device
 from unconv.evaluate.run_directory import environment
+from unconv.images import ImageStream, find_images, sample_photographs
 from unconv.io import write_json
+from unconv.models import load_model
 from unconv.options import Reproduce, command_line
+from unconv.paper import paper_values
 from unconv.paper.context import Context, Result, open_context
 from unconv.paper.experiments import EXPERIMENTS
 
@@ -47,20 +50,24 @@ class Opened:
             options = self.options
             if options.model == BUNDLED and options.size is None:
                 options = replace(options, size=CIFAR_SIZE)
-            arguments = {name: value for name, value in options.keywords().items() if name != "progress"}
+            weights = options.weights or paper_values.WEIGHTS.get(options.model)
+            arguments = {name: getattr(options, name) for name in ("size", "mean", "std")}
             try:
-                opened = open_network(options.model, image_paths(options), **arguments)
+                loaded = load_model(options.model, weights=weights, download=options.weights is not None, **arguments)
             except UnconvError as error:
-                if options.weights is not None or options.model == BUNDLED:
+                if options.weights is not None or options.model not in paper_values.WEIGHTS:
                     raise
                 raise type(error)(f"{error}, or take the bundled network with --model {BUNDLED}") from error
+            for note in loaded.notes:
+                print(f"note: {note}", file=sys.stderr)
+            paths = find_images(list(options.images)) if options.images else sample_photographs()
             self.found = open_context(
-                opened.loaded,
-                opened.images,
+                loaded,
+                ImageStream(paths[: options.limit], loaded.preprocess, options.batch),
                 blocks=options.blocks,
                 region=options.region,
                 seed=options.seed,
-                device=str(opened.network.device),
+                device=str(open_device(options.device)),
             )
         return self.found
 
@@ -119,9 +126,10 @@ def _result(name: str, opened: Opened) -> Result:
 
 
 def _check(options: Reproduce) -> None:
-    for name in ("draws", "samples", "region", "steps"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name} is {getattr(options, name)}; it is at least 1")
+    for name in ("draws", "samples", "region", "steps", "batch", "limit"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is {value}; it is at least 1")
     if options.recovered < 0:
         raise UsageError(f"--recovered is {options.recovered}; it counts images, so it is at least 0")
     if not options.fractions or not all(0 < fraction < 1 for fraction in options.fractions):
