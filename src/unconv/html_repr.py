@@ -15,28 +15,13 @@ EDGE = 128  # pixels: smaller pictures are shown enlarged, every pixel a square
 
 
 def table(rows: Mapping[str, object]) -> str:
-    """Names and values, one pair per row.
-
-    Args:
-        rows: Values by name; escaped, floats with three significant digits.
-
-    Returns:
-        An HTML table.
-    """
+    """Return a table of names and escaped values, one pair per row."""
     body = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows.items())
     return f"<table>{body}</table>"
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with a header.
-
-    Args:
-        header: Column titles.
-        rows: Cells; escaped, except for what ``picture`` and ``mosaic`` gave.
-
-    Returns:
-        An HTML table.
-    """
+    """Return a table with a header; cells are escaped, except for what ``picture`` and ``mosaic`` gave."""
     head = "".join(f"<th>{_text(title)}</th>" for title in header)
     body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -49,20 +34,12 @@ class Markup(str):
 
 
 def is_picture(values: Tensor) -> bool:
-    """Whether a batch can be looked at: ``(N, C, H, W)`` with one or three channels, and not empty."""
+    """Return whether a batch can be looked at: ``(N, C, H, W)`` with one or three channels, and not empty."""
     return values.ndim == 4 and values.shape[1] in {1, 3} and values.numel() > 0
 
 
 def picture(pixels: Tensor, alt: str) -> Markup:
-    """One picture.
-
-    Args:
-        pixels: Shape ``(C, H, W)`` with one or three channels; clipped to ``[0, 1]``, NaN shown black.
-        alt: What it shows, for those who do not see it.
-
-    Returns:
-        An ``img`` element that holds its own pixels.
-    """
+    """Return an ``img`` of pixels ``(C, H, W)``, one or three channels, clipped to ``[0, 1]``; NaN is black."""
     from PIL import Image  # only a notebook needs it
 
     values = pixels.detach().to("cpu", torch.float64).nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -79,15 +56,7 @@ def picture(pixels: Tensor, alt: str) -> Markup:
 
 
 def mosaic(tiles: Tensor, alt: str) -> Markup:
-    """Many small pictures in one, each scaled from its smallest to its largest value.
-
-    Args:
-        tiles: Shape ``(T, C, H, W)`` with one or three channels; the first 32 are shown.
-        alt: What they show.
-
-    Returns:
-        An ``img`` element.
-    """
+    """Return an ``img`` of the first 32 tiles ``(T, C, H, W)``, each scaled from its smallest to its largest value."""
     shown = stretched(tiles[:TILES].detach().to("cpu", torch.float64))
     count, channels, height, width = shown.shape
     columns = min(count, 8)
@@ -99,14 +68,14 @@ def mosaic(tiles: Tensor, alt: str) -> Markup:
 
 
 def stretched(batch: Tensor) -> Tensor:
-    """Each picture's smallest value becomes 0 and its largest 1; a flat one becomes 0. Shape ``(N, C, H, W)``."""
+    """Return pictures, the smallest value of each 0 and the largest 1; a flat one becomes 0. Shape ``(N, C, H, W)``."""
     low = batch.amin(dim=(1, 2, 3), keepdim=True)
     span = batch.amax(dim=(1, 2, 3), keepdim=True) - low
     return (batch - low) / torch.where(span > 0, span, 1.0)
 
 
 def escape(text: str) -> str:
-    """Text as HTML; what does not print (terminal escapes, marks that reverse the direction) is spelled out."""
+    """Return text as HTML; what does not print (terminal escapes, marks that reverse the direction) is spelled out."""
     return html.escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
 
 

@@ -97,20 +97,16 @@ def error_by_layer(report: Report) -> Drawing | None:
             if series.group != group:
                 continue
             colour, marker = (x[methods.index(series.method) % len(x)] for x in (COLOURS, MARKERS))
-            present = {i: p for i, p in points.items() if p.values[metric] is not None}
-            line = LINES.get(series.side_info, LINES["none"])
-            label = words.series_name(series)
-            axes.plot(
-                list(present), [p.values[metric] for p in present.values()], color=colour, linestyle=line, label=label
-            )
-            for i, p in present.items():
-                face = colour if p.done else "white"
-                axes.plot(i, p.values[metric], color=colour, marker=marker, markerfacecolor=face)
-                low, high = p.spread.get(metric, (None, None))
-                if low is not None:
-                    axes.vlines(i, low, high, color=colour, linewidth=0.9, alpha=0.55)
-                mean = p.values[metric]
-                table.append([report.names[i], *series, metric, mean, low, high, p.images, p.converged])
+            means = {i: v for i, p in points.items() if (v := p.values[metric]) is not None}
+            line, label = LINES.get(series.side_info, LINES["none"]), words.series_name(series)
+            axes.plot(list(means), list(means.values()), color=colour, linestyle=line, label=label)
+            for i, mean in means.items():
+                p = points[i]
+                axes.plot(i, mean, color=colour, marker=marker, markerfacecolor=colour if p.done else "white")
+                ends = p.spread.get(metric)
+                if ends is not None:
+                    axes.vlines(i, *ends, color=colour, linewidth=0.9, alpha=0.55)
+                table.append([report.names[i], *series, metric, mean, *(ends or (None, None)), p.images, p.converged])
         if group[0] == "image" and metric in report.baseline:
             axes.axhline(report.baseline[metric], color="#777777", linewidth=0.9, linestyle="--", label="mean colour")
         if metric == "relative_error":

@@ -11,11 +11,7 @@
   for (const [k, i, values, spread, images, failed, state] of data.points) {
     points[k].set(i, { values, spread, images, failed, state });
   }
-  const single = data.images.map(({ values }) => {
-    const found = new Map();
-    for (const [k, i, ...rest] of values) found.set(`${k} ${i}`, rest);
-    return found;
-  });
+  const single = data.images.map(({ values }) => new Map(values.map(([k, i, ...rest]) => [`${k} ${i}`, rest])));
   const state = {
     image: 0, layer: data.start.layer, series: data.start.series, metric: ERROR, log: false, hover: null, hidden: new Set(),
   };
@@ -38,8 +34,7 @@
     return node;
   }
 
-  // ---- tables that sort, all together -------------------------------------------------------------------------
-
+  // ---- tables that sort, all together ------------------------------------------------------------------------
   function compare(a, b, sign) {
     if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
     const numbers = [Number(a), Number(b)];
@@ -51,31 +46,17 @@
     const heading = button.closest("th");
     const table = button.closest("table");
     const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    const column = Number(button.dataset.column);
+    const column = heading.cellIndex;
     for (const other of all("th[aria-sort]")) other.setAttribute("aria-sort", "none");
     heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-    const cells = (row) => all("th, td", row).filter((cell) => !cell.classList.contains("mark"));
-    // one step finer than the column that it was asked for: the row's layer, so that every table can follow
-    const rows = all("tbody tr", table).map((row) => [cells(row)[indexOf(table, column)]?.dataset.value, row]);
-    rows.sort((a, b) => compare(a[0], b[0], sign));
-    const order = new Map();
-    for (const [, row] of rows) if (!order.has(row.dataset.layer)) order.set(row.dataset.layer, order.size);
-    for (const other of all("table.data")) {
-      const body = other.tBodies[0];
-      const last = order.size;
-      const moved = other === table ? rows.map(([, row]) => row)
-        : all("tr", body).sort((a, b) => (order.get(a.dataset.layer) ?? last) - (order.get(b.dataset.layer) ?? last));
-      body.append(...moved);
-    }
-    say(`Tables sorted by ${button.getAttribute("aria-label") ?? button.textContent}, ${sign > 0 ? "ascending" : "descending"}.`);
+    const rows = all("tbody tr", table).map((row) => [row.cells[column].dataset.value, row.dataset.layer]);
+    const order = rows.sort((a, b) => compare(a[0], b[0], sign)).map(([, layer]) => layer);
+    const place = (row) => order.includes(row.dataset.layer) ? order.indexOf(row.dataset.layer) : order.length;
+    for (const body of all("table.data tbody")) body.append(...all("tr", body).sort((a, b) => place(a) - place(b)));
+    say(`Tables sorted by ${button.textContent}, ${sign > 0 ? "ascending" : "descending"}.`);
   }
 
-  function indexOf(table, column) {
-    return all(".sort", table).findIndex((button) => Number(button.dataset.column) === column);
-  }
-
-  // ---- what is chosen -----------------------------------------------------------------------------------------
-
+  // ---- what is chosen ----------------------------------------------------------------------------------------
   function say(text) {
     if ($("status")) $("status").textContent = text;
   }
@@ -110,8 +91,7 @@
     });
   }
 
-  // ---- original and reconstruction ----------------------------------------------------------------------------
-
+  // ---- original and reconstruction ---------------------------------------------------------------------------
   const cellAt = (i, j) => document.querySelector(`.cell[data-image="${i}"][data-layer="${j}"]`);
 
   function drawViewer() {
@@ -189,8 +169,7 @@
     wipeTo(50);
   }
 
-  // ---- all pictures -------------------------------------------------------------------------------------------
-
+  // ---- all pictures ------------------------------------------------------------------------------------------
   function drawSheet() {
     const { key, name } = data.series[state.series];
     if (!$("sheet")) return;
@@ -234,8 +213,7 @@
     });
   }
 
-  // ---- error by layer: uPlot draws axes and lines, the points are drawn on top -----------------------------------
-
+  // ---- error by layer: uPlot draws axes and lines, the points are drawn on top ----------------------------------
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const DASHED = [[], [7, 4], [1.5, 3.5]];
   let plot = null, drawnWidth = 0;
@@ -351,7 +329,8 @@
       else state.hidden.add(k);
       drawPlot();
     });
-    const sample = element("span", { class: `swatch c${data.series[k].colour} d${data.series[k].dash}`, "aria-hidden": "true" });
+    const sample = element("span", { class: `swatch d${data.series[k].dash}`, "aria-hidden": "true" });
+    sample.style.color = `var(--c${data.series[k].colour})`;
     const button = element("button", { type: "button" }, name);
     button.addEventListener("click", () => {
       state.hidden.delete(k);
@@ -367,30 +346,28 @@
     return Math.min(data.layers.length - 1, Math.max(0, Math.round(at)));
   }
 
+  function hover(layer) {
+    state.hover = layer;
+    drawPlot();
+    drawReadout();
+  }
+
   function startPlot() {
     const box = $("plot");
     box.addEventListener("pointermove", (event) => {
       const i = layerAt(event);
       if (box.hasPointerCapture(event.pointerId)) {
         if (i !== state.layer) choose({ layer: i });
-      } else if (i !== state.hover && event.pointerType === "mouse") {
-        state.hover = i;
-        drawPlot();
-        drawReadout();
-      }
+      } else if (i !== state.hover && event.pointerType === "mouse") hover(i);
     });
     box.addEventListener("pointerdown", (event) => {
       if (event.button) return;
       box.setPointerCapture(event.pointerId);
       choose({ layer: layerAt(event) });
     });
-    box.addEventListener("pointerleave", () => {
-      state.hover = null;
-      drawPlot();
-      drawReadout();
-    });
+    box.addEventListener("pointerleave", () => hover(null));
     box.addEventListener("keydown", (event) => {
-      const last = data.layers.length - 1;
+  const last = data.layers.length - 1;
       const to = { ArrowLeft: state.layer - 1, ArrowDown: state.layer - 1, ArrowRight: state.layer + 1, ArrowUp: state.layer + 1,
         Home: 0, End: last }[event.key];
       if (to === undefined) return;
@@ -407,23 +384,12 @@
     });
     // a decoding that diverges would press all others against the axis
     state.log = $("log").checked = data.points.some((p) => p[2][ERROR] > 4);
-    $("log").addEventListener("change", () => {
-      state.log = $("log").checked;
-      drawPlot();
-    });
-    new ResizeObserver(() => {
-      if (Math.abs(drawnWidth - box.clientWidth) > 1) drawPlot();
-    }).observe(box);
+    $("log").addEventListener("change", () => { state.log = $("log").checked; drawPlot(); });
+    new ResizeObserver(() => Math.abs(drawnWidth - box.clientWidth) > 1 && drawPlot()).observe(box);
     for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", drawPlot);
   }
 
-  // ---- everything together ------------------------------------------------------------------------------------
-
-  function drawFacts() {
-    $("facts").replaceChildren(...[["layer", data.layers[state.layer].name], ...data.layers[state.layer].facts]
-      .map(([term, text]) => element("div", {}, element("dt", {}, term), element("dd", {}, text))));
-  }
-
+  // ---- everything together -----------------------------------------------------------------------------------
   function draw() {
     if ($("image")) $("image").value = String(state.image);
     $("layer").value = String(state.layer);
@@ -447,7 +413,8 @@
     drawPlot();
     drawReadout();
     drawSheet();
-    drawFacts();
+    $("facts").replaceChildren(...[["layer", data.layers[state.layer].name], ...data.layers[state.layer].facts]
+      .map(([term, text]) => element("div", {}, element("dt", {}, term), element("dd", {}, text))));
   }
 
   for (const button of all(".sort")) button.addEventListener("click", () => sortBy(button));
@@ -459,10 +426,8 @@
   startPlot();
   if ($("image")) $("image").addEventListener("change", () => choose({ image: Number($("image").value) }));
   $("layer").addEventListener("change", () => choose({ layer: Number($("layer").value) }));
-  $("previous").addEventListener("click", () => choose({ layer: Math.max(0, state.layer - 1) }));
-  $("next").addEventListener("click", () => choose({ layer: Math.min(data.layers.length - 1, state.layer + 1) }));
-  for (const button of all(".link")) {
-    button.addEventListener("click", () => choose({ layer: Number(button.dataset.layer) }));
-  }
+  $("previous").addEventListener("click", () => choose({ layer: state.layer - 1 }));
+  $("next").addEventListener("click", () => choose({ layer: state.layer + 1 }));
+  for (const link of all(".link")) link.addEventListener("click", () => choose({ layer: Number(link.dataset.layer) }));
   draw();
 })();

@@ -81,19 +81,7 @@ def write_reproduction(
     environment: Mapping[str, Any],
     left_out: Sequence[str] = (),
 ) -> Path:
-    """Write the page.
-
-    Args:
-        file: Where to.
-        title: Its heading.
-        sections: The experiments, in order.
-        command: The command line that makes the page.
-        environment: Versions and machine.
-        left_out: What could not be run, and why.
-
-    Returns:
-        The file.
-    """
+    """Write the page of the sections, the command that makes it, versions and machine, and what could not be run."""
     jinja = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     jinja.filters |= {"shown": words.cell, "svg": lambda figure: Markup(svg(figure))}
     text = jinja.from_string(TEMPLATE).render(
@@ -105,14 +93,7 @@ def write_reproduction(
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an SVG element; equal figures give equal text.
-
-    Args:
-        figure: The figure.
-
-    Returns:
-        The element, without XML header.
-    """
+    """Return a figure as an SVG element without XML header; equal figures give equal text."""
     text = StringIO()
     with matplotlib.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"], "svg.fonttype": STYLE["svg.fonttype"]}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
