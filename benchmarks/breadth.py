@@ -19,16 +19,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from unconv.io import write_json
-from unconv.errors import UnconvError
-from unconv.images import ImageStream
-from unconv.inversion.methods import SolverOptions, InversionMethod, stages_needed
-from unconv.evaluate.run_directory import environment
-from unconv.evaluate.inversion_run import invert_stream
-from unconv.evaluate.network import CapturedStream, Network, first_stages
-from unconv.commands import report
 from unconv.commands.loading import open_images, open_model
 from unconv.commands.options import Report
+from unconv.evaluate.inversion_run import invert_stream
+from unconv.inversion.methods import InversionMethod, SolverOptions, stages_needed
+
+from unconv.commands import report
+from unconv.errors import UnconvError
+from unconv.evaluate.network import CapturedStream, Network, first_stages
+from unconv.evaluate.run_directory import environment
+from unconv.images import ImageStream
+from unconv.io import write_json
 from unconv.models import BUNDLED, model_names
 
 RESULTS = Path(__file__).with_suffix(".json")

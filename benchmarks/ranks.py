@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unconv.io import write_json
 from unconv.evaluate.run_directory import environment
+from unconv.io import write_json
 
 REPORT = ("report", "cifar-vgg", "--size", "32", "--samples", "2", "--pictures", "0")
 

@@ -76,7 +76,7 @@ def run(
     steps: int = STEPS,
     fractions: Sequence[float] = (FRACTION,),
 ) -> Result:
-    """Sample ratios ``||W^T z|| / ||z||``; the first of ``fractions`` (half of lambda, of max |W x|) is the figure's."""
+    """Sample ratios ``|W^T z| / |z|``; the first of ``fractions`` (half of lambda, of max |W x|) is the figure's."""
     name = choose_layer(context)
     statistics = SparsityStatistics()
     for captured in context.captured([name]):
