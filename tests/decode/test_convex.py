@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unconv.conv_block import Activation, ConvBlock, identity
-from unconv.decode.constraints import statements
+from unconv.decode.constraints import constraints
 from unconv.decode.convex import convex
 from unconv.decode.priors import SmoothL1, TotalVariation
 from unconv.linalg import relative_norm
@@ -43,10 +43,10 @@ def test_least_violation_against_cvxpy(activation):
     cvxpy = pytest.importorskip("cvxpy", reason="the general convex solver cvxpy is not installed")
     stage = replace(make_stage(Window.of(2, 2), activation, **TINY), nonnegative_input=False)
     code = contradictory(stage)
-    said = statements(stage, code)
+    said = constraints(stage, code)
     solution = convex(stage, code, prior=None, tolerance=1e-4, max_steps=1000)
     assert "max_steps" not in solution.status
-    ours = said.gap(stage.operator.forward(solution.value)).flatten(1).square().sum(1) / 2
+    ours = said.residual(stage.operator.forward(solution.value)).flatten(1).square().sum(1) / 2
     dense = stage.operator.to_dense().numpy()
     for n in range(len(code.values)):
         x = cvxpy.Variable(dense.shape[1])
@@ -60,10 +60,10 @@ def test_total_variation_against_cvxpy():
     cvxpy = pytest.importorskip("cvxpy", reason="the general convex solver cvxpy is not installed")
     stage = replace(make_stage(Window.of(2, 2), "none", shape=(1, 6, 6), filters=2), nonnegative_input=False)
     code = stage.encode(draw(stage, n=1))
-    said = statements(stage, code)
+    said = constraints(stage, code)
     weight = 0.3
     solution = convex(stage, code, prior="tv", weight=weight, tolerance=1e-4, max_steps=1000)
-    pull = stage.operator.adjoint(said.gradient(torch.zeros(1, *stage.operator.output_shape).double()))
+    pull = stage.operator.adjoint(said.evaluate(torch.zeros(1, *stage.operator.output_shape).double())[0])
     factor = weight * pull.square().mean().sqrt().item()
     dense = stage.operator.to_dense().numpy()
 
@@ -148,7 +148,7 @@ def test_paper_reading_bounds_the_losers():
     stage = make_stage(Window.of(2, 2), "none")
     x = draw(stage)
     code = Pooled(2, k=40).project(stage.operator.forward(x))
-    solution = convex(stage, code, reading="paper", tolerance=1e-5, max_steps=2000)
+    solution = convex(stage, code, code_kind="paper", tolerance=1e-5, max_steps=2000)
     again = stage.operator.forward(solution.value)
     assert relative_norm(torch.where(code.support(), again - code.dense(), 0.0), code.dense()).max() < 1e-4
     smallest = code.values.abs().masked_fill(code.values == 0, float("inf")).flatten(1).amin(1)

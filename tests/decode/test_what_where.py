@@ -119,7 +119,7 @@ def test_other_networks_stages_and_files_are_refused(chain, tmp_path):
     file.write_bytes(decoder_bytes(WhatWhereDecoder(mirror(chain)), card(chain)))
     with pytest.raises(UnconvError, match="another network"):
         load_decoder(file, chain, "b" * 64)
-    with pytest.raises(UnconvError, match="decodes stage 7, not 3"):
+    with pytest.raises(UnconvError, match="decodes 7, not 3"):
         load_decoder(file, chain[:2], "a" * 64)
     wider = (dataclasses.replace(chain[0], pooling=None), *chain[1:])
     with pytest.raises(UnconvError, match="another network"):

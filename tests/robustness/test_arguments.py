@@ -12,7 +12,7 @@ from unconv.certify.exact import exact_delta
 from unconv.certify.lower_bound import lower_bound
 from unconv.certify.stability import certify
 from unconv.certify.upper_bound import delta_bracket, upper_bound
-from unconv.decode.block_input import decode_layer, paper_code
+from unconv.decode.block_input import decode_block, paper_code
 from unconv.decode.convex import convex
 from unconv.decode.linear_system import equations
 from unconv.decode.min_norm import min_norm
@@ -184,8 +184,8 @@ TABLE = [
         {"weight": st.floats(max_value=-1e-9) | NOT_FINITE},
     ),
     (
-        "decode_layer",
-        lambda **given: decode_layer(**{"stage": BLOCK, "code": BLOCK_CODE, "method": "convex"} | given),
+        "decode_block",
+        lambda **given: decode_block(**{"block": BLOCK, "code": BLOCK_CODE, "method": "convex"} | given),
         {
             "method": WORDS,
             "code": st.just(CODE.__class__(H, None, (4, 6, 5))),
@@ -194,7 +194,7 @@ TABLE = [
     ),
     (
         "paper_code",
-        lambda **given: paper_code(**{"stage": BLOCK, "x": X, "k": 3} | given),
+        lambda **given: paper_code(**{"block": BLOCK, "x": X, "k": 3} | given),
         {"x": WRONG_SHAPES, "k": NEGATIVE},
     ),
     (

@@ -1,70 +1,46 @@
-"""One stage inverted by a named method: which code, which side information, which decoder."""
+"""A conv block's input by a named method: which code, which side information, which decoder."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from unconv.conv_block import NO_ACTIVATION, ConvBlock
-from unconv.decode.convex import Prior, convex
+from unconv.conv_block import NO_ACTIVATION, ConvBlock, SideInfo
+from unconv.decode.convex import convex
 from unconv.decode.linear_system import check_code, equations
 from unconv.decode.min_norm import min_norm
+from unconv.decode.priors import Prior
 from unconv.decode.transpose import transpose
 from unconv.errors import UsageError
-from unconv.linalg import column, norms, relative_norm, tiny
+from unconv.linalg import column, dots, relative_norm, tiny
 from unconv.solvers.solution import Solution
-from unconv.sparsity import Code, Pooled, Window
+from unconv.sparsity import Code, CodeKind, Pooled, Window
 
-CodeKind = Literal["network", "paper"]
-SideInfo = Literal["none", "switches", "gates"]
 CONVEX_STEPS, MIN_NORM_STEPS = 200, 100
 METHODS = ("iht", "transpose", "min-norm", "convex")
 
 
-def paper_stage(stage: ConvBlock) -> ConvBlock:
-    """Table 3's reading of a stage: unit filters, no bias, no activation, maxima over the regions that it pools.
-
-    Args:
-        stage: A stage of a network.
-
-    Returns:
-        The stage whose code ``paper_code`` makes.
-    """
-    return replace(
-        stage,
-        operator=stage.operator.normalised(),
-        bias=None,
-        activation=NO_ACTIVATION,
-        pooling=stage.window,
-        batch_norm=None,
-    )
+def paper_block(block: ConvBlock) -> ConvBlock:
+    """Return Table 3's reading of a block: unit filters, no bias, no activation, maxima over the regions it pools."""
+    operator = block.operator.normalised()
+    return replace(block, operator=operator, bias=None, activation=NO_ACTIVATION, pooling=block.window, batch_norm=None)
 
 
-def paper_code(stage: ConvBlock, x: Tensor, k: int) -> Code:
-    """``M_known(W x, k)`` with unit filters and magnitude pooling (paper, Table 3).
-
-    Args:
-        stage: From ``paper_stage``; where it does not pool, every place is its own region.
-        x: Inputs of the stage. Shape ``(N, M, *spatial)``.
-        k: Number of regions kept per input.
-
-    Returns:
-        The code.
-    """
-    window = stage.pooling if isinstance(stage.pooling, Window) else 1
-    return Pooled(window, k).project(stage.operator.forward(x))
+def paper_code(block: ConvBlock, x: Tensor, k: int) -> Code:
+    """Return ``M_known(W x, k)`` of a ``paper_block`` (Table 3); without pooling every place is its own region."""
+    window = block.pooling if isinstance(block.pooling, Window) else 1
+    return Pooled(window, k).project(block.operator.forward(x))
 
 
-def decode_layer(
-    stage: ConvBlock,
+def decode_block(
+    block: ConvBlock,
     code: Code,
     method: str,
     *,
-    reading: CodeKind = "network",
+    code_kind: CodeKind = "network",
     side_info: SideInfo = "switches",
     gates: Tensor | None = None,
     norm: Tensor | None = None,
@@ -72,14 +48,14 @@ def decode_layer(
     weight: float | None = None,
     effort: float = 1.0,
 ) -> Solution[Tensor]:
-    """The stage's input from its code.
+    """The block's input from its code.
 
     Args:
-        stage: The stage that made the code.
+        block: The block that made the code.
         code: Codes of ``N`` inputs.
         method: ``"iht"`` and ``"transpose"``: ``W^T`` of the unpooled code, the paper's decoder; ``"min-norm"``: the
-            solution of least norm of the equations that the code states; ``"convex"``: equations and inequalities.
-        reading: How the code was made; ``"paper"``: magnitude pooling, and a zero means a region that was dropped.
+            solution of least norm of the code's equations; ``"convex"``: equations and inequalities.
+        code_kind: How the code was made; ``"paper"``: magnitude pooling, and a zero means a region that was dropped.
         side_info: ``"none"`` moves every value to the first place of its region (``M_fixed``), except for
             ``"convex"``, which then looks for the places itself.
         gates: On/off pattern, for ``side_info="gates"``. Shape ``(N, K, *spatial)``, bool.
@@ -96,28 +72,28 @@ def decode_layer(
         UsageError: If the method does not exist.
         ValueError: If ``effort`` is not a number above 0.
     """
-    check_code(stage, code)
+    check_code(block, code)
     if not 0 < effort < math.inf:
         raise ValueError(f"effort is {effort}; it multiplies numbers of steps, so it is above 0")
     if method == "convex":
         steps = math.ceil(CONVEX_STEPS * effort)
-        known = side_info != "none"
-        return convex(stage, code, prior=prior, weight=weight, reading=reading, switches=known, max_steps=steps)
+        switches = side_info != "none"
+        return convex(block, code, prior=prior, weight=weight, code_kind=code_kind, switches=switches, max_steps=steps)
     if side_info == "none" and code.switches is not None:
         code = code.with_switches("fixed")
     if method in {"iht", "transpose"}:
-        estimate = transpose(stage.operator, code, norm=norm)
-        return Solution(estimate, _code_history(stage, code, estimate), ("converged",) * len(estimate))
+        estimate = transpose(block.operator, code, norm=norm)
+        return Solution(estimate, _code_history(block, code, estimate), ("converged",) * len(estimate))
     if method == "min-norm":
-        system = equations(stage, code, gates=gates if side_info == "gates" else None)
+        system = equations(block, code, gates=gates if side_info == "gates" else None)
         return min_norm(system, max_steps=math.ceil(MIN_NORM_STEPS * effort))
-    raise UsageError(f"no method {method!r} decodes a layer; use one of {', '.join(METHODS)}")
+    raise UsageError(f"no method {method!r} decodes a block; use one of {', '.join(METHODS)}")
 
 
-def _code_history(stage: ConvBlock, code: Code, estimate: Tensor) -> Tensor:
-    """Relative distance of the code from the estimate's, at the code's own places and the best scale."""
+def _code_history(block: ConvBlock, code: Code, estimate: Tensor) -> Tensor:
+    """Return the relative distance of the code from the estimate's, at the code's own places and the best scale."""
     dense = code.dense()
-    again = stage.operator.forward(estimate) * (dense != 0)
-    scale = (again * dense).flatten(1).sum(1) / norms(again).square().clamp_min(tiny(norms(again)))
+    again = block.operator.forward(estimate) * (dense != 0)
+    scale = dots(again, dense) / dots(again, again).clamp_min(tiny(dense))
     after = relative_norm(column(scale, dense) * again - dense, dense)
     return torch.stack([torch.ones_like(after), after])

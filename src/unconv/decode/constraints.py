@@ -1,4 +1,4 @@
-"""What a code says about the pre-activations of its stage: an interval for each, or averages of them."""
+"""What a code says about the pre-activations of its block: an interval for each, or averages of them."""
 
 from __future__ import annotations
 
@@ -11,127 +11,77 @@ import torch
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock
-from unconv.decode.linear_system import check_code
+from unconv.decode.linear_system import check_code, expand_bias
+from unconv.decode.preimages import preimage_bounds
 from unconv.errors import UnconvError
-from unconv.linalg import column, dots
-from unconv.sparsity import AveragePool, Code, Window
-
-Reading = Literal["network", "paper"]
-
-
-@dataclass(frozen=True)
-class Moved:
-    """A penalty ``f`` at a point of a line ``h + length * direction``.
-
-    Attributes:
-        h: The point. Shape ``(N, K, *spatial)``.
-        gradient: Gradient of ``f`` there, same shape.
-        squared: Squared norm of the violations. Shape ``(N,)``.
-        slope: Derivative of ``f`` along the direction. Shape ``(N,)``.
-    """
-
-    h: Tensor
-    gradient: Tensor
-    squared: Tensor
-    slope: Tensor
+from unconv.linalg import column, dots, norms
+from unconv.sparsity import AveragePool, Code, CodeKind, Window
 
 
 class Constraints(Protocol):
-    """A penalty ``f(h)`` on pre-activations ``h = W x`` that is zero exactly where ``h`` agrees with the code."""
+    """A penalty ``f(h) = ||residual(h)||^2 / 2`` on ``h = W x``, zero exactly where ``h`` agrees with the code."""
 
-    def gap(self, h: Tensor) -> Tensor:
-        """Violation of each statement; ``f`` is half of its squared norm. Shape ``(N, ...)``."""
+    def residual(self, h: Tensor) -> Tensor:
+        """Return the violation of each constraint. Shape ``(N, ...)``."""
         ...
 
-    def gradient(self, h: Tensor) -> Tensor:
-        """Gradient of ``f``, of the shape of ``h``."""
+    def evaluate(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient of ``f``, of the shape of ``h``, and ``||residual||^2``, shape ``(N,)``."""
         ...
 
-    def curvature(self, h: Tensor, direction: Tensor) -> Tensor:
-        """Second derivative of ``f`` along ``direction``, without bends. Shape ``(N,)``."""
-        ...
-
-    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor, out: Tensor | None = None) -> Tensor:
-        """The same where the gradient at ``h`` is known; ``out`` may be written over. Shape ``(N,)``."""
-        ...
-
-    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: tuple[Tensor, Tensor] | None = None) -> Moved:
-        """``f`` at ``h + length * direction``. ``length``: shape ``(N,)``; ``out`` may be written over."""
+    def curvature(self, h: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        """Return the second derivative along a direction, without kinks, given the gradient at ``h``. ``(N,)``."""
         ...
 
     def size(self) -> Tensor:
-        """Norm of the values that the code states, which violations are measured by. Shape ``(N,)``."""
+        """Return the norm of the code's values, which violations are measured by. Shape ``(N,)``."""
         ...
 
     def at(self, rows: Tensor) -> Constraints:
-        """The statements about some of the inputs. ``rows``: indices, int64."""
+        """Return the constraints on some of the inputs. ``rows``: indices, int64."""
         ...
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """``lower <= h <= upper`` for every pre-activation; an equation where both are the same.
-
-    Attributes:
-        lower: Shape ``(N, K, *spatial)``, ``-inf`` where nothing is said.
-        upper: Shape ``(N, K, *spatial)``, ``inf`` where nothing is said.
-    """
+    """``lower <= h <= upper`` for every pre-activation, infinite where nothing is known; equations where both agree."""
 
     lower: Tensor
     upper: Tensor
 
-    def gap(self, h: Tensor) -> Tensor:
-        """Distance from each interval, with its sign. Shape ``(N, K, *spatial)``."""
-        return h - torch.minimum(torch.maximum(h, self.lower), self.upper)
+    def residual(self, h: Tensor) -> Tensor:
+        """Return the distance from each interval, with its sign."""
+        return h - torch.clamp(h, self.lower, self.upper)
 
-    def gradient(self, h: Tensor) -> Tensor:
-        """The gap itself. Shape ``(N, K, *spatial)``."""
-        return self.gap(h)
+    def evaluate(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the residual, which is the gradient, and its squared norm."""
+        residual = self.residual(h)
+        return residual, dots(residual, residual)
 
-    def curvature(self, h: Tensor, direction: Tensor) -> Tensor:
-        """Squared norm of the direction over the violated statements. Shape ``(N,)``."""
-        return self.bend(self.gap(h), direction, h)
-
-    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor, out: Tensor | None = None) -> Tensor:
-        """From the gap, which is the gradient. Shape ``(N,)``."""
+    def curvature(self, h: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        """Return the squared norm of the direction over the violated intervals."""
         # arithmetic, for masks of bools are slower
-        outside = torch.sign(gradient, out=out).mul_(direction)
+        outside = torch.sign(gradient).mul_(direction)
         return dots(outside, outside)
 
-    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: tuple[Tensor, Tensor] | None = None) -> Moved:
-        """In tensors that are there already: to get them from the system takes longer than the arithmetic."""
-        at, gap = (None, None) if out is None else out
-        at = torch.addcmul(h, direction, column(length, h), out=at)
-        gap = torch.clamp(at, self.lower, self.upper, out=gap)
-        torch.sub(at, gap, out=gap)
-        return Moved(at, gap, dots(gap, gap), dots(gap, direction))
-
     def size(self) -> Tensor:
-        """Norm of the equations' right-hand sides; of all finite bounds where there is no equation. Shape ``(N,)``."""
-        equal = torch.where(self.lower == self.upper, self.upper, 0.0).flatten(1).norm(dim=1)
-        finite = torch.where(self.upper.isfinite(), self.upper, 0.0).flatten(1).norm(dim=1)
+        """Return the norm of the equations' right-hand sides; of all finite bounds where there is no equation."""
+        equal = norms(torch.where(self.lower == self.upper, self.upper, 0.0))
+        finite = norms(torch.where(self.upper.isfinite(), self.upper, 0.0))
         return torch.where(equal > 0, equal, finite)
 
     def at(self, rows: Tensor) -> Intervals:
-        """The statements about some of the inputs. ``rows``: indices, int64."""
+        """Return the intervals of some of the inputs. ``rows``: indices, int64."""
         return Intervals(self.lower[rows], self.upper[rows])
 
-    def won(self, switches: Tensor, values: Tensor) -> Intervals:
-        """The same with the entries at the switches at least as large as given values.
-
-        Args:
-            switches: Flat index of each region's place. Shape ``(N, K, *pooled)``.
-            values: Of the same shape.
-
-        Returns:
-            The intervals, none of them empty.
-        """
+    def with_lower_bounds_at(self, switches: Tensor, values: Tensor) -> Intervals:
+        """Return the intervals with the entries at the switches at least as large as the values."""
         flat = self.lower.flatten(2).scatter_reduce(2, switches.flatten(2), values.flatten(2), "amax")
         lower = flat.reshape(self.lower.shape)
         return Intervals(lower, torch.maximum(lower, self.upper))
 
     def count(self) -> tuple[Tensor, Tensor]:
-        """Number of equations and of inequalities of each input, each of shape ``(N,)``."""
+        """Return the number of equations and of inequalities of each input, each of shape ``(N,)``."""
         equal = self.lower == self.upper
         bounds = (self.lower.isfinite().long() + self.upper.isfinite().long()).masked_fill(equal, 0)
         return equal.flatten(1).sum(1), bounds.flatten(1).sum(1)
@@ -139,66 +89,51 @@ class Intervals:
 
 @dataclass(frozen=True)
 class UnknownSwitches:
-    """Max pooling whose switches are not known: the currently largest entry of each region stands for its switch.
-
-    Of all places that could hold a region's value, that one makes the violation smallest.
+    """Max pooling without switches: each region's largest entry now, the least violation, stands for its switch.
 
     Attributes:
-        losers: Bounds of every place.
-        winners: Lower bound of each region's largest entry. Shape ``(N, K, *pooled)``.
+        non_maximal: Bounds of every place.
+        maximal: Lower bound of each region's largest entry. Shape ``(N, K, *pooled)``.
         window: The regions.
     """
 
-    losers: Intervals
-    winners: Tensor
+    non_maximal: Intervals
+    maximal: Tensor
     window: Window
 
-    def gap(self, h: Tensor) -> Tensor:
-        """Distance from each interval, with its sign. Shape ``(N, K, *spatial)``."""
-        return self._at_largest(h).gap(h)
+    def residual(self, h: Tensor) -> Tensor:
+        """Return the distance from each interval, with its sign."""
+        return self._at_largest(h).residual(h)
 
-    def gradient(self, h: Tensor) -> Tensor:
-        """The gap itself. Shape ``(N, K, *spatial)``."""
-        return self.gap(h)
+    def evaluate(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the residual, which is the gradient, and its squared norm."""
+        return self._at_largest(h).evaluate(h)
 
-    def curvature(self, h: Tensor, direction: Tensor) -> Tensor:
-        """As for known switches. Shape ``(N,)``."""
-        return self._at_largest(h).curvature(h, direction)
-
-    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor, out: Tensor | None = None) -> Tensor:
-        """As for known switches. Shape ``(N,)``."""
-        return self.losers.bend(gradient, direction, h, out)
-
-    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: tuple[Tensor, Tensor] | None = None) -> Moved:
-        """With the largest entries there. ``length``: shape ``(N,)``."""
-        at = torch.addcmul(h, direction, column(length, h))
-        return self._at_largest(at).move(at, direction, torch.zeros_like(length), out)
+    def curvature(self, h: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        """Return what known switches would have."""
+        return self.non_maximal.curvature(h, gradient, direction)
 
     def size(self) -> Tensor:
-        """Norm of the regions' values. Shape ``(N,)``."""
-        return torch.where(self.winners.isfinite(), self.winners, 0.0).flatten(1).norm(dim=1)
+        """Return the norm of the regions' values."""
+        return norms(torch.where(self.maximal.isfinite(), self.maximal, 0.0))
 
     def at(self, rows: Tensor) -> UnknownSwitches:
-        """The statements about some of the inputs. ``rows``: indices, int64."""
-        return UnknownSwitches(self.losers.at(rows), self.winners[rows], self.window)
+        """Return the constraints on some of the inputs. ``rows``: indices, int64."""
+        return UnknownSwitches(self.non_maximal.at(rows), self.maximal[rows], self.window)
 
     def spread(self) -> Intervals:
-        """Every place of a region holding its value: a first guess, without detail within the regions."""
-        at_most = self.losers.upper
-        lower = torch.full_like(at_most, -math.inf)
-        pooled = self.winners.flatten(2)
-        for places, inside in zip(*self.window.places(tuple(at_most.shape[2:]), at_most.device), strict=True):
-            index = places[inside].expand(*pooled.shape[:2], -1)
-            lower.flatten(2).scatter_reduce_(2, index, pooled[:, :, inside], "amax")
-        return Intervals(torch.minimum(lower, at_most), at_most)
+        """Return every place of a region at its value: a first guess, without detail within the regions."""
+        upper = self.non_maximal.upper
+        lower = _over_regions(self.maximal, self.window, tuple(upper.shape[2:]), "greatest")
+        return Intervals(torch.minimum(lower, upper), upper)
 
     def _at_largest(self, h: Tensor) -> Intervals:
-        return self.losers.won(self.window.max_pool(h)[1], self.winners)
+        return self.non_maximal.with_lower_bounds_at(self.window.max_pool(h)[1], self.maximal)
 
 
 @dataclass(frozen=True)
 class Averages:
-    """``average(activation(h + bias)) = values``: linear without activation, else with the gates of the current ``h``.
+    """``average(activation(h + bias)) = values``; linear without activation, else linearised at ``h``.
 
     Attributes:
         pooling: The average.
@@ -212,35 +147,25 @@ class Averages:
     bias: Tensor
     values: Tensor
 
-    def gap(self, h: Tensor) -> Tensor:
-        """Computed minus stated averages. Shape ``(N, K, *pooled)``."""
+    def residual(self, h: Tensor) -> Tensor:
+        """Return computed minus given averages. Shape ``(N, K, *pooled)``."""
         return self.pooling.forward(self.activation(h + self.bias)) - self.values
 
-    def gradient(self, h: Tensor) -> Tensor:
-        """Shape ``(N, K, *spatial)``."""
-        return self._slope(h) * self.pooling.adjoint(self.gap(h), h.shape[2:])
+    def evaluate(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient and the squared norm of the residual."""
+        residual = self.residual(h)
+        return self._slope(h) * self.pooling.adjoint(residual, h.shape[2:]), residual.flatten(1).square().sum(1)
 
-    def curvature(self, h: Tensor, direction: Tensor) -> Tensor:
-        """That of the linearised averages (Gauss-Newton). Shape ``(N,)``."""
+    def curvature(self, h: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        """Return that of the linearised averages (Gauss-Newton)."""
         return self.pooling.forward(self._slope(h) * direction).flatten(1).square().sum(1)
 
-    def bend(self, gradient: Tensor, direction: Tensor, h: Tensor, out: Tensor | None = None) -> Tensor:
-        """The gradient does not help. Shape ``(N,)``."""
-        return self.curvature(h, direction)
-
-    def move(self, h: Tensor, direction: Tensor, length: Tensor, out: tuple[Tensor, Tensor] | None = None) -> Moved:
-        """By the parts above. ``length``: shape ``(N,)``."""
-        at = torch.addcmul(h, direction, column(length, h))
-        gradient = self.gradient(at)
-        squared = self.gap(at).flatten(1).square().sum(1)
-        return Moved(at, gradient, squared, (gradient * direction).flatten(1).sum(1))
-
     def size(self) -> Tensor:
-        """Norm of the averages. Shape ``(N,)``."""
-        return self.values.flatten(1).norm(dim=1)
+        """Return the norm of the averages."""
+        return norms(self.values)
 
     def at(self, rows: Tensor) -> Averages:
-        """The statements about some of the inputs. ``rows``: indices, int64."""
+        """Return the constraints on some of the inputs. ``rows``: indices, int64."""
         return replace(self, values=self.values[rows])
 
     def _slope(self, h: Tensor) -> Tensor:
@@ -248,77 +173,62 @@ class Averages:
         return torch.func.jvp(self.activation, (at,), (torch.ones_like(at),))[1]
 
 
-def statements(stage: ConvBlock, code: Code, *, reading: Reading = "network", switches: bool = True) -> Constraints:
-    """All that the code of a stage says about ``W x`` (paper.md, section 3).
+def constraints(block: ConvBlock, code: Code, *, code_kind: CodeKind = "network", switches: bool = True) -> Constraints:
+    """All that the code of a block says about ``W x`` (paper.md, section 3).
 
-    Behind max pooling an entry that lost is at most what won, and the winner stands at its switch; where the
-    activation is flat (a zero of ReLU) the whole region is only bounded. Smooth activations that fall before
+    Behind max pooling an entry that is not the maximum is at most that, and the maximum stands at its switch; where
+    the activation is flat (a zero of ReLU) the whole region is only bounded. Smooth activations that fall before
     they rise (SiLU, GELU) turn a value below zero into the interval between its two preimages. Places that no
     region covers are free.
 
     Args:
-        stage: The stage that made the code.
+        block: The block that made the code.
         code: Codes of ``N`` inputs.
-        reading: ``"network"``: signed pooling behind the stage's activation. ``"paper"``: magnitude pooling of ``W x``
-            and the ``k`` largest kept (``Pooled(region, k)``): losers and dropped regions are bounded in magnitude.
+        code_kind: ``"network"``: signed pooling behind the block's activation. ``"paper"``: magnitude pooling of
+            ``W x`` and the ``k`` largest kept (``Pooled(region, k)``): all other entries are bounded in magnitude.
         switches: Whether the switches are known.
 
     Returns:
         ``Averages`` behind average pooling, ``UnknownSwitches`` behind max pooling without them, else ``Intervals``.
 
     Raises:
-        UnconvError: If the code cannot be this stage's.
+        UnconvError: If the code cannot be this block's.
     """
-    check_code(stage, code)
-    bias = torch.zeros(()) if stage.bias is None else stage.bias.reshape(-1, *[1] * (len(code.shape) - 1))
-    bias = bias.to(code.values)
+    check_code(block, code)
+    bias = expand_bias(block, code)
     if isinstance(code.pooling, AveragePool):
-        return Averages(code.pooling, stage.activation.function, bias, code.values)
+        return Averages(code.pooling, block.activation.function, bias, code.values)
     if isinstance(code.pooling, Window) and code.switches is not None and switches:
-        _check_switches(stage, code, code.pooling)
-    if reading == "paper":
+        _check_switches(block, code, code.switches, code.pooling)
+    if code_kind == "paper":
         return _magnitudes(code)
-    lowest, low, high = _preimages(stage, code.values)
+    if block.activation.name == "relu" and (code.values < 0).any():
+        raise UnconvError(f"the code of {block.name!r} holds negative values behind ReLU; give the code of this block")
+    lowest, low, high = preimage_bounds(block.activation, code.values)
     if code.switches is None or not isinstance(code.pooling, Window):
         return Intervals(low - bias, high - bias)
-    upper = _spread(high, code.pooling, code.shape[1:], "least")
-    lower = _spread(lowest, code.pooling, code.shape[1:], "greatest")
-    losers = Intervals(lower - bias, torch.maximum(upper, lower) - bias)
-    winners = low - bias
-    return losers.won(code.switches, winners) if switches else UnknownSwitches(losers, winners, code.pooling)
+    upper = _over_regions(high, code.pooling, code.shape[1:], "least")
+    lower = _over_regions(lowest, code.pooling, code.shape[1:], "greatest")
+    non_maximal = Intervals(lower - bias, torch.maximum(upper, lower) - bias)
+    if switches:
+        return non_maximal.with_lower_bounds_at(code.switches, low - bias)
+    return UnknownSwitches(non_maximal, low - bias, code.pooling)
 
 
-def count_statements(stage: ConvBlock, code: Code) -> dict[str, int]:
-    """Equations, inequalities and unknowns of a stage, for the first input of a code, its switches known.
-
-    Args:
-        stage: The stage that made the code.
-        code: Its code.
-
-    Returns:
-        ``{"equations", "inequalities", "unknowns"}``. Averages of an activation count as equations, linear or not.
-    """
-    unknowns = math.prod(stage.operator.input_shape)
-    said = statements(stage, code)
-    if not isinstance(said, Intervals):
-        return {"equations": code.values[0].numel(), "inequalities": 0, "unknowns": unknowns}
-    equal, bounds = (int(part[0]) for part in said.count())
-    return {"equations": equal, "inequalities": bounds, "unknowns": unknowns}
-
-
-def _check_switches(stage: ConvBlock, code: Code, window: Window) -> None:
-    assert code.switches is not None
-    outside = ~window.contains(code.switches, code.shape[1:])
+def _check_switches(block: ConvBlock, code: Code, switches: Tensor, window: Window) -> None:
+    outside = ~window.contains(switches, code.shape[1:])
     if outside.any():
-        where = tuple(int(i) for i in outside.nonzero()[0])
+        index = tuple(int(i) for i in outside.nonzero()[0])
         raise UnconvError(
-            f"switch {int(code.switches[where])} at {where} of stage {stage.name!r} lies outside its region; "
-            "give the switches of this stage's own pooling"
+            f"switch {int(switches[index])} at {index} of {block.name!r} lies outside its region; "
+            "give the switches of this block's own pooling"
         )
 
 
-def _spread(values: Tensor, window: Window, spatial: tuple[int, ...], which: Literal["least", "greatest"]) -> Tensor:
-    """Least (greatest) of the values of all regions that a place lies in; infinite outside of every region."""
+def _over_regions(
+    values: Tensor, window: Window, spatial: tuple[int, ...], which: Literal["least", "greatest"]
+) -> Tensor:
+    """Return the least (greatest) value of all regions that a place lies in; infinite outside of every region."""
     sign = 1.0 if which == "least" else -1.0
     result = torch.full((*values.shape[:2], math.prod(spatial)), math.inf, dtype=values.dtype, device=values.device)
     signed = (sign * values).flatten(2)
@@ -329,71 +239,15 @@ def _spread(values: Tensor, window: Window, spatial: tuple[int, ...], which: Lit
 
 
 def _magnitudes(code: Code) -> Intervals:
-    """``|h| <= |value|`` over each kept region, with the signed value at the switch; dropped ones below the rest."""
+    """Return ``|h| <= |value|`` over each kept region, its value at the switch; dropped ones below the smallest."""
     values = code.values
     kept = values != 0
     smallest = values.abs().masked_fill(~kept, math.inf).flatten(1).amin(1)
-    smallest = smallest.masked_fill(~kept.flatten(1).any(1), 0.0).reshape(-1, *[1] * (values.ndim - 1))
+    smallest = column(smallest.masked_fill(~kept.flatten(1).any(1), 0.0), values)
     size = torch.where(kept, values.abs(), smallest)
     if not isinstance(code.pooling, Window) or code.switches is None:
         return Intervals(torch.where(kept, values, -size), torch.where(kept, values, size))
-    upper = _spread(size, code.pooling, code.shape[1:], "least")
-    exact = Code(kept.to(values.dtype), code.switches, code.shape, code.pooling).dense() != 0
-    value = Code(values, code.switches, code.shape, code.pooling).dense()
+    upper = _over_regions(size, code.pooling, code.shape[1:], "least")
+    exact = replace(code, values=kept.to(values.dtype)).dense() != 0
+    value = code.dense()
     return Intervals(torch.where(exact, value, -upper), torch.where(exact, value, upper))
-
-
-def _preimages(stage: ConvBlock, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Bounds of ``{f(h) <= v}`` from below, and of ``{f(h) = v}`` from both sides, each of the shape of ``values``."""
-    name, function = stage.activation.name, stage.activation.function
-    nothing = torch.full_like(values, -math.inf)
-    if name == "none":
-        return nothing, values, values
-    if name == "relu":
-        if (values < 0).any():
-            raise UnconvError(
-                f"the code of stage {stage.name!r} holds negative values behind ReLU; give the code of this stage"
-            )
-        return nothing, torch.where(values > 0, values, -math.inf), values
-    return _numerical_preimages(function, values)
-
-
-def _numerical_preimages(function: Callable[[Tensor], Tensor], values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns ``_preimages`` of any activation that falls to one minimum (or none), then rises, by bisection.
-
-    The activation is evaluated in the type of the values, so that rounding and saturation count as they did.
-    """
-    reach = 1e4
-    ends = torch.tensor([-reach, reach], dtype=torch.float64)
-    grid = torch.cat([ends[:1], torch.linspace(-50, 50, 100_001, dtype=torch.float64), ends[1:]]).to(values)
-
-    def at(h: Tensor) -> Tensor:
-        return function(h.to(values.dtype)).double()
-
-    on_grid = at(grid)
-    least, left, top = on_grid.min(), on_grid[0], on_grid[-1]
-    v = values.double().clamp(least, top)
-    bottom = torch.full_like(v, grid[on_grid <= least][-1].item())
-    far = torch.full_like(v, reach)
-    low = _bisect(lambda h: at(h) < v, bottom, far)
-    high = _bisect(lambda h: at(h) <= v, bottom, far)
-    same = high - low <= 1e-4 * (1 + high.abs())
-    low = torch.where(same, high, low)
-    high = torch.where(v >= top, math.inf, high)
-    lowest = torch.full_like(v, -math.inf)
-    if left > least:
-        falling = -_bisect(lambda h: at(-h) <= v, -bottom, far)
-        lowest = torch.where(v < left, falling, lowest)
-        low = torch.where(v <= left, lowest, low)
-    else:
-        low = torch.where(v <= least, -math.inf, low)
-    return lowest.to(values), low.to(values), high.to(values)
-
-
-def _bisect(holds: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """Where a condition that holds up to some point ends, between ``low`` and ``high``."""
-    for _ in range(64):
-        middle = (low + high) / 2
-        below = holds(middle)
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2

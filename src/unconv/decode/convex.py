@@ -3,121 +3,149 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock
-from unconv.decode.constraints import Reading, UnknownSwitches, statements
-from unconv.decode.nonlinear_cg import Problem, descend
-from unconv.decode.priors import Euclidean, Gaussian, Smooth, SmoothL1, TotalVariation
-from unconv.linalg import column, norms, tiny
+from unconv.decode.constraints import UnknownSwitches, constraints
+from unconv.decode.nonlinear_cg import Objective, nonlinear_cg
+from unconv.decode.priors import PRIORS, Euclidean, Gaussian, Prior, Smooth, SmoothL1, TotalVariation
+from unconv.linalg import norms, tiny
 from unconv.solvers.solution import Solution
-from unconv.sparsity import Code
+from unconv.sparsity import Code, CodeKind
 
-Prior = Literal["smooth", "gaussian", "l1", "tv"]
-PRIORS: tuple[Prior, ...] = ("smooth", "gaussian", "l1", "tv")
 WEIGHTED = ("l1", "tv")
-WEIGHT = 1e-3
-FIRST_STEPS = 60
-GUESS_STEPS = 30
+
+
+@dataclass(frozen=True)
+class ConvexConfig:
+    """How the steps of ``convex`` are shared out, and what its priors assume.
+
+    Attributes:
+        guess_steps: Steps of a first guess that spreads each value over its region, where switches are unknown.
+        first_steps: Steps of the smooth estimate that the other priors start from.
+        weight: Weight of ``"l1"`` and ``"tv"`` where none is given.
+        rounding: Share of the first estimate's root mean square below which entries and steps count as zero.
+        power, centred_power: Exponents of the smooth preconditioner, from zero and from the first estimate's mean.
+    """
+
+    guess_steps: int = 30
+    first_steps: int = 60
+    weight: float = 1e-3
+    rounding: float = 1e-2
+    power: float = 0.5
+    centred_power: float = 0.25
 
 
 def convex(
-    stage: ConvBlock,
+    block: ConvBlock,
     code: Code,
     *,
     prior: Prior | None = "smooth",
     weight: float | None = None,
-    reading: Reading = "network",
+    code_kind: CodeKind = "network",
     switches: bool = True,
     tolerance: float = 1e-3,
     max_steps: int = 200,
+    config: ConvexConfig | None = None,
 ) -> Solution[Tensor]:
-    """Find the input that satisfies all that a code says about it (paper.md, section 3).
+    r"""Find the input that satisfies all that a code says about it (paper.md, section 3).
 
     Minimises half the sum of squared violations: of the equations at the switches, of the inequalities at the
-    places that lost and over the regions that ReLU set to zero, and of ``x >= 0`` where the stage reads the
-    output of a ReLU. Many inputs satisfy everything; the prior says which one is returned:
+    places that are not the maximum and over the regions that ReLU set to zero, and of ``x >= 0`` where the block
+    reads the output of a ReLU. Many inputs satisfy everything; the prior says which one is returned:
 
     * ``None``: near the one that is closest to zero;
-    * ``"smooth"``: the same, in a metric in which neighbouring places are alike;
-    * ``"gaussian"``: the one closest to the mean of a first, smooth estimate, in the metric of the covariance of
-      that estimate's channels (empirical Bayes, nothing is learned from other images);
+    * ``"smooth"``: the same, preconditioned so that neighbouring places are alike;
+    * ``"gaussian"``: the one closest to the mean of a first, smooth estimate, in the covariance of that estimate's
+      channels (empirical Bayes, nothing is learned from other images);
     * ``"l1"``, ``"tv"``: least sum of magnitudes, or least total variation, added with a weight.
 
-    The solver is non-linear conjugate gradients (Polak-Ribière, restarted) preconditioned by the prior's metric,
-    with a line search that is exact on the piecewise quadratic objective and costs no convolution, so a
-    step is one ``W`` and one ``W^T``. It never ascends, needs no step size, and every input stops by itself. The
-    problem is convex, with two exceptions that have local minima: averages of an activation, and ``switches=False``
-    behind max pooling, where the currently largest entry of each region stands for the switch.
+    The problem is convex, with two exceptions that have local minima: averages of an activation, and
+    ``switches=False`` behind max pooling, where the currently largest entry of each region stands for the switch.
 
     Args:
-        stage: The stage that made the code.
+        block: The block that made the code.
         code: Codes of ``N`` inputs.
         prior: What is assumed where the code leaves the input open.
-        weight: Weight of ``"l1"`` and ``"tv"``, in units of the root mean square of ``W^T`` times the stated values;
+        weight: Weight of ``"l1"`` and ``"tv"``, in units of the root mean square of ``W^T`` times the code's values;
             1e-3 where ``None``, small enough for the code to win wherever both speak.
-        reading: ``"network"``, or ``"paper"`` for codes of ``Pooled(region, k)``: magnitude pooling, ``k`` kept.
+        code_kind: ``"network"``, or ``"paper"`` for codes of ``Pooled(region, k)``: magnitude pooling, ``k`` kept.
         switches: Whether the switches of a max pooling are known.
         tolerance: An input has converged once the norm of all violations is at most this, relative to the
-            norm of the stated values, or once the gradient has fallen to the square of it.
-        max_steps: Largest number of steps, the first estimate's counted in.
+            norm of the code's values, or once the gradient has fallen to the square of it.
+        max_steps: Largest number of steps, the first estimate's counted in; each costs one ``W`` and one ``W^T``.
+        config: How the steps are shared out, and what the priors assume.
 
     Returns:
         Inputs, shape ``(N, M, *spatial)``; ``history`` holds the norm of all violations relative to the norm of the
-        stated values.
+        code's values.
 
     Raises:
         ValueError: If the prior does not exist, a weight is given to a prior without one, or a number is out of range.
+
+    Notes:
+        With ``[l_i, u_i]`` the interval that the code leaves for ``(W x)_i``, the objective is
+
+        .. math:: \frac{1}{2} \sum_i \operatorname{dist}((W x)_i, [l_i, u_i])^2
+            + \frac{\nu}{2} \|\min(x, 0)\|^2 + \lambda R(x),
+
+        ``R`` being the l1 norm or total variation, or absent. It is minimised by non-linear conjugate gradients
+        (Polak and Ribière 1969, restarted), preconditioned by the prior, with a line search that is exact on the
+        piecewise quadratic and costs no convolution. It never ascends, and every input stops by itself.
     """
+    config = config or ConvexConfig()
     if prior is not None and prior not in PRIORS:
         raise ValueError(f"prior {prior!r} does not exist; use None or one of {', '.join(PRIORS)}")
     if max_steps < 0:
         raise ValueError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 0")
     if weight is not None and (prior not in WEIGHTED or not 0 <= weight < math.inf):
         raise ValueError(f"weight {weight} does not fit prior {prior!r}; only l1 and tv have one, at least 0")
-    said = statements(stage, code, reading=reading, switches=switches)
-    zero = torch.zeros(
-        len(code.values), *stage.operator.input_shape, dtype=code.values.dtype, device=code.values.device
+    operator, spatial = block.operator, block.input_shape[1:]
+    zero = code.values.new_zeros(len(code.values), *operator.input_shape)
+    objective = Objective(
+        operator, constraints(block, code, code_kind=code_kind, switches=switches), _negativity(block)
     )
-    problem = Problem(stage.operator, said, _negativity(stage))
-    smooth = Smooth.of(zero.shape[2:], 0.5, zero)
-    metric = Euclidean() if prior in {None, "l1"} else smooth
-    start, made = zero, 0
-    if isinstance(said, UnknownSwitches):
-        guess = Problem(stage.operator, said.spread(), _negativity(stage))
-        solution = descend(guess, zero, smooth, tolerance=tolerance, max_steps=min(GUESS_STEPS, max_steps))
-        start, made = solution.value, solution.steps
-    if prior in {None, "smooth"}:
-        return _non_negative(stage, descend(problem, start, metric, tolerance=tolerance, max_steps=max_steps - made))
-    first = descend(problem, start, metric, tolerance=tolerance, max_steps=min(FIRST_STEPS, max_steps - made))
-    made += first.steps
+    smooth = Smooth.of(spatial, config.power, zero)
+    preconditioner = Euclidean() if prior in {None, "l1"} else smooth
+    start, used = zero, 0
+    if isinstance(objective.constraints, UnknownSwitches):
+        spread = replace(objective, constraints=objective.constraints.spread())
+        steps = min(config.guess_steps, max_steps)
+        guess = nonlinear_cg(spread, zero, smooth, tolerance=tolerance, max_steps=steps)
+        start, used = guess.value, guess.steps
+    plain = prior in {None, "smooth"}
+    steps = max_steps - used if plain else min(config.first_steps, max_steps - used)
+    first = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
+    if plain:
+        return _non_negative(block, first)
+    start = first.value
     if prior == "gaussian":
-        metric = Gaussian.from_estimate(first.value, Smooth.of(zero.shape[2:], 0.25, zero))
-        start = first.value.flatten(2).mean(2).reshape(*zero.shape[:2], *[1] * (zero.ndim - 2)).expand_as(zero)
+        preconditioner = Gaussian.from_estimate(start, Smooth.of(spatial, config.centred_power, zero))
+        start = start.mean(tuple(range(2, zero.ndim)), keepdim=True).expand_as(zero)
     else:
-        rounding = 1e-2 * max(first.value.square().mean().sqrt().item(), tiny(zero))
-        pull = stage.operator.adjoint(said.gradient(stage.operator.forward(zero)))
-        factor = (WEIGHT if weight is None else weight) * norms(pull) / zero[0].numel() ** 0.5
+        rounding = config.rounding * max(start.square().mean().sqrt().item(), tiny(zero))
+        # W^T grad f(0), the gradient at zero, gives the weight its unit
+        gradient = operator.adjoint(objective.constraints.evaluate(operator.forward(zero))[0])
+        factor = (config.weight if weight is None else weight) * norms(gradient) / zero[0].numel() ** 0.5
         penalty = SmoothL1(rounding) if prior == "l1" else TotalVariation(rounding)
-        problem = Problem(stage.operator, said, _negativity(stage), penalty, column(factor, zero))
-        start = first.value
-    second = descend(problem, start, metric, tolerance=tolerance, max_steps=max_steps - made)
+        objective = replace(objective, penalty=penalty, weight=factor)
+    steps = max_steps - used - first.steps
+    second = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
     history = torch.cat([first.history, second.history[1:]])
-    return _non_negative(stage, Solution(second.value, history, second.status))
+    return _non_negative(block, replace(second, history=history))
 
 
-def _negativity(stage: ConvBlock) -> float:
-    """Returns the weight of the squared violations of ``x >= 0``: the mean of the diagonal of ``W^T W``."""
-    if not stage.nonnegative_input:
+def _negativity(block: ConvBlock) -> float:
+    """Return the weight of the squared violations of ``x >= 0``: the mean of the diagonal of ``W^T W``."""
+    if not block.nonnegative_input:
         return 0.0
-    operator = stage.operator
+    operator = block.operator
     rows = math.prod(operator.output_shape[1:])
     return (operator.weight.double().square().sum() * rows / math.prod(operator.input_shape)).item()
 
 
-def _non_negative(stage: ConvBlock, solution: Solution[Tensor]) -> Solution[Tensor]:
-    return replace(solution, value=solution.value.clamp_min(0)) if stage.nonnegative_input else solution
+def _non_negative(block: ConvBlock, solution: Solution[Tensor]) -> Solution[Tensor]:
+    return replace(solution, value=solution.value.clamp_min(0)) if block.nonnegative_input else solution

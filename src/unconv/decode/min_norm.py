@@ -13,8 +13,7 @@ def min_norm(system: Equations, *, tolerance: float = 1e-3, max_steps: int = 100
     """Solve ``A x = target`` from ``x = 0`` by CGLS (Hestenes and Stiefel 1952; Björck 1996, section 7.4).
 
     From zero, all iterates lie in the range of ``A^T``, so the limit is the solution of least norm, or the
-    least-squares solution of least norm where the equations contradict each other. Every input of the batch
-    has its own step lengths and stops by itself.
+    least-squares solution of least norm where the equations contradict each other.
 
     Args:
         system: The equations of ``N`` inputs.

@@ -1,7 +1,7 @@
-"""The what-where decoder: an image from a stage's pooled values and the switches of every pooling before it.
+"""The what-where decoder: an image from a conv block's pooled values and the switches of every pooling before it.
 
 After Zhang, Lee and Lee, *Augmenting Supervised Neural Networks with Unsupervised Objectives for Large-scale Image
-Classification* (ICML 2016): the encoder is a frozen network up to a stage, the decoder its mirror image of 3x3
+Classification* (ICML 2016): the encoder is a frozen network up to a block, the decoder its mirror image of 3x3
 convolutions, unpooled by the encoder's switches. A decoder's file holds tensors and text only, and names the
 encoder that it belongs to.
 """
@@ -31,16 +31,9 @@ MAKE_ONE = "make one with unconv train-decoder"
 
 @dataclass(frozen=True)
 class Mirrored:
-    """The mirror image of one stage.
+    """The mirror image of one conv block: its name, channels of its code and of its input, its pooling in words."""
 
-    Attributes:
-        stage: Name of the stage.
-        reads: Channels of the stage's code.
-        gives: Channels of the stage's input.
-        pooling: The stage's pooling in words; empty where it has none.
-    """
-
-    stage: str
+    stage: str  # the key in a decoder's file
     reads: int
     gives: int
     pooling: str
@@ -51,7 +44,7 @@ class Card:
     """What a decoder's file says of it.
 
     Attributes:
-        stage: The stage whose code it decodes.
+        stage: The conv block whose code it decodes.
         layers: Its layers, from the code to the image.
         encoder_sha256: Which weights the encoder has.
         preprocessing: How the images were prepared, as ``describe`` says it, without sizes.
@@ -66,48 +59,23 @@ class Card:
 
 
 def mirror(chain: Sequence[ConvBlock]) -> tuple[Mirrored, ...]:
-    """The layers of the decoder of a chain of stages.
-
-    Args:
-        chain: ConvBlocks that read one another, the image's side first.
-
-    Returns:
-        One layer per stage, from the code to the image.
-    """
+    """Return the decoder's layers, from the code to the image, for blocks that read one another, the image's first."""
     return tuple(
-        Mirrored(stage.name, stage.code_shape[0], stage.input_shape[0], str(stage.pooling or ""))
-        for stage in reversed(chain)
+        Mirrored(block.name, block.code_shape[0], block.input_shape[0], str(block.pooling or ""))
+        for block in reversed(chain)
     )
 
 
 def encode_chain(chain: Sequence[ConvBlock], images: Tensor) -> tuple[Code, ...]:
-    """What every stage of a chain makes of images.
-
-    Args:
-        chain: ConvBlocks that read one another, the image's side first.
-        images: Shape ``(N, C, H, W)``.
-
-    Returns:
-        One code per stage; its values are the next stage's input.
-    """
-    codes = []
-    x = images
-    for stage in chain:
-        codes.append(stage.encode(x))
-        x = codes[-1].values
+    """Return the code of every block of a chain, its values being the next block's input."""
+    codes: list[Code] = []
+    for block in chain:
+        codes.append(block.encode(codes[-1].values if codes else images))
     return tuple(codes)
 
 
 def unpool(values: Tensor, code: Code) -> Tensor:
-    """Put values where a code's switches say; values that share a place add up.
-
-    Args:
-        values: Any values. Shape of ``code.values``.
-        code: Whose pooling is undone.
-
-    Returns:
-        Shape ``(N, K, *spatial)``.
-    """
+    """Return values of the shape of a code's, put where its switches say; values that share a place add up."""
     if isinstance(code.pooling, AveragePool):
         return code.pooling.adjoint(values, code.shape[1:])
     if code.switches is None:
@@ -117,9 +85,9 @@ def unpool(values: Tensor, code: Code) -> Tensor:
 
 
 class WhatWhereDecoder(nn.Module):
-    """Unpooling, a 3x3 convolution, batch norm and ReLU per stage; a convolution alone gives the image.
+    """Unpooling, a 3x3 convolution, batch norm and ReLU per block; a convolution alone gives the image.
 
-    Where a stage has shrunk its input otherwise than by pooling (stride, missing padding), nearest neighbours bring
+    Where a block has shrunk its input otherwise than by pooling (stride, missing padding), nearest neighbours bring
     the size back. The image is the last convolution's output times ``spread`` plus ``centre``, so that training
     does not depend on the unit of pixels.
     """
@@ -128,11 +96,7 @@ class WhatWhereDecoder(nn.Module):
     spread: Tensor
 
     def __init__(self, layers: Sequence[Mirrored]) -> None:
-        """Make a decoder with random weights.
-
-        Args:
-            layers: From ``mirror``.
-        """
+        """Make a decoder with random weights; ``layers`` are those of ``mirror``."""
         super().__init__()
         self.layers = tuple(layers)
         self.blocks = nn.ModuleList()
@@ -145,16 +109,7 @@ class WhatWhereDecoder(nn.Module):
         self.register_buffer("spread", torch.ones(()))
 
     def forward(self, values: Tensor, codes: Sequence[Code], size: Sequence[int]) -> Tensor:
-        """Images from values of the last stage's code.
-
-        Args:
-            values: What takes the place of the last code's values. Shape ``(N, K, *pooled)``.
-            codes: From ``encode_chain``; only their switches are read.
-            size: Height and width of the images.
-
-        Returns:
-            Shape ``(N, C, H, W)``.
-        """
+        """Return images of a height and width from values in place of the last code's; of ``codes`` only switches."""
         sizes = [tuple(size), *(tuple(code.values.shape[2:]) for code in codes[:-1])]
         h = values
         for block, code, before in zip(self.blocks, reversed(codes), reversed(sizes), strict=True):
@@ -166,15 +121,7 @@ class WhatWhereDecoder(nn.Module):
 
 
 def decoder_bytes(decoder: WhatWhereDecoder, card: Card) -> bytes:
-    """A decoder as the bytes of a safetensors file.
-
-    Args:
-        decoder: The decoder.
-        card: What the file says of it.
-
-    Returns:
-        The bytes.
-    """
+    """Return a decoder and its card as the bytes of a safetensors file."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in decoder.state_dict().items()}
     metadata = {
         "format": FORMAT,
@@ -188,27 +135,16 @@ def decoder_bytes(decoder: WhatWhereDecoder, card: Card) -> bytes:
 
 
 def read_card(file: Path) -> Card:
-    """What a decoder's file says of it, without reading its tensors.
-
-    Args:
-        file: The file.
-
-    Returns:
-        The card.
-
-    Raises:
-        UsageError: If there is no such file.
-        UnconvError: If it is no decoder.
-    """
+    """Return what a decoder's file says of it; UsageError without such a file, UnconvError if it is no decoder."""
     return _read(file)[0]
 
 
 def load_decoder(file: Path, chain: Sequence[ConvBlock], encoder_sha256: str) -> WhatWhereDecoder:
-    """A decoder for a chain of stages, read without running any code from its file.
+    """The decoder of a chain of blocks, read without running any code from its file.
 
     Args:
         file: The file.
-        chain: The encoder's stages, the image's side first.
+        chain: The encoder's blocks, the image's side first.
         encoder_sha256: Which weights the encoder has.
 
     Returns:
@@ -216,23 +152,23 @@ def load_decoder(file: Path, chain: Sequence[ConvBlock], encoder_sha256: str) ->
 
     Raises:
         UsageError: If there is no such file.
-        UnconvError: If it is no decoder, or the decoder of another stage or another network.
+        UnconvError: If it is no decoder, or the decoder of another block or another network.
     """
     card, state = _read(file)
     wanted = chain[-1].name
     if card.stage != wanted:
-        raise UnconvError(f"{file} decodes stage {card.stage}, not {wanted}; {MAKE_ONE} --stage {wanted}")
+        raise UnconvError(f"{file} decodes {card.stage}, not {wanted}; {MAKE_ONE} for {wanted}")
     if card.encoder_sha256 != encoder_sha256 or card.layers != mirror(chain):
         raise UnconvError(
             f"{file} belongs to another network (SHA-256 of its encoder {card.encoder_sha256[:12]}, of this one "
-            f"{encoder_sha256[:12]}); {MAKE_ONE} --stage {wanted} for this one"
+            f"{encoder_sha256[:12]}); {MAKE_ONE} for {wanted} of this one"
         )
     decoder = WhatWhereDecoder(card.layers)
     expected = decoder.state_dict()
     if {name: tensor.shape for name, tensor in state.items()} != {name: t.shape for name, t in expected.items()}:
         raise UnconvError(f"{file} does not hold the tensors of its own architecture; {MAKE_ONE}")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
-        raise UnconvError(f"{file} holds NaN or infinite values; {MAKE_ONE} at a lower --rate")
+        raise UnconvError(f"{file} holds NaN or infinite values; {MAKE_ONE} at a lower rate")
     decoder.load_state_dict(dict(state))
     return decoder.eval().requires_grad_(False)
 

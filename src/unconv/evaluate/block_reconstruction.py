@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock
-from unconv.decode.block_input import paper_code, paper_stage
+from unconv.decode.block_input import paper_block, paper_code
 from unconv.decode.what_where import encode_chain
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Captured, Network
@@ -27,7 +27,7 @@ def coded_block(block: ConvBlock, code: CodeKind, region: int | None) -> ConvBlo
     fits = block.pooling is None and region is not None and min(block.operator.output_shape[1:]) >= region
     if fits:
         block = block.with_region(cast(int, region))
-    return paper_stage(block) if code == "paper" else block
+    return paper_block(block) if code == "paper" else block
 
 
 def paper_k(block: ConvBlock, fraction: float) -> int:

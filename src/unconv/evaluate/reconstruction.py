@@ -17,9 +17,10 @@ from unconv.evaluate.network import TOO_LARGE, Captured, Network, is_out_of_memo
 from unconv.images import quality
 from unconv.inversion.invert import invert_features
 from unconv.linalg import relative_norm
+from unconv.sparsity import CodeKind
 
 Recover = Literal["image", "input"]
-CodeKind = Literal["network", "paper"]
+
 FEATURES_METHODS = ("linear", "gauss-newton", "gradient")
 BLOCK_METHODS = ("iht", "transpose", "min-norm", "convex")
 DECODER = "decoder"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock, ConvBlocks, SideInfo
-from unconv.decode.block_input import CodeKind, decode_layer
+from unconv.decode.block_input import decode_block
 from unconv.errors import UnconvError
 from unconv.solvers.solution import Solution, Status
-from unconv.sparsity import Code
+from unconv.sparsity import Code, CodeKind
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def decode_chain(
         chain: From ``chain_to_image``; the last block made the code, perhaps in the paper's reading.
         code: Codes of ``N`` inputs.
         trail: From ``follow`` for the blocks before the last.
-        method: As for ``decode_layer``.
+        method: As for ``decode_block``.
         reading: How the code was made.
         side_info: What is known of every block on the way.
         norm: True norms of the images, which the transposes are rescaled to. Shape ``(N,)``.
@@ -107,11 +107,11 @@ def decode_chain(
             if side_info == "gates":
                 values = torch.where(true.values != 0, values, 0.0)
             code = Code(values, true.switches, true.shape, true.pooling)
-        estimate = decode_layer(
+        estimate = decode_block(
             block,
             code,
             method,
-            reading=reading if estimate is None else "network",
+            code_kind=reading if estimate is None else "network",
             side_info=side_info,
             gates=trail.gates.get(block.name),
             norm=norm if block is chain[0] else None,

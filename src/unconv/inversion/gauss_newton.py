@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unconv.decode.priors import Euclidean, Metric, Smooth
+from unconv.decode.priors import Euclidean, Gaussian, Smooth
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
 from unconv.inversion.initialization import initial_image, natural_images
@@ -209,7 +209,7 @@ class _Metrics:
     """
 
     def __init__(self, left: Tensor, natural: Tensor, like: Tensor, config: GaussNewtonConfig) -> None:
-        self._groups: list[tuple[Tensor, Metric]] = []
+        self._groups: list[tuple[Tensor, Euclidean | Smooth | Gaussian]] = []
         for kind, levels in ((~natural, config.smoothness), (natural, config.natural_smoothness)):
             above = torch.inf
             for least, power in levels:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unconv.decode.priors import Gaussian, Metric, Smooth
+from unconv.decode.priors import Gaussian, Preconditioner, Smooth
 from unconv.inversion.box import Box, contrast
 from unconv.inversion.frozen_network import LayerFunction, SideInformation
 from unconv.linalg import norms, tiny
@@ -37,12 +37,12 @@ class InitializationConfig:
 DEFAULTS = InitializationConfig()
 
 
-def natural_images(count: int, places: Metric, like: Tensor, *, root: bool = False) -> Gaussian:
+def natural_images(count: int, places: Preconditioner, like: Tensor, *, root: bool = False) -> Gaussian:
     """The metric of natural images: any two channels are correlated, whatever the places.
 
     Args:
         count: Number of images.
-        places: Metric over places.
+        places: Preconditioner over places.
         like: Gives channels, type and device.
         root: Take the square root of the covariance of the channels; ``places`` is taken as it is.
 

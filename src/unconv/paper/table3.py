@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock
-from unconv.decode.block_input import paper_stage
+from unconv.decode.block_input import paper_block
 from unconv.decode.transpose import transpose
 from unconv.decode.what_where import encode_chain
 from unconv.errors import UnconvError
@@ -124,7 +124,7 @@ def macro_estimates(
     x = captured.inputs[layer.name]
     block = context.pooled(captured.blocks.get(layer.name))
     k = paper_k(block, share)
-    banks = {"learned": paper_stage(block)} if layer.learned else {}
+    banks = {"learned": paper_block(block)} if layer.learned else {}
     banks["random_filters"] = block.with_gaussian(context.seed)
     estimates = {
         (bank, reading): estimate
