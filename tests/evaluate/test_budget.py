@@ -1,5 +1,7 @@
 """A budget is dealt out in whole passes, by arithmetic alone."""
 
+import itertools
+
 import pytest
 
 from unconv.errors import UnconvError
@@ -22,7 +24,7 @@ def test_what_a_layer_does_not_need_is_left_to_the_others():
 def test_more_seconds_never_mean_fewer_passes_and_none_mean_none():
     counts = [plan_passes(TASKS, {"a": 0.013, "b": 0.4}, 3, seconds) for seconds in range(0, 400, 7)]
     assert counts[0] == {"a": 0, "b": 0}
-    assert all(x["a"] <= y["a"] and x["b"] <= y["b"] for x, y in zip(counts, counts[1:], strict=False))
+    assert all(x["a"] <= y["a"] and x["b"] <= y["b"] for x, y in itertools.pairwise(counts))
 
 
 def test_layers_without_iterations_get_no_passes():
@@ -31,7 +33,7 @@ def test_layers_without_iterations_get_no_passes():
 
 def test_a_budget_too_small_for_the_linear_part_says_what_is_needed():
     check_linear(5, 10)
-    with pytest.raises(UnconvError, match="a budget of 2 s is too small.*about 7 s"):
+    with pytest.raises(UnconvError, match=r"a budget of 2 s is too small.*about 7 s"):
         check_linear(7, 2)
 
 

@@ -131,7 +131,7 @@ def test_a_decoder_of_another_network_block_or_preparation_is_refused(network, p
     chain = decoder_chain(blocks_of(network), "3")
     file = tmp_path / "run" / FINAL
     assert open_decoder(file, network, chain).training is False
-    with pytest.raises(UnconvError, match="decodes .*3, not 0"):
+    with pytest.raises(UnconvError, match=r"decodes .*3, not 0"):
         open_decoder(file, network, chain[:1])
     darker = Network(network.module, Preprocess(mean=(0.1,) * 3, std=(0.25,) * 3))
     with pytest.raises(UnconvError, match="prepared as"):
