@@ -238,7 +238,7 @@ def report(
     found = opened.network.layers(x)
     chosen = found.ends() if layers is None else found.names if layers == "all" else layers
     names = [layer.name for layer in found if layer.name in {found.get(name).name for name in chosen}]
-    names, uncovered = opened.covered(names, None if layers in {None, "all"} else chosen)
+    names, uncovered = opened.covered(names, None if layers is None or layers == "all" else chosen)
     tasks, notes = _report_tasks(opened, x, names, methods, side_info)
     _equip(opened, x, tasks, decoders)
     config = opened.description | {

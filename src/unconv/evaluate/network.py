@@ -365,7 +365,7 @@ def open_device(name: str) -> torch.device:
 def _are_files(images: Images) -> bool:
     if isinstance(images, Tensor | np.ndarray | Image.Image):
         return False
-    return isinstance(images, str | Path) or all(isinstance(item, str | Path) for item in images)
+    return isinstance(images, str | Path) or (len(images) > 0 and all(isinstance(item, str | Path) for item in images))
 
 
 def _of_tensors(tensors: Sequence[Tensor] | Tensor) -> Preprocessing:
