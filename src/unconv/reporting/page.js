@@ -8,9 +8,7 @@
 
   const ERROR = 0, PSNR = 1;
   const points = data.series.map(() => new Map());
-  for (const [k, i, values, spread, images, failed, state] of data.points) {
-    points[k].set(i, { values, spread, images, failed, state });
-  }
+  for (const [k, i, values, spread, images, failed, state] of data.points) points[k].set(i, { values, spread, images, failed, state });
   const single = data.images.map(({ values }) => new Map(values.map(([k, i, ...rest]) => [`${k} ${i}`, rest])));
   const state = {
     image: 0, layer: data.start.layer, series: data.start.series, metric: ERROR, log: false, hover: null, hidden: new Set(),
@@ -129,9 +127,7 @@
     const beside = $("viewer").dataset.view === "beside" ? 2 : 1;
     $("frame").style.aspectRatio = String(ratio * beside);
     $("frame").style.maxWidth = `min(100%, calc(${(ratio * beside).toFixed(3)} * min(34rem, 70vh)))`;
-    for (const layer of all("#frame img")) {
-      layer.classList.toggle("pixels", layer.naturalWidth < 128 && layer.naturalWidth < layer.clientWidth);
-    }
+    for (const layer of all("#frame img")) layer.classList.toggle("pixels", layer.naturalWidth < Math.min(128, layer.clientWidth));
   }
 
   function wipeTo(percent) {
@@ -144,19 +140,14 @@
   function startViewer() {
     if (!$("viewer")) return;
     const frame = $("frame");
-    const drag = (event) => {
-      const box = frame.getBoundingClientRect();
-      wipeTo((100 * (event.clientX - box.left)) / box.width);
-    };
+    const drag = (event) => wipeTo((100 * (event.clientX - frame.getBoundingClientRect().left)) / frame.clientWidth);
     frame.addEventListener("pointerdown", (event) => {
       if ($("viewer").dataset.view !== "wipe" || event.button) return;
       frame.setPointerCapture(event.pointerId);
       drag(event);
       event.preventDefault();
     });
-    frame.addEventListener("pointermove", (event) => {
-      if (frame.hasPointerCapture(event.pointerId)) drag(event);
-    });
+    frame.addEventListener("pointermove", (event) => frame.hasPointerCapture(event.pointerId) && drag(event));
     $("wipe").addEventListener("input", () => wipeTo(Number($("wipe").value)));
     for (const button of all(".views button")) {
       button.addEventListener("click", () => {
@@ -171,9 +162,8 @@
 
   // ---- all pictures ------------------------------------------------------------------------------------------
   function drawSheet() {
-    const { key, name } = data.series[state.series];
     if (!$("sheet")) return;
-    const [recovered, code] = key;
+    const { key: [recovered, code], name } = data.series[state.series];
     $("sheet-of").textContent = `${data.choices[0][recovered] ?? recovered} from ${data.choices[1][code] ?? code}, ${name}`;
     for (const cell of all(".cell")) {
       const image = Number(cell.dataset.image), layer = Number(cell.dataset.layer);
@@ -181,8 +171,7 @@
       cell.querySelector(".error").textContent = number(single[image].get(`${state.series} ${layer}`)?.[ERROR]);
       const here = image === state.image && layer === state.layer;
       cell.tabIndex = here ? 0 : -1;
-      if (here) cell.setAttribute("aria-current", "true");
-      else cell.removeAttribute("aria-current");
+      mark(cell, here);
     }
     for (const heading of all("thead [data-layer]", $("sheet"))) mark(heading, Number(heading.dataset.layer) === state.layer);
   }
@@ -324,11 +313,7 @@
     const name = data.series[k].name;
     const box = element("input", { type: "checkbox", "aria-label": `Draw ${name}` });
     box.checked = !state.hidden.has(k);
-    box.addEventListener("change", () => {
-      if (box.checked) state.hidden.delete(k);
-      else state.hidden.add(k);
-      drawPlot();
-    });
+    box.addEventListener("change", () => { state.hidden[box.checked ? "delete" : "add"](k); drawPlot(); });
     const sample = element("span", { class: `swatch d${data.series[k].dash}`, "aria-hidden": "true" });
     sample.style.color = `var(--c${data.series[k].colour})`;
     const button = element("button", { type: "button" }, name);
