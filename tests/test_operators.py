@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unconv.linalg import relative_norm
 from unconv.operators import ConvOperator, adjoint_gap, gaussian_like
 from unconv.testing import OperatorConformance, dense_matrix
 
@@ -168,3 +169,16 @@ def test_bad_shapes_are_named():
         ConvOperator(draw(2, 1), (1,))
     with pytest.raises(ValueError, match="floating-point"):
         ConvOperator(torch.ones(2, 1, 3, dtype=torch.int64), (1, 8))
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-25, 1e-16, 1e-12, 1e16])
+def test_norms_do_not_depend_on_the_unit_of_the_filters(scale):
+    operator = ConvOperator(scale * draw(4, 2, 3, 3, dtype=torch.float32), (2, 8, 8), padding=1)
+    exact = torch.linalg.matrix_norm(operator.to_dense().double(), 2).item()
+    assert math.isclose(operator.norm(), exact, rel_tol=1e-6)
+    assert torch.allclose(operator.normalised().weight.flatten(1).norm(dim=1), torch.ones(4))
+
+
+def test_relative_errors_of_huge_inputs_are_numbers():
+    x = torch.full((1, 3, 4), 1e25)
+    assert relative_norm(0.5 * x, x).item() == pytest.approx(0.5)

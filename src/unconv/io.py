@@ -43,12 +43,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write JSON.
-
-    Args:
-        file: Where to.
-        value: What; NaN becomes ``null`` nowhere and is refused.
-    """
+    """Write JSON, whole or not at all; NaN is refused."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with replacing(file) as temporary:
         temporary.write_text(text)

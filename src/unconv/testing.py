@@ -190,15 +190,7 @@ class SolverConformance:
 
 
 def dense_matrix(operator: LinearOperator, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The matrix of any linear operator, one column per unit vector.
-
-    Args:
-        operator: The operator.
-        dtype: Type of the unit vectors.
-
-    Returns:
-        Shape ``(prod(output_shape), prod(input_shape))``.
-    """
+    """Return the matrix of any linear operator, one column per unit vector, shape ``(outputs, inputs)``."""
     n = math.prod(operator.input_shape)
     identity = torch.eye(n, dtype=dtype).reshape(n, *operator.input_shape)
     return operator.forward(identity).reshape(n, -1).T
