@@ -55,6 +55,8 @@ class GaussNewtonConfig:
         natural_smoothness: The same in the metric of natural images.
         init_passes: Passes of ``initial_image`` where no first image is given, for images with less than
             ``scarce_ratio`` non-zero features per entry and for those with more; at most half of all passes.
+        refine_passes: The same from a first image that is given, where gates are not known; in few passes nearer
+            than Gauss-Newton, which goes on from there.
         probes: Noise images that the weights of channels are learnt from, where the gates are known.
         shrinkage: Share of their mean variance that is added to each channel's.
     """
@@ -74,6 +76,7 @@ class GaussNewtonConfig:
     smoothness: tuple[tuple[float, float], ...] = ((0.3, 1.0), (0.1, 0.5), (0.01, 0.25), (-1.0, 0.0))
     natural_smoothness: tuple[tuple[float, float], ...] = ((0.02, 2.0), (-1.0, 1.0))
     init_passes: tuple[int, int] = (300, 40)
+    refine_passes: tuple[int, int] = (40, 0)
     probes: int = 2
     shrinkage: float = 1e-2
 
@@ -125,14 +128,16 @@ def gauss_newton(
     searching = scarce & (known.side_info != "gates")
     x = features.new_zeros(len(features), *function.input_shape) if initial is None else initial.clone()
     spent = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    if initial is None and config.prior is not None:
-        for group, steps in zip((scarce, ~scarce), config.init_passes, strict=True):
+    if config.prior is not None and (initial is None or known.side_info != "gates"):
+        most = config.init_passes if initial is None else config.refine_passes
+        for group, steps in zip((scarce, ~scarce), most, strict=True):
             rows = (group & ~is_constant(features)).nonzero().flatten()
-            if len(rows):
+            if len(rows) and steps:
                 spent[rows] = count = int(min(steps, limit / 2))
                 seen = None if watch is None else into(x, rows, watch)
                 some = (function, features[rows], known.select(rows))
-                x[rows] = initial_image(*some, box=box, passes=count, watch=seen)
+                start = None if initial is None else x[rows]
+                x[rows] = initial_image(*some, box=box, passes=count, start=start, watch=seen)
     result = x.clone()
     weights = ChannelWeights()
     if known.side_info == "gates" and features.ndim == x.ndim and limit - spent.max() >= LEAST_PASSES + 3:

@@ -1,4 +1,4 @@
-"""A first image without a linear decoder, by quasi-Newton steps in the coordinates of natural images."""
+"""A first image, from a linear estimate or from nothing, by quasi-Newton steps in the coordinates of natural images."""
 
 from __future__ import annotations
 
@@ -66,29 +66,33 @@ def initial_image(
     *,
     box: Box | None,
     passes: int,
+    start: Tensor | None = None,
     config: InitializationConfig = DEFAULTS,
     watch: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """Images whose features come near given ones, from the mean image, large and colourless structures first.
+    """Images whose features come near given ones, large and colourless structures first.
 
     Minimises ``||f(x) - y||^2 / ||y||^2`` plus violations of the box by quasi-Newton steps in coordinates ``z`` in
-    which the entries of natural images are alike, ``x = C^(1/2) z``. Gauss-Newton from the mean image would spend its
-    first steps on gates that do not stay, and stop in deep layers at the first ones that no longer fit.
+    which the entries of natural images are alike, ``x = x_0 + C^(1/2) z``. Gauss-Newton would spend its first steps on
+    gates that do not stay, and stop in deep layers at the first ones that no longer fit.
 
     Args:
         function: The network up to a layer.
         features: Features of ``N`` images. Shape ``(N, *function.shape)``.
         known: What is held fixed.
         box: Bounds of the images.
-        passes: Number of passes; the mean image comes back where it is 0.
+        passes: Number of passes; the start comes back where it is 0.
+        start: The estimate ``x_0`` of a linear decoder or of a solver that knew less; zero, the mean image, where
+            ``None``.
         config: How it works.
         watch: Called with the images of every pass.
 
     Returns:
         Shape ``(N, *input)``.
     """
-    like = features.new_zeros(len(features), *function.input_shape)
+    like = features.new_zeros(len(features), *function.input_shape) if start is None else start
     unit, size = contrast(box), norms(features).clamp_min(tiny(features))
+    origin = 0.0 if start is None else start
     places = Smooth.of(like.shape[2:], config.power / 2, like)
     root = natural_images(len(like), places, like, root=True)
     spread = 1.0  # the standard deviation of an entry of C^(1/2) z for white noise z
@@ -98,7 +102,7 @@ def initial_image(
     def misfit(z: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            x = root.apply(z) * (unit / spread)
+            x = origin + root.apply(z) * (unit / spread)
             loss = (norms(function(x, known) - features) / size).square()
             if box is not None:
                 loss = loss + config.bound * norms((x - box.project(x)) / unit).square()
@@ -109,7 +113,10 @@ def initial_image(
 
     if not passes:
         return like
-    noise = torch.randn(function.input_shape, dtype=like.dtype, generator=torch.Generator().manual_seed(config.seed))
-    z = quasi_newton(misfit, config.noise * noise.to(like).expand_as(like), max_steps=passes)
-    x = root.apply(z) * (unit / spread)
+    z = torch.zeros_like(like)
+    if start is None:
+        generator = torch.Generator().manual_seed(config.seed)
+        noise = torch.randn(function.input_shape, dtype=like.dtype, generator=generator)
+        z = config.noise * noise.to(like).expand_as(like)
+    x = origin + root.apply(quasi_newton(misfit, z, max_steps=passes)) * (unit / spread)
     return x if box is None else box.project(x)
