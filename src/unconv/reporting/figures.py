@@ -145,10 +145,9 @@ def retained_detail(report: Report) -> Drawing | None:
         ticks = range(0, len(explained["luminance"]), 2)
         axes.set_xticks(ticks, [f"1/{round(1 / explained['edges'][t + 1])}" for t in ticks])
         axes.tick_params(labelleft=n % columns == 0, labelbottom=n >= len(shown) - columns)
-        if n == 0:
-            axes.legend(loc="upper right", fontsize=7)
     for axes in places[len(shown) :]:
         axes.set_axis_off()
+    figure.legend(handles=places[0].lines, loc="outside upper right", ncols=2, fontsize=7)
     figure.supylabel("share of variance explained", fontsize=8)
     _caption(figure, report, "Linear decoder, by spatial frequency up to (cycles per pixel), coarse to fine.")
     return figure, table
