@@ -1,0 +1,222 @@
+"""Block-circulant operators: the average of ``J^T J`` of a network over places, and the preconditioner it gives.
+
+A network commutes with shifts by its stride, so the *average* of ``J^T J`` over places and images maps blocks of
+pixels to blocks of pixels by a convolution, and a Fourier transform over the grid of blocks leaves one small Hermitian
+matrix per frequency.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unconv.errors import UnconvError
+from unconv.inversion.blocks import depth_to_space, space_to_depth
+
+Features = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StationaryConfig:
+    """How the average of ``J^T J`` and the covariance of residuals are estimated.
+
+    Attributes:
+        block: Largest number of pixels per axis of a block. The stride of the layer is the natural one; smaller ones
+            take what differs between the places of a larger block for the same on average, and cost less.
+        probes: Backward passes that the average of ``J^T J`` is taken from.
+        batch_size: Backward passes at a time.
+        smoothing: Neighbouring frequencies on each side that matrices are averaged over; together with the number of
+            images there have to be several times more samples than numbers in a block.
+        taper: Share of each axis, at both ends, over which images are faded out, so that borders are not taken for
+            detail.
+        least_variance: Variances are raised by this share of their mean.
+        seed: Seed of the probes.
+    """
+
+    block: int = 4
+    probes: int = 32
+    batch_size: int = 4
+    smoothing: int = 2
+    taper: float = 0.1
+    least_variance: float = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Images as blocks of pixels on a grid, padded with zeros where the blocks do not divide the image.
+
+    Attributes:
+        image_shape: Shape ``(C, *spatial)``.
+        block: Pixels per axis of a block.
+    """
+
+    image_shape: tuple[int, ...]
+    block: tuple[int, ...]
+
+    @staticmethod
+    def of(image_shape: Sequence[int], stride: Sequence[int], largest: int) -> Blocks:
+        """Blocks as large as the stride, or the largest divisor of it that is small enough."""
+        block = tuple(max(b for b in range(1, largest + 1) if s % b == 0) for s in stride)
+        return Blocks(tuple(image_shape), block)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Blocks per axis."""
+        return tuple(math.ceil(n / b) for n, b in zip(self.image_shape[1:], self.block, strict=True))
+
+    @property
+    def width(self) -> int:
+        """Numbers per block."""
+        return self.image_shape[0] * math.prod(self.block)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the grid, counted from the end."""
+        return tuple(range(-len(self.block), 0))
+
+    def split(self, x: Tensor) -> Tensor:
+        """Shape ``(N, C, *spatial)`` to ``(N, width, *grid)``."""
+        sizes = zip(self.grid, self.block, self.image_shape[1:], strict=True)
+        flat = [w for g, b, n in reversed(list(sizes)) for w in (0, g * b - n)]
+        return space_to_depth(F.pad(x, flat) if any(flat) else x, self.block)
+
+    def join(self, blocks: Tensor) -> Tensor:
+        """The opposite of ``split``, without the padding."""
+        x = depth_to_space(blocks, self.block)
+        return x[(..., *[slice(n) for n in self.image_shape[1:]])]
+
+
+def average_normal_operator(features: Features, images: Tensor, blocks: Blocks, config: StationaryConfig) -> Tensor:
+    """The average of ``J^T J`` over places and images, one Hermitian matrix per frequency.
+
+    For features ``u`` of independent random signs, ``J^T u`` has covariance ``J^T J``: one backward pass per sample,
+    and an estimate without negative eigenvalues whose error is relative to each eigenvalue.
+
+    Args:
+        features: The network up to a layer, differentiable, from images ``(N, C, *spatial)``.
+        images: Where to linearise. Shape ``(N, C, *spatial)``; probes take turns.
+        blocks: The blocks.
+        config: How to estimate.
+
+    Returns:
+        The matrices, complex, shape ``(*frequencies, width, width)``, the frequencies as ``torch.fft.rfftn`` of the
+        grid has them.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    pulls = []
+    for chosen in (torch.arange(config.probes) % len(images)).split(config.batch_size):
+        with torch.enable_grad():
+            x = images[chosen].detach().requires_grad_()
+            y = features(x)
+            signs = torch.randint(2, y.shape, generator=generator).to(y) * 2 - 1
+            pulls.append(torch.autograd.grad(y, x, signs)[0])
+    return smoothed_covariance(torch.cat(pulls), blocks, config)
+
+
+def residual_covariance(residuals: Tensor, blocks: Blocks, config: StationaryConfig) -> Tensor:
+    """The covariance of residual images, one Hermitian matrix per frequency, with a least variance added.
+
+    Args:
+        residuals: Shape ``(N, C, *spatial)``.
+        blocks: The blocks.
+        config: How to estimate.
+
+    Returns:
+        Positive definite matrices as ``average_normal_operator`` has them.
+    """
+    covariance = smoothed_covariance(residuals, blocks, config)
+    mean = covariance.diagonal(dim1=-2, dim2=-1).real.mean().clamp_min(torch.finfo(torch.float32).tiny)
+    return covariance + config.least_variance * mean * torch.eye(blocks.width)
+
+
+def smoothed_covariance(samples: Tensor, blocks: Blocks, config: StationaryConfig) -> Tensor:
+    """The covariance of images that are alike at every block, from samples of mean zero: smoothed periodograms.
+
+    Args:
+        samples: Shape ``(N, C, *spatial)``.
+        blocks: The blocks.
+        config: How to smooth.
+
+    Returns:
+        One Hermitian matrix per frequency, in units of a variance per pixel.
+    """
+    split = blocks.split(samples.detach().float().cpu())
+    axes, grid = blocks.axes, blocks.grid
+    for axis, g in zip(axes, grid, strict=True):
+        ramp = (torch.arange(g) + 0.5) / max(config.taper * g, 0.5)
+        window = torch.sin(math.pi / 2 * torch.minimum(ramp, ramp.flip(0)).clamp(max=1))
+        window *= (g / window.square().sum()).sqrt()
+        split = split * window.reshape(-1, *[1] * (-1 - axis))
+    spectrum = torch.fft.fftn(split, dim=axes, norm="ortho")
+    half = grid[-1] // 2 + 1
+    shifts = list(itertools.product(*[range(-k, k + 1) for k in (min(config.smoothing, (g - 1) // 2) for g in grid)]))
+    # rows of samples of all neighbouring frequencies, one matrix product per frequency
+    rows = torch.stack([spectrum.roll(shift, axes)[..., :half] for shift in shifts]).flatten(0, 1)
+    rows = rows.movedim(1, -1).movedim(0, -2)
+    return rows.mT @ rows.conj() / rows.shape[-2]
+
+
+class StationaryPreconditioner:
+    """The posterior covariance ``M = (H / nu + C^-1)^-1`` of a linear Gaussian model that is alike at every place.
+
+    ``H`` is the average of ``J^T J``, ``C`` the covariance of what a linear decoder misses, ``nu`` the variance of a
+    feature around its linearisation. With ``C = L L^H`` and ``L^H H L = U diag(s) U^H`` per frequency,
+    ``M = L U diag(1 / (1 + s / nu)) U^H L^H``: any ``nu`` at the cost of a product.
+
+    Attributes:
+        blocks: The blocks.
+        unit: ``mean(diag H) * mean(diag C)``, the natural unit of ``nu``.
+        factor: ``L U``. Shape ``(*frequencies, width, width)``.
+        gains: ``s``. Shape ``(*frequencies, width)``.
+    """
+
+    def __init__(self, normal: Tensor, covariance: Tensor, blocks: Blocks) -> None:
+        """Factorise.
+
+        Args:
+            normal: From ``average_normal_operator``.
+            covariance: From ``residual_covariance``.
+            blocks: The blocks of both.
+
+        Raises:
+            UnconvError: If the matrices are not those of the blocks.
+        """
+        if normal.shape != covariance.shape or normal.shape[-1] != blocks.width:
+            raise UnconvError(
+                f"matrices of shapes {tuple(normal.shape)} and {tuple(covariance.shape)} are not those of blocks of "
+                f"{blocks.width} numbers"
+            )
+        self.blocks = blocks
+        means = [m.diagonal(dim1=-2, dim2=-1).real.mean().item() for m in (normal, covariance)]
+        self.unit = max(means[0] * means[1], torch.finfo(torch.float32).tiny)
+        root = torch.linalg.cholesky(covariance)
+        inner = root.mH @ normal @ root
+        values, vectors = torch.linalg.eigh((inner + inner.mH) / 2)
+        self.factor = (root @ vectors).to(torch.complex64)
+        self.gains = values.clamp_min(0).float()
+
+    def apply(self, v: Tensor, nu: Tensor | float) -> Tensor:
+        """The product ``M v``.
+
+        Args:
+            v: Shape ``(N, C, *spatial)``.
+            nu: Variance of a feature, one for all images or one per image, shape ``(N,)``.
+
+        Returns:
+            The same shape.
+        """
+        axes, grid = self.blocks.axes, self.blocks.grid
+        factor, gains = self.factor.to(v.device), self.gains.to(v.device)
+        spectrum = torch.fft.rfftn(self.blocks.split(v).float(), dim=axes).movedim(1, -1).movedim(0, -2)
+        weight = 1 / (1 + gains[..., None, :] / torch.as_tensor(nu, dtype=gains.dtype, device=v.device).reshape(-1, 1))
+        # M = (L U) diag(1 / (1 + s / nu)) (L U)^H, on rows of images
+        spectrum = ((spectrum @ factor.conj()) * weight) @ factor.mT
+        blocks = torch.fft.irfftn(spectrum.movedim(-2, 0).movedim(-1, 1), s=grid, dim=axes)
+        return self.blocks.join(blocks).to(v)
