@@ -7,34 +7,31 @@ package: the bundled network ``cifar-vgg`` and photographs that ship with scikit
 """
 
 # %%
-# One call inverts one layer. ``start="image"`` asks for the network's input (the default, ``"layer"``, for the
-# layer's own); by default the switches of the poolings on the way are known. ``effort`` below 1 stops the solver
-# early.
+# One call inverts one layer: it gives the image back from that layer's features alone. A *pass* is one forward and one
+# backward pass up to the layer; ``passes`` bounds how many are made for an image.
 
 import matplotlib.pyplot as plt
 
 import unconv
 
-found = unconv.invert("cifar-vgg", "features.3", start="image", size=32, effort=0.25, limit=2, progress=False)
-found
+shallow = unconv.invert("cifar-vgg", "features.6", size=32, passes=40, limit=2)
+shallow
 
 # %%
 # The relative error is ``||x' - x|| / ||x||`` on what the network receives: 0 is the image itself, and an answer of
 # all zeros gets 1. The tensors are there too:
 
-print(found)
-print(found.estimate.shape, found.relative_error, found.psnr)
+print(shallow)
+print(shallow.estimate.shape, shallow.relative_error, shallow.psnr)
 
 # %%
 # Which layers are there?
 # -----------------------
 #
-# A *stage* is a convolution with its batch norm, activation and pooling. ConvBlocks are named by the module path of their
-# convolution, and everything that is no stage is named with the reason.
+# Any module is a layer, by its module path: its output can be inverted. Some of them end a *conv block*, a convolution
+# with its batch norm, activation and pooling: the layer of the paper, where the theory applies.
 
-loaded = unconv.load_model("cifar-vgg", size=32)
-stages = unconv.find_conv_blocks(loaded.module, loaded.example())
-stages
+unconv.layers("cifar-vgg", size=32)
 
 # %%
 # Deeper
@@ -42,15 +39,14 @@ stages
 #
 # The same photographs from three poolings, each after more convolutions.
 
-depths = ["features.3", "features.10", "features.17"]
-by_depth = {"features.3": found} | {
-    name: unconv.invert("cifar-vgg", name, start="image", size=32, effort=0.25, limit=2, progress=False)
-    for name in depths[1:]
+depths = ["features.6", "features.13", "features.20"]
+by_depth = {"features.6": shallow} | {
+    name: unconv.invert("cifar-vgg", name, size=32, passes=40, limit=2) for name in depths[1:]
 }
 
 figure, panels = plt.subplots(2, 4, figsize=(8, 4.4), layout="constrained")
 for row in range(2):
-    panels[row, 0].imshow(found.pictures[row][0].permute(1, 2, 0).clip(0, 1))
+    panels[row, 0].imshow(shallow.pictures[row][0].permute(1, 2, 0).clip(0, 1))
     for panel, result in zip(panels[row, 1:], by_depth.values(), strict=True):
         panel.imshow(result.pictures[row][1].permute(1, 2, 0).clip(0, 1))
         panel.set_xlabel(f"error {result.relative_error[row]:.2f}")
@@ -64,8 +60,8 @@ for panel in panels.flat:
 # A whole report
 # --------------
 #
-# Every stage, several ways of inverting it, sparsity, coherence and certificates, as one HTML file that opens from
-# disk::
+# Layers over the whole depth, with and without side information, sparsity, coherence and certificates, as one HTML file
+# that opens from disk::
 #
 #     unconv report cifar-vgg --size 96
 #

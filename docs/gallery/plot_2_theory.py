@@ -22,7 +22,7 @@ import torch
 
 from unconv.linalg import relative_norm
 from unconv.certify.upper_bound import delta_bracket, upper_bound
-from unconv.measure.rip import draw_codes, sample_ratios, support_ratios
+from unconv.measure.rip import draw_codes, sample_ratios
 from unconv.measure.theorems import theorem_33_bound
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.recover import iht, niht
@@ -37,7 +37,10 @@ def gaussian_layer(channels: int) -> ConvOperator:
 k, samples = 10, 1000
 operator, model = gaussian_layer(32), Pooled("map", 10)
 ratios = sample_ratios(operator, Pooled("map"), k, samples)
-gram = support_ratios(operator, Pooled("map"), k, samples)
+codes = next(draw_codes(operator, Pooled("map"), k, samples))
+back = operator.forward(operator.adjoint(codes.dense())).flatten(1)  # W W^T z
+on_support = back.gather(1, codes.index).norm(dim=1) / codes.norms
+everywhere = back.norm(dim=1) / codes.norms
 
 # %%
 # One step, and its error
@@ -47,7 +50,7 @@ gram = support_ratios(operator, Pooled("map"), k, samples)
 # readings of "pooling": the switches are those of ``z`` itself, those that the pooling of ``W x`` finds (what a
 # network has), or lost, every value put at the first place of its region.
 
-z = next(draw_codes(operator, Pooled("map"), k, samples)).dense()
+z = codes.dense()
 x = operator.adjoint(z)
 h = operator.forward(x)
 one_step = iht(operator, x, model)
@@ -61,8 +64,8 @@ errors = {
 figure, panels = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
 panels[0].hist(ratios, bins=50)
 panels[0].set_title(r"(a)  $\|W^T z\| \, / \, \|z\|$")
-panels[1].hist(gram.on_support, bins=50, alpha=0.7, label="on the support of z")
-panels[1].hist(gram.everywhere, bins=50, alpha=0.7, label="all entries")
+panels[1].hist(on_support, bins=50, alpha=0.7, label="on the support of z")
+panels[1].hist(everywhere, bins=50, alpha=0.7, label="all entries")
 panels[1].set_title(r"(b)  $\|W W^T z\| \, / \, \|z\|$")
 panels[1].legend(fontsize=8)
 for label, values in errors.items():
@@ -111,8 +114,8 @@ widths = (32, 64, 128, 256, 512, 1024, 2048)
 found, bounds = [], []
 for width in widths:
     layer = gaussian_layer(width)
-    codes = next(draw_codes(layer, Pooled("map"), 2, 50)).dense()
-    found.append(iht(layer, layer.adjoint(codes), Pooled("map", 2)).residual.max().item())
+    sparse = next(draw_codes(layer, Pooled("map"), 2, 50)).dense()
+    found.append(iht(layer, layer.adjoint(sparse), Pooled("map", 2)).residual.max().item())
     proven = [upper_bound(layer, "map", 2, twice=twice, refine=False).value for twice in (False, True)]
     bounds.append(theorem_33_bound(proven[0], max(proven)))
 
@@ -131,6 +134,6 @@ panel.legend()
 
 # %%
 # Real networks are further from the theorem still: their filters are coherent, and with the thousands of regions
-# that images have in use every bracket is vacuous (:doc:`/certificates`). What carries over is the algorithm, not
+# that images have in use every bracket is vacuous (:doc:`/theory`). What carries over is the algorithm, not
 # its bound: the values at the switches are linear equations about the input, and solving these gives far more back
 # than one step does (:doc:`/information`).

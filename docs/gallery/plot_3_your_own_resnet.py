@@ -21,7 +21,7 @@ import torchvision
 from torchvision.transforms import v2
 
 import unconv
-from unconv.images import read_image, sample_photographs
+from unconv.images import sample_photographs
 
 torch.manual_seed(0)
 net = torchvision.models.resnet18(weights=None).eval()
@@ -35,57 +35,38 @@ preprocess = v2.Compose([
 photographs = sample_photographs()
 
 # %%
-# A network fresh from its constructor has no biases and batch norms that do nothing, so that an image of zeros switches
-# every unit off, and Gauss-Newton, which starts there, has no derivative to follow. One pass over photographs gives the
-# batch norms statistics, as training does. A trained network needs none of this.
-
-for module in net.modules():
-    if isinstance(module, torch.nn.BatchNorm2d):
-        module.momentum = None  # the average over all that has been seen
-with torch.no_grad():
-    net.train()(torch.stack([preprocess(read_image(path)) for path in photographs]))
-net.eval()
-
-# %%
 # What is in it?
 # --------------
 #
-# The graph is traced, batch norms are folded, and where a residual sum comes between, a stage says that it reads
-# *something that is not the output of one stage*.
+# Every module whose output depends on the image is a layer: convolutions and batch norms, the sums of residual blocks
+# (``layer1.0``), whole stages of them (``layer1``), the pooled embedding (``avgpool``) and the logits.
 
-stages = unconv.find_conv_blocks(net, torch.zeros(1, 3, 64, 64))
-print(f"{len(stages)} stages, traced by {stages.traced_by}; {len(stages.skipped)} left out")
-stages.get("conv1")
+found = unconv.layers(net, torch.zeros(1, 3, 64, 64))
+for name in ("conv1", "maxpool", "layer1", "layer2", "avgpool", "fc"):
+    layer = found.get(name)
+    print(f"{name:10} {layer.kind:22} {layer.shape}")
 
 # %%
-# From a block back to the photograph
+# From a layer back to the photograph
 # -----------------------------------
 #
-# Gauss-Newton differentiates the network itself, so residual sums need no special case. ``"none"``: only the
-# features are known. ``"gates"``: also which units were on and which places won, so that the rest is linear.
+# The gradient is that of the network itself, so residual sums need no special case. Side information ``"none"``: only
+# the features are known. ``"gates"``: also on which branch each ReLU was and where each maximum stood.
 
-ways = [("conv1", "none"), ("layer1.0.conv2", "none"), ("layer1.0.conv2", "gates"), ("layer2.0.conv1", "gates")]
-found = [
-    unconv.invert(
-        net,
-        layer,
-        photographs[:2],
-        start="image",
-        side_info=known,
-        preprocess=preprocess,
-        effort=0.15,
-        progress=False,
-    )
-    for layer, known in ways
+questions = [("conv1", "none"), ("layer1", "none"), ("layer1", "gates"), ("layer2", "gates")]
+results = [
+    unconv.invert(net, layer, photographs[:2], side_info=known, preprocess=preprocess, passes=30)
+    for layer, known in questions
 ]
 
-figure, panels = plt.subplots(2, 1 + len(ways), figsize=(11, 5.2), layout="constrained")
+figure, panels = plt.subplots(2, 1 + len(questions), figsize=(11, 5.2), layout="constrained")
 for row in range(2):
-    panels[row, 0].imshow(found[0].pictures[row][0].permute(1, 2, 0).clip(0, 1))
-    for panel, result in zip(panels[row, 1:], found, strict=True):
+    panels[row, 0].imshow(results[0].pictures[row][0].permute(1, 2, 0).clip(0, 1))
+    for panel, result in zip(panels[row, 1:], results, strict=True):
         panel.imshow(result.pictures[row][1].permute(1, 2, 0).clip(0, 1))
         panel.set_xlabel(f"error {result.relative_error[row]:.2f}, {result.psnr[row]:.0f} dB")
-for panel, title in zip(panels[0], ["the photograph", *(f"{layer}, {known}" for layer, known in ways)], strict=True):
+titles = ["the photograph", *(f"{layer}, {known}" for layer, known in questions)]
+for panel, title in zip(panels[0], titles, strict=True):
     panel.set_title(title, fontsize=9)
 for panel in panels.flat:
     panel.set_xticks([])
@@ -93,23 +74,19 @@ for panel in panels.flat:
 
 # %%
 # The weights here are random, so this says what the *architecture* keeps: strides and poolings leave fewer numbers
-# than the image has, and the picture loses detail where they do.
-
-pixels = 3 * 64 * 64
-for stage in stages:
-    if stage.name in {layer for layer, _ in ways}:
-        values = torch.tensor(stage.code_shape).prod().item()
-        print(f"{stage.name:16} {values:6} values for {pixels} pixels")
+# than the image has, and the picture loses detail where they do. And thirty passes are few: what a longer run would
+# still find is not lost.
 
 # %%
 # Sparsity and coherence
 # ----------------------
 #
-# The measures take a stage too. Coherence is the largest cosine between two filters. Here both columns are random;
-# a trained network's filters are far more alike (Table 4 on the page :doc:`/reproduction`).
+# The paper's measures are about conv blocks. Coherence is the largest cosine between two filters. Here both columns are
+# random; a trained network's filters are far more alike (Table 4 on the page :doc:`/reproduction`).
 
 from unconv.measure.coherence import coherence_pair
 
+blocks = unconv.find_conv_blocks(net, torch.zeros(1, 3, 64, 64))
 for name in ("conv1", "layer1.0.conv1", "layer2.0.conv1"):
-    pair = coherence_pair(stages.get(name).operator.weight, seed=0)
+    pair = coherence_pair(blocks.get(name).operator.weight, seed=0)
     print(f"{name:16} these {pair.learned.absolute:.2f}, Gaussian {pair.random.absolute:.2f}")
