@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -16,29 +16,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-MODULES = ("adapters", "api", "conformance", "operators", "results", "solution", "sparsity", "stage", "stages")
-PACKAGES = ("decode", "invert", "measure", "recover")
+REFERENCE = Path(__file__).with_name("reference")
 
 
 def documented_modules() -> list[str]:
-    """The modules whose public names belong into the reference.
-
-    Returns:
-        Full names, such as ``"unconv.recover.iht"``.
-    """
-    found = [f"unconv.{name}" for name in MODULES]
-    for name in PACKAGES:
-        package = importlib.import_module(f"unconv.{name}")
-        found += [f"unconv.{name}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
-    return found
+    """Return the full names of the modules that the pages of the reference name."""
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in sorted(REFERENCE.glob("*.md")))
+    return re.findall(r"^\.\. automodule:: (\S+)\n   :members:", pages, re.MULTILINE)
 
 
 def public_names() -> set[str]:
-    """Every public class and function of these modules, and whatever ``unconv`` itself exports.
-
-    Returns:
-        Full names by the module that defines them, such as ``"unconv.recover.iht.iht"``.
-    """
+    """Return the full names of all public classes and functions of these modules, and of ``unconv.__all__``."""
     names = set()
     for module in documented_modules():
         for name, value in vars(importlib.import_module(module)).items():
@@ -46,12 +34,7 @@ def public_names() -> set[str]:
             if is_code and value.__module__ == module and not name.startswith("_"):
                 names.add(f"{module}.{name}")
     unconv = importlib.import_module("unconv")
-    for name in unconv.__all__:
-        exported = getattr(unconv, name)
-        # unconv.invert and unconv.report are packages that can be called
-        home = "unconv.api" if inspect.ismodule(exported) else exported.__module__
-        names.add(f"{home}.{name}")
-    return names
+    return names | {f"{getattr(unconv, name).__module__}.{name}" for name in unconv.__all__}
 
 
 def names_in_reference(site: Path) -> set[str]:
