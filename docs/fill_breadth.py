@@ -9,7 +9,7 @@ from typing import Any
 
 PAGE = Path(__file__).with_name("breadth.md")
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "breadth.json"
-HEADER = ("model", "pixels", "stages", "left out", "first stage", "its input by minimum norm", "CPU s")
+HEADER = ("model", "pixels", "conv blocks", "left out", "first block", "its input by minimum norm", "CPU s")
 TIMM = "timm.models:"
 
 
@@ -39,7 +39,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
             reasons[said] = reasons.get(said, 0) + count
     lines = [f"{len(good)} of {len(rows)} models went through."]
     if reasons:
-        lines.append("Where one way of inverting one stage gave nothing, the report said why:")
+        lines.append("Where one way of inverting one block gave nothing, the report said why:")
         lines.append("")
         lines += [f"- {count} times: {reason}" for reason, count in sorted(reasons.items(), key=lambda r: -r[1])]
     return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Fill the tables of information.md from the committed results: ``python docs/fill_information.py``.
 
-A table stands between ``<!-- counts: FILE -->`` (statements per stage), ``<!-- layer: FILE -->`` (from the code to the
-stage's own input) or ``<!-- image: FILE ... -->`` (to the image) and ``<!-- end -->``; ``FILE`` is under
-``experiments/results``, without ``.json``; of several, the stages come one after the other.
+A table stands between ``<!-- counts: FILE -->`` (statements per conv block), ``<!-- layer: FILE -->`` (from the code to
+the block's own input) or ``<!-- image: FILE ... -->`` (to the image) and ``<!-- end -->``; ``FILE`` is under
+``experiments/results``, without ``.json``; of several, the blocks come one after the other.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def table(header: tuple[str, ...], rows: list[list[str]]) -> str:
 
 def counts(result: dict[str, Any]) -> str:
     """What each stage's code says."""
-    header = ("stage", "unknowns", "equations", "inequalities", "equations / unknowns")
+    header = ("conv block", "unknowns", "equations", "inequalities", "equations / unknowns")
     rows = [
         [name, *(f"{said[key]:,}" for key in header[1:4]), f"{said['equations'] / said['unknowns']:.2f}"]
         for name, said in result["stages"].items()
@@ -57,7 +57,7 @@ def layer(result: dict[str, Any]) -> str:
     found = {(r["stage"], r["method"]): r for r in result["rows"] if r["from"] == "layer"}
     shown = [(m, n) for m, n in zip(LAYER, LAYER_NAMES, strict=True) if any(method == m for _, method in found)]
     rows = [[name, *(cell(found.get((name, m))) for m, _ in shown)] for name in result["stages"]]
-    return table(("stage", *(n for _, n in shown)), rows)
+    return table(("conv block", *(n for _, n in shown)), rows)
 
 
 def image(result: dict[str, Any]) -> str:
@@ -66,7 +66,7 @@ def image(result: dict[str, Any]) -> str:
     stages = [name for name in result["stages"] if any(stage == name for stage, _, _ in found)]
     shown = [way for way in IMAGE if any(key[1:] == way[1:] for key in found)]
     rows = [[name, *(cell(found.get((name, *key))) for _, *key in shown)] for name in stages]
-    return table(("stage", *(title for title, *_ in shown)), rows)
+    return table(("layer", *(title for title, *_ in shown)), rows)
 
 
 def cell(row: dict[str, Any] | None) -> str:

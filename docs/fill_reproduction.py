@@ -31,31 +31,42 @@ def markdown(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
     return [*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in rows), ""]
 
 
+def read(file: Path) -> Any:
+    """Return a result, with the name that a block had in older ones turned to the present one."""
+    return json.loads(file.read_text(), object_hook=lambda d: {"block" if k == "stage" else k: v for k, v in d.items()})
+
+
+def in_present_words(command: str) -> str:
+    """Return the command as it is called now."""
+    command = command.replace("python -m unconv.experiments.table1", "python experiments/table1.py")
+    return command.replace("--stage ", "--layer ")
+
+
 def tables(name: str) -> str:
     """The tables of one result and its command, or that there is none."""
     file = RESULTS / f"{name}.json"
     if not file.exists():
         return "*Not run here.*"
-    result = json.loads(file.read_text())
+    result = read(file)
     found = EXPERIMENTS[result["name"]].tables(result)
     lines = []
     for caption, (header, rows) in found.items():
         lines += [f"*{caption}*", ""] if len(found) > 1 else []
         lines += markdown(header, rows)
-    return "\n".join([*lines, f"`{result['command']}`"])
+    return "\n".join([*lines, f"`{in_present_words(result['command'])}`"])
 
 
 def decoders() -> str:
     """What is known of every trained decoder, and its command."""
-    header = ("decoder", "stage", "images trained on", "held out", "steps", "validation loss", "relative error")
+    header = ("decoder", "conv block", "images trained on", "held out", "steps", "validation loss", "relative error")
     rows, commands = [], []
     for file in sorted((RESULTS / "decoders").glob("*.json")):
-        found = json.loads(file.read_text())
+        found = read(file)
         images, validation = found["images"], found["validation"]
         steps = found["curve"][-1]["step"]
         errors = (validation["loss"], validation["relative_error"])
-        rows.append((file.stem, found["stage"], images["training"], images["held_out"], steps, *errors))
-        commands.append(f"`{found['command']}`")
+        rows.append((file.stem, found["block"], images["training"], images["held_out"], steps, *errors))
+        commands.append(f"`{in_present_words(found['command'])}`")
     return "\n".join([*markdown(header, rows), "\n\n".join(commands)]) if rows else "*Not run here.*"
 
 

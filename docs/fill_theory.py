@@ -1,4 +1,4 @@
-"""Measure brackets of delta_k and fill the tables of certificates.md: ``python docs/fill_certificates.py [NAME ...]``.
+"""Measure brackets of delta_k and fill the tables of theory.md: ``python docs/fill_theory.py [NAME ...]``.
 
 Every NAME (see ``RUNS``; all of a model by its first word, such as ``cifar-vgg``) is measured by its ``unconv rip``
 command and put into ``experiments/results/rip/NAME.json``. Weights and images are looked for in the current folder.
@@ -17,12 +17,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unconv.io import write_json
 from unconv.cli import main
-from unconv.paper.thm31 import THEOREM, VARIABLES
 from unconv.evaluate.run_directory import environment
+from unconv.io import write_json
+from unconv.paper.thm31 import THEOREM, VARIABLES
 
-PAGE = Path(__file__).with_name("certificates.md")
+PAGE = Path(__file__).with_name("theory.md")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "rip"
 THM31 = Path(__file__).parents[1] / "benchmarks" / "thm31.json"
 CIFAR = ("rip", "cifar-vgg", "--size", "32", "--samples", "200")
@@ -52,13 +52,21 @@ def measure(name: str) -> None:
     write_json(RESULTS / f"{name}.json", document | {"environment": environment()})
 
 
-def row(stage: dict[str, Any]) -> str:
-    """One stage as a line of a Markdown table."""
-    lower, upper = stage["delta"]["lower"], stage["delta"]["upper"]
+def row(block: dict[str, Any]) -> str:
+    """One conv block as a line of a Markdown table."""
+    lower, upper = block["delta"]["lower"], block["delta"]["upper"]
     ratio = f"{upper / lower:.2f}" if lower > 1e-6 else "-"
     says = "vacuous" if upper >= 1 else f"`‖Wᵀz‖²` within {100 * upper:.3g} % of `‖z‖²`"
-    sampled = f"{stage['ratio']['p01']:.3f} to {stage['ratio']['p99']:.3f}"
-    cells = (stage["stage"], f"{stage['k']:,}", sampled, f"{lower:.3g}", f"{upper:.3g}", ratio, says)
+    sampled = f"{block['ratio']['p01']:.3f} to {block['ratio']['p99']:.3f}"
+    cells = (
+        block.get("layer") or block["stage"],
+        f"{block['k']:,}",
+        sampled,
+        f"{lower:.3g}",
+        f"{upper:.3g}",
+        ratio,
+        says,
+    )
     return f"| {' | '.join(cells)} |"
 
 
@@ -70,8 +78,14 @@ def table(name: str) -> str:
     if not file.exists():
         return "*Not run here.*"
     result = json.loads(file.read_text())
-    header = ("stage", "k", "`‖Wᵀz‖ / ‖z‖` sampled", "attained", "proven", "proven / attained", "says")
-    return "\n".join([*lines(header), *map(row, result["stages"]), "", f"`{result['command']}`"])
+    blocks = result.get("blocks") or result["stages"]
+    header = ("conv block", "k", "`‖Wᵀz‖ / ‖z‖` sampled", "attained", "proven", "proven / attained", "says")
+    return "\n".join([
+        *lines(header),
+        *map(row, blocks),
+        "",
+        f"`{result['command']}`",
+    ])
 
 
 def lines(header: tuple[str, ...]) -> list[str]:

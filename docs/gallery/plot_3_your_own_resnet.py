@@ -53,13 +53,13 @@ for name in ("conv1", "maxpool", "layer1", "layer2", "avgpool", "fc"):
 # The gradient is that of the network itself, so residual sums need no special case. Side information ``"none"``: only
 # the features are known. ``"gates"``: also on which branch each ReLU was and where each maximum stood.
 
-questions = [("conv1", "none"), ("layer1", "none"), ("layer1", "gates"), ("layer2", "gates")]
+questions = [("layer1", "none"), ("layer1", "gates"), ("layer2", "gates")]
 results = [
-    unconv.invert(net, layer, photographs[:2], side_info=known, preprocess=preprocess, passes=30)
+    unconv.invert(net, layer, photographs[:2], side_info=known, preprocess=preprocess, passes=20)
     for layer, known in questions
 ]
 
-figure, panels = plt.subplots(2, 1 + len(questions), figsize=(11, 5.2), layout="constrained")
+figure, panels = plt.subplots(2, 1 + len(questions), figsize=(9, 5.2), layout="constrained")
 for row in range(2):
     panels[row, 0].imshow(results[0].pictures[row][0].permute(1, 2, 0).clip(0, 1))
     for panel, result in zip(panels[row, 1:], results, strict=True):
@@ -74,7 +74,7 @@ for panel in panels.flat:
 
 # %%
 # The weights here are random, so this says what the *architecture* keeps: strides and poolings leave fewer numbers
-# than the image has, and the picture loses detail where they do. And thirty passes are few: what a longer run would
+# than the image has, and the picture loses detail where they do. And twenty passes are few: what a longer run would
 # still find is not lost.
 
 # %%

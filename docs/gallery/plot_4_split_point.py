@@ -11,7 +11,11 @@ knows the weights and the features, and perhaps the switches of the poolings or 
 # The attacks
 # -----------
 #
-# Two photographs at 32x32 pixels. ``passes`` bounds the work: a longer attack gets more.
+# Two photographs at 32x32 pixels. ``passes`` bounds the work: a longer attack gets more. Each attack begins at the
+# estimate of a linear decoder, which is fitted once for each split point and kept in the run directory.
+
+import tempfile
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 
@@ -20,8 +24,18 @@ from unconv.images import psnr
 
 splits = ["features.6", "features.13", "features.20"]
 knowledge = ["none", "switches", "gates"]
+folder = Path(tempfile.mkdtemp())
 attacks = {
-    (split, known): unconv.invert("cifar-vgg", split, side_info=known, size=32, limit=2, passes=60)
+    (split, known): unconv.invert(
+        "cifar-vgg",
+        split,
+        side_info=known,
+        size=32,
+        limit=2,
+        passes=25,
+        out=folder / split / known,
+        decoders=folder / split / "none" / "decoders",
+    )
     for split in splits
     for known in knowledge
 }

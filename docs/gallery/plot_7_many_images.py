@@ -10,7 +10,7 @@ directory, and the same command computes what is missing. This example runs a sm
 # A run
 # -----
 #
-# One layer, four photographs, ten passes each.
+# One layer, two photographs, five passes each.
 
 import tempfile
 from pathlib import Path
@@ -25,7 +25,9 @@ folder = Path(tempfile.mkdtemp()) / "run"
 
 def report(seed: int = 0) -> unconv.ReportResult:
     """The same call each time: the settings decide what belongs to the run."""
-    return unconv.report("cifar-vgg", out=folder, size=32, layers=["features.6"], samples=5, passes=10, seed=seed)
+    return unconv.report(
+        "cifar-vgg", out=folder, size=32, layers=("features.6",), limit=2, samples=5, passes=5, seed=seed
+    )
 
 
 report()
@@ -50,8 +52,8 @@ except unconv.UnconvError as error:
 # Reading the results
 # -------------------
 #
-# ``results.parquet`` has one row per image, layer, method and side information; any tool that reads Parquet goes on from
-# there.
+# ``results.parquet`` has one row per image, layer, method and side information; any tool that reads Parquet goes on
+# from there.
 
 table = pq.read_table(folder / "results.parquet")
 print(table.num_rows, "rows:", ", ".join(table.column_names))
