@@ -50,23 +50,19 @@ for name in ("conv1", "maxpool", "layer1", "layer2", "avgpool", "fc"):
 # From a layer back to the photograph
 # -----------------------------------
 #
-# The gradient is that of the network itself, so residual sums need no special case. Side information ``"none"``: only
-# the features are known. ``"gates"``: also on which branch each ReLU was and where each maximum stood.
+# The gradient is that of the network itself, so residual sums need no special case. Only the features are known here;
+# ``side_info="gates"`` would add on which branch each ReLU was, and where each maximum stood.
 
-questions = [("layer1", "none"), ("layer1", "gates"), ("layer2", "gates")]
-results = [
-    unconv.invert(net, layer, photographs[:2], side_info=known, preprocess=preprocess, passes=20)
-    for layer, known in questions
-]
+layers = ["layer1", "layer2"]
+results = [unconv.invert(net, layer, photographs[:2], preprocess=preprocess, passes=20) for layer in layers]
 
-figure, panels = plt.subplots(2, 1 + len(questions), figsize=(9, 5.2), layout="constrained")
+figure, panels = plt.subplots(2, 1 + len(layers), figsize=(7, 5.2), layout="constrained")
 for row in range(2):
     panels[row, 0].imshow(results[0].pictures[row][0].permute(1, 2, 0).clip(0, 1))
     for panel, result in zip(panels[row, 1:], results, strict=True):
         panel.imshow(result.pictures[row][1].permute(1, 2, 0).clip(0, 1))
         panel.set_xlabel(f"error {result.relative_error[row]:.2f}, {result.psnr[row]:.0f} dB")
-titles = ["the photograph", *(f"{layer}, {known}" for layer, known in questions)]
-for panel, title in zip(panels[0], titles, strict=True):
+for panel, title in zip(panels[0], ["the photograph", *layers], strict=True):
     panel.set_title(title, fontsize=9)
 for panel in panels.flat:
     panel.set_xticks([])

@@ -10,7 +10,7 @@ directory, and the same command computes what is missing. This example runs a sm
 # A run
 # -----
 #
-# One layer, two photographs, five passes each.
+# One layer, two photographs at 16x16 pixels, five passes each.
 
 import tempfile
 from pathlib import Path
