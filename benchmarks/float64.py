@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from unconv.inversion.methods import DEFAULT_METHODS, SolverOptions, invert_batch, stages_needed
 
 from unconv.evaluate.network import Network
 from unconv.evaluate.run_directory import environment
 from unconv.images import ImageStream, sample_photographs
-from unconv.inversion.methods import DEFAULT_METHODS, SolverOptions, invert_batch, stages_needed
 from unconv.io import write_json
 from unconv.linalg import relative_norm
 from unconv.models import load_model

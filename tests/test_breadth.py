@@ -47,7 +47,7 @@ def test_every_network(model, tmp_path):
 
 def test_a_model_that_stops_is_a_row_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    row = breadth.attempt("tiny_networks:without_convolutions", tmp_path / "run")
+    row = breadth.attempt("cases:without_convolutions", tmp_path / "run")
     assert "has no convolution" in row["failed"]
     page = script(ROOT / "docs" / "fill_breadth.py")
     marks = "".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("summary", "torchvision", "timm"))

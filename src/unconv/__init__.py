@@ -1,8 +1,8 @@
 """How much of the input is still in a layer of a CNN, and what does it look like?
 
-``unconv.invert``, ``unconv.report`` and ``unconv.layers`` are the command line's verbs as functions (``unconv.api`` has
-the others); ``ConvOperator``, ``Code``, ``ConvBlock`` and the sparsity models (``Pooled``, ``TopK``) are the nouns of the
-theory. Nothing here imports torch before it is used.
+``unconv.invert``, ``unconv.report`` and ``unconv.layers`` are the command line's verbs as functions (``unconv.api``
+has the others); ``ConvOperator``, ``Code``, ``ConvBlock`` and the sparsity models (``Pooled``, ``TopK``) are the nouns
+of the theory. Nothing here imports torch before it is used.
 """
 
 from __future__ import annotations

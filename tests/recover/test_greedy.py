@@ -10,7 +10,6 @@ from sklearn.linear_model import orthogonal_mp
 
 from unconv.operators import ConvOperator
 from unconv.recover import cosamp, htp, niht
-
 from unconv.sparsity import Pooled, TopK, Window
 from unconv.testing import MatrixOperator, SolverConformance
 

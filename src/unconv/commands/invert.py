@@ -60,7 +60,7 @@ def _invert(options: Invert, layer: str, several: bool) -> dict[str, Any]:
 
 def _document(result: InvertResult) -> dict[str, Any]:
     images = [{name: row.get(name) for name in ("file", *COLUMNS, "picture")} for row in result.rows]
-    values = {name: [image[name] for image in images if image[name] is not None] for name in MEANS}
+    values = {name: [float(v) for image in images if (v := image[name]) is not None] for name in MEANS}
     return {
         **{name: getattr(result, name) for name in ("layer", "recover", "code", "method", "side_info")},
         "images": images,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unconv import api
-from unconv.commands import format_table, image_paths, print_skipped
+from unconv.commands import format_table, print_skipped
 from unconv.errors import UsageError
 from unconv.options import TrainDecoder
 
@@ -22,7 +22,7 @@ def run(options: TrainDecoder) -> tuple[dict[str, Any], str]:
     document = api.train_decoder(
         options.model,
         options.layer,
-        image_paths(options),
+        options.images,
         out=options.out,
         steps=options.steps,
         rate=options.rate,

@@ -15,6 +15,7 @@ from unconv.conv_block import IMAGE, SideInfo
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.network import TOO_LARGE, Captured, Network, is_out_of_memory
 from unconv.images import quality
+from unconv.inversion.frozen_network import NO_SIDE_INFORMATION
 from unconv.inversion.invert import invert_features
 from unconv.linalg import relative_norm
 from unconv.sparsity import CodeKind
@@ -220,12 +221,14 @@ def _from_features(
     function = network.function(task.layer, shape)
     if task.method == "linear" and decoder is None:
         raise UnconvError(f"there is no linear decoder of layer {task.layer}")
-    known = {} if x is None or task.side_info == "none" else {"known": function.record(x, task.side_info)}
+    known = NO_SIDE_INFORMATION
+    if x is not None and task.side_info != "none":
+        known = function.record(x, task.side_info)
     start = time.perf_counter()
     result = invert_features(
         function,
         features,
-        **known,
+        known,
         method=cast(Any, task.method),
         passes=passes,
         box=network.box,

@@ -256,7 +256,7 @@ def _crop(photograph: Tensor, shape: tuple[int, ...], rng: np.random.Generator) 
     return window.clamp(0, 1)
 
 
-def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85, side: int = 24) -> bool:
+def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85, side: int = 16) -> bool:
     """Whether one of some images was cut out of a photograph, by content: whatever the crop, scale and preprocessing.
 
     The images, made small, are looked for in the photograph at a series of sizes by normalised cross-correlation

@@ -1,3 +1,0 @@
-"""The old name of ``cases``."""
-
-from cases import *  # noqa: F403
