@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from unconv.commands.loading import open_images, open_model
-from unconv.commands.options import Report
-from unconv.evaluate.inversion_run import invert_stream
-from unconv.inversion.methods import InversionMethod, SolverOptions, stages_needed
-
-from unconv.commands import report
+import unconv
 from unconv.errors import UnconvError
-from unconv.evaluate.network import CapturedStream, Network, first_stages
 from unconv.evaluate.run_directory import environment
-from unconv.images import ImageStream
 from unconv.io import write_json
 from unconv.models import BUNDLED, model_names
 
@@ -39,9 +32,7 @@ SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70}
 SIZES |= {f"timm.models:{name}": 224 for name in ("coat_lite_tiny", "coatnet_nano_rw_224", "convit_tiny")}
 SIZES |= {f"timm.models:{name}": 224 for name in ("visformer_tiny", "vit_tiny_patch16_224")}
 SIZES |= {"timm.models:botnet26t_256": 256, "timm.models:inception_resnet_v2": 128, "timm.models:inception_v4": 128}
-METHODS = ("transpose", "min-norm", "gauss-newton")
-FIRST = InversionMethod("layer", "network", "min-norm", "switches")
-EFFORT = 0.01
+PASSES = 4
 PREFIX = "timm.models:"
 TIMM = (
     "botnet26t_256",
@@ -118,10 +109,9 @@ def names() -> list[str]:
 
 
 def attempt(model: str, folder: Path) -> dict[str, Any]:
-    """One model on a bundled photograph: all stages listed, a report of the first, a middle and the last inverted.
+    """One model on a bundled photograph: its layers listed, a small report of two, and three layers inverted.
 
-    Solvers stop almost at once, for this is to show that every way runs or says why it does not. Only the input of the
-    first stage is found once more with as many steps as it takes.
+    Solvers stop after a few passes, for this is to show that every layer is inverted or says why it is not.
 
     Args:
         model: As the command line takes it.
@@ -129,66 +119,41 @@ def attempt(model: str, folder: Path) -> dict[str, Any]:
 
     Returns:
         What came of it: ``{"model", "size", "stages", "skipped", "first", "error", "without_result", "seconds"}``: the
-        skipped modules counted by reason, the relative error of the first stage's input by minimum norm, how often a
-        way of inverting was not open, by reason, and seconds of CPU time; ``{"model", "size", "failed"}`` where it
-        stopped.
+        number of conv blocks, what was left out counted by reason, the last conv block's output and the relative error
+        of the image from the first layer, how often a layer gave no result, by reason, and seconds of CPU time;
+        ``{"model", "size", "failed"}`` where it stopped.
     """
     start = time.process_time()
     size = SIZES.get(model, SIZE)
     row: dict[str, Any] = {"model": model, "size": size}
-    options = Report(model, size=size, limit=1, methods=METHODS, effort=EFFORT, samples=2, pictures=1, out=folder)
-    ways = report.chosen_ways(options)
     try:
-        loaded, network = open_model(options)
-        images = open_images(options, loaded)
-        found = first_stages(network, images).names
-        options = replace(options, stages=found[:1])
-        described = report.given(options, images)
-        job = report.prepare(options, ways, loaded, network, images, described, report.command(options))
-        written = report.write(job, bar=False)
-        assert written is not None  # one process, so it is the first
-        (first,) = written.findings.stages
-        reasons = Counter(way["note"] for way in first["inversion"] if way["failed"])
-        for name in dict.fromkeys((found[len(found) // 2], found[-1])):
-            outcomes = [inverted(network, images, name, way, EFFORT) for way in ways]
-            reasons.update(outcome["status"] for outcome in outcomes if outcome["relative_error"] is None)
-        error = inverted(network, images, found[0], FIRST, 1.0)["relative_error"]
+        layers = unconv.layers(model, size=size)
+        names = [layer.name for layer in layers.layers]
+        blocks = [layer.name for layer in layers.layers if layer.block]
+        last = blocks[-1] if blocks else names[-1]
+        # the pooled embedding: the last layer that has no spatial axes left but is not the output
+        embedding = next((x.name for x in reversed(layers.layers[:-1]) if x.shape[1:] in {(), (1, 1)}), names[-1])
+        chosen = list(dict.fromkeys((names[0], last, embedding)))
+        unconv.report(model, out=folder, layers=chosen[:2], size=size, limit=1, samples=2, passes=PASSES)
+        results = {name: unconv.invert(model, name, size=size, limit=1, passes=PASSES) for name in chosen}
     except UnconvError as refused:
         return row | {"failed": str(refused)}
     except Exception as broken:  # what a table of failures is for
         traceback.print_exc()
         return row | {"failed": f"unexpected {type(broken).__name__}: {broken}"}
+    errors = {name: result.relative_error[0].item() for name, result in results.items()}
+    failed = [result.status[0] for name, result in results.items() if not math.isfinite(errors[name])]
     return row | {
-        "stages": len(found),
-        "skipped": dict(Counter(skipped["reason"] for skipped in written.job.skipped_modules)),
-        "first": f"{first['stage']} ({first['kind']})",
-        "error": error,
-        "without_result": dict(reasons),
+        "stages": len(blocks),
+        "skipped": dict(Counter(skipped.reason for skipped in layers.skipped)),
+        "first": last,
+        "error": errors[names[0]],
+        "errors": errors,
+        "without_result": dict(Counter(failed)),
+            Counter(r.status[0] for r in results.values() if not math.isfinite(r.relative_error[0]))
+        ),
         "seconds": round(time.process_time() - start, 1),
     }
-
-
-def inverted(network: Network, images: ImageStream, name: str, way: InversionMethod, effort: float) -> dict[str, Any]:
-    """One stage inverted one way for a single image.
-
-    Args:
-        network: The network.
-        images: The image.
-        name: The stage.
-        way: How.
-        effort: Factor of the solvers' largest numbers of steps.
-
-    Returns:
-        Its numbers, as ``unconv invert --json`` prints them.
-    """
-    stages = network.stages(next(iter(images)).inputs.shape[1:])
-    try:
-        needed = stages_needed(stages, name, way)
-    except UnconvError as error:
-        return {"relative_error": None, "status": str(error)}
-    stream = CapturedStream(network, images, lambda _: needed)
-    ((_, (outcome,)),) = invert_stream(stream, name, way, None, SolverOptions(effort), lambda *_: None)
-    return outcome.numbers
 
 
 def run(models: Iterable[str], file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Networks of many families through ``benchmarks/breadth.py``: a report, and every way of inverting or a reason."""
+"""Networks of many families through ``benchmarks/breadth.py``: a report, and every layer inverted, or a reason."""
 
 import importlib.util
 import sys
@@ -18,7 +18,6 @@ def script(path):
 
 
 breadth = script(ROOT / "benchmarks" / "breadth.py")
-QUICK = ("mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "swin_t")
 
 
 def check(model, folder):
@@ -27,28 +26,20 @@ def check(model, folder):
     assert row["stages"] >= 1
     assert 0 <= row["error"] < 1
     assert (folder / "report.html").stat().st_size > 10_000
-    # the only ways that may be closed are those that need a chain of stages back to the image
-    assert all("no chain of stages back to the image" in reason for reason in row["without_result"]), row
-    only_patches = any(reason.startswith("patch embedding only") for reason in row["skipped"])
-    assert only_patches == model.startswith(("vit_", "swin_", f"{breadth.PREFIX}vit_"))
-    assert only_patches <= (row["stages"] == 1)
-
-
-@pytest.mark.parametrize("model", QUICK)
-def test_a_family(model, tmp_path):
-    check(model, tmp_path / "run")
+    assert len(row["errors"]) >= 2
+    assert not row["without_result"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [name for name in breadth.names() if name not in QUICK])
+@pytest.mark.parametrize("model", [name for name in breadth.names()])
 def test_every_network(model, tmp_path):
     check(model, tmp_path / "run")
 
 
 def test_a_model_that_stops_is_a_row_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    row = breadth.attempt("cases:without_convolutions", tmp_path / "run")
-    assert "has no convolution" in row["failed"]
+    row = breadth.attempt("cases:no_such_network", tmp_path / "run")
+    assert "no_such_network" in row["failed"]
     page = script(ROOT / "docs" / "fill_breadth.py")
     marks = "".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("summary", "torchvision", "timm"))
     good = {"model": "b", "size": 64, "stages": 2, "skipped": {"never: x": 3}, "first": "0 (conv)", "error": 0.123}

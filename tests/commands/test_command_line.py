@@ -182,7 +182,7 @@ def test_side_information_helps(document, photographs):
         words = ("--layer", "2", "--images", photographs, "--side-info", side_info, "--passes", 200)
         return document("invert", "cases:vgg", *words)["summary"]["relative_error"]
 
-    assert error("switches") < error("none")
+    assert error("gates") < error("none")
 
 
 @pytest.mark.parametrize("method", ["linear", "gradient"])
