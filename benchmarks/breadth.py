@@ -150,8 +150,6 @@ def attempt(model: str, folder: Path) -> dict[str, Any]:
         "error": errors[names[0]],
         "errors": errors,
         "without_result": dict(Counter(failed)),
-            Counter(r.status[0] for r in results.values() if not math.isfinite(r.relative_error[0]))
-        ),
         "seconds": round(time.process_time() - start, 1),
     }
 

@@ -31,7 +31,7 @@ def check(model, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [name for name in breadth.names()])
+@pytest.mark.parametrize("model", breadth.names())
 def test_every_network(model, tmp_path):
     check(model, tmp_path / "run")
 
