@@ -48,7 +48,7 @@ def pip_for(environment):
 def test_the_wheel_holds_types_and_weights(built):
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("py.typed", "weights/cifar_vgg.safetensors", "weights/cifar_vgg.json", "report/template.html.j2"):
+    for name in ("py.typed", "weights/cifar_vgg.safetensors", "weights/cifar_vgg.json", "reporting/template.html.j2"):
         assert f"unconv/{name}" in names
     assert not [name for name in names if not name.startswith(("unconv/", f"unconv-{_version()}.dist-info/"))]
 

@@ -547,9 +547,9 @@ def _report_tasks(
     side_info: Sequence[SideInfo] | None,
 ) -> tuple[list[Task], list[str]]:
     network, found = opened.network, opened.network.layers(x)
-    blocks: set[str | None] = set()
+    blocks: set[str] = set()
     if methods is not None:
-        blocks = {end for block in network.conv_blocks(x) for end in (block.name, block.output)}
+        blocks = {end for block in network.conv_blocks(x) for end in (block.name, block.output) if end is not None}
     tasks: list[Task] = []
     notes: dict[str, list[str]] = {}
     for name in names:

@@ -7,6 +7,8 @@ import signal
 import pytest
 from faults import run, timed
 
+pytestmark = pytest.mark.slow  # minutes of whole runs: make test-faults
+
 
 @pytest.fixture
 def check_complete(results, undisturbed, place, words):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from faults import run
 
+pytestmark = pytest.mark.slow  # minutes of whole runs: make test-faults
+
 # a full disk
 
 

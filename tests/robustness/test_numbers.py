@@ -10,6 +10,8 @@ from PIL import Image
 
 import unconv
 
+pytestmark = pytest.mark.slow  # minutes of whole runs: make test-faults
+
 # what docs/robustness.md promises of relative errors; PSNR in decibels and SSIM follow from the same images
 BATCH_TOLERANCE = 1e-4
 DOUBLE_TOLERANCE = 1e-5

@@ -61,12 +61,13 @@ class RunDirectory:
                 raise UnconvError(message) from None
             try:
                 self._check_settings(name)
+                # first what says that this is a run: one that stops right after it can be resumed
+                self.write_config()
                 for folder in FOLDERS:
                     (self.path / folder).mkdir(exist_ok=True)
                 for folder in (self.path, *(self.path / f for f in FOLDERS)):
                     for file in [p for p in folder.iterdir() if LEFTOVER.fullmatch(p.name)]:
                         file.unlink()
-                self.write_config()
                 write_json(self.path / "environment.json", environment())
             except BaseException:
                 self.close()
