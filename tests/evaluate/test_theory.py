@@ -238,7 +238,7 @@ def test_nonzeros_are_counted_and_kept(network, tmp_path, smooth_pictures):
     assert pooled_fraction(counts, "0") == counts["0"].pooled.fraction
     imposed = nn.functional.max_pool2d(network.module[:6](x), 2)  # pyright: ignore
     assert pooled_fraction(counts, "3") == (imposed != 0).double().mean()
-    assert counts_from(counts_document(counts)).stages == counts.stages
+    assert counts_from(counts_document(counts)).blocks == counts.blocks
 
 
 def test_images_on_another_path_are_named(tmp_path, smooth_pictures):

@@ -18,12 +18,12 @@ def test_percentages_are_those_of_all_entries() -> None:
     h, pooled = activations(0)
     for part in torch.arange(12).split(5):
         activity.update("conv", h[part], pooled[part])
-    stage = activity["conv"]
-    assert stage.activation.percent == pytest.approx(100 * (h != 0).double().mean().item(), rel=1e-14)
-    assert stage.pooled.fraction == pytest.approx((pooled != 0).double().mean().item(), rel=1e-14)
-    assert (stage.activation.images, stage.activation.entries) == (12, 12 * 5 * 36)
-    assert stage.pooled.entries == 12 * 5 * 9
-    assert stage.pooled.fraction > stage.activation.fraction
+    block = activity["conv"]
+    assert block.activation.percent == pytest.approx(100 * (h != 0).double().mean().item(), rel=1e-14)
+    assert block.pooled.fraction == pytest.approx((pooled != 0).double().mean().item(), rel=1e-14)
+    assert (block.activation.images, block.activation.entries) == (12, 12 * 5 * 36)
+    assert block.pooled.entries == 12 * 5 * 9
+    assert block.pooled.fraction > block.activation.fraction
 
 
 def test_standard_error_is_that_of_the_mean_over_images() -> None:
@@ -47,9 +47,9 @@ def test_merging_processes_equals_one_process() -> None:
     alone, ranks = SparsityStatistics(), [SparsityStatistics(), SparsityStatistics()]
     for seed in range(4):
         h, pooled = activations(seed, images=seed + 1)
-        for stage in ("a", "b"):
-            alone.update(stage, h, pooled)
-            ranks[seed % 2].update(stage, h, pooled)
+        for block in ("a", "b"):
+            alone.update(block, h, pooled)
+            ranks[seed % 2].update(block, h, pooled)
     for activity in (ranks[1], alone):
         activity.update("only there", activations(9)[0])
     ranks[0].merge(ranks[1])
@@ -58,7 +58,7 @@ def test_merging_processes_equals_one_process() -> None:
     assert len(ranks[0]) == 3
 
 
-def test_a_stage_without_pooling_pools_nothing() -> None:
+def test_a_block_without_pooling_pools_nothing() -> None:
     activity = SparsityStatistics()
     activity.update("conv", torch.tensor([[[1.0, 0.0, 2.0, 0.0]]]))
     assert activity["conv"].pooled.fraction == activity["conv"].activation.fraction == 0.5
@@ -73,7 +73,7 @@ def test_one_image_has_no_standard_error() -> None:
 def test_activations_that_are_no_numbers_are_named_with_their_stage(bad: float) -> None:
     h = torch.ones(2, 3, 4)
     h[1, 2, 3] = bad
-    with pytest.raises(UnconvError, match=r"stage 'features\.5' contain NaN or infinite"):
+    with pytest.raises(UnconvError, match=r"block 'features\.5' contain NaN or infinite"):
         SparsityStatistics().update("features.5", h)
 
 

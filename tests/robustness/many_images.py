@@ -81,7 +81,7 @@ def main() -> None:
         statistics, _ = count_nonzeros(stream, ["0"], None, progress)
         found = {
             "images": count,
-            "used": statistics.stages["0"].activation.images,
+            "used": statistics.blocks["0"].activation.images,
             "skipped": len(stream.skipped),
             "seconds": round(time.perf_counter() - start, 1),
             "resident_mib": {"start": round(first[0], 1), "highest": round(highest, 1), "end": round(resident(), 1)},

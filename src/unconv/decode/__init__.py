@@ -1,1 +1,1 @@
-"""Inputs from codes: given a ``Code``, find the ``x`` that the stage has seen."""
+"""Inputs from codes: given a ``Code``, find the ``x`` that the conv block has received."""

@@ -135,7 +135,7 @@ def _count(network: Network, captured: Captured, names: Sequence[str], region: i
 
 def counts_document(statistics: SparsityStatistics) -> dict[str, Any]:
     """Return counts fit for JSON, for ``counts_from``."""
-    return {name: asdict(counted) for name, counted in statistics.stages.items()}
+    return {name: asdict(counted) for name, counted in statistics.blocks.items()}
 
 
 def counts_from(document: Mapping[str, Any]) -> SparsityStatistics:
@@ -149,7 +149,7 @@ def counts_from(document: Mapping[str, Any]) -> SparsityStatistics:
 def pooled_fraction(statistics: SparsityStatistics, name: str) -> float:
     """Return the share of regions of a block in use, imposed ones where it has none."""
     imposed = IMPOSED + name
-    return statistics[imposed if imposed in statistics.stages else name].pooled.fraction
+    return statistics[imposed if imposed in statistics.blocks else name].pooled.fraction
 
 
 def block_document(block: ConvBlock) -> dict[str, Any]:

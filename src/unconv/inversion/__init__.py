@@ -1,1 +1,1 @@
-"""Images from features: stage after stage, or the whole network at once."""
+"""Images from the features of any layer of a network."""

@@ -1,4 +1,4 @@
-"""How much of each stage is switched on over a set of images, streamed in constant memory (paper, Table 2)."""
+"""How much of each conv block is non-zero over a set of images, streamed in constant memory (paper, Table 2)."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ class NonZeros:
 
 @dataclass(frozen=True)
 class BlockSparsity:
-    """Shares of non-zeros of one stage.
+    """Shares of non-zeros of one conv block.
 
     Attributes:
         activation: After the activation function.
-        pooled: After the pooling; the same as ``activation`` where the stage has none.
+        pooled: After the pooling; the same as ``activation`` where the block has none.
     """
 
     activation: NonZeros = NonZeros()
@@ -107,30 +107,30 @@ class BlockSparsity:
 
 @dataclass
 class SparsityStatistics:
-    """Streaming statistics of every stage: memory does not grow with the images.
+    """Streaming statistics of every conv block: memory does not grow with the images.
 
     Each process updates its own; ``merge`` joins them, and the result equals that of one process exactly.
 
     Attributes:
-        stages: Counts by stage name, in order of first update.
+        blocks: Counts by the name of the block, in order of first update.
     """
 
-    stages: dict[str, BlockSparsity] = field(default_factory=dict)
+    blocks: dict[str, BlockSparsity] = field(default_factory=dict)
 
-    def __getitem__(self, stage: str) -> BlockSparsity:
-        return self.stages[stage]
+    def __getitem__(self, block: str) -> BlockSparsity:
+        return self.blocks[block]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.stages)
+        return iter(self.blocks)
 
     def __len__(self) -> int:
-        return len(self.stages)
+        return len(self.blocks)
 
-    def update(self, stage: str, activated: Tensor, pooled: Tensor | None = None) -> None:
-        """Count one batch of one stage.
+    def update(self, block: str, activated: Tensor, pooled: Tensor | None = None) -> None:
+        """Count one batch of one conv block.
 
         Args:
-            stage: Name of the stage.
+            block: Name of the conv block.
             activated: What its activation function returned. Shape ``(N, K, *spatial)``.
             pooled: What its pooling returned, shape ``(N, K, *pooled)``; ``None`` where it has none.
 
@@ -142,11 +142,11 @@ class SparsityStatistics:
             raise ValueError(f"{len(activated)} activations and {len(pooled)} pooled ones; expected the same images")
         if not torch.isfinite(activated).all():
             raise UnconvError(
-                f"activations of stage {stage!r} contain NaN or infinite values; check weights and preprocessing"
+                f"activations of conv block {block!r} contain NaN or infinite values; check weights and preprocessing"
             )
         after = NonZeros.of(activated)
         counted = BlockSparsity(after, after if pooled is None else NonZeros.of(pooled))
-        self.stages[stage] = self.stages.get(stage, BlockSparsity()) + counted
+        self.blocks[block] = self.blocks.get(block, BlockSparsity()) + counted
 
     def merge(self, other: SparsityStatistics) -> None:
         """Add what another process has counted.
@@ -154,12 +154,12 @@ class SparsityStatistics:
         Args:
             other: Its statistics; unchanged.
         """
-        for stage, counted in other.stages.items():
-            self.stages[stage] = self.stages.get(stage, BlockSparsity()) + counted
+        for block, counted in other.blocks.items():
+            self.blocks[block] = self.blocks.get(block, BlockSparsity()) + counted
 
 
 def k_from(fraction: float, regions: int) -> int:
-    """The ``k`` of M(h, k) that keeps a stage's measured share of its regions.
+    """The ``k`` of M(h, k) that keeps a conv block's measured share of its regions.
 
     The rule is ``round(fraction * regions)``, halves to even, and at least 1.
 

@@ -1,1 +1,1 @@
-"""The report: figures, and one self-contained HTML page that says how invertible each stage of a network is."""
+"""The report: figures, and one self-contained HTML page that says what each layer of a network still knows of the image."""
