@@ -1,1 +1,1 @@
-"""The report: figures, and one self-contained HTML page that says what each layer of a network still knows of the image."""
+"""The report: figures, and one self-contained HTML page on what each layer still knows of the image."""
