@@ -80,7 +80,7 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> str:
     """Return one line for a file or folder that cannot be written: what failed, why, and what would help."""
     full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG}
     remedy = "make room there and run the same command again" if full else "make it writable"
-    return f"cannot write {display_name(path)}: {reason(error)}; {remedy}, or choose another directory"
+    return f"cannot write {display_name(path)}: {reason(error)}; {remedy}, or choose another directory with out"
 
 
 def reason(error: Exception) -> str:

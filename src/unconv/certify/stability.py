@@ -9,6 +9,7 @@ singular value of ``A``; what lies in the null space of ``A`` the equations do n
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -116,7 +117,9 @@ class Jacobian:
 
     def __init__(self, function: Callable[[Tensor], Tensor], point: Tensor) -> None:
         """Linearise a function."""
-        value, self._forward = torch.func.linearize(function, point)
+        with warnings.catch_warnings():  # torch's own tracing warns of its parts
+            warnings.simplefilter("ignore")
+            value, self._forward = torch.func.linearize(function, point)
         self._adjoint = torch.func.vjp(function, point)[1]
         self.input_shape, self.output_shape = tuple(point.shape[1:]), tuple(value.shape[1:])
         self.dtype = point.dtype

@@ -330,7 +330,7 @@ def open_network(
         first = Path(sources[0]) if len(sources) == 1 else None
         root = first if first is not None and first.is_dir() else paths[0].parent
         stream = ImageStream(paths[:limit], network.preprocess, batch, root=root)
-        listing = "\n".join(f"{path} {path.stat().st_size if path.exists() else '-'}" for path in stream.paths)
+        listing = "\n".join(f"{path} {_size(path)}" for path in stream.paths)
         digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
         given = [str(s) for s in sources] or "bundled photographs"
         about = {"given": given, "count": len(stream), "listing_sha256": digest}
@@ -377,3 +377,11 @@ def _of_tensors(tensors: Sequence[Tensor] | Tensor) -> Preprocessing:
 
 def _only_tensors(image: Image.Image) -> Tensor:
     raise UnconvError(f"this network was given tensors, not pictures such as {image}")
+
+
+def _size(path: Path) -> int | str:
+    """Return the size of a file in bytes; a dash where it cannot be asked for."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return "-"

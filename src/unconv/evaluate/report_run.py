@@ -263,7 +263,9 @@ class ReportRun:
                 "block": self._block_document(layer),
             })
         skipped = {s.file: {"file": s.file, "reason": s.reason} for s in evaluation.skipped()}
-        skipped |= {s["file"]: s for s in self.left_out if s["file"] not in skipped}
+        # one that could be read again has rows, whatever an earlier pass over the images said
+        used = {row["file"] for row in evaluation.rows()}
+        skipped |= {s["file"]: s for s in self.left_out if s["file"] not in skipped and s["file"] not in used}
         return {
             "run": str(self.run.path),
             "layers": layers,
