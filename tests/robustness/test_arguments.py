@@ -207,7 +207,7 @@ TABLE = [
     ),
     (
         "SparsityStatistics",
-        lambda **given: SparsityStatistics().update(**{"stage": "a", "activated": H} | given),
+        lambda **given: SparsityStatistics().update(**{"block": "a", "activated": H} | given),
         {
             "activated": st.sampled_from([H / 0, torch.full_like(H, math.nan)]),
             "pooled": st.just(H[:1]),
