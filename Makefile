@@ -34,8 +34,8 @@ format: $(VENV)/installed
 # our steps beside bare torch calls, and other people's solvers to equal error (docs/benchmarks.md)
 bench: $(VENV)/installed
 	$(INSTALL) -e ".[bench]"
-	$(BIN)/python benchmarks/floors.py
-	$(BIN)/python benchmarks/peers.py
+	MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=1000000000 $(BIN)/python benchmarks/floors.py
+	MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=1000000000 $(BIN)/python benchmarks/peers.py
 
 # what a GPU computes equals what the CPU computes
 gpu-tests: $(VENV)/installed

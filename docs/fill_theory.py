@@ -1,9 +1,9 @@
-"""Measure brackets of delta_k and fill the tables of theory.md: ``python docs/fill_theory.py [NAME ...]``.
+"""Measure brackets of delta_k; fill the tables of theory.md and brackets.md: ``python docs/fill_theory.py [NAME ...]``.
 
 Every NAME (see ``RUNS``; all of a model by its first word, such as ``cifar-vgg``) is measured by its ``unconv rip``
 command and put into ``experiments/results/rip/NAME.json``. Weights and images are looked for in the current folder.
 Then, or at once where no NAME is given, the tables between ``<!-- table: NAME -->`` and ``<!-- end -->`` are filled,
-those of Theorem 3.1 from ``benchmarks/thm31.json``.
+those of Theorem 3.1 from ``experiments/results/thm31-scaling.json``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
 from unconv.paper.thm31 import THEOREM, VARIABLES
 
-PAGE = Path(__file__).with_name("theory.md")
+PAGES = (Path(__file__).with_name("theory.md"), Path(__file__).with_name("brackets.md"))
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "rip"
-THM31 = Path(__file__).parents[1] / "benchmarks" / "thm31.json"
+THM31 = RESULTS.with_name("thm31-scaling.json")
 CIFAR = ("rip", "cifar-vgg", "--size", "32", "--samples", "200")
 VGG19 = (
     *("rip", "vgg19", "--weights", "vgg19-blocks1-3.safetensors", "--mean", "123.68,116.779,103.939", "--std", "1"),
@@ -79,7 +79,7 @@ def table(name: str) -> str:
         return "*Not run here.*"
     result = json.loads(file.read_text())
     blocks = result.get("blocks") or result["stages"]
-    header = ("conv block", "k", "`‖Wᵀz‖ / ‖z‖` sampled", "attained", "proven", "proven / attained", "says")
+    header = ("conv block", "k", "`‖Wᵀz‖ / ‖z‖` sampled", "lower bound", "upper bound", "their ratio", "says")
     return "\n".join([
         *lines(header),
         *map(row, blocks),
@@ -101,7 +101,7 @@ def exponents(ours: dict[str, Any]) -> str:
         cells = [f"{f['exponent']:+.2f} ({f['interval'][0]:.2f} to {f['interval'][1]:.2f})" for f in found]
         theorem = f"{THEOREM[name]:+g}" if THEOREM[name] else "logarithm"
         rows.append(f"| `{name}` | {cells[0]} | {cells[1]} | {theorem} |")
-    return "\n".join([*lines(("size", "attained", "proven", "theorem")), *rows])
+    return "\n".join([*lines(("size", "lower bound", "upper bound", "theorem")), *rows])
 
 
 def constant(ours: dict[str, Any]) -> str:
@@ -115,7 +115,7 @@ def constant(ours: dict[str, Any]) -> str:
 
 def one_step(ours: dict[str, Any]) -> str:
     """One-step IHT beside Theorem 3.3's bound."""
-    header = ("`M`", "`delta_2k`", "error, true switches", "found switches", "bound, proven")
+    header = ("`M`", "`delta_2k`", "error, true switches", "found switches", "bound")
     rows = []
     for found in ours["one_step"]:
         bound = "silent" if found["bound_upper"] is None else f"{found['bound_upper']:.3g}"
@@ -141,4 +141,5 @@ if __name__ == "__main__":
             sys.exit(f"no run {wanted!r}; use some of {', '.join(RUNS)}")
         for each in names:
             measure(each)
-    PAGE.write_text(fill(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(fill(page.read_text()))

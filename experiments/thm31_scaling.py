@@ -31,7 +31,7 @@ from unconv.paper.thm33 import one_step
 from unconv.sparsity import Pooled
 
 MEASURES = ("sampled", "lower", "upper")
-LABELS = {"sampled": "sampled", "lower": "attained", "upper": "proven"}
+LABELS = {"sampled": "sampled", "lower": "lower bound", "upper": "upper bound"}
 CENTRE = Sizes()
 SWEEPS: dict[str, tuple[int, ...]] = {
     "k": (2, 4, 8, 16, 32),
@@ -46,7 +46,7 @@ IHT_K, IHT_M = 2, (32, 128, 512, 2048)
 
 
 def measure(sizes: Sizes, seed: int, *, draws: int, effort: float) -> dict[str, float]:
-    """One layer's ``delta_k``: sampled, attained, proven, and promised with ``C = 1``."""
+    """One layer's ``delta_k``: sampled, lower and upper bound, and promised with ``C = 1``."""
     operator = sizes.operator(seed)
     sampled = 0.0
     for codes in draw_codes(operator, Pooled("map"), sizes.k, draws, seed=seed, batch=500):
@@ -149,7 +149,7 @@ def table(result: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]
 
 
 def draw_scaling(result: dict[str, Any]) -> Figure:
-    """One panel per size: sampled, attained and proven ``delta_k``, and the theorem's slope."""
+    """One panel per size: sampled ``delta_k``, its lower and upper bound, and the theorem's slope."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     panels = figure.subplots(1, len(VARIABLES), sharey=True)
     for panel, name in zip(panels, VARIABLES, strict=True):
@@ -199,8 +199,8 @@ def draw_one_step(result: dict[str, Any]) -> Figure:
     panel = figure.subplots()
     rows = result["ours"]["one_step"]
     for key, label, style in (
-        ("bound_upper", r"bound, $\delta$ proven", "v-"),
-        ("bound_lower", r"bound, $\delta$ only attained", "^--"),
+        ("bound_upper", r"bound, from the upper $\delta$", "v-"),
+        ("bound_lower", r"bound, from the lower $\delta$", "^--"),
         ("error_found_switches", "largest error, found switches", "s-"),
         ("error_true_switches", "largest error, true switches", "o-"),
     ):
