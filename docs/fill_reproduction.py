@@ -1,15 +1,16 @@
 """Fill the tables of reproduction.md from the committed results: ``python docs/fill_reproduction.py``.
 
-A table stands between ``<!-- table: FILE -->`` and ``<!-- end -->``; ``FILE`` is under ``experiments/results``, without
-``.json``. Every result names the command that made it, which is put under its table. Between ``<!-- decoders -->`` and
-``<!-- end -->`` stands one row per trained decoder, from ``experiments/results/decoders``.
+A table stands between ``<!-- table: FILE CHOICE -->`` and ``<!-- end -->``; ``FILE`` is under ``experiments/results``,
+without ``.json``. ``CHOICE``, a JSON object, may name ``tables`` by their captions, ``columns`` by their numbers,
+and texts, ``without``, whose rows are left out. Every result names the command that made it, which is put under its
+table.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from unconv.reporting import text as words
 
 PAGE = Path(__file__).with_name("reproduction.md")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
+VGG19 = "--model vgg19 --weights vgg19-blocks1-3.safetensors --mean 123.68,116.779,103.939 --std 1"
 
 
 def cell(value: Any) -> str:
@@ -38,44 +40,33 @@ def read(file: Path) -> Any:
 
 def in_present_words(command: str) -> str:
     """Return the command as it is called now."""
-    command = command.replace("python -m unconv.experiments.table1", "python experiments/table1.py")
-    return command.replace("--stage ", "--layer ")
+    return command.replace("--stage ", "--layer ").replace(VGG19, "$VGG19")
 
 
-def tables(name: str) -> str:
-    """The tables of one result and its command, or that there is none."""
+def tables(name: str, choice: Mapping[str, Any]) -> str:
+    """The chosen part of one result's tables and its command, or that there is none."""
     file = RESULTS / f"{name}.json"
     if not file.exists():
         return "*Not run here.*"
     result = read(file)
     found = EXPERIMENTS[result["name"]].tables(result)
+    captions = choice.get("tables", list(found))
     lines = []
-    for caption, (header, rows) in found.items():
-        lines += [f"*{caption}*", ""] if len(found) > 1 else []
-        lines += markdown(header, rows)
+    for caption in captions:
+        header, rows = found[caption]
+        columns = choice.get("columns", range(len(header)))
+        rows = [[row[i] for i in columns] for row in rows if not set(choice.get("without", ())) & set(map(str, row))]
+        lines += [f"*{caption}*", ""] if len(captions) > 1 else []
+        lines += markdown([header[i] for i in columns], rows)
+    if len(result.get("commands", ())) > 1:
+        return "\n".join([*lines, f"The commands stand in `experiments/results/{name}.json`."])
     return "\n".join([*lines, f"`{in_present_words(result['command'])}`"])
-
-
-def decoders() -> str:
-    """What is known of every trained decoder, and its command."""
-    header = ("decoder", "conv block", "images trained on", "held out", "steps", "validation loss", "relative error")
-    rows, commands = [], []
-    for file in sorted((RESULTS / "decoders").glob("*.json")):
-        found = read(file)
-        images, validation = found["images"], found["validation"]
-        steps = found["curve"][-1]["step"]
-        errors = (validation["loss"], validation["relative_error"])
-        rows.append((file.stem, found["block"], images["training"], images["held_out"], steps, *errors))
-        commands.append(f"`{in_present_words(found['command'])}`")
-    return "\n".join([*markdown(header, rows), "\n\n".join(commands)]) if rows else "*Not run here.*"
 
 
 def fill(page: str) -> str:
     """The page with every table as the results have it."""
-    marked = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    page = marked.sub(lambda found: f"{found[1]}{tables(found[2])}\n{found[3]}", page)
-    marked = re.compile(r"(<!-- decoders -->\n).*?(<!-- end -->)", re.DOTALL)
-    return marked.sub(lambda found: f"{found[1]}{decoders()}\n{found[2]}", page)
+    marked = re.compile(r"(<!-- table: (\S+)(?: ({[^\n]*}))? -->\n).*?(<!-- end -->)", re.DOTALL)
+    return marked.sub(lambda m: f"{m[1]}{tables(m[2], json.loads(m[3] or '{}'))}\n{m[4]}", page)
 
 
 if __name__ == "__main__":
