@@ -1,8 +1,8 @@
 """How much of the input is still in a layer of a CNN, and what does it look like?
 
-``unconv.invert``, ``unconv.report`` and ``unconv.layers`` are the command line's verbs as functions (``unconv.api``
-has the others); ``ConvOperator``, ``Code``, ``ConvBlock`` and the sparsity models (``Pooled``, ``TopK``) are the nouns
-of the theory. Nothing here imports torch before it is used.
+``unconv.invert``, ``unconv.report``, ``unconv.audit`` and ``unconv.layers`` are the command line's verbs as functions
+(``unconv.api`` has the others); ``ConvOperator``, ``Code``, ``ConvBlock`` and the sparsity models (``Pooled``,
+``TopK``) are the nouns of the theory. Nothing here imports torch before it is used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unconv.adapters import to_deepinv, to_pylops, to_scipy
-    from unconv.api import invert, layers, report
+    from unconv.api import audit, invert, layers, report
     from unconv.block_extraction import find_conv_blocks
     from unconv.conv_block import ConvBlock, ConvBlocks
     from unconv.errors import UnconvError, UsageError
@@ -38,6 +38,7 @@ __all__ = [
     "TopK",
     "UnconvError",
     "UsageError",
+    "audit",
     "capture",
     "capture_inputs",
     "find_conv_blocks",
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("invert", "layers", "report"),
+    "api": ("audit", "invert", "layers", "report"),
     "adapters": ("to_deepinv", "to_pylops", "to_scipy"),
     "errors": ("UnconvError", "UsageError"),
     "operators": ("ConvOperator",),

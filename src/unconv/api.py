@@ -30,6 +30,7 @@ from unconv.evaluate.reconstruction import (
 )
 from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
 from unconv.images import SkippedImage
+from unconv.models import LoadedModel
 from unconv.preprocessing import Numbers
 from unconv.results import InvertResult, ReportResult
 from unconv.tracing import Layers
@@ -224,11 +225,128 @@ def report(
         UnconvError: If nothing could be measured, the budget is too small for the linear decoders, or the run
             directory is another run's.
     """
+    _check_numbers(region=region, samples=samples, passes=passes)
+    return _report(
+        model,
+        images,
+        options,
+        layers=layers,
+        methods=methods,
+        side_info=side_info,
+        region=region,
+        samples=samples,
+        out=out,
+        passes=passes,
+        budget=budget,
+        pictures=pictures,
+        decoders=decoders,
+        reference_images=reference_images,
+        command=command,
+        ray=ray,
+    )
+
+
+def audit(
+    model: Model,
+    images: Images | None = None,
+    *,
+    layers: Sequence[str] | Literal["all"] | None = None,
+    noise: Sequence[float] = (),
+    judge: Model | LoadedModel | None = None,
+    out: str | Path | None = None,
+    passes: int | None = None,
+    budget: float | None = BUDGET,
+    pictures: int = 10,
+    decoders: Files | None = None,
+    reference_images: str | Path | None = None,
+    command: str | None = None,
+    ray: str | None = None,
+    **options: Unpack[ModelOptions],
+) -> ReportResult:
+    """Audit layers as split points: what attackers get of the images out of features that leave the device.
+
+    The attackers know the weights: a linear decoder, its refinement, the refinement with the switches of the poolings,
+    and a trained decoder where one is given; those that a network has no use for are left out.
+
+    Args:
+        model: As for ``invert``.
+        images: As for ``invert``.
+        layers: As for ``report``: the split points.
+        noise: Levels of Gaussian noise on the features as a defence, relative to their root mean square, such as
+            ``(0.1, 0.3)``; attackers know the level.
+        judge: A classifier that is asked whether a reconstruction still has the image's top-1 class; the network
+            itself, where it is one, if ``None``.
+        out: As for ``report``.
+        passes: As for ``report``.
+        budget: As for ``report``.
+        pictures: As for ``report``.
+        decoders: Files from ``train_decoder``; or a folder with linear decoders.
+        reference_images: As for ``invert``: what the linear attacker has seen.
+        command: As for ``report``.
+        ray: As for ``invert``.
+        **options: As for ``invert``.
+
+    Returns:
+        The report; ``document["audit"]`` has ``"table"`` (an entry per layer, attacker and level of noise with mean,
+        95 % interval over images and the most exposed image of each metric), ``"mean_colour"``, ``"can_conclude"``
+        and ``"cannot_conclude"``.
+
+    Raises:
+        UsageError: If a name or an argument's value does not exist.
+        UnconvError: As for ``report``.
+    """
+    _check_numbers(passes=passes)
+    return _report(
+        model,
+        images,
+        options,
+        layers=layers,
+        methods=("linear", "gauss-newton", DECODER) if decoders is not None else None,
+        side_info=("none", "switches"),
+        noise=tuple(noise),
+        judge=judge,
+        audit=True,
+        out=out,
+        passes=passes,
+        budget=budget,
+        pictures=pictures,
+        decoders=decoders,
+        reference_images=reference_images,
+        command=command,
+        ray=ray,
+    )
+
+
+def _report(
+    model: Model,
+    images: Images | None,
+    options: ModelOptions,
+    *,
+    layers: Sequence[str] | Literal["all"] | None,
+    methods: Sequence[str] | None,
+    side_info: Sequence[SideInfo] | None,
+    out: str | Path | None,
+    passes: int | None,
+    budget: float | None,
+    pictures: int,
+    decoders: Files | None,
+    reference_images: str | Path | None,
+    command: str | None,
+    ray: str | None,
+    region: int = REGION,
+    samples: int = 50,
+    noise: tuple[float, ...] = (),
+    judge: Model | LoadedModel | None = None,
+    audit: bool = False,
+) -> ReportResult:
+    """Do what ``report`` and ``audit`` share."""
+    from unconv.evaluate.audit import audit_tasks
+    from unconv.evaluate.metrics import choose_judge, perceptual_distance
     from unconv.evaluate.report_run import ReportJob, ReportRun
     from unconv.evaluate.run_directory import environment
     from unconv.reporting.page import write_report
 
-    _check_numbers(region=region, samples=samples, passes=passes)
+    verb = "audit" if audit else "report"
     if pictures < 0 or (budget is not None and not budget > 0):
         raise UsageError("pictures is at least 0, and budget a number of seconds above 0")
     opened, progress = _open(model, images, options)
@@ -241,8 +359,16 @@ def report(
     names, uncovered = opened.covered(names, None if layers is None or layers == "all" else chosen)
     tasks, notes = _report_tasks(opened, x, names, methods, side_info)
     _equip(opened, x, tasks, decoders)
+    network = opened.network
+    if audit:
+        trained = [t.layer for t in tasks if t.method == DECODER]
+        trained = [name for name in trained if network.conv_blocks(x).get(name).name in network.decoders]
+        tasks = list(audit_tasks(tasks, noise, trained))
+    network.judge, more = choose_judge(opened.loaded, network.module, x.to(network.device), judge)
+    distance = perceptual_distance()
+    notes += more + ([distance] if isinstance(distance, str) and audit else [])
     config = opened.description | {
-        "verb": "report",
+        "verb": verb,
         "layers": list(names),
         "tasks": [list(task.fields().values()) for task in tasks],
         "region": region,
@@ -250,6 +376,7 @@ def report(
         "pictures": pictures,
         "budget": None if passes is not None else budget,
         "reference_images": None if reference_images is None else str(reference_images),
+        "judge": None if network.judge is None else network.judge.name,
     }
     if passes is not None:
         config["passes"] = dict.fromkeys(names, passes)
@@ -268,7 +395,8 @@ def report(
         seed=options.get("seed", 0),
         skipped_modules=[{"module": s.module, "reason": s.reason} for s in found.skipped] + uncovered,
         notes=notes,
-        command=command or f"unconv.report({opened.loaded.name!r}, ...)  # Python",
+        command=command or f"unconv.{verb}({opened.loaded.name!r}, ...)  # Python",
+        audit=audit,
     )
     run = RunDirectory(path, config)
     try:

@@ -114,6 +114,36 @@ class Report(ImageOptions):
 
 
 @dataclass(frozen=True)
+class Audit(ImageOptions):
+    """What attackers get of images out of the features of split points; write a page with a chart, a table, and text.
+
+    Attributes:
+        layers: The split points, or "all"; 6 to 8 spread over the depth where not given.
+        noise: Levels of Gaussian noise on the features as a defence, relative to their size, such as 0.1 0.3.
+        judge: A classifier that is asked whether a reconstruction keeps the image's top-1 class, and its weights; the
+            model itself, where it is one, if not given.
+        out: Run directory; the same command goes on from what is finished. Named after the settings where not given.
+        budget: Time to take, such as 90s, 10m or 1h; 10m where neither it nor --passes is given.
+        passes: Passes per image instead of a time, to repeat a run exactly.
+        pictures: Number of images whose reconstructions are kept as pictures.
+        decoders: Trained decoders as attackers: files from unconv train-decoder.
+        reference_images: Folder of images that linear decoders are fitted to; packaged photographs where not given.
+        ray: Compute on Ray: a local cluster, or the one at ADDRESS.
+    """
+
+    layers: tuple[str, ...] = ()
+    noise: tuple[float, ...] = ()
+    judge: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL [WEIGHTS]")] = ()
+    out: Path | None = None
+    budget: str | None = None
+    passes: int | None = None
+    pictures: int = 10
+    decoders: tuple[Path, ...] = ()
+    reference_images: Path | None = None
+    ray: Ray = None
+
+
+@dataclass(frozen=True)
 class Layers(ModelOptions):
     """List the layers that can be inverted, which of them are conv blocks, and why the rest is left out.
 
@@ -288,6 +318,7 @@ class Reproduce(ImageOptions):
 
 VERBS = {
     "report": Report,
+    "audit": Audit,
     "layers": Layers,
     "invert": Invert,
     "sparsity": Sparsity,

@@ -15,6 +15,7 @@ from unconv.evaluate.network import Captured, CapturedStream, Network, none_left
 from unconv.evaluate.reconstruction import (
     IN_PASSES,
     ITERATIVE,
+    QUALITY,
     Reconstruction,
     Settings,
     Task,
@@ -25,7 +26,7 @@ from unconv.evaluate.run_directory import RunDirectory
 from unconv.images import ImageStream, SkippedImage
 
 FIRST_PASSES = 8  # of the first round of refinement; every further round doubles them
-MEANS = ("relative_error", "psnr", "ssim", "seconds", "passes")
+MEANS = ("relative_error", *QUALITY, "expected_error", "seconds", "passes")
 Progress = Callable[[str, int], None]
 Row = dict[str, Any]
 
@@ -313,10 +314,10 @@ class Evaluation:
 
 def summarise(rows: Iterable[Row], tasks: Sequence[Task]) -> list[dict[str, Any]]:
     """Return means over the images of every task that has rows, in order, as the JSON document has them."""
-    sums: dict[tuple[str, ...], dict[str, list[float]]] = {}
-    counts: dict[tuple[str, ...], dict[str, Any]] = {}
+    sums: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+    counts: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        key = tuple(row[name] for name in ("layer", "recover", "code", "method", "side_info"))
+        key = tuple(row[name] for name in ("layer", "recover", "code", "method", "side_info", "noise"))
         values = sums.setdefault(key, {name: [0.0, 0] for name in MEANS})
         count = counts.setdefault(key, {"images": 0, "converged": 0, "failed": 0, "reasons": set()})
         if row["relative_error"] is None:

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Network
+from unconv.evaluate.noise import add_noise, noisy_name
 from unconv.images import ImageStream, find_images
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
 from unconv.inversion.reference_images import reference_images
@@ -34,10 +35,15 @@ def fit_linear(
     given: str | Path | None = None,
     reference_folder: str | Path | None = None,
     seed: int = 0,
+    noise: float = 0.0,
 ) -> list[str]:
-    """Fit decoders of layers for images of the shape of ``x``, or read those of a folder; return remarks."""
+    """Fit decoders of layers for images of the shape of ``x``, or read those of a folder; return remarks.
+
+    ``noise``: level of the features' noise that they are fitted for; its variance adds to the ridge of every feature.
+    """
     missing = []
-    for layer in layers:
+    names = {noisy_name(layer, noise): layer for layer in layers}
+    for layer in names:
         files = [fitted_file(f, layer) for f in (given, folder) if f is not None]
         file = next((f for f in files if f.is_file()), None)
         if file is None:
@@ -50,7 +56,14 @@ def fit_linear(
     tested = _under_test(images, shape)
     references, notes = _references(network, x, tested, reference_folder, seed)
     batches = [batch.to(network.device) for batch in references.split(BATCH)]
-    network.linear |= fit_linear_decoders(lambda batch: capture(network.module, missing, batch), batches, missing)
+    generator = torch.Generator().manual_seed(seed)
+
+    def captured(batch: Tensor) -> dict[str, Tensor]:
+        features = capture(network.module, [names[name] for name in missing], batch)
+        # E[(a + n)^T (a + n)] = a^T a + E[n^T n]: noise on the references is that ridge
+        return {name: add_noise(features[names[name]], noise, generator) for name in missing}
+
+    network.linear |= fit_linear_decoders(captured, batches, missing)
     if folder is not None:
         for layer in missing:
             network.linear[layer].save(fitted_file(folder, layer))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unconv.block_extraction import find_conv_blocks
 from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.errors import UnconvError, UsageError
+from unconv.evaluate.metrics import Judge
 from unconv.images import Batch, ImageStream, InMemoryImages, SkippedImage, find_images, sample_photographs
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import LayerFunction
@@ -48,6 +49,7 @@ class Network:
         decoders: Trained what-where decoders by conv block.
         linear: Linear decoders by layer.
         max_batch: Images that fit into memory at a time, once that is known.
+        judge: What says whether a reconstruction still shows the same class; nothing where ``None``.
     """
 
     module: nn.Module
@@ -56,6 +58,7 @@ class Network:
     decoders: dict[str, WhatWhereDecoder] = field(default_factory=dict)
     linear: dict[str, LinearDecoder] = field(default_factory=dict)
     max_batch: int | None = None
+    judge: Judge | None = None
     _layers: dict[tuple[int, ...], Layers] = field(default_factory=dict, repr=False)
     _blocks: dict[tuple[int, ...], ConvBlocks] = field(default_factory=dict, repr=False)
     _functions: dict[tuple[str, tuple[int, ...]], LayerFunction] = field(default_factory=dict, repr=False)
@@ -93,7 +96,9 @@ class Network:
 
     def portable(self) -> Network:
         """Return the network without what is found anew where it is used: to be sent to another process."""
-        return Network(self.module, self.preprocess, self.device, self.decoders, self.linear, self.max_batch)
+        return Network(
+            self.module, self.preprocess, self.device, self.decoders, self.linear, self.max_batch, self.judge
+        )
 
     def halve(self, count: int) -> int:
         """Take at most half as many images at a time from now on; the first time that is said on stderr."""

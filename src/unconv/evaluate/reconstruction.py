@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -13,9 +13,12 @@ from torch import Tensor
 
 from unconv.conv_block import IMAGE, SideInfo
 from unconv.errors import UnconvError, UsageError
+from unconv.evaluate.metrics import perceptual
 from unconv.evaluate.network import TOO_LARGE, Captured, Network, is_out_of_memory
+from unconv.evaluate.noise import noisy_name, with_noise
 from unconv.images import quality
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION
+from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.inversion.invert import invert_features
 from unconv.linalg import relative_norm
 from unconv.sparsity import CodeKind
@@ -28,7 +31,8 @@ DECODER = "decoder"
 METHODS = (*FEATURES_METHODS, DECODER, *BLOCK_METHODS)
 ITERATIVE = ("gauss-newton", "gradient", "convex")  # what takes time; the others are one step
 IN_PASSES = ("gauss-newton", "gradient")
-NUMBERS = ("relative_error", "psnr", "ssim", "feature_error", "seconds", "passes")
+QUALITY = ("psnr", "ssim", "lpips", "same_class")
+NUMBERS = ("relative_error", *QUALITY, "expected_error", "feature_error", "seconds", "passes")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Task:
             regions (Table 3).
         method: One of ``METHODS``.
         side_info: ``"none"``, ``"switches"`` or ``"gates"``.
+        noise: Level of Gaussian noise on the features, relative to their root mean square.
     """
 
     layer: str
@@ -49,8 +54,9 @@ class Task:
     code: CodeKind = "network"
     method: str = "gauss-newton"
     side_info: SideInfo = "none"
+    noise: float = 0.0
 
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Any]:
         """Return the task as columns of ``results.parquet``."""
         return asdict(self)
 
@@ -76,6 +82,10 @@ class Task:
             raise UsageError("a trained decoder gives the image, and knows the switches; use side_info='switches'")
         if self.method == "linear" and self.side_info != "none":
             raise UsageError("a linear decoder reads the features alone; use side_info='none'")
+        if not 0 <= self.noise < math.inf:
+            raise UsageError(f"noise is {self.noise}; it is a share of the features, such as 0.1")
+        if self.noise and not (self.of_features and self.side_info == "none"):
+            raise UsageError("noise is on the features that are sent; use it with side_info='none'")
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class Reconstruction(NamedTuple):
     """What one task gave for one image.
 
     Attributes:
-        numbers: ``{"relative_error", "psnr", "ssim", "seconds", "passes", "status"}``, ``None`` where there is none.
+        numbers: Those of ``NUMBERS``, ``None`` where there is none, and ``"status"``.
         estimate: What was recovered, as the network counts; ``None`` where nothing was.
         reference: What it should be, the same shape; ``None`` where only features are known.
         picture: The estimate in pixels, shape ``(C, H, W)``, where it is an image.
@@ -149,7 +159,7 @@ def reconstruct(
     try:
         if most is None or count <= most:
             if task.of_features:
-                features = captured.features[task.layer]
+                features = with_noise(captured.features[task.layer], task.noise, captured.batch.indices)
                 solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, initial)
             else:
                 from unconv.evaluate.block_reconstruction import solve_code
@@ -217,13 +227,19 @@ def _from_features(
     passes: int | None,
     initial: Tensor | None = None,
 ) -> Solved:
-    decoder = network.linear.get(task.layer)
+    decoder = network.linear.get(noisy_name(task.layer, task.noise))
     function = network.function(task.layer, shape)
     if task.method == "linear" and decoder is None:
         raise UnconvError(f"there is no linear decoder of layer {task.layer}")
     known = NO_SIDE_INFORMATION
     if x is not None and task.side_info != "none":
         known = function.record(x, task.side_info)
+    config = settings.config
+    if task.noise and task.method == "gauss-newton":
+        config = config if isinstance(config, GaussNewtonConfig) else GaussNewtonConfig()
+        # the discrepancy principle: features nearer than the noise, ||n|| / ||y + n||, are fitted to the noise
+        level = task.noise / math.sqrt(1 + task.noise**2)
+        config = replace(config, tolerance=max(config.tolerance, level))
     start = time.perf_counter()
     result = invert_features(
         function,
@@ -234,7 +250,7 @@ def _from_features(
         box=network.box,
         initial=None if initial is None else initial.to(features),
         decoder=decoder,
-        config=settings.config,
+        config=config,
     )
     seconds = (time.perf_counter() - start) / len(features)
     return Solved(result.estimate, result.status, result.passes, seconds)
@@ -248,14 +264,21 @@ def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: b
         true = network.preprocess.to_pixels(reference, reference).cpu().clamp(0, 1)
         pictures = network.preprocess.to_pixels(solved.estimate, reference).cpu().clamp(0, 1)
         if pictures.ndim == 4:
-            scores = [values.tolist() for values in quality(true, pictures)]
+            decibels, similarity = quality(true, pictures)
+            judge = network.judge
+            scores = {
+                "psnr": decibels.tolist(),
+                "ssim": similarity.tolist(),
+                "lpips": perceptual(true, pictures),
+                "same_class": judge and judge.same_class(reference, solved.estimate, true, pictures),
+            }
     results = []
     for i, error in enumerate(errors):
         numbers = dict.fromkeys(NUMBERS) | {"status": solved.status[i]}
         if math.isfinite(error):
             numbers |= {"relative_error": error, "seconds": solved.seconds, "passes": solved.passes[i]}
             if scores is not None:
-                found = {name: values[i] for name, values in zip(("psnr", "ssim"), scores)}
+                found = {name: values[i] for name, values in scores.items() if values is not None}
                 numbers |= {name: value if math.isfinite(value) else None for name, value in found.items()}
         else:
             numbers["status"] = "what is to be recovered is zero, so there is no relative error"

@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock
+from unconv.evaluate.audit import audit_document, mean_colours
 from unconv.evaluate.budget import Clock, check_linear, linear_seconds, plan_passes, seconds_per_pass
 from unconv.evaluate.evaluation import Evaluation, Plan, Progress, Row, summarise
 from unconv.evaluate.linear_fit import fit_linear, fitted_file, linear_document
 from unconv.evaluate.network import CapturedStream, Opened
+from unconv.evaluate.noise import noisy_name
 from unconv.evaluate.reconstruction import Settings, Task
 from unconv.evaluate.run_directory import MISSING, RunDirectory
 from unconv.evaluate.theory import (
@@ -55,6 +57,7 @@ class ReportJob:
         skipped_modules: ``{"module", "reason"}`` of what is no layer.
         notes: Remarks for the page.
         command: What makes the report again.
+        audit: Whether the layers are audited as split points; no conv block is measured then.
     """
 
     opened: Opened
@@ -71,11 +74,12 @@ class ReportJob:
     skipped_modules: list[dict[str, str]]
     notes: list[str]
     command: str
+    audit: bool = False
 
     def blocks(self) -> dict[str, ConvBlock]:
         """Return the conv blocks among the layers, by layer."""
         found = self.opened.network.layers(self.x)
-        named = [name for name in self.layers if found.get(name).block]
+        named = [name for name in self.layers if found.get(name).block and not self.audit]
         blocks = self.opened.network.conv_blocks(self.x) if named else None
         return {} if blocks is None else {name: blocks.get(name) for name in named}
 
@@ -117,22 +121,29 @@ class ReportRun:
 
     def _fit(self, images: int) -> None:
         job, folder = self.job, self.run.path / "decoders"
-        layers = list(dict.fromkeys(t.layer for t in job.tasks if t.method in {"linear", "gauss-newton"}))
         given = [f for f in (job.decoders, folder) if f is not None]
-        missing = [layer for layer in layers if not any(fitted_file(f, layer).is_file() for f in given)]
+        wanted = dict.fromkeys((t.noise, t.layer) for t in job.tasks if t.method in {"linear", "gauss-newton"})
+        missing = [
+            layer
+            for noise, layer in wanted
+            if not any(fitted_file(f, noisy_name(layer, noise)).is_file() for f in given)
+        ]
         if job.budget is not None and missing:
             check_linear(linear_seconds(job.opened.network, job.x, missing, images), job.budget)
         stored = self.run.read("references")
-        self.notes += fit_linear(
-            job.opened.network,
-            job.opened.images,
-            job.x,
-            layers,
-            folder=folder,
-            given=job.decoders,
-            reference_folder=job.reference_images,
-            seed=job.seed,
-        )
+        for noise in dict.fromkeys(noise for noise, _ in wanted):
+            self.notes += fit_linear(
+                job.opened.network,
+                job.opened.images,
+                job.x,
+                [layer for level, layer in wanted if level == noise],
+                folder=folder,
+                given=job.decoders,
+                reference_folder=job.reference_images,
+                seed=job.seed,
+                noise=noise,
+            )
+        self.notes = list(dict.fromkeys(self.notes))
         if stored is MISSING:
             self.run.write_part("references", {"seconds": self.clock.elapsed(), "notes": self.notes})
         else:
@@ -246,7 +257,8 @@ class ReportRun:
         evaluation, job = self.evaluation, self.job
         assert evaluation is not None
         network, loaded = job.opened.network, job.opened.loaded
-        summaries = summarise(evaluation.rows(), job.tasks)
+        tasks = [task for task in job.tasks if not task.noise]
+        summaries = summarise(evaluation.rows(), tasks)
         layers = []
         for layer in job.layers:
             inversion = [{k: v for k, v in s.items() if k != "layer"} for s in summaries if s["layer"] == layer]
@@ -280,7 +292,16 @@ class ReportRun:
             "command": job.command,
             "notes": self.notes,
             "stopped": evaluation.stopped,
+            "audit": self._audit(),
         }
+
+    def _audit(self) -> dict[str, Any] | None:
+        if not self.job.audit:
+            return None
+        opened, evaluation = self.job.opened, self.evaluation
+        assert evaluation is not None
+        flat = self.run.part("mean-colour", lambda: mean_colours(opened.images, opened.network.preprocess))
+        return audit_document(evaluation.rows(), self.job.tasks, flat)
 
     def _publish(self) -> tuple[dict[str, Any], list[Row], Path]:
         assert self.evaluation is not None

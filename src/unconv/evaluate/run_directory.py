@@ -23,8 +23,8 @@ STRINGS = ("file", "layer", "recover", "code", "method", "side_info", "status", 
 RESULTS = pa.schema([
     (name, pa.string() if name in STRINGS else pa.int64() if name in {"image", "passes"} else pa.float64())
     for name in (
-        *("image", "file", "layer", "recover", "code", "method", "side_info", "relative_error", "psnr", "ssim"),
-        *("seconds", "passes", "status", "picture"),
+        *("image", "file", "layer", "recover", "code", "method", "side_info", "noise", "relative_error", "psnr"),
+        *("ssim", "lpips", "same_class", "expected_error", "seconds", "passes", "status", "picture"),
     )
 ])
 FOLDERS = ("parts", "images", "decoders")

@@ -147,7 +147,7 @@ def read_report(
     pictures: dict[int, Picture] = {}
     images = set()
     for row in rows:
-        if row.get("layer") not in places:
+        if row.get("layer") not in places or row.get("noise"):
             continue
         images.add(row["image"])
         key = places[row["layer"]], Series(row["recover"], row["code"], row["method"], row["side_info"])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,42 +16,32 @@ from PIL import Image
 from unconv.errors import UnconvError
 from unconv.io import replacing
 from unconv.reporting import text as words
+from unconv.reporting.audit import attack_chart, noise_chart
 from unconv.reporting.data import Report, finite, start_at
 from unconv.reporting.images import LOSSLESS, load
+from unconv.reporting.style import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    STYLE,
+    Drawing,
+    Table,
+    axes_of,
+    caption,
+    fit,
+    name_layers,
+    width,
+)
 
-# Okabe and Ito's colours, told apart with any colour vision; each method has its marker as well
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a7a00", "#444444", "#56b4e9")
-MARKERS = ("o", "s", "^", "D", "v", "X", "P")
-LINES = {"gates": "-", "switches": (0, (5, 2.5)), "none": (0, (1, 1.6))}
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "unconv",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#777777",
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "savefig.facecolor": "white",
-    "text.parse_math": False,
-}
-MOST_NAMES, MOST_PANELS = 26, 16
+MOST_PANELS = 16
 SHEET_IMAGES, SHEET_LAYERS, SHEET_PIXELS = 8, 10, 160
-Table = list[list[Any]]
-Drawing = tuple[Figure, Table]
 
 
 def draw_figures(report: Report, run: Path) -> dict[str, Path]:
     """Write every figure that there is data for into ``run/figures``; return the SVG files by name."""
     drawings: dict[str, Callable[[], Drawing | None]] = {
+        "audit": lambda: attack_chart(report),
+        "noise": lambda: noise_chart(report),
         "error-depth": lambda: error_by_layer(report),
         "retained": lambda: retained_detail(report),
         "theory": lambda: conv_block_theory(report),
@@ -91,8 +80,8 @@ def error_by_layer(report: Report) -> Drawing | None:
     if not panels:
         return None
     methods = list(dict.fromkeys(series.method for series in report.series))
-    figure = Figure((_width(report), 2.6 * len(panels) + 0.4), layout="constrained")
-    for n, (axes, (group, metric)) in enumerate(zip(_axes(figure, len(panels), 1), panels)):
+    figure = Figure((width(report), 2.6 * len(panels) + 0.4), layout="constrained")
+    for n, (axes, (group, metric)) in enumerate(zip(axes_of(figure, len(panels), 1), panels)):
         for series, points in report.series.items():
             if series.group != group:
                 continue
@@ -115,8 +104,8 @@ def error_by_layer(report: Report) -> Drawing | None:
         axes.set_ylabel(words.METRIC_NAMES[metric])
         axes.set_title(words.group_name(group).capitalize())
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-        _name_layers(axes, report, range(len(report.names)), last=n == len(panels) - 1)
-    _caption(figure, report, f"Mean; bars: {words.spread_name(report)}. Hollow: not converged for every image.")
+        name_layers(axes, report, range(len(report.names)), last=n == len(panels) - 1)
+    caption(figure, report, f"Mean; bars: {words.spread_name(report)}. Hollow: not converged for every image.")
     return figure, table
 
 
@@ -134,14 +123,14 @@ def retained_detail(report: Report) -> Drawing | None:
     columns = min(4, len(shown))
     lines = math.ceil(len(shown) / columns)
     figure = Figure((7.2, 1.6 * lines + 0.7), layout="constrained")
-    places = _axes(figure, lines, columns)
+    places = axes_of(figure, lines, columns)
     for n, (axes, i) in enumerate(zip(places, shown)):
         explained = found[i]
         for name, colour, marker in (("luminance", "#222222", "o"), ("colour", COLOURS[1], "s")):
             values = [math.nan if finite(v) is None else max(0.0, v) for v in explained[name]]
             axes.plot(range(len(values)), values, color=colour, marker=marker, label=name)
         axes.set_ylim(-0.03, 1.03)
-        axes.set_title(_fit(report.names[i], 24))
+        axes.set_title(fit(report.names[i], 24))
         ticks = range(0, len(explained["luminance"]), 2)
         axes.set_xticks(ticks, [f"1/{round(1 / explained['edges'][t + 1])}" for t in ticks])
         axes.tick_params(labelleft=n % columns == 0, labelbottom=n >= len(shown) - columns)
@@ -149,7 +138,7 @@ def retained_detail(report: Report) -> Drawing | None:
         axes.set_axis_off()
     figure.legend(handles=places[0].lines, loc="outside upper right", ncols=2, fontsize=7)
     figure.supylabel("share of variance explained", fontsize=8)
-    _caption(figure, report, "Linear decoder, by spatial frequency up to (cycles per pixel), coarse to fine.")
+    caption(figure, report, "Linear decoder, by spatial frequency up to (cycles per pixel), coarse to fine.")
     return figure, table
 
 
@@ -170,7 +159,7 @@ def conv_block_theory(report: Report) -> Drawing | None:
     if not panels:
         return None
     figure = Figure((2.6 * len(panels) + 0.6, 2.9), layout="constrained")
-    for axes, measure in zip(_axes(figure, 1, len(panels)), panels):
+    for axes, measure in zip(axes_of(figure, 1, len(panels)), panels):
         rows = [row for row in table[1:] if row[1] == measure]
         for n, of in enumerate(dict.fromkeys(row[2] for row in rows)):
             mine = [row for row in rows if row[2] == of]
@@ -180,8 +169,8 @@ def conv_block_theory(report: Report) -> Drawing | None:
                 axes.vlines(x, [row[3] for row in mine], [row[5] for row in mine], color=COLOURS[n])
         axes.set_title(labels[measure])
         axes.legend(fontsize=7)
-        _name_layers(axes, report, list(report.blocks))
-    _caption(figure, report, "Conv blocks; bars: 1st to 99th percentile of sampled codes.")
+        name_layers(axes, report, list(report.blocks))
+    caption(figure, report, "Conv blocks; bars: 1st to 99th percentile of sampled codes.")
     return figure, table
 
 
@@ -200,10 +189,10 @@ def contact_sheet(report: Report, run: Path) -> Drawing | None:
     axes.set_axis_off()
     table: Table = [["file", "layer", *series._fields, "relative_error"]]
     for column, name in enumerate(["original", *(report.names[i] for i in chosen)]):
-        axes.text(side * (column + 0.5), height - 0.55, _fit(name, int(side * 13)), ha="center", fontsize=6.5)
+        axes.text(side * (column + 0.5), height - 0.55, fit(name, int(side * 13)), ha="center", fontsize=6.5)
     for n, picture in enumerate(pictures):
         bottom = height - 0.6 - side * (1.15 * n + 0.97)
-        cells: list[tuple[str | None, str]] = [(picture.original, _fit(picture.file, int(side * 13)))]
+        cells: list[tuple[str | None, str]] = [(picture.original, fit(picture.file, int(side * 13)))]
         for i in chosen:
             row = picture.rows.get((i, series), {})
             cells.append((row.get("picture"), words.number(finite(row.get("relative_error")))))
@@ -222,34 +211,10 @@ def _has(report: Report, group: tuple[str, str], metric: str) -> bool:
     return any(p.values[metric] is not None for points in chosen for p in points.values())
 
 
-def _axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
-    return [axes for row in figure.subplots(rows, columns, squeeze=False) for axes in row]
-
-
-def _width(report: Report) -> float:
-    return min(18.0, max(7.2, 0.16 * len(report.names)))
-
-
-def _caption(figure: Figure, report: Report, rest: str) -> None:
-    figure.supxlabel(words.caption(report, rest).replace(". ", ".\n", 1), fontsize=7, x=0.01, ha="left")
-
-
 def _spread(values: list[int], most: int) -> list[int]:
     if len(values) <= most:
         return values
     return [values[round(n * (len(values) - 1) / (most - 1))] for n in range(most)]
-
-
-def _name_layers(axes: Axes, report: Report, layers: Sequence[int], *, last: bool = True) -> None:
-    """Name the layers below an axis, no more of them than can be read."""
-    places = list(range(0, len(layers), math.ceil(len(layers) / MOST_NAMES) or 1))
-    names = [_fit(report.names[layers[n]], 18) if last else "" for n in places]
-    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_xlim(-0.5, len(layers) - 0.5)
-
-
-def _fit(name: str, most: int) -> str:
-    return name if len(name) <= max(6, most) else f"{name[: max(6, most) - 1]}…"
 
 
 def _show(axes: Axes, run: Path, path: str | None, place: tuple[float, float, float]) -> None:

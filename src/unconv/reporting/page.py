@@ -15,6 +15,7 @@ import jinja2
 
 from unconv.io import replacing
 from unconv.reporting import text as words
+from unconv.reporting.audit import audit_table
 from unconv.reporting.data import METRICS, Report, Series, finite, printable, read_report, start_at
 from unconv.reporting.figures import draw_figures
 from unconv.reporting.images import EmbeddedImages, embed_images, encode
@@ -104,6 +105,8 @@ def _render(report: Report, pictures: EmbeddedImages, unseen: EmbeddedImages, fi
         answer=words.answer(report),
         payload=_json(_payload(report, series, sheet, start)),
         tables=_tables(report),
+        audit=report.document.get("audit"),
+        attacks=audit_table(report),
         theory=_theory(report),
         directions=[(report.names[i], *_direction(block, unseen)) for i, block in report.blocks.items()],
         columns=sorted({
@@ -121,7 +124,7 @@ def _render(report: Report, pictures: EmbeddedImages, unseen: EmbeddedImages, fi
     )
 
 
-KINDS = {".svg": "image/svg+xml", ".csv": "text/csv"}
+KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".csv": "text/csv"}
 
 
 def _file(svg: Path, suffix: str) -> bytes:

@@ -1,0 +1,69 @@
+"""``unconv audit``: what attackers get of images out of the features of split points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unconv import api
+from unconv.commands import format_table, image_paths
+from unconv.errors import UsageError
+from unconv.models import LoadedModel, load_model
+from unconv.options import Audit, address_of, command_line, parse_time
+
+MEANS = ("PSNR", "SSIM", "95 % interval", "worst", "same\nclass", "LPIPS")
+HEADER = ("layer", "attacker", "noise", "images", *MEANS, "status")
+
+
+def run(options: Audit) -> tuple[dict[str, Any], str]:
+    """Attack, and write the page; return the JSON document and its text."""
+    budget = parse_time(options.budget)
+    if budget is None and options.passes is None:
+        budget = api.BUDGET
+    result = api.audit(
+        options.model,
+        image_paths(options),
+        layers="all" if options.layers == ("all",) else list(options.layers) or None,
+        noise=options.noise,
+        judge=_judge(options.judge),
+        out=options.out,
+        passes=options.passes,
+        budget=budget,
+        pictures=options.pictures,
+        decoders=list(options.decoders) or None,
+        reference_images=options.reference_images,
+        command=command_line("audit", options),
+        ray=address_of(options.ray),
+        **options.keywords(),
+    )
+    return result.document, _text(result.document, result.page)
+
+
+def _judge(words: tuple[str, ...]) -> LoadedModel | None:
+    if len(words) > 2:
+        raise UsageError(f"--judge takes a model and its weights, not {' '.join(words)}; put MODEL before --judge")
+    model, weights = (*words, None, None)[:2]
+    return None if model is None else load_model(model, weights=weights, download=weights is not None)
+
+
+def _text(document: Mapping[str, Any], page: Any) -> str:
+    audit = document["audit"]
+    rows = []
+    for entry in audit["table"]:
+        psnr, ssim, lpips = (entry[name] or {} for name in ("psnr", "ssim", "lpips"))
+        ends = None if ssim.get("low") is None else f"{ssim['low']:.3f} to {ssim['high']:.3f}"
+        rows.append((
+            *(entry[name] for name in ("layer", "attacker", "noise", "images")),
+            *(psnr.get("mean"), ssim.get("mean"), ends, ssim.get("worst"), entry["same_class"], lpips.get("mean")),
+            entry["status"],
+        ))
+    kept = [i for i in range(len(HEADER)) if any(row[i] is not None for row in rows)]
+    flat = audit["mean_colour"]
+    lines = [
+        format_table([HEADER[i] for i in kept], [[row[i] for i in kept] for row in rows]),
+        f"interval: {audit['interval']}, and worst: the most exposed image, of SSIM; the mean colour alone: "
+        f"SSIM {flat['ssim'] or 0:.3f}, PSNR {flat['psnr'] or 0:.1f} dB",
+    ]
+    for key, title in (("can_conclude", "What can be concluded"), ("cannot_conclude", "What cannot")):
+        lines += ["", f"{title}:", *(f"  {sentence}" for sentence in audit[key])]
+    return "\n".join([*lines, "", f"page: {page}"])

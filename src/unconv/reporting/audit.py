@@ -1,0 +1,125 @@
+"""The audit of split points on a page: two figures, and a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from unconv.reporting import text as words
+from unconv.reporting.data import Report, finite
+from unconv.reporting.style import COLOURS, MARKERS, Drawing, Table, axes_of, caption, fit, name_layers, width
+
+PANELS = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
+Entry = Mapping[str, Any]
+
+
+def attack_chart(report: Report) -> Drawing | None:
+    """Draw PSNR and SSIM by layer and attacker: means with their intervals, and the most exposed image."""
+    audit = report.document.get("audit")
+    if not audit or not audit["table"]:
+        return None
+    entries = [entry for entry in audit["table"] if not entry["noise"]]
+    figure = Figure((width(report), 5.6), layout="constrained")
+    for n, (axes, (metric, name)) in enumerate(zip(axes_of(figure, 2, 1), PANELS.items())):
+        for k, attacker in enumerate(audit["attackers"]):
+            mine = [e for e in entries if e["attacker"] == attacker and e[metric] is not None]
+            places = [report.names.index(e["layer"]) + 0.08 * (k - (len(audit["attackers"]) - 1) / 2) for e in mine]
+            _line(axes, places, mine, metric, k, attacker)
+            worst = [e[metric]["worst"] for e in mine]
+            axes.plot(places, worst, color=COLOURS[k], marker="_", markersize=9, linestyle="")
+        if (flat := audit["mean_colour"].get(metric)) is not None:
+            axes.axhline(flat, color="#777777", linewidth=0.9, linestyle="--", label="mean colour")
+        axes.plot([], [], color="#777777", marker="_", markersize=9, linestyle="", label="most exposed image")
+        axes.set_ylabel(name)
+        name_layers(axes, report, range(len(report.names)), last=n == 1)
+        if not n:
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    caption(figure, report, f"Means; bars: {audit['interval']}. Hollow: not converged for every image.")
+    return figure, _numbers(entries)
+
+
+def noise_chart(report: Report) -> Drawing | None:
+    """Draw relative error against the level of noise on the features, a panel per layer."""
+    audit = report.document.get("audit")
+    if not audit or not audit["noise"]:
+        return None
+    attackers = list(dict.fromkeys(e["attacker"] for e in audit["table"] if e["noise"]))
+    layers = list(dict.fromkeys(e["layer"] for e in audit["table"] if e["noise"]))
+    columns = min(4, len(layers))
+    figure = Figure((max(6.6, 1.9 * columns + 0.6), 2.1 * math.ceil(len(layers) / columns) + 0.9), layout="constrained")
+    places = axes_of(figure, math.ceil(len(layers) / columns), columns)
+    shown = []
+    for n, (axes, layer) in enumerate(zip(places, layers)):
+        for k, attacker in enumerate(attackers):
+            mine = [
+                e for e in audit["table"] if (e["layer"], e["attacker"]) == (layer, attacker) and e["relative_error"]
+            ]
+            mine.sort(key=lambda e: e["noise"])
+            shown += mine
+            _line(axes, [e["noise"] for e in mine], mine, "relative_error", k, attacker)
+        if "relative_error" in report.baseline:
+            axes.axhline(
+                report.baseline["relative_error"], color="#777777", linewidth=0.9, linestyle="--", label="mean colour"
+            )
+        axes.set_ylim(0, max(1.05, axes.get_ylim()[1]))
+        axes.set_title(fit(layer, 24))
+        axes.tick_params(labelleft=n % columns == 0)
+    for axes in places[len(layers) :]:
+        axes.set_axis_off()
+    figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=7)
+    figure.supylabel("relative error", fontsize=8)
+    text = f"By the features' noise, relative to their size. Bars: {audit['interval']}. Hollow: not converged."
+    caption(figure, report, text)
+    return figure, _numbers(shown)
+
+
+def audit_table(report: Report) -> list[list[Any]]:
+    """Return the audit's rows: layer's place, attacker, noise, images, then cells of lines of text."""
+    rows = []
+    for entry in (report.document.get("audit") or {}).get("table", []):
+        cells = [_cell(entry[metric]) for metric in (*PANELS, "relative_error")]
+        cells.append((finite(entry["same_class"]), [_share(entry["same_class"])]))
+        if entry["lpips"] is not None:
+            cells.append(_cell(entry["lpips"]))
+        name = entry["attacker"] + (f", noise {entry['noise']:g}" if entry["noise"] else "")
+        rows.append([report.names.index(entry["layer"]), name, entry["images"], cells, entry["status"]])
+    return rows
+
+
+def _cell(found: Entry | None) -> tuple[float | None, list[str]]:
+    if found is None:
+        return None, []
+    low, high, worst = (words.number(found[part]) for part in ("low", "high", "worst"))
+    lines = [] if found["low"] is None else [f"{low} to {high}", f"at worst {worst}"]
+    return found["mean"], [words.number(found["mean"]), *lines]
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def _line(axes: Axes, places: list[float], entries: list[Any], metric: str, k: int, label: str) -> None:
+    """Draw means with their intervals, hollow where not every image has converged."""
+    colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+    axes.plot(places, [e[metric]["mean"] for e in entries], color=colour, label=label, marker=marker)
+    for x, entry in zip(places, entries):
+        found = entry[metric]
+        if found["low"] is not None:
+            axes.vlines(x, found["low"], found["high"], color=colour, linewidth=0.9, alpha=0.6)
+        if entry["converged"] < entry["images"]:
+            axes.plot(x, found["mean"], color=colour, marker=marker, markerfacecolor="white")
+
+
+def _numbers(entries: list[Any]) -> Table:
+    parts = ("mean", "low", "high", "worst")
+    metrics = [m for m in ("psnr", "ssim", "relative_error", "lpips") if any(e[m] for e in entries)]
+    about = ("layer", "attacker", "noise", "images", "converged", "failed", "same_class")
+    table: Table = [[*about, *(f"{metric}_{part}" for metric in metrics for part in parts), "most_exposed", "status"]]
+    for e in entries:
+        values = [(e[metric] or {}).get(part) for metric in metrics for part in parts]
+        table.append([*(e[name] for name in about), *values, (e["ssim"] or {}).get("worst_file"), e["status"]])
+    return table
