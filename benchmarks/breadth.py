@@ -23,7 +23,7 @@ import unconv
 from unconv.errors import UnconvError
 from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
-from unconv.models import BUNDLED, model_names
+from unconv.model_sources import BUNDLED, model_names
 
 RESULTS = Path(__file__).with_suffix(".json")
 SIZE = 64

@@ -59,7 +59,7 @@ def test_codes(stages):
     code = stages.get("0").encode(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
     html = code._repr_html_()
     assert "5 × 4 × 4" in html
-    assert "maximum" in html
+    assert "max-pooled" in html
     assert len(pictures(html)) == 1
     flat = TopK(2).project(torch.randn(1, 2, 9))
     assert not pictures(flat._repr_html_())

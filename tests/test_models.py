@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn.utils import prune
 from torchvision import models, transforms
 
-from unconv import cifar_vgg
-from unconv import models as zoo
+from unconv import cifar_vgg, model_sources
 from unconv.errors import UnconvError, UsageError
-from unconv.models import adopt_model, bundled_weights, check_covered, load_model, model_names
+from unconv.model_sources import bundled_weights, model_names
+from unconv.models import adopt_model, check_covered, load_model
 from unconv.preprocessing import IMAGENET_MEAN, Preprocess, UserPreprocess
 
 SMALL = "squeezenet1_1"
@@ -219,7 +219,7 @@ def test_other_weights_and_another_size_can_be_given(tmp_path):
 
 
 def test_a_package_without_its_weights_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo, "bundled_weights", lambda: tmp_path / "cifar_vgg.safetensors")
+    monkeypatch.setattr(model_sources, "bundled_weights", lambda: tmp_path / "cifar_vgg.safetensors")
     with pytest.raises(UnconvError, match=r"no weights file .*cifar_vgg\.safetensors"):
         load_model("cifar-vgg")
 

@@ -10,7 +10,7 @@ from torchvision import transforms
 from torchvision.models import get_model_weights, list_models
 
 from unconv.errors import UnconvError, UsageError
-from unconv.models import preprocess_of
+from unconv.model_sources import preprocess_of
 from unconv.preprocessing import Preprocess, UserPreprocess, channels, normalisation, of_user
 
 

@@ -110,17 +110,17 @@ class WeightsFile:
 def read_weights(path: str | Path) -> WeightsFile:
     """Read a ``.safetensors`` file, or one saved by torch (any other suffix), without running any code from it."""
     path = Path(path)
-    name = display_name(path)
+    name, wanted = display_name(path), "give a .safetensors, .pt or .pth file"
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{name} is not a regular file; give a .safetensors, .pt or .pth file")
+            raise UsageError(f"{name} is not a regular file; {wanted}")
         if status.st_size == 0:
-            raise UnconvError(f"{name} is empty; give a .safetensors, .pt or .pth file with weights")
+            raise UnconvError(f"{name} is empty; {wanted} with weights")
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise UsageError(f"no weights file {name}; give a .safetensors, .pt or .pth file") from error
+        raise UsageError(f"no weights file {name}; {wanted}") from error
     except OSError as error:
         raise UnconvError(f"cannot read {name}: {reason(error)}") from error
     if path.suffix.lower() == ".safetensors":
@@ -147,12 +147,11 @@ def choose_weights(module: nn.Module, file: WeightsFile, key: str | None = None)
     target = module.state_dict()
     chosen = _prefixes(file.state, target)
     if key is not None:
-        wanted = key.strip(".")
-        labels = {prefix: prefix.rstrip(".") for prefix in chosen}
-        exact = [p for p in chosen if labels[p] == wanted]
-        chosen = exact or [p for p in chosen if wanted and labels[p].startswith(f"{wanted}.")]
+        wanted, held = f"{key.strip('.')}.", chosen
+        exact = [p for p in chosen if p == wanted.lstrip(".")]
+        chosen = exact or [p for p in chosen if wanted != "." and p.startswith(wanted)]
         if not chosen:
-            raise UsageError(f"{name} holds no weights of the model under {key!r}; it does under {_labels(labels)}")
+            raise UsageError(f"{name} holds no weights of the model under {key!r}; it does under {_labels(held)}")
     chosen = _best(file.state, target, chosen)
     if len(chosen) > 1 and not _equal(file.state, target, chosen):
         raise UsageError(

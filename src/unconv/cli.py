@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.metadata
 import io
 import json
 import os
 import re
 import sys
+import textwrap
 import traceback
-from importlib import metadata
 from typing import Any
-
-import tyro
 
 from unconv.errors import UnconvError, UsageError
 from unconv.options import VERBS, in_options
@@ -49,7 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         if not words or words == ["--version"]:
-            print(f"unconv {metadata.version('unconv')}" if words else WELCOME)
+            print(f"unconv {importlib.metadata.version('unconv')}" if words else WELCOME)
+            return 0
+        if words[0] in {"-h", "--help"}:
+            print(overview())
             return 0
         options = parse(words)
         if options is None:
@@ -76,8 +77,20 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(f"unexpected {kind}: {error}; run again with --debug and report what it prints", 1, debug)
 
 
+def overview() -> str:
+    """Return the help of ``unconv`` itself: every verb with the first line of its options' docstring."""
+    width = max(map(len, VERBS)) + 4
+    lines = ["usage: unconv VERB MODEL [options]", "", DESCRIPTION, ""]
+    for verb, options in VERBS.items():
+        says = (options.__doc__ or "").partition("\n\n")[0]
+        lines.append(textwrap.fill(f"  {verb:{width - 2}}{says}", 100, subsequent_indent=" " * width))
+    return "\n".join([*lines, "", "unconv VERB --help shows the options of one; unconv alone shows examples."])
+
+
 def parse(arguments: list[str]) -> Any:
     """Return the options of a verb (a class of ``unconv.options``), ``None`` where help was printed."""
+    import tyro
+
     if arguments[:1] == [COMPLETION] and arguments[1:] not in ([shell] for shell in SHELLS):
         raise UsageError(f"{COMPLETION} needs the name of your shell: {', '.join(SHELLS)}")
     verb, config = arguments[0], (tyro.conf.FlagCreatePairsOff,)

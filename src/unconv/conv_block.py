@@ -98,12 +98,10 @@ class ConvBlock:
     @property
     def kind(self) -> str:
         """Its parts in the order of the paper, such as ``"conv+bn+relu+maxpool"``."""
-        parts = ["conv"]
-        parts += ["bn"] if self.batch_norm is not None else []
-        parts += [self.activation.name] if self.activation.name != "none" else []
-        if self.pooling is not None:
-            parts.append("maxpool" if isinstance(self.pooling, Window) else "avgpool")
-        return "+".join(parts)
+        norm = "" if self.batch_norm is None else "bn"
+        activation = "" if self.activation.name == "none" else self.activation.name
+        pooling = "" if self.pooling is None else "maxpool" if isinstance(self.pooling, Window) else "avgpool"
+        return "+".join(filter(None, ("conv", norm, activation, pooling)))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -131,14 +129,7 @@ class ConvBlock:
         return self.activation.function(h)
 
     def encode(self, x: Tensor) -> Code:
-        """The network's own code: convolution, activation, pooling (max pooling by value, with its switches).
-
-        Args:
-            x: Inputs. Shape ``(N, M, *spatial)``.
-
-        Returns:
-            The code; its values are what the network computes there.
-        """
+        """Return the network's own code of inputs ``(N, M, *spatial)``; its values are what the network computes."""
         return self.pool(self.activate(self.preactivation(x)))
 
     def pool(self, activated: Tensor) -> Code:
@@ -149,31 +140,14 @@ class ConvBlock:
         return Code(values, None, self.operator.output_shape, self.pooling)
 
     def with_gaussian(self, seed: int) -> ConvBlock:
-        """The block with Gaussian filters of expected unit norm, no bias and no batch norm.
-
-        Args:
-            seed: Seed; the filters depend on it and on the block's name only.
-
-        Returns:
-            The new block.
-        """
+        """Return the block with Gaussian filters of expected unit norm and no bias, drawn by seed and block's name."""
         # the name is part of the seed, so that a block's filters do not depend on which others are drawn
         own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{self.name}".encode()).digest()[:7], "big")
         weight = gaussian_like(self.operator.weight, own_seed)
         return replace(self, operator=self.operator.with_weight(weight), bias=None)
 
     def with_region(self, region: int | tuple[int, ...]) -> ConvBlock:
-        """The block with max pooling over non-overlapping regions, imposed where the network has none.
-
-        Args:
-            region: Size of the regions, one number or one per axis.
-
-        Returns:
-            The new block.
-
-        Raises:
-            UnconvError: If the block pools already, or its map is smaller than one region.
-        """
+        """Return the block with max pooling over regions that do not overlap; UnconvError where it pools already."""
         if self.pooling is not None:
             raise UnconvError(f"conv block {self.name} ({self.kind}) pools already; leave the region out")
         try:
@@ -210,8 +184,7 @@ class ConvBlocks:
         blocks: In the order of execution.
         skipped: Convolutions that are no conv block, and what else was left out.
         path: What ``unconv.tracing.execution_path`` gives for the image that they were found with.
-        branches: Modules in which the image's values may decide what runs; where there are none, every image takes
-            the same path.
+        branches: Modules in which values may decide what runs; without any, every image takes the same path.
     """
 
     blocks: tuple[ConvBlock, ...]
@@ -239,23 +212,10 @@ class ConvBlocks:
         return tuple(block.name for block in self.blocks)
 
     def get(self, name: str) -> ConvBlock:
-        """The conv block of a name.
-
-        Args:
-            name: Path of its convolution, or of the module that ends it.
-
-        Returns:
-            The block.
-
-        Raises:
-            UsageError: If there is none; the message says why, or lists near names.
-        """
-        for block in self.blocks:
-            if block.name == name:
-                return block
-        for block in self.blocks:
-            if block.output == name:
-                return block
+        """Return the block of a convolution, or of the module that ends it; a UsageError says why there is none."""
+        named = {block.output: block for block in reversed(self.blocks)} | {block.name: block for block in self.blocks}
+        if name in named:
+            return named[name]
         if inside := [block.name for block in self.blocks if block.name.startswith(f"{name}.")]:
             raise UsageError(f"{name!r} is no conv block, but a module with some; use one of {', '.join(inside)}")
         if reason := next((s.reason for s in self.skipped if s.module == name), None):

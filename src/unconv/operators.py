@@ -25,12 +25,12 @@ class LinearOperator(Protocol):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Return the shape of one input, without batch dimensions."""
+        """Return the shape of one input."""
         ...
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Return the shape of one output, without batch dimensions."""
+        """Return the shape of one output."""
         ...
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,12 +116,8 @@ class ConvOperator:
                 f"input shape {self.input_shape} and {self.groups} groups do not fit weight {tuple(weight.shape)}; "
                 f"expected {channels} input channels and a number of filters divisible by the groups"
             )
-        spatial = [
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, p, d, k, s in zip(
-                self.input_shape[1:], self.padding, self.dilation, weight.shape[2:], self.stride, strict=True
-            )
-        ]
+        geometry = zip(self.input_shape[1:], self.padding, self.dilation, weight.shape[2:], self.stride, strict=True)
+        spatial = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in geometry]
         if min(spatial) < 1:
             raise ValueError(
                 f"input {self.input_shape[1:]} is smaller than the filter {tuple(weight.shape[2:])} "
@@ -130,16 +126,8 @@ class ConvOperator:
         self.output_shape = (weight.shape[0], *spatial)
 
     def __repr__(self) -> str:
-        extra = [
-            f"{name}={value}"
-            for name, value, default in [
-                ("stride", self.stride, (1,) * self.dims),
-                ("padding", self.padding, (0,) * self.dims),
-                ("dilation", self.dilation, (1,) * self.dims),
-                ("groups", self.groups, 1),
-            ]
-            if value != default
-        ]
+        usual = {"stride": (1,) * self.dims, "padding": (0,) * self.dims, "dilation": (1,) * self.dims, "groups": 1}
+        extra = [f"{name}={value}" for name, value in self.geometry.items() if value != usual[name]]
         kernel = "x".join(str(k) for k in self.weight.shape[2:])
         return f"ConvOperator({', '.join([f'{self.input_shape} -> {self.output_shape}', f'kernel={kernel}', *extra])})"
 
@@ -193,10 +181,7 @@ class ConvOperator:
             (flat.shape[0], *self.input_shape),
             self.weight,
             flat,
-            self.stride,  # pyright: ignore[reportArgumentType]
-            self.padding,  # pyright: ignore[reportArgumentType]
-            self.dilation,  # pyright: ignore[reportArgumentType]
-            self.groups,
+            **self.geometry,  # pyright: ignore[reportArgumentType]
         )
         return x if len(batch) == 1 else x.reshape(*batch, *self.input_shape)
 
@@ -240,55 +225,29 @@ class ConvOperator:
         return scale * math.sqrt(max(estimates))
 
     def to_dense(self) -> Tensor:
-        """The matrix ``W`` itself, for tests and small problems.
-
-        Returns:
-            Shape ``(prod(output_shape), prod(input_shape))``.
-        """
+        """Return the matrix ``W`` itself, shape ``(prod(output_shape), prod(input_shape))``, for small problems."""
         n = math.prod(self.input_shape)
         identity = torch.eye(n, dtype=self.dtype, device=self.device)
         return self.forward(identity.reshape(n, *self.input_shape)).reshape(n, -1).T.contiguous()
 
     def full(self) -> ConvOperator:
-        """The same filters and shifts on the padded input, so that the adjoint keeps its full output.
+        """Return the same filters and shifts on the padded input, larger by twice the padding, without padding.
 
-        With the output cropped to the unpadded input, filters at the border lose part of their norm;
-        the paper's Figure 3 keeps the full output.
-
-        Returns:
-            An operator without padding on an input larger by twice the padding.
+        Its adjoint keeps the full output, as in the paper's Figure 3; cropped to the unpadded input, filters at the
+        border lose part of their norm.
         """
-        spatial = tuple(n + 2 * p for n, p in zip(self.input_shape[1:], self.padding, strict=True))
-        return ConvOperator(
-            self.weight,
-            (self.input_shape[0], *spatial),
-            stride=self.stride,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
+        spatial = [n + 2 * p for n, p in zip(self.input_shape[1:], self.padding, strict=True)]
+        shape, geometry = (self.input_shape[0], *spatial), self.geometry | {"padding": 0}
+        return ConvOperator(self.weight, shape, **geometry)  # pyright: ignore[reportArgumentType]
 
     def with_weight(self, weight: Tensor) -> ConvOperator:
-        """Another filter bank of the same shape on the same geometry.
-
-        Args:
-            weight: Filters of the same shape as ``self.weight``.
-
-        Returns:
-            The new operator.
-
-        Raises:
-            ValueError: If the shape differs.
-        """
+        """Return the operator of another filter bank of the same shape; a ValueError if the shape differs."""
         if weight.shape != self.weight.shape:
             raise ValueError(f"weight has shape {tuple(weight.shape)}; expected {tuple(self.weight.shape)}")
         return ConvOperator(weight, self.input_shape, **self.geometry)  # pyright: ignore[reportArgumentType]
 
     def normalised(self) -> ConvOperator:
-        """The operator with every filter scaled to unit norm; zero filters stay zero.
-
-        Returns:
-            The new operator.
-        """
+        """Return the operator with every filter scaled to unit norm; zero filters stay zero."""
         # divided by its largest entry first, and in float64: squares of small entries vanish
         flat = self.weight.double().flatten(1)
         flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
@@ -296,30 +255,17 @@ class ConvOperator:
         return self.with_weight(unit.reshape(self.weight.shape).to(self.weight))
 
     def gaussian(self, seed: int) -> ConvOperator:
-        """The operator with i.i.d. Gaussian filters of expected unit norm, variance ``1 / (M l^d / groups)``.
-
-        Args:
-            seed: Seed of the draw, made on the CPU in float64 so that every device and dtype gets the same.
-
-        Returns:
-            The new operator.
-        """
+        """Return the operator with i.i.d. Gaussian filters of expected unit norm, variance ``1 / (M l^d / groups)``."""
         return self.with_weight(gaussian_like(self.weight, seed))
 
     def to(self, *args: torch.dtype | torch.device | str) -> ConvOperator:
-        """The operator on another device or in another floating-point type.
-
-        Args:
-            *args: As for ``torch.Tensor.to``.
-
-        Returns:
-            The new operator.
-        """
+        """Return the operator on another device or in another floating-point type; arguments as for ``Tensor.to``."""
         return self.with_weight(self.weight.to(*args))  # pyright: ignore
 
 
 def gaussian_like(weight: Tensor, seed: int) -> Tensor:
     """Return Gaussian filters of expected unit norm (Theorem 3.1's scale), of the shape, dtype and device of others."""
+    # drawn on the CPU in float64, so that every device and type gets the same
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     return (draw / math.sqrt(weight[0].numel())).to(weight)

@@ -349,14 +349,13 @@ def in_options(message: str) -> str:
 
 def command_line(verb: str, options: Any) -> str:
     """Return the command that runs options again, without where results go and how they are shown."""
-    names = [field for field in fields(options) if field.name not in {"json", "debug", "out"}]
-    line = ["unconv", verb]
-    line += [getattr(options, name) for name in ("name", "model") if name in _positional(options)]
-    for field in names:
+    positional = "name" if isinstance(options, Reproduce) else "model"
+    line = ["unconv", verb, getattr(options, positional)]
+    for field in fields(options):
         value = getattr(options, field.name)
-        if field.name in _positional(options) or value == field.default:
-            continue
-        line += [OPTIONS.get(field.name, f"--{field.name}"), *map(str, value if isinstance(value, tuple) else (value,))]
+        if field.name not in {positional, "json", "debug", "out"} and value != field.default:
+            values = value if isinstance(value, tuple) else (value,)
+            line += [OPTIONS.get(field.name, f"--{field.name}"), *map(str, values)]
     return shlex.join(line)
 
 
@@ -365,7 +364,3 @@ def address_of(ray: tuple[str, ...] | None) -> str | None:
     if ray is not None and len(ray) > 1:
         raise UsageError(f"--ray takes at most one address, not {' '.join(ray)}; put MODEL before --ray")
     return None if ray is None else (*ray, "local")[0]
-
-
-def _positional(options: Any) -> tuple[str, ...]:
-    return ("name",) if isinstance(options, Reproduce) else ("model",)

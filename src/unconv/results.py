@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from unconv.images import SkippedImage
 
 SHOWN = 8  # images
 EDGE = 160  # pixels of a picture in a report's table
-SUMMARY = ("relative_error", "psnr", "ssim", "feature_error", "seconds")
+MEANS = ("relative_error", "psnr", "ssim", "feature_error", "seconds", "passes")
+COLUMNS = (*MEANS, "status")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +93,17 @@ class InvertResult:
 
         Returns:
             ``{"layer", "recover", "code", "method", "side_info", "images", "summary", "skipped", "notes"}``, JSON's
-            types only.
+            types only; ``summary`` holds means over the images.
         """
-        about = {name: getattr(self, name) for name in ("layer", "recover", "code", "method", "side_info")}
-        images = [{name: v for name, v in row.items() if name not in {"image", *about}} for row in self.rows]
-        summary = {name: self._mean(getattr(self, name)) for name in SUMMARY} | {"images": len(images)}
-        skipped = [{"file": s.file, "reason": s.reason} for s in self.skipped]
-        return about | {"images": images, "summary": summary, "skipped": skipped, "notes": list(self.notes)}
+        images = [{name: row.get(name) for name in ("file", *COLUMNS, "picture")} for row in self.rows]
+        known = {name: [float(image[name]) for image in images if image[name] is not None] for name in MEANS}
+        return {
+            **{name: getattr(self, name) for name in ("layer", "recover", "code", "method", "side_info")},
+            "images": images,
+            "summary": {name: fmean(v) if v else None for name, v in known.items()} | {"images": len(images)},
+            "skipped": [asdict(image) for image in self.skipped],
+            "notes": list(self.notes),
+        }
 
     def __repr__(self) -> str:
         of, errors = "relative error", self.relative_error

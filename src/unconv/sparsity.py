@@ -17,7 +17,6 @@ from unconv import html_repr
 from unconv.linalg import column
 from unconv.operators import per_axis
 
-MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 Switches = Literal["known", "fixed"]
 CodeKind = Literal["network", "paper"]
 """What a block computes (signed pooling behind its activation), or ``M_known(W x, k)`` with unit filters (Table 3)."""
@@ -52,22 +51,7 @@ class Window:
         dilation: int | Sequence[int] = 1,
         ceil_mode: bool = False,
     ) -> Window:
-        """A window with its numbers spelled out per axis.
-
-        Args:
-            dims: Number of spatial axes, one to three.
-            kernel: Size of the window.
-            stride: Step between windows; the kernel where ``None``.
-            padding: Places added on both sides, at most half of the kernel.
-            dilation: Step between the places of one window.
-            ceil_mode: Whether partial windows at the end count.
-
-        Returns:
-            The window.
-
-        Raises:
-            ValueError: If a number is out of range.
-        """
+        """Return a window with its numbers spelled out per axis (``stride``: the kernel where ``None``), checked."""
         sizes = per_axis(kernel, dims, "pooling region")
         window = Window(
             sizes,
@@ -96,10 +80,9 @@ class Window:
             switches = flat.argmax(dim=2, keepdim=True)
             ones = (1,) * len(spatial)
             return flat.gather(2, switches).unflatten(2, ones), switches.unflatten(2, ones)
+        pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(spatial)]
         try:
-            return MAX_POOL[len(spatial)](
-                h, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, return_indices=True
-            )
+            return pool(h, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, return_indices=True)
         except RuntimeError:
             self.starts(spatial)  # says what is wrong where the map is smaller than a region
             raise
@@ -207,20 +190,23 @@ class Code:
     shape: tuple[int, ...]
     pooling: Window | AveragePool | None = None
 
-    def __repr__(self) -> str:
-        nonzero = 100 * (self.values != 0).double().mean().item()
+    def _described(self) -> tuple[str, str]:
         kind = {type(None): "dense", Window: "max-pooled", AveragePool: "average-pooled"}[type(self.pooling)]
-        return f"Code({kind} {tuple(self.values.shape)} of {self.shape}, {nonzero:.1f} % non-zero)"
+        return kind, f"{100 * (self.values != 0).double().mean().item():.1f} %"
+
+    def __repr__(self) -> str:
+        kind, nonzero = self._described()
+        return f"Code({kind} {tuple(self.values.shape)} of {self.shape}, {nonzero} non-zero)"
 
     def _repr_html_(self) -> str:
-        kind = {type(None): "none", Window: "maximum", AveragePool: "average"}[type(self.pooling)]
+        kind, nonzero = self._described()
         rows: dict[str, object] = {
             "inputs": len(self.values),
             "values of one": tuple(self.values.shape[1:]),
             "activation": self.shape,
             "pooling": kind,
             "switches": "none" if self.switches is None else "known",
-            "non-zero": f"{100 * (self.values != 0).double().mean().item():.1f} %",
+            "non-zero": nonzero,
         }
         if self.values.ndim != 4 or self.values.numel() == 0:
             return html_repr.table(rows)
@@ -229,14 +215,7 @@ class Code:
         return html_repr.table(rows) + html_repr.mosaic(maps, caption)
 
     def dense(self) -> Tensor:
-        """Unpool: every value at the place that its switch names, zero elsewhere.
-
-        Where overlapping regions share a place they hold the same value, and it is put there once.
-        Average-pooled values are spread by the transpose of the average.
-
-        Returns:
-            Shape ``(N, K, *spatial)``.
-        """
+        """Return the dense form ``(N, K, *spatial)``: every value at its switch, or averages spread back."""
         spatial = self.shape[1:]
         if isinstance(self.pooling, AveragePool):
             return self.pooling.adjoint(self.values, spatial)
@@ -245,20 +224,13 @@ class Code:
         flat = self.values.new_zeros(*self.values.shape[:2], math.prod(spatial))
         places, values = self.switches.flatten(2), self.values.flatten(2)
         if isinstance(self.pooling, Window) and self.pooling.overlapping:
-            # of two regions that share a place one may have been dropped, and its zero must not win
+            # regions that share a place hold the same value; one may have been dropped, and its zero must not win
             above, below = (flat.scatter_reduce(2, places, values, reduce) for reduce in ("amax", "amin"))
             return (above + below).unflatten(2, spatial)
         return flat.scatter_(2, places, values).unflatten(2, spatial)
 
     def support(self) -> Tensor:
-        """Places of the non-zero values.
-
-        Returns:
-            Shape ``(N, K, *spatial)``, bool.
-
-        Raises:
-            ValueError: If the pooling averages: its values have no place.
-        """
+        """Return the places of the non-zero values, shape ``(N, K, *spatial)``, bool; averages have none."""
         if isinstance(self.pooling, AveragePool):
             raise ValueError("an average-pooled code has no switches, so no support; use dense() instead")
         return self.dense() != 0
@@ -333,14 +305,7 @@ class TopK:
     k: int
 
     def project(self, h: Tensor) -> Code:
-        """Keep the ``k`` entries of largest magnitude of each input.
-
-        Args:
-            h: Activations. Shape ``(N, K, *spatial)``.
-
-        Returns:
-            A code without pooling.
-        """
+        """Keep the ``k`` entries of largest magnitude of each input ``(N, K, *spatial)``: a code without pooling."""
         return Code(keep_largest(h, self.k), None, tuple(h.shape[1:]))
 
 
@@ -380,14 +345,7 @@ class Pooled:
         return Window.of(len(spatial), tuple(spatial) if self.region == "map" else self.region)
 
     def project(self, h: Tensor) -> Code:
-        """Pool, and keep the ``k`` values of largest magnitude of each input.
-
-        Args:
-            h: Activations. Shape ``(N, K, *spatial)``.
-
-        Returns:
-            The code, with its switches.
-        """
+        """Pool, and keep the ``k`` values of largest magnitude of each input ``(N, K, *spatial)``; gives switches."""
         spatial = tuple(h.shape[2:])
         window = self.window(spatial)
         values, switches = window.max_pool(h if self.signed else h.abs())

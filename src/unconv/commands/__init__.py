@@ -5,20 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
-
-from unconv.options import ImageOptions, Layers, ModelOptions
-
-
-def image_paths(options: ImageOptions | Layers) -> list[Path] | None:
-    """Return the files and folders that options name, ``None`` where they name none."""
-    return list(options.images) or None
-
-
-def block_arguments(options: ModelOptions) -> dict[str, Any]:
-    """Return the keyword arguments of functions that measure conv blocks."""
-    return options.keywords() | {"blocks": getattr(options, "blocks", ()) or None}
 
 
 def print_skipped(images: Iterable[Mapping[str, str]]) -> None:

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from unconv import api
-from unconv.commands import block_arguments, format_table
+from unconv.commands import format_table
 from unconv.options import Coherence
 
 COLUMNS = tuple(product(("learned", "random"), ("signed", "absolute", "shifted")))
@@ -14,6 +14,6 @@ COLUMNS = tuple(product(("learned", "random"), ("signed", "absolute", "shifted")
 
 def run(options: Coherence) -> tuple[dict[str, Any], str]:
     """Measure the coherence of every conv block's filters; return the JSON document and its text."""
-    document = api.coherence(options.model, **block_arguments(options))
+    document = api.coherence(options.model, blocks=options.blocks or None, **options.keywords())
     rows = [(block["layer"], *(block[bank][kind] for bank, kind in COLUMNS)) for block in document["blocks"]]
     return document, format_table(("layer", *map(" ".join, COLUMNS)), rows)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from unconv import api
-from unconv.commands import format_table, image_paths, print_skipped
+from unconv.commands import format_table, print_skipped
 from unconv.errors import UnconvError, UsageError
 from unconv.options import Invert, address_of, parse_time
-
-if TYPE_CHECKING:
-    from unconv.results import InvertResult
-
-MEANS = ("relative_error", "psnr", "ssim", "feature_error", "seconds", "passes")
-COLUMNS = (*MEANS, "status")
+from unconv.results import COLUMNS
 
 
 def run(options: Invert) -> tuple[dict[str, Any], str]:
@@ -34,10 +27,10 @@ def run(options: Invert) -> tuple[dict[str, Any], str]:
 
 
 def _invert(options: Invert, layer: str, several: bool) -> dict[str, Any]:
-    result = api.invert(
+    document = api.invert(
         options.model,
         layer,
-        image_paths(options),
+        options.images or None,
         features=None if options.features is None else read_features(options.features, layer),
         method=options.method,
         side_info=options.side_info,
@@ -47,27 +40,14 @@ def _invert(options: Invert, layer: str, several: bool) -> dict[str, Any]:
         k=options.k,
         passes=options.passes,
         budget=parse_time(options.budget),
-        decoders=list(options.decoders) or None,
+        decoders=options.decoders or None,
         reference_images=options.reference_images,
         out=options.out / layer if options.out is not None and several else options.out,
         ray=address_of(options.ray),
         **options.keywords(),
-    )
-    document = _document(result)
+    ).document()
     print_skipped(document["skipped"])
     return document
-
-
-def _document(result: InvertResult) -> dict[str, Any]:
-    images = [{name: row.get(name) for name in ("file", *COLUMNS, "picture")} for row in result.rows]
-    values = {name: [float(v) for image in images if (v := image[name]) is not None] for name in MEANS}
-    return {
-        **{name: getattr(result, name) for name in ("layer", "recover", "code", "method", "side_info")},
-        "images": images,
-        "summary": {name: fmean(found) if found else None for name, found in values.items()} | {"images": len(images)},
-        "skipped": [asdict(image) for image in result.skipped],
-        "notes": list(result.notes),
-    }
 
 
 def read_features(file: Path, layer: str) -> Tensor:

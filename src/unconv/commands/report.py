@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unconv import api
-from unconv.commands import format_table, image_paths
+from unconv.commands import format_table
 from unconv.options import Report, address_of, command_line, parse_time
 
 SHOWN = 3  # modules left out that are named in the terminal
@@ -18,17 +18,17 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
         budget = api.BUDGET
     result = api.report(
         options.model,
-        image_paths(options),
+        options.images or None,
         out=options.out,
-        layers="all" if options.layers == ("all",) else list(options.layers) or None,
-        methods=list(options.methods) or None,
-        side_info=list(options.side_info) or None,
+        layers="all" if options.layers == ("all",) else options.layers or None,
+        methods=options.methods or None,
+        side_info=options.side_info or None,
         passes=options.passes,
         budget=budget,
         region=options.region,
         samples=options.samples,
         pictures=options.pictures,
-        decoders=list(options.decoders) or None,
+        decoders=options.decoders or None,
         reference_images=options.reference_images,
         command=command_line("report", options),
         ray=address_of(options.ray),
@@ -40,7 +40,7 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
 def _text(document: dict[str, Any], page: Any) -> str:
     rows = []
     for layer in document["layers"]:
-        block, linear = layer["block"] or {}, layer["linear"] or {}
+        sparsity, linear = (layer["block"] or {}).get("sparsity") or {}, layer["linear"] or {}
         best = min(
             (i for i in layer["inversion"] if i["recover"] == "image" and i["relative_error"] is not None),
             key=lambda i: i["relative_error"],
@@ -49,7 +49,7 @@ def _text(document: dict[str, Any], page: Any) -> str:
         rows.append((
             layer["layer"],
             layer["shape"],
-            (block.get("sparsity") or {}).get("pooled"),
+            sparsity.get("pooled"),
             linear.get("relative_error"),
             best.get("relative_error"),
             best.get("psnr"),

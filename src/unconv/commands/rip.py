@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unconv import api
-from unconv.commands import block_arguments, format_table, image_paths, print_skipped
+from unconv.commands import format_table, print_skipped
 from unconv.options import Rip
 
 LEGEND = """\
@@ -19,14 +19,15 @@ def run(options: Rip) -> tuple[dict[str, Any], str]:
     """Sample ratios ``||W^T z|| / ||z||`` of every conv block, and bound ``delta_k``; return document and text."""
     document = api.rip(
         options.model,
-        image_paths(options),
+        options.images or None,
+        blocks=options.blocks or None,
         k=options.k,
         region=options.region,
         samples=options.samples,
         boundary=options.boundary,
         filters=options.filters,
         effort=options.effort,
-        **block_arguments(options),
+        **options.keywords(),
     )
     print_skipped(document["skipped"])
     header = ("layer", "k", "p01", "p50", "p99", "lower bound", "upper bound", "how")
