@@ -96,7 +96,7 @@ class InvertResult:
             types only; ``summary`` holds means over the images.
         """
         images = [{name: row.get(name) for name in ("file", *COLUMNS, "picture")} for row in self.rows]
-        known = {name: [float(image[name]) for image in images if image[name] is not None] for name in MEANS}
+        known = {name: [float(v) for image in images if (v := image[name]) is not None] for name in MEANS}
         return {
             **{name: getattr(self, name) for name in ("layer", "recover", "code", "method", "side_info")},
             "images": images,

@@ -1,11 +1,13 @@
 """Full disks, failing reads, Ctrl-C, locks and foreign directories: one line, nothing lost, nothing elsewhere."""
 
+import getpass
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,8 @@ def test_a_limit_on_file_size_is_one_line_and_the_run_goes_on_after_it(place, wo
     assert any(name.startswith("rows-000003-000003") for name in done)
     ended = run(*words, cwd=place)
     assert ended.status == 0, ended.err
-    assert {p.name: p.stat().st_mtime_ns for p in (place / "run" / "parts").iterdir()} == done
+    after = {p.name: p.stat().st_mtime_ns for p in (place / "run" / "parts").iterdir()}
+    assert done.items() <= after.items()  # the page is written early, and again
     assert results(place / "run") == undisturbed.results
 
 
@@ -175,13 +178,15 @@ def test_nothing_is_written_outside_the_run_directory(place, words):
     for folder in watched[:2]:
         folder.mkdir()
     before = tree(*watched)
+    torch_folder = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")  # empty, made by importing torch
     ended = run(*words, cwd=place, changes=str(place.parent / "changes"), environ=environ, page=True)
     assert ended.status == 0, ended.err
     assert tree(*watched) == before
     assert {p.name for p in place.iterdir()} - {"__pycache__"} == {"run", "tiny.py", "home", "tmp", "in"}
     changed = {path for _, path in map(json.loads, (place.parent / "changes").read_text().splitlines())}
     assert changed
-    assert {path for path in changed if not Path(path).is_relative_to(place / "run")} <= {str(place)}
+    outside = {path for path in changed if not Path(path).is_relative_to(place / "run")}
+    assert outside <= {str(place), str(torch_folder)}
 
 
 @pytest.mark.slow

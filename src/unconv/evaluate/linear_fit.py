@@ -18,6 +18,7 @@ from unconv.evaluate.noise import add_noise, noisy_name
 from unconv.images import ImageStream, find_images
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
 from unconv.inversion.reference_images import reference_images
+from unconv.io import cannot_write
 from unconv.preprocessing import Preprocess
 from unconv.tracing import capture
 
@@ -66,7 +67,10 @@ def fit_linear(
     network.linear |= fit_linear_decoders(captured, batches, missing)
     if folder is not None:
         for layer in missing:
-            network.linear[layer].save(fitted_file(folder, layer))
+            try:
+                network.linear[layer].save(fitted_file(folder, layer))
+            except OSError as error:
+                raise UnconvError(cannot_write(folder, error)) from error
     return notes
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from unconv.errors import UnconvError
@@ -125,7 +125,8 @@ class LinearDecoder:
             numbers["reach"] = self.error_model.reach
         present = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items() if t is not None}
         with replacing(Path(path)) as temporary:
-            save_file(present, temporary, {"linear_decoder": json.dumps(numbers)})
+            # as bytes: where a disk is full, an OSError says so, and safetensors' own writer an error of its own
+            temporary.write_bytes(save(present, {"linear_decoder": json.dumps(numbers)}))
 
     @staticmethod
     def load(path: str | Path) -> LinearDecoder:
