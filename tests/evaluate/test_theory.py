@@ -261,12 +261,23 @@ def test_images_on_another_path_are_named(tmp_path, smooth_pictures):
     assert [image.file for image in skipped] == ["2.png"]
 
 
-def test_a_bank_with_a_zero_filter_has_no_coherence(network):
-    block = example(network).blocks.get("3")
-    found = coherence_document(block, 0)["learned"]
-    unit = block.operator.weight.flatten(1)
-    unit = unit / unit.norm(dim=1, keepdim=True)
-    assert found["signed"] == pytest.approx((unit @ unit.T).fill_diagonal_(-1).max().item())
-    network.module[3].weight.data[2] = 0
-    assert coherence_document(Network(network.module, network.preprocess).conv_blocks(
-        example(network).batch.inputs).get("3"), 0)["learned"]["signed"] is None  # fmt: skip
+def test_only_pairs_with_a_zero_filter_have_no_coherence(network):
+    def found() -> dict:
+        blocks = Network(network.module, network.preprocess).conv_blocks(example(network).batch.inputs)
+        return coherence_document(blocks.get("3"), 0)
+
+    def signed(unit: torch.Tensor) -> float:
+        unit = unit.flatten(1) / unit.flatten(1).norm(dim=1, keepdim=True)
+        return (unit @ unit.T).fill_diagonal_(-1).max().item()
+
+    weight, whole = network.module[3].weight.data, found()
+    assert whole["learned"]["signed"] == pytest.approx(signed(weight))
+    weight[2] = 0
+    pruned = found()
+    assert pruned["learned"]["signed"] == pytest.approx(signed(weight[torch.arange(len(weight)) != 2]))
+    assert pruned["random"] == whole["random"]
+    weight[1:] = 0
+    assert (found()["learned"]["signed"], found()["random"]) == (None, whole["random"])
+    weight.zero_()
+    assert found()["learned"] == dict.fromkeys(("signed", "absolute", "shifted"))
+

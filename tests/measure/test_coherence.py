@@ -172,6 +172,16 @@ def test_vgg19(research_data: Path, key: str, signed: float) -> None:
     assert found.signed <= found.absolute <= found.shifted <= 1
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e18])
+def test_the_size_of_a_filter_does_not_count(scale: float) -> None:
+    filters = torch.randn(5, 2, 3, 3, generator=torch.Generator().manual_seed(3))
+    alone = coherence(filters)
+    filters[2] *= scale
+    found = coherence(filters)
+    assert (found.signed, found.absolute) == pytest.approx((alone.signed, alone.absolute), rel=1e-5)
+    assert (found.shifted, found.zero_filters) == (pytest.approx(alone.shifted, rel=1e-5), 0)
+
+
 def test_pairs_with_a_zero_filter_do_not_count() -> None:
     generator = torch.Generator().manual_seed(3)
     kept = torch.randn(5, 2, 3, 3, generator=generator)

@@ -169,15 +169,15 @@ def sparsity_document(statistics: SparsityStatistics, name: str) -> dict[str, fl
 
 
 def coherence_document(block: ConvBlock, seed: int) -> dict[str, dict[str, float | None]]:
-    """Return the coherence of a block's filters, learned and Gaussian; ``None`` where it is not defined."""
+    """Return the coherence of a block's filters, learned and Gaussian; ``None`` where no pair has a cosine."""
     op = block.operator
-    if not op.weight.flatten(1).any(1).all():
-        # a pruned filter has no direction, so its bank has no largest cosine
-        return {bank: dict.fromkeys(("signed", "absolute", "shifted")) for bank in ("learned", "random")}
     pair = coherence_pair(op.weight, seed, op.groups, stride=op.stride, dilation=op.dilation)
 
     def values(found: Coherence) -> dict[str, float | None]:
+        left = len(op.weight) - found.zero_filters
         numbers = {"signed": found.signed, "absolute": found.absolute, "shifted": found.shifted}
+        if found.zero_filters and left < 2:
+            numbers |= dict.fromkeys(("signed", "absolute"), math.nan) | ({} if left else {"shifted": math.nan})
         return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
     return {"learned": values(pair.learned), "random": values(pair.random)}

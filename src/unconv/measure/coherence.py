@@ -241,7 +241,12 @@ def _unit_filters(weight: Tensor) -> tuple[Tensor, Tensor]:
     if bad.any():
         first = int(bad.nonzero()[0])
         raise ValueError(f"filter {first} has norm {norms[first].item():g}; cosines need finite filters")
-    return weight / norms.clamp_min(torch.finfo(weight.dtype).tiny).reshape(-1, *[1] * (weight.ndim - 1)), norms == 0
+    largest = weight.flatten(1).abs().amax(1)
+    column = (-1, *[1] * (weight.ndim - 1))
+    # divided by its largest entry first, and in float64: squares of small entries vanish
+    scaled = weight.double() / torch.where(largest > 0, largest, 1.0).double().reshape(column)
+    length = scaled.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+    return (scaled / length.reshape(column)).to(weight.dtype), largest == 0
 
 
 def _at_least_single(weight: Tensor) -> Tensor:
