@@ -219,13 +219,16 @@ HOOKS = {
         lambda module, args, y: y.index_fill(1, torch.tensor(0), 0)
     ),
 }
+# the conv block up to there
+HOOKED_KINDS = ("conv", "conv+bn", "conv+bn+relu", "conv+bn", "conv+bn+relu+maxpool", "conv+bn+tanh+maxpool", "conv")
 
 
-def hooked(where: str):
-    """A conv block in which something is changed from outside."""
+def hooked(where: str | None):
+    """A conv block in which something is changed from outside, or nothing."""
     torch.manual_seed(4)
     net = shake(nn.Sequential(conv(3, 20), nn.BatchNorm2d(20), nn.ReLU(), nn.MaxPool2d(2), conv(20, 4)))
-    HOOKS[where](net)
+    if where is not None:
+        HOOKS[where](net)
     return net
 
 

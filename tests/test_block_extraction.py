@@ -401,27 +401,31 @@ def test_no_convolution():
 # every block is checked against the network's own output
 
 
-@pytest.mark.parametrize("where", cases.HOOKS)
-def test_a_block_that_is_changed_from_outside_is_refused_or_right(where):
-    model = cases.hooked(where).eval()
+@pytest.mark.parametrize(("where", "kind"), list(zip(cases.HOOKS, cases.HOOKED_KINDS, strict=True)))
+def test_a_block_ends_where_it_is_changed_from_outside(where, kind):
+    model, plain = cases.hooked(where).eval(), cases.hooked(None).eval()
     x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     blocks = find_conv_blocks(model, x)
-    assert blocks.get("4").source is None
-    if where == "activation's input":  # read by the block as what it is: something between batch norm and activation
-        assert blocks.get("0").kind == "conv+bn"
-        torch.testing.assert_close(encoded(model, blocks, "0", x), capture(model, ["1"], x)["1"])
-        return
-    assert blocks.names == ("4",)
-    reason = r"differ from the network's own output by [\d.]+ times its largest value; a hook, a replaced forward"
-    assert re.search(reason, reasons(blocks)["0"])
+    assert (blocks.get("0").kind, blocks.names) == (kind, ("0", "4"))
+    parts = {"conv": plain[0], "bn": plain[1], "relu": plain[2], "tanh": nn.Tanh(), "maxpool": plain[3]}
+    expected = 3 * x  # brighter than what the blocks were found with: no clamp of a hook's may be missed
+    for part in kind.split("+"):
+        expected = parts[part](expected)
+    torch.testing.assert_close(blocks.get("0").encode(3 * x).values, expected)
+    same = torch.equal(expected, capture_inputs(model, ["4"], 3 * x)["4"])
+    assert blocks.get("4").source == ("0" if same else None)
     assert blocks.names == find_conv_blocks(model, torch.zeros(1, 3, 8, 8)).names
 
 
 def test_the_difference_that_a_refusal_names():
-    conv = nn.Conv2d(3, 4, 3, bias=False)
-    conv.register_forward_hook(lambda module, args, y: y * 4)
-    blocks = find_conv_blocks(nn.Sequential(conv, nn.Conv2d(4, 4, 1)), torch.rand(1, 3, 8, 8))
-    assert "by 0.75 times its largest value" in reasons(blocks)["0"]
+    class Stubborn(nn.Sequential):
+        def train(self, mode=True):
+            return self
+
+    conv, norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+    x = torch.rand(1, 3, 8, 8)
+    blocks = find_conv_blocks(nn.Sequential(Stubborn(conv, norm), nn.Conv2d(4, 4, 1)), x)
+    assert re.search(r"by [\d.]+ times its largest value; .*training mode", reasons(blocks)["0.0"])
 
 
 def test_a_chain_that_is_changed_behind_its_back_is_no_chain():

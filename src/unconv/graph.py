@@ -27,21 +27,8 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, DataParallel, Distrib
 COPIES = {"clone", "contiguous", "detach"}
 # functions that turn values into Python values or sizes, with which a forward pass can choose its way
 VALUE_READERS = {
-    *(
-        "allclose",
-        "array",
-        "bool",
-        "contains",
-        "equal",
-        "float",
-        "index",
-        "int",
-        "is_nonzero",
-        "item",
-        "numpy",
-        "tolist",
-    ),
-    *("masked_select", "nonzero", "unique"),
+    *("__array__", "__bool__", "__contains__", "__float__", "__index__", "__int__"),
+    *("allclose", "argwhere", "equal", "is_nonzero", "item", "masked_select", "nonzero", "numpy", "tolist", "unique"),
 }
 
 
@@ -87,9 +74,10 @@ class Graph:
 
     @property
     def path(self) -> str:
-        """The way that the input took: a hash of the operations and of what reads what, not of shapes or values."""
+        """The way that the input took: a hash of the operations, of what reads what and what reads nothing."""
         steps = [
             (n.path, n.operation if isinstance(n.operation, str) else type(n.operation).__name__, n.inputs)
+            + (0 in n.input_shape,)
             for n in self.nodes
         ]
         return hashlib.sha256(repr((steps, self.stopped is None)).encode()).hexdigest()[:16]
@@ -213,6 +201,7 @@ def first_line(error: Exception) -> str:
 def is_leaf(module: nn.Module) -> bool:
     """Return whether a module is one operation: torch's own except containers, and every kind of convolution."""
     own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, CONTAINERS)
+    own = own and "forward" not in vars(module)  # one that was replaced may do anything
     return own or isinstance(module, _ConvNd | FrozenBatchNorm2d)
 
 
@@ -262,10 +251,13 @@ class _Recorder(TorchFunctionMode):
         path, leaf_call = self.running[-1] if self.running else ("", None)
         if leaf_call:
             return func(*args, **options)
-        call = self.begin(path, getattr(func, "__name__", str(func)).strip("_"), args, options)
+        name = getattr(func, "__name__", str(func))
+        call = self.begin(path, name.strip("_"), args, options)
         output = func(*args, **options)
         self.end(call, output)
-        if call.operation in VALUE_READERS and any(index is not None for _, index, _ in call.read):
+        # a mask as an index picks as many entries as it has ones
+        masked = name == "__getitem__" and any(t.dtype == torch.bool for t in tensors_of(args[1:]))
+        if (masked or name in VALUE_READERS) and any(index is not None for _, index, _ in call.read):
             self.value_readers[path] = None
         return output
 
@@ -275,6 +267,12 @@ class _Recorder(TorchFunctionMode):
 
         def enter(_: nn.Module, args: Any, options: Any) -> None:
             self.running.append((path, self.begin(path, module, args, options) if leaf else None))
+
+        def computed(_: nn.Module, args: Any, options: Any, output: Any) -> None:
+            # what hooks of the user's own do to the output follows, as operations by themselves
+            if self.running and self.running[-1][0] == path and (call := self.running[-1][1]):
+                self.end(call, output)
+                self.running[-1] = (path, None)
 
         def leave(_: nn.Module, args: Any, options: Any, output: Any) -> None:
             # not where a hook before ours raised, so that the module was never entered
@@ -287,6 +285,7 @@ class _Recorder(TorchFunctionMode):
                 self.running.pop()
 
         yield module.register_forward_pre_hook(enter, with_kwargs=True)
+        yield module.register_forward_hook(computed, with_kwargs=True, prepend=True)
         yield module.register_forward_hook(leave, with_kwargs=True, always_call=True)
 
     def begin(self, path: str, operation: nn.Module | str, args: Any, options: Any) -> _Call:

@@ -36,6 +36,7 @@ def fixed_convolution(function: Callable[..., Tensor], args: tuple[Any, ...], op
         or not x.requires_grad
         or weight.requires_grad
         or isinstance(padding, str)
+        or weight.is_complex()
         or x.ndim != weight.ndim
     )
     if plain:
