@@ -19,7 +19,6 @@ X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 def test_every_module_is_a_layer_with_the_shape_of_its_features():
     layers = list_layers(torchvision.models.resnet18(weights=None), torch.rand(1, 3, 64, 64))
     assert layers.skipped == ()
-    assert layers.random == ()
     assert layers.branches == ()
     block, pooled = layers.get("layer2"), layers.get("avgpool")
     assert (block.kind, block.input_shape, block.shape) == ("Sequential", (64, 16, 16), (128, 8, 8))
@@ -121,8 +120,40 @@ def test_layers_that_the_gradient_does_not_reach(how):
     assert {layer.name: layer.gradient for layer in layers} == {"a": True, "b": False, "output": False}
 
 
-def test_random_layers_are_named():
-    assert list_layers(cases.random(), X).random == ("c", "output")
+@pytest.mark.parametrize("seed", range(4))
+def test_random_layers_are_left_out_and_called_so(seed):
+    torch.manual_seed(seed)
+    # whether this one runs b is drawn, at every call
+    drawn = Net(lambda net, x: net.c(net.b(net.a(x)) if torch.rand(()) < 0.5 else net.a(x)), a=conv(3, 8), b=conv(8, 8),
+                c=conv(8, 8))  # fmt: skip
+    for model, random in ((cases.random(), {"c", "output"}), (drawn, {"c", "output"})):
+        layers = list_layers(model.eval(), X)
+        assert layers.names[0] == "a"
+        assert set(layers.names) <= {"a", "b"}
+        assert {s.module for s in layers.skipped if "forward passes of one image differ" in s.reason} - {"b"} == random
+
+
+def test_features_whose_shape_depends_on_the_image():
+    model = Net(lambda net, x: net.a(x[..., : 4 + int(4 * x.mean()), :]), a=conv(3, 8))
+    model.register_forward_pre_hook(lambda module, args: (args[0] / args[0].amax((1, 2, 3), keepdim=True),))
+    layers = list_layers(model, torch.cat([X[:1] ** 4, X[1:]]))
+    assert {s.module: s.reason for s in layers.skipped} == dict.fromkeys(
+        ("a", "output"), "its shape depends on the image's values"
+    )
+
+
+def test_a_mask_that_picks_images_is_a_branch():
+    def forward(net, x):
+        h = net.a(x)
+        bright = x.mean((1, 2, 3)) > 0.5
+        h[bright] = net.b(h[bright])
+        return net.c(h)
+
+    model = Net(forward, a=conv(3, 8), b=conv(8, 8), c=conv(8, 8))
+    layers = list_layers(model, X / 2)
+    assert layers.branches == ("",)
+    assert execution_path(model, X / 4) == layers.path != execution_path(model, X * 2)
+    assert list_layers(Net(lambda net, x: net.a(x.float()).double(), a=conv()), X).branches == ()
 
 
 def test_an_image_that_takes_another_path():
@@ -158,7 +189,6 @@ def test_stored_activations_and_counts_stay_as_they_were():
     stored = model.features
     layers = list_layers(model, X)
     assert layers.names == ("a", "act", "b", "output")
-    assert layers.random == ()
     assert model.features is stored
     assert model.calls == 1
     assert model.a.weight.requires_grad

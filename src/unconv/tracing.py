@@ -23,7 +23,10 @@ OUTPUT = "output"  # the layer that is the whole network
 ENDS = 8
 SAMPLES = 4096  # entries of a layer that are compared between two forward passes
 TOLERANCE = 1e-3  # relative to the largest, of that comparison
+RUNS = 6  # forward passes of one image, where something is unsteady
 MIXED = 0.03  # the same, between an image alone and in a batch
+MIXES = "its output for one image depends on the other images of the batch"
+RANDOM = "it is random: forward passes of one image differ (dropout that is left on, noise, a drawn path)"
 HANDED_ON = {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Flatten", "Identity"}  # kinds that change no value
 
 
@@ -56,14 +59,12 @@ class Layers:
     Attributes:
         layers: In the order of execution.
         skipped: Modules whose output is no layer, and why.
-        random: Layers that differ between two forward passes of the same image, the first one first.
         path: What ``execution_path`` gives for the image that they were found with.
         branches: Modules in which values may decide what runs; without any, every image takes the same path.
     """
 
     layers: tuple[Layer, ...]
     skipped: tuple[Skipped, ...] = ()
-    random: tuple[str, ...] = ()
     path: str = ""
     branches: tuple[str, ...] = ()
 
@@ -142,24 +143,26 @@ def list_layers(model: nn.Module, x: Tensor) -> Layers:
         ends = set()
 
     layers: list[Layer] = []
-    random: list[str] = []
-    skipped = dict(once.skipped)
+    skipped, unsteady = dict(once.skipped), set()
     for name, output in once.outputs.items():
         with_gradient, both = again.outputs.get(name), pair.outputs.get(name)
         varies = with_gradient is not None and _differ(output.samples[0], with_gradient.samples[0])
         gradient = with_gradient is not None and with_gradient.gradient
-        if both and (reason := _not_of_the_image(output, both, gradient, varies or bool(graph.reads_values))):
+        reason = _not_of_the_image(output, both, gradient, varies or bool(graph.reads_values)) if both else ""
+        odd = reason == MIXES or with_gradient is None or (both is None and bool(pair.outputs))
+        if varies or (odd and name in (unsteady := unsteady or _unsteady(model, image))):
+            reason = RANDOM
+        if reason:
             skipped[name] = reason
             continue
         layers.append(Layer(name, output.kind, output.input_shape, output.shape, name in ends, gradient))
-        random += [name] * varies
     unreached = f"not reached, the forward pass stopped: {once.stopped}"
     for path in _uncalled(model, {name.split("[")[0] for name in (*once.outputs, *once.skipped)}):
         skipped[path] = unreached if once.stopped else "never called in the forward pass"
     if not layers and once.stopped:
         raise UnconvError(f"the network cannot take an input of shape {tuple(x.shape)}: {once.stopped}")
     left_out = tuple(Skipped(module, reason) for module, reason in skipped.items())
-    return Layers(tuple(layers), left_out, tuple(random), graph.path, graph.reads_values)
+    return Layers(tuple(layers), left_out, graph.path, graph.reads_values)
 
 
 def execution_path(model: nn.Module, x: Tensor) -> str:
@@ -368,15 +371,24 @@ def _differ(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
     return comparable and bool((a - b).abs().max() > tolerance * a.abs().max())
 
 
+def _unsteady(model: nn.Module, image: Tensor) -> set[str]:
+    """Return the layers that differ between some forward passes of one image, and ``""`` so that it is never empty."""
+    first, *others = (_run(model, image).outputs for _ in range(RUNS))
+    pairs = [(name, first.get(name), other.get(name)) for other in others for name in {*first, *other}]
+    return {name for name, a, b in pairs if a is None or b is None or _differ(a.samples[0], b.samples[0])} | {""}
+
+
 def _not_of_the_image(one: _Output, both: _Output, gradient: bool, unsteady: bool) -> str:
     """Return why an output is not one image's features, from one image and from a pair; empty if it is."""
     if both.full_shape[0] != 2 * one.full_shape[0] or both.shape != one.shape:
+        if len(both.full_shape) == len(one.full_shape) and both.full_shape[0] == 2 * one.full_shape[0]:
+            return "its shape depends on the image's values"
         axes = [i for i, (n, m) in enumerate(zip(one.full_shape, both.full_shape)) if m == 2 * n]
         return f"the batch is axis {axes[0]} of its output, not axis 0" if axes else "its output has no batch axis"
     if not gradient and not _differ(both.samples[0], both.samples[1]):
         return "its output does not depend on the image"
     if not unsteady and _differ(one.samples[0], both.samples[0], MIXED):
-        return "its output for one image depends on the other images of the batch"
+        return MIXES
     return ""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,15 +57,23 @@ def fit_linear(
     shape = tuple(x.shape[1:])
     tested = _under_test(images, shape)
     references, notes = _references(network, x, tested, reference_folder, seed)
-    batches = [batch.to(network.device) for batch in references.split(BATCH)]
+    references = references.to(network.device)
+    read, branches = [names[name] for name in missing], bool(network.layers(x).branches)
+    if branches:
+        shapes = {layer: network.layers(x).get(layer).shape for layer in read}
+        count, references = len(references), _that_reach(network, references, shapes)
+        if len(references) < count:
+            notes.append(f"{count - len(references)} reference images take a path without {', '.join(read)}")
     generator = torch.Generator().manual_seed(seed)
 
     def captured(batch: Tensor) -> dict[str, Tensor]:
-        features = capture(network.module, [names[name] for name in missing], batch)
+        # where values choose the way, each image goes its own
+        found = [capture(network.module, read, part) for part in batch.split(1 if branches else len(batch))]
+        features = {layer: torch.cat([each[layer] for each in found]) for layer in found[0]}
         # E[(a + n)^T (a + n)] = a^T a + E[n^T n]: noise on the references is that ridge
         return {name: add_noise(features[names[name]], noise, generator) for name in missing}
 
-    network.linear |= fit_linear_decoders(captured, batches, missing)
+    network.linear |= fit_linear_decoders(captured, list(references.split(BATCH)), missing)
     if folder is not None:
         for layer in missing:
             try:
@@ -126,6 +135,18 @@ def _references(
     dropped = references.dropped
     notes = [f"{dropped} packaged photographs show what is under test, and are no reference images"] if dropped else []
     return _prepared(network, references.images, tested), notes
+
+
+def _that_reach(network: Network, references: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Tensor:
+    """Return the reference images that reach all of some layers, at these shapes; UnconvError where none does."""
+    kept = []
+    for x in references.split(1):
+        with contextlib.suppress(UnconvError):
+            found = capture(network.module, shapes, x)
+            kept += [x] if all(found[layer].shape[1:] == shape for layer, shape in shapes.items()) else []
+    if not kept:
+        raise UnconvError(f"no reference image reaches {', '.join(shapes)}; give reference_images like those under test")
+    return torch.cat(kept)
 
 
 def _prepared(network: Network, pixels: Tensor, like: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Network:
         device: Where it computes.
         decoders: Trained what-where decoders by conv block.
         linear: Linear decoders by layer.
-        max_batch: Images that fit into memory at a time, once that is known.
+        max_batch: Images at a time, once it is known how many fit into memory; one where their values choose the way.
         judge: What says whether a reconstruction still shows the same class; nothing where ``None``.
     """
 
@@ -62,6 +62,7 @@ class Network:
     _layers: dict[tuple[int, ...], Layers] = field(default_factory=dict, repr=False)
     _blocks: dict[tuple[int, ...], ConvBlocks] = field(default_factory=dict, repr=False)
     _functions: dict[tuple[str, tuple[int, ...]], LayerFunction] = field(default_factory=dict, repr=False)
+    _examples: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def box(self) -> Box | None:
@@ -77,7 +78,10 @@ class Network:
         """Return the layers at the shape of one image, found with it the first time. Shape ``(1, C, H, W)``."""
         key = tuple(x.shape[1:])
         if key not in self._layers:
-            self._layers[key] = list_layers(self.module, x[:1].to(self.device))
+            found = self._layers[key] = list_layers(self.module, x[:1].to(self.device))
+            if found.branches:
+                # values choose the way, and one image's values must not choose it for the others of its batch
+                self.max_batch, self._examples[key] = 1, x[:1].to(self.device)
         return self._layers[key]
 
     def conv_blocks(self, x: Tensor) -> ConvBlocks:
@@ -91,14 +95,13 @@ class Network:
         """Return a layer as a differentiable function of images of one shape, prepared once."""
         key = (layer, tuple(shape))
         if key not in self._functions:
-            self._functions[key] = LayerFunction(self.module, layer, key[1])
+            self._functions[key] = LayerFunction(self.module, layer, key[1], self._examples.get(key[1]))
         return self._functions[key]
 
     def portable(self) -> Network:
         """Return the network without what is found anew where it is used: to be sent to another process."""
-        return Network(
-            self.module, self.preprocess, self.device, self.decoders, self.linear, self.max_batch, self.judge
-        )
+        known = (self.module, self.preprocess, self.device, self.decoders, self.linear, self.max_batch, self.judge)
+        return Network(*known, _examples=self._examples)
 
     def halve(self, count: int) -> int:
         """Take at most half as many images at a time from now on; the first time that is said on stderr."""

@@ -65,7 +65,9 @@ class LayerFunction:
     gates replace ReLUs by the branches that were taken; activations without linear pieces run as they are.
     """
 
-    def __init__(self, model: nn.Module, layer: str, input_shape: Sequence[int]) -> None:
+    def __init__(
+        self, model: nn.Module, layer: str, input_shape: Sequence[int], example: Tensor | None = None
+    ) -> None:
         """Prepare the function; costs two forward passes for one image.
 
         Args:
@@ -73,6 +75,7 @@ class LayerFunction:
             layer: Module path, ``"output"`` for the whole network; ``module[0]`` or ``module['key']`` where a module
                 gives a tuple or a dict.
             input_shape: Shape of one image, such as ``(3, 224, 224)``.
+            example: An image that reaches the layer, where not every one does; noise where ``None``.
 
         Raises:
             UsageError: If the network has no such layer.
@@ -85,7 +88,7 @@ class LayerFunction:
         self._parameters = {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
         self._write_back = False
         noise = torch.rand(1, *self.input_shape, generator=torch.Generator().manual_seed(0)) - 0.5
-        self._prepare(as_input_of(model, noise))
+        self._prepare(as_input_of(model, noise if example is None else example.detach().clone()))
 
     def __repr__(self) -> str:
         return f"LayerFunction({self.layer}: {self.input_shape} -> {self.shape})"
