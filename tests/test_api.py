@@ -14,6 +14,7 @@ from torch import nn
 import unconv
 from unconv import api
 from unconv.decode.convex import convex
+from unconv.evaluate.network import CapturedStream, open_network
 
 
 @pytest.fixture(autouse=True)
@@ -270,8 +271,30 @@ def test_errors_speak_python(network, folder, call, message):
         call(network, tensors(folder))
 
 
-def test_a_report_of_images_without_colours_or_grey_is_refused(tmp_path):
-    net = nn.Sequential(nn.Conv2d(5, 6, 3, padding=1), nn.ReLU())
-    with pytest.raises(unconv.UnconvError, match="one or three channels"):
-        unconv.report(net, torch.rand(1, 5, 8, 8), out=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_a_report_of_images_with_other_channels_than_colours(tmp_path):
+    net = nn.Sequential(nn.Conv2d(5, 6, 3, padding=1), nn.ReLU(), nn.Flatten())
+    report = unconv.report(net, torch.rand(1, 5, 8, 8), out=tmp_path / "run", layers=["2"], methods=["linear"])
+    assert any("pictures show the first three of the 5 channels" in note for note in report.document["notes"])
+    assert report.layers[0]["linear"]["relative_error"] < 1
+    assert (tmp_path / "run" / "images" / "0000.png").is_file()
+
+
+def test_each_image_goes_its_own_way():
+    class Bright(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+
+        def forward(self, x):
+            return self.c(self.b(x).relu() if x.mean() > 0.5 else self.a(x))
+
+    torch.manual_seed(0)
+    net, x = Bright().eval(), torch.rand(3, 3, 8, 8) ** torch.tensor([0.3, 4, 0.5])[:, None, None, None]
+    opened = open_network(net, x)
+    opened.example()
+    captured = torch.cat([part.features["c"] for part in CapturedStream(opened.network, opened.images, layers=["c"])])
+    with torch.no_grad():
+        torch.testing.assert_close(captured, torch.cat([net(image) for image in x.split(1)]))
+    found = unconv.invert(net, "b", x, method="linear")
+    assert [s.file for s in found.skipped] == ["image-0001"]
+    assert "does not reach b" in found.skipped[0].reason

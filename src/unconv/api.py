@@ -29,7 +29,7 @@ from unconv.evaluate.reconstruction import (
     reconstruct_features,
 )
 from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
-from unconv.images import SkippedImage
+from unconv.images import SkippedImage, picture_note
 from unconv.models import LoadedModel
 from unconv.preprocessing import Numbers
 from unconv.results import InvertResult, ReportResult
@@ -351,13 +351,15 @@ def _report(
         raise UsageError("pictures is at least 0, and budget a number of seconds above 0")
     opened, progress = _open(model, images, options)
     x = opened.example()
-    if len(x[0]) not in {1, 3}:
-        raise UnconvError(f"images of shape {tuple(x.shape[1:])} make no pictures; give one or three channels")
     found = opened.network.layers(x)
+    if not found.layers:
+        first = "".join(f"; {s.module}: {s.reason}" for s in found.skipped[:1])
+        raise UnconvError(f"the network has no layer that can be inverted{first}")
     chosen = found.ends() if layers is None else found.names if layers == "all" else layers
     names = [layer.name for layer in found if layer.name in {found.get(name).name for name in chosen}]
     names, uncovered = opened.covered(names, None if layers is None or layers == "all" else chosen)
     tasks, notes = _report_tasks(opened, x, names, methods, side_info)
+    notes += [note] if (note := picture_note(x.shape[1])) else []
     _equip(opened, x, tasks, decoders)
     network = opened.network
     if audit:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
-from unconv.checkpoint import hash_state, is_finite
+from unconv.checkpoint import STATISTICS, hash_state, is_finite
 from unconv.errors import UnconvError, UsageError
 from unconv.io import one_line, reason
 from unconv.model_sources import (
@@ -211,9 +211,9 @@ def check_covered(loaded: LoadedModel, module_paths: Iterable[str]) -> None:
                     raise UnconvError(
                         f"{source} gives no {key}, which layer {path} needs; stop before it or give weights with it"
                     )
-            if part in modules and isinstance(modules[part], nn.modules.conv._ConvNd | _NormBase):
+            if isinstance(modules.get(part), _NormBase):
                 for key, buffer in modules[part].named_buffers():
-                    if not is_finite(buffer):
+                    if key in STATISTICS and not is_finite(buffer):
                         raise UnconvError(f"{source}: {part}.{key} holds NaN or infinite values; layer {path} needs it")
 
 

@@ -280,4 +280,3 @@ def test_only_pairs_with_a_zero_filter_have_no_coherence(network):
     assert (found()["learned"]["signed"], found()["random"]) == (None, whole["random"])
     weight.zero_()
     assert found()["learned"] == dict.fromkeys(("signed", "absolute", "shifted"))
-

@@ -183,7 +183,7 @@ def _add(
 def _originals(network: Network, pieces: Sequence[Captured]) -> Iterator[tuple[int, Tensor]]:
     for captured in pieces:
         x = captured.batch.inputs
-        if x.ndim == 4 and x.shape[1] in {1, 3}:
+        if x.ndim == 4:
             yield from zip(captured.batch.indices, network.preprocess.to_pixels(x, x).clamp(0, 1), strict=True)
 
 

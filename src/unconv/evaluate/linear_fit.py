@@ -145,7 +145,9 @@ def _that_reach(network: Network, references: Tensor, shapes: Mapping[str, tuple
             found = capture(network.module, shapes, x)
             kept += [x] if all(found[layer].shape[1:] == shape for layer, shape in shapes.items()) else []
     if not kept:
-        raise UnconvError(f"no reference image reaches {', '.join(shapes)}; give reference_images like those under test")
+        raise UnconvError(
+            f"no reference image reaches {', '.join(shapes)}; give reference_images like those under test"
+        )
     return torch.cat(kept)
 
 

@@ -280,7 +280,9 @@ class Opened:
         """Return the conv blocks of some names, in execution order; all that the weights reach where ``None``."""
         found = self.network.conv_blocks(x)
         chosen = None if wanted is None else {found.get(name).name for name in wanted}
-        kept, _ = self.covered(found.names, sorted(chosen) if chosen is not None else None)
+        kept, skipped = self.covered(found.names, sorted(chosen) if chosen is not None else None)
+        for left_out in skipped:
+            print(f"note: {left_out['module']} is left out: {left_out['reason']}", file=sys.stderr)
         names = [name for name in kept if chosen is None or name in chosen]
         if not names:
             first = "".join(f"; {s.module}: {s.reason}" for s in found.skipped[:1])

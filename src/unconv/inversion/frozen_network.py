@@ -65,9 +65,7 @@ class LayerFunction:
     gates replace ReLUs by the branches that were taken; activations without linear pieces run as they are.
     """
 
-    def __init__(
-        self, model: nn.Module, layer: str, input_shape: Sequence[int], example: Tensor | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, layer: str, input_shape: Sequence[int], example: Tensor | None = None) -> None:
         """Prepare the function; costs two forward passes for one image.
 
         Args:
