@@ -76,8 +76,12 @@ class Graph:
     def path(self) -> str:
         """The way that the input took: a hash of the operations, of what reads what and what reads nothing."""
         steps = [
-            (n.path, n.operation if isinstance(n.operation, str) else type(n.operation).__name__, n.inputs)
-            + (0 in n.input_shape,)
+            (
+                n.path,
+                n.operation if isinstance(n.operation, str) else type(n.operation).__name__,
+                n.inputs,
+                0 in n.input_shape,
+            )
             for n in self.nodes
         ]
         return hashlib.sha256(repr((steps, self.stopped is None)).encode()).hexdigest()[:16]
