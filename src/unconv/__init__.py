@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unconv.adapters import to_deepinv, to_pylops, to_scipy
     from unconv.api import audit, invert, layers, report
+    from unconv.api_unseen import leakage
     from unconv.block_extraction import find_conv_blocks
     from unconv.conv_block import ConvBlock, ConvBlocks
     from unconv.errors import UnconvError, UsageError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from unconv.solvers.solution import Solution
     from unconv.sparsity import Code, Pooled, SparsityModel, TopK
     from unconv.tracing import Layers, capture, capture_inputs
+    from unconv.unseen.leakage import Leakage
 
 __all__ = [
     "Code",
@@ -30,6 +32,7 @@ __all__ = [
     "ConvOperator",
     "InvertResult",
     "Layers",
+    "Leakage",
     "LoadedModel",
     "Pooled",
     "ReportResult",
@@ -44,6 +47,7 @@ __all__ = [
     "find_conv_blocks",
     "invert",
     "layers",
+    "leakage",
     "load_model",
     "report",
     "to_deepinv",
@@ -53,6 +57,7 @@ __all__ = [
 
 _HOMES = {
     "api": ("audit", "invert", "layers", "report"),
+    "api_unseen": ("leakage",),
     "adapters": ("to_deepinv", "to_pylops", "to_scipy"),
     "errors": ("UnconvError", "UsageError"),
     "operators": ("ConvOperator",),
@@ -62,6 +67,7 @@ _HOMES = {
     "block_extraction": ("find_conv_blocks",),
     "conv_block": ("ConvBlock", "ConvBlocks"),
     "tracing": ("Layers", "capture", "capture_inputs"),
+    "unseen.leakage": ("Leakage",),
     "models": ("LoadedModel", "load_model"),
 }
 _HOME = {name: f"unconv.{home}" for home, names in _HOMES.items() for name in names}

@@ -265,6 +265,30 @@ class TrainDecoder(ImageOptions):
 
 
 @dataclass(frozen=True)
+class Unseen(ImageOptions):
+    """What no attacker can do with a layer's noisy features: bounds of the error of any reconstruction, beside ours.
+
+    Attributes:
+        layer: Layers, by module path; see unconv layers.
+        sigma: Standard deviation of white noise on the features, in their units.
+        relative_sigma: The same in units of the features' root mean square.
+        bits: Quantise features to so many bits in place of noise.
+        passes: Passes of the attack per image.
+        probes: Backward passes for each of the two estimates that the bounds are made of.
+        reference_images: Folder of images like those under test, for the prior of bounds and attacks; packaged
+            photographs where not given.
+    """
+
+    layer: tuple[str, ...] = ()
+    sigma: float | None = None
+    relative_sigma: float | None = None
+    bits: int | None = None
+    passes: int = 40
+    probes: int = 32
+    reference_images: Path | None = None
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Check the installation: versions, devices, and a tiny inversion with its error and time.
 
@@ -326,6 +350,7 @@ VERBS = {
     "rip": Rip,
     "reproduce": Reproduce,
     "train-decoder": TrainDecoder,
+    "unseen": Unseen,
     "doctor": Doctor,
 }
 OPTIONS = {

@@ -85,6 +85,21 @@ SCHEMAS = {
         "skipped": SKIPPED,
         "notes": {"type": "array"},
     }),
+    "unseen": closed({
+        "layers": objects({
+            **dict.fromkeys(("layer",), TEXT),
+            **dict.fromkeys(("sigma", "bayesian_bound", "bayesian_bound_estimate", "prior_variance"), NUMBER),
+            **dict.fromkeys(("relative_sigma", "dfil", "unbiased_bound", "bits_per_pixel_estimate", "gap_db"), MAYBE),
+            "bits": {"type": ["integer", "null"]},
+            "in_pixels": {"type": "boolean"},
+            "trace": closed({"value": NUMBER, "low": NUMBER, "high": MAYBE}),
+            "attained": {"type": "object"},
+            "psnr": {"type": ["object", "null"]},
+            "probes": COUNT,
+            "images": COUNT,
+            **{name: {"type": "array"} for name in ("assumptions", "notes", "seconds")},
+        })
+    }),
     "report": closed(
         {
             "run": TEXT,
@@ -124,6 +139,14 @@ def test_layers(document):
     assert shapes["8"] == [16, 4, 4]
     assert any(layer["block"] for layer in found)
     assert not all(layer["block"] for layer in found)
+
+
+def test_unseen(document, photographs, smooth_pictures, tmp_path):
+    smooth_pictures(tmp_path, 8, (20, 20))
+    references = ("--reference-images", tmp_path, "--size", 16)
+    words = ("unseen", "cases:vgg", "--images", photographs, "--layer", "2", "--relative-sigma", 0.1)
+    (found,) = document(*words, "--passes", 4, "--probes", 4, "--limit", 2, *references)["layers"]
+    assert 0 < found["bayesian_bound"] < found["attained"]["linear"]
 
 
 def test_coherence(document):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unconv import api
-from unconv.commands import format_table, image_paths
+from unconv.commands import format_table
 from unconv.errors import UsageError
 from unconv.models import LoadedModel, load_model
 from unconv.options import Audit, address_of, command_line, parse_time
@@ -22,7 +22,7 @@ def run(options: Audit) -> tuple[dict[str, Any], str]:
         budget = api.BUDGET
     result = api.audit(
         options.model,
-        image_paths(options),
+        options.images or None,
         layers="all" if options.layers == ("all",) else list(options.layers) or None,
         noise=options.noise,
         judge=_judge(options.judge),

@@ -55,8 +55,8 @@ def fit_linear(
     if not missing:
         return []
     shape = tuple(x.shape[1:])
-    tested = _under_test(images, shape)
-    references, notes = _references(network, x, tested, reference_folder, seed)
+    tested = under_test(images, shape)
+    references, notes = references_for(network, x, tested, reference_folder, seed)
     references = references.to(network.device)
     read, branches = [names[name] for name in missing], bool(network.layers(x).branches)
     if branches:
@@ -107,7 +107,8 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _under_test(images: ImageStream, shape: tuple[int, ...]) -> Tensor:
+def under_test(images: ImageStream, shape: tuple[int, ...]) -> Tensor:
+    """Return the first images of a shape, which are to be no reference images."""
     inputs = []
     for batch in images:
         if tuple(batch.inputs.shape[1:]) == shape:
@@ -117,7 +118,7 @@ def _under_test(images: ImageStream, shape: tuple[int, ...]) -> Tensor:
     return torch.stack(inputs[:LOOKED_AT]) if inputs else torch.zeros(0, *shape)
 
 
-def _references(
+def references_for(
     network: Network, x: Tensor, tested: Tensor, folder: str | Path | None, seed: int
 ) -> tuple[Tensor, list[str]]:
     """Return reference images as the network receives them, none of them under test, and remarks."""

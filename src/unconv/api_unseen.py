@@ -1,0 +1,152 @@
+"""What a layer cannot see, and what no attacker can do, as functions of a model and images."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from unconv.api import Model, ModelOptions
+from unconv.errors import UnconvError, UsageError
+from unconv.evaluate.linear_fit import references_for, under_test
+from unconv.evaluate.network import Images, Opened, open_network
+from unconv.inversion.linear import fit_linear_decoders
+from unconv.unseen.attack import most_likely
+from unconv.unseen.image_prior import ImagePrior
+from unconv.unseen.leakage import (
+    ASSUMPTIONS,
+    BEATEN,
+    EMPTY,
+    QUANTISED,
+    Leakage,
+    LinearModel,
+    beaten,
+    quantisation_noise,
+)
+from unconv.unseen.pixels import PixelFunction
+
+LIMIT = 8  # images, where no other number is given
+BATCH = 4
+
+
+def leakage(
+    model: Model,
+    layer: str,
+    images: Images | None = None,
+    *,
+    sigma: float | None = None,
+    relative_sigma: float | None = None,
+    bits: int | None = None,
+    passes: int = 40,
+    probes: int = 32,
+    reference_images: str | Path | None = None,
+    **options: Unpack[ModelOptions],
+) -> Leakage:
+    """Bound the error of any attacker who sees a layer's noisy features, beside what our attack attains.
+
+    The Fisher-information bound of unbiased attackers (dFIL: Maeng, Guo, Kariyappa and Suh, NeurIPS 2023) and the
+    Bayesian one of all attackers (van Trees 1968; Gill and Levit 1995), with a Gaussian prior; the attack knows the
+    same prior, and takes the most likely image.
+
+    Args:
+        model: As for ``unconv.invert``.
+        layer: Any module that a gradient passes through, such as ``"layer1"``.
+        images: As for ``unconv.invert``, all of one size; the first 8 where ``limit`` is not given.
+        sigma: Standard deviation of white Gaussian noise on the features. One of these three:
+        relative_sigma: The same in units of the features' root mean square over the images.
+        bits: Quantise features evenly, between their least and largest value over the images, to so many bits.
+        passes: Forward and backward passes of the attack per image; 0 for the linear attack alone.
+        probes: Backward passes for each of the two estimates that the bounds are made of.
+        reference_images: Folder of images like those under test, for the prior and the linear attack; synthetic ones
+            and packaged photographs where ``None``.
+        **options: As for ``unconv.invert``.
+
+    Returns:
+        Bounds and attained errors: mean squares per number of the image, pixels between 0 and 1.
+
+    Raises:
+        UsageError: If not exactly one of the three is given, or a value is out of range.
+        UnconvError: If no gradient passes from the layer to the image, or features are not finite.
+    """
+    if sum(value is not None for value in (sigma, relative_sigma, bits)) != 1:
+        raise UsageError("the noise is missing or given twice; give one of sigma, relative_sigma and bits")
+    for name, value, least in (("passes", passes, 0), ("probes", probes, 2)):
+        if value < least:
+            raise UsageError(f"{name} is {value}; it is at least {least}")
+    opened, x = open_images(model, layer, images, options)
+    function = opened.network.function(layer, x.shape[1:])
+    pixels = PixelFunction(function, opened.network.box)
+    with torch.no_grad():
+        features = torch.cat([function(part) for part in x.split(BATCH)])
+    if not features.isfinite().all():
+        raise UnconvError(f"the features of layer {layer!r} hold NaN or infinite values")
+    size = features.double().square().mean().sqrt().item()
+    seed = options.get("seed", 0)
+    generator = torch.Generator().manual_seed(seed)
+    if bits is not None:
+        noise, noisy = quantisation_noise(features, bits)
+    else:
+        noise = sigma if sigma is not None else size * (relative_sigma or 0.0)
+        if not 0 <= noise < math.inf:
+            raise UsageError(f"sigma is {noise}; it is a standard deviation, a number of at least 0")
+        noisy = features + noise * torch.randn(features.shape, generator=generator).to(features)
+    references, notes = references_for(
+        opened.network, x, under_test(opened.images, tuple(x.shape[1:])), reference_images, seed
+    )
+    references = references.to(x)
+    begun = time.perf_counter()
+    prior = ImagePrior.of(pixels.to_pixels(references))
+    linear_model = LinearModel.of(pixels, pixels.to_pixels(x), prior, probes=probes, seed=seed)
+    bound = linear_model.bound(noise, probes=probes, seed=seed + 1)
+    bounded = time.perf_counter()
+
+    def capture(batch: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            clean = function(batch)
+        return {layer: clean + noise * torch.randn(clean.shape, generator=generator).to(clean)}
+
+    decoder = fit_linear_decoders(capture, references.split(BATCH), [layer])[layer]
+    start = pixels.to_pixels(decoder(noisy, x.shape[1:]).to(x))
+    true = pixels.to_pixels(x)
+    estimates = {"linear": start if pixels.box is None else start.clamp(0, 1)}
+    if noise > 0 and passes:
+        estimates["most likely"] = most_likely(linear_model, noisy, estimates["linear"], noise, passes=passes)
+    attained = {name: (found - true).flatten(1).double().square().mean(1) for name, found in estimates.items()}
+    result = Leakage(
+        layer=layer,
+        sigma=noise,
+        relative_sigma=noise / size if size > 0 else math.inf,
+        bits=bits,
+        bound=bound,
+        attained=attained,
+        in_pixels=pixels.box is not None,
+        assumptions=ASSUMPTIONS + (() if bits is None else (QUANTISED,)),
+        seconds=(bounded - begun, time.perf_counter() - bounded),
+    )
+    notes += [EMPTY] if noise == 0 else []
+    notes += [BEATEN] if beaten(result) else []
+    return replace(result, notes=tuple(notes))
+
+
+def open_images(
+    model: Model, layer: str, images: Images | None, options: ModelOptions, *, limit: int = LIMIT
+) -> tuple[Opened, Tensor]:
+    """Open a model and images of one size; return them and the images as the network receives them."""
+    arguments = {"limit": limit, **{name: value for name, value in options.items() if value is not None}}
+    arguments.pop("progress", None)
+    for name in arguments:
+        if name not in ModelOptions.__annotations__:
+            raise UsageError(f"there is no argument {name!r}; use some of {', '.join(ModelOptions.__annotations__)}")
+    opened = open_network(model, images, **arguments)  # pyright: ignore[reportArgumentType]
+    opened.example()
+    opened.covered([layer], [layer])
+    inputs = list(itertools.chain.from_iterable(batch.inputs for batch in opened.images))
+    if len({x.shape for x in inputs}) > 1:
+        raise UsageError("images differ in size after preprocessing; give size")
+    return opened, torch.stack(inputs).to(opened.network.device)

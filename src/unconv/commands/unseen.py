@@ -1,0 +1,49 @@
+"""``unconv unseen``: what no attacker can do with a layer's noisy features, beside what ours does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unconv import api_unseen
+from unconv.commands import format_table
+from unconv.errors import UsageError
+from unconv.options import Unseen
+
+LEGEND = """\
+PSNR in dB, of pixels in [0, 1]: no unbiased attacker, and no attacker at all on average over the prior, has more than
+the bound; prior is the mean image, the answer of one who sees nothing. bits: information per pixel, an estimate."""
+
+
+def run(options: Unseen) -> tuple[dict[str, Any], str]:
+    """Bound the leakage of layers; return the JSON document and its text."""
+    if not options.layer:
+        raise UsageError(f"--layer is missing; see unconv layers {options.model}")
+    documents = [
+        api_unseen.leakage(
+            options.model,
+            layer,
+            options.images or None,
+            sigma=options.sigma,
+            relative_sigma=options.relative_sigma,
+            bits=options.bits,
+            passes=options.passes,
+            probes=options.probes,
+            reference_images=options.reference_images,
+            **options.keywords(),
+        ).document()
+        for layer in options.layer
+    ]
+    return {"layers": documents}, _text(documents)
+
+
+def _text(documents: list[dict[str, Any]]) -> str:
+    rows = []
+    for found in documents:
+        psnr = found["psnr"] or {}
+        attained = max((psnr[name] for name in found["attained"] if psnr.get(name) is not None), default=None)
+        numbers = (psnr.get("unbiased_bound"), psnr.get("bayesian_bound"), attained, psnr.get("prior"))
+        rows.append((found["layer"], found["sigma"], *numbers, found["gap_db"], found["bits_per_pixel_estimate"]))
+    header = ("layer", "sigma", "unbiased", "any attacker", "ours", "prior", "gap", "bits")
+    notes = list(dict.fromkeys(f"{found['layer']}: {note}" for found in documents for note in found["notes"]))
+    assumed = [f"assumed of {line}" for line in documents[0]["assumptions"]]
+    return "\n".join([format_table(header, rows), LEGEND, *assumed, *notes])
