@@ -46,9 +46,7 @@ BLOCK_METHODS: dict[str, Callable[[ConvBlock, Code, Tensor], Tensor]] = {
 # the image, from the layer's features
 IMAGE_METHODS = {
     "gauss-newton": GaussNewtonConfig(),
-    "gauss-newton, no prior": GaussNewtonConfig(prior=None),
-    "adam": GradientConfig(optimizer="adam"),
-    "lbfgs": GradientConfig(optimizer="lbfgs"),
+    "adam": GradientConfig(),
 }
 STRIDE = 1.05  # points of a curve are at least this factor of time apart
 

@@ -21,19 +21,14 @@ from torch import Tensor, nn
 from torchvision.models import vgg19
 
 from unconv.images import find_images, read_image
+from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.invert import invert_features
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
 from unconv.inversion.reference_images import reference_images
-from unconv.inversion.refine import RefineConfig, refine
 from unconv.inversion.residuals import explained_variance
 from unconv.io import write_json
 from unconv.linalg import relative_norm
-from unconv.stationary import (
-    Blocks,
-    StationaryConfig,
-    StationaryPreconditioner,
-    average_normal_operator,
-    residual_covariance,
-)
+from unconv.stationary import StationaryPreconditioner
 
 SHAPE = (3, 224, 224)
 STRIDES = {"pool1": 2, "pool2": 4, "pool3": 8}
@@ -64,26 +59,21 @@ def test_images(folder: Path, count: int) -> Tensor:
 
 
 def refined_errors(
-    features: nn.Sequential, decoder: LinearDecoder, x: Tensor, preconditioner: StationaryPreconditioner, config: Any
+    function: LayerFunction, decoder: LinearDecoder, x: Tensor, side_info: Any, passes: int, fitted: Any
 ) -> dict[str, Any]:
     """Relative errors of one image after each number of passes."""
-    target = features(x)
-    best, errors = torch.inf, []
-
-    def value_and_grad(y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal best
-        with torch.enable_grad():
-            y = y.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-            loss = (features(y) - target).square().flatten(1).sum(1) / 2
-            (gradient,) = torch.autograd.grad(loss.sum(), y)
-        lower = loss.item() < best
-        best = min(best, loss.item())
-        errors.append(relative_norm(y.detach() - x, x).item() if lower else errors[-1])
-        return loss.detach(), gradient
-
-    found = refine(decoder(target, SHAPE), value_and_grad, preconditioner=preconditioner, config=config)
-    errors += [errors[-1]] * (config.passes - len(errors))
-    return {"errors": errors, "passes": int(found.passes[0]), "status": found.status[0]}
+    errors = [relative_norm(decoder(function(x), SHAPE) - x, x).item()]
+    found = invert_features(
+        function,
+        function(x),
+        function.record(x, side_info),
+        passes=passes,
+        decoder=decoder,
+        preconditioner=fitted,
+        progress=lambda estimate: errors.append(relative_norm(estimate - x, x).item()),
+    )
+    errors += [errors[-1]] * (passes - len(errors))
+    return {"errors": errors, "passes": found.passes[0], "status": found.status[0]}
 
 
 def main() -> None:
@@ -94,6 +84,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--layers", nargs="+", default=list(STRIDES), choices=list(STRIDES))
     parser.add_argument("--passes", type=int, default=12, help="passes per image; 0 for the linear decoders alone")
+    parser.add_argument("--side-info", nargs="+", default=["none"], choices=["none", "switches", "gates"])
     parser.add_argument("--synthetic", type=int, default=24)
     parser.add_argument("--photographs", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
@@ -121,7 +112,7 @@ def main() -> None:
     result["options"] = {name: str(value) for name, value in vars(options).items() if name != "out"}
     result["environment"] = {"torch": torch.__version__, "load": os.getloadavg()}
     for layer in options.layers:
-        decoder, features = decoders[layer], net[: DEPTHS[layer]]
+        decoder = decoders[layer]
         estimates = torch.cat([decoder(capture(batch)[layer], SHAPE) for batch in x.split(1)])
         linear = relative_norm(estimates - x, x)
         explained = explained_variance(x, estimates)
@@ -138,22 +129,18 @@ def main() -> None:
         print(f"{layer}: linear {linear.mean():.4f}, ridge {decoder.weights.ridge:.0e}")
         if options.passes:
             clock = time.process_time()
-            config, blocks = StationaryConfig(probes=16), Blocks.of(SHAPE, (STRIDES[layer],) * 2, 4)
+            function = LayerFunction(net, str(DEPTHS[layer] - 1), SHAPE)
             assert decoder.residuals is not None
-            preconditioner = StationaryPreconditioner(
-                average_normal_operator(features, inputs[:16], blocks, config),
-                residual_covariance(decoder.residuals, blocks, config),
-                blocks,
-            )
-            row["setup_s"] = time.process_time() - clock
-            chosen = RefineConfig.for_stride(STRIDES[layer], options.passes)
-            clock = time.process_time()
-            found = [refined_errors(features, decoder, image[None], preconditioner, chosen) for image in x]
-            row["refine_s_per_image"] = (time.process_time() - clock) / len(x)
-            row["refined"] = found
-            mean = torch.tensor([f["errors"] for f in found]).mean(0)
-            shown = " ".join(f"{n}:{mean[n - 1]:.4f}" for n in MARKS if n <= options.passes)
-            print(f"{layer}: setup {row['setup_s']:.1f} s, {row['refine_s_per_image']:.1f} s per image, {shown}")
+            fitted = StationaryPreconditioner.of(function, inputs, decoder.residuals, (STRIDES[layer],) * 2)
+            row |= {"setup_s": time.process_time() - clock, "noise": fitted.noise, "refined": {}}
+            for kind in options.side_info:
+                clock = time.process_time()
+                found = [refined_errors(function, decoder, v[None], kind, options.passes, fitted) for v in x]
+                row["refined"][kind] = found
+                row[f"refine_s_per_image, {kind}"] = seconds = (time.process_time() - clock) / len(x)
+                mean = torch.tensor([f["errors"] for f in found]).mean(0)
+                shown = " ".join(f"{n}:{mean[n - 1]:.4f}" for n in MARKS if n <= options.passes)
+                print(f"{layer}: setup {row['setup_s']:.1f} s, {seconds:.1f} s per image, {kind} {shown}", flush=True)
         result["layers"][layer] = row
         write_json(options.out, result)
 

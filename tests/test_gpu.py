@@ -78,7 +78,7 @@ def test_the_convex_decoder_is_as_near(device, layer):
 @pytest.mark.parametrize("side_info", SIDE_INFO)
 def test_gauss_newton_is_as_near(device, layer, side_info):
     module, stage, _, x = layer
-    config = GaussNewtonConfig(max_steps=4, init_passes=(20, 20))
+    config = GaussNewtonConfig(passes=40)
     errors = []
     for where in ("cpu", device):
         image = x.to(where)

@@ -7,7 +7,6 @@ matrix per frequency.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from unconv.errors import UnconvError
 from unconv.inversion.blocks import depth_to_space, space_to_depth
 
 Features = Callable[[Tensor], Tensor]
+NOISE = 150.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class StationaryConfig:
     """
 
     block: int = 4
-    probes: int = 32
+    probes: int = 16
     batch_size: int = 4
     smoothing: int = 2
     taper: float = 0.1
@@ -154,13 +154,13 @@ def smoothed_covariance(samples: Tensor, blocks: Blocks, config: StationaryConfi
         window = torch.sin(math.pi / 2 * torch.minimum(ramp, ramp.flip(0)).clamp(max=1))
         window *= (g / window.square().sum()).sqrt()
         split = split * window.reshape(-1, *[1] * (-1 - axis))
-    spectrum = torch.fft.fftn(split, dim=axes, norm="ortho")
-    half = grid[-1] // 2 + 1
-    shifts = list(itertools.product(*[range(-k, k + 1) for k in (min(config.smoothing, (g - 1) // 2) for g in grid)]))
-    # rows of samples of all neighbouring frequencies, one matrix product per frequency
-    rows = torch.stack([spectrum.roll(shift, axes)[..., :half] for shift in shifts]).flatten(0, 1)
-    rows = rows.movedim(1, -1).movedim(0, -2)
-    return rows.mT @ rows.conj() / rows.shape[-2]
+    spectrum = torch.fft.fftn(split, dim=axes, norm="ortho").movedim(1, -1).movedim(0, -2)
+    matrices = spectrum.mT @ spectrum.conj() / len(samples)
+    for axis, g in enumerate(grid):
+        reach = min(config.smoothing, (g - 1) // 2)
+        neighbours = (matrices.roll(shift, axis) for shift in range(-reach, reach + 1))
+        matrices = sum(neighbours, torch.zeros_like(matrices)) / (2 * reach + 1)
+    return matrices.narrow(len(grid) - 1, 0, grid[-1] // 2 + 1).contiguous()
 
 
 class StationaryPreconditioner:
@@ -172,18 +172,20 @@ class StationaryPreconditioner:
 
     Attributes:
         blocks: The blocks.
+        noise: What ``nu`` should be at the linear estimate, in units of ``unit``; see ``of``.
         unit: ``mean(diag H) * mean(diag C)``, the natural unit of ``nu``.
         factor: ``L U``. Shape ``(*frequencies, width, width)``.
         gains: ``s``. Shape ``(*frequencies, width)``.
     """
 
-    def __init__(self, normal: Tensor, covariance: Tensor, blocks: Blocks) -> None:
+    def __init__(self, normal: Tensor, covariance: Tensor, blocks: Blocks, noise: float = 1.0) -> None:
         """Factorise.
 
         Args:
             normal: From ``average_normal_operator``.
             covariance: From ``residual_covariance``.
             blocks: The blocks of both.
+            noise: Of a feature around its linearisation at the linear estimate, in units of ``unit``.
 
         Raises:
             UnconvError: If the matrices are not those of the blocks.
@@ -193,7 +195,7 @@ class StationaryPreconditioner:
                 f"matrices of shapes {tuple(normal.shape)} and {tuple(covariance.shape)} are not those of blocks of "
                 f"{blocks.width} numbers"
             )
-        self.blocks = blocks
+        self.blocks, self.noise = blocks, noise
         means = [m.diagonal(dim1=-2, dim2=-1).real.mean().item() for m in (normal, covariance)]
         self.unit = max(means[0] * means[1], torch.finfo(torch.float32).tiny)
         root = torch.linalg.cholesky(covariance)
@@ -201,6 +203,41 @@ class StationaryPreconditioner:
         values, vectors = torch.linalg.eigh((inner + inner.mH) / 2)
         self.factor = (root @ vectors).to(torch.complex64)
         self.gains = values.clamp_min(0).float()
+
+    @staticmethod
+    def of(
+        features: Features,
+        references: Tensor,
+        residuals: Tensor,
+        stride: Sequence[int],
+        config: StationaryConfig | None = None,
+    ) -> StationaryPreconditioner:
+        """The preconditioner of a layer, from reference images and what its linear decoder misses in some of them.
+
+        The farther estimates are from the images, the less the features' linearisation explains: ``noise`` is 150
+        times the share of the variance of the references that the residuals have (found on VGG-19 and the bundled
+        network), from 1 to 300.
+
+        Args:
+            features: The network up to the layer, differentiable, from images ``(N, C, *spatial)``.
+            references: Reference images. Shape ``(N, C, *spatial)``.
+            residuals: What the linear decoder misses in images that it has not seen. Shape ``(n, C, *spatial)``.
+            stride: Pixels per position and axis; empty where the layer has no positions.
+            config: How to estimate.
+
+        Returns:
+            The preconditioner.
+        """
+        config = config or StationaryConfig()
+        shape = references.shape[1:]
+        blocks = Blocks.of(shape, stride or [config.block] * (len(shape) - 1), config.block)
+        missed = (residuals.square().mean() / references.var().clamp_min(torch.finfo(residuals.dtype).tiny)).item()
+        return StationaryPreconditioner(
+            average_normal_operator(features, references[: config.probes], blocks, config),
+            residual_covariance(residuals, blocks, config),
+            blocks,
+            min(max(NOISE * missed, 1.0), 300.0),
+        )
 
     def apply(self, v: Tensor, nu: Tensor | float) -> Tensor:
         """The product ``M v``.

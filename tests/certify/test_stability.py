@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from unconv.certify import stability as certificate
-from unconv.certify.stability import Jacobian, certify, known_entries
+from unconv.certify.stability import certify, known_entries
+from unconv.inversion.jacobian import Jacobian
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.sparsity import AveragePool, Code, Pooled, Window
 

@@ -5,20 +5,20 @@ import itertools
 import pytest
 
 from unconv.errors import UnconvError
-from unconv.evaluate.budget import MOST_PASSES, SHARE, Clock, check_linear, plan_passes
+from unconv.evaluate.budget import MOST_PASSES, SETUP, SHARE, Clock, check_linear, plan_passes
 from unconv.evaluate.reconstruction import Task
 
 TASKS = [Task(layer, method=method) for layer in ("a", "b") for method in ("linear", "gauss-newton")]
 
 
 def test_layers_get_equal_time():
-    passes = plan_passes(TASKS, {"a": 0.1, "b": 0.4}, 2, 100 / SHARE)
-    assert passes == {"a": 250, "b": 62}
+    passes = plan_passes(TASKS, {"a": 0.1, "b": 0.4}, 2, (40 + 0.5 * SETUP) / SHARE)
+    assert passes == {"a": 100, "b": 25}
 
 
 def test_what_a_layer_does_not_need_is_left_to_the_others():
-    passes = plan_passes(TASKS, {"a": 0.001, "b": 0.4}, 1, 100 / SHARE)
-    assert passes == {"a": MOST_PASSES, "b": 248}
+    passes = plan_passes(TASKS, {"a": 0.001, "b": 0.4}, 1, (40 + 0.401 * SETUP) / SHARE)
+    assert passes == {"a": MOST_PASSES, "b": 99}
 
 
 def test_more_seconds_never_mean_fewer_passes_and_none_mean_none():

@@ -4,7 +4,9 @@ import pytest
 import scipy.optimize
 import torch
 
-from unconv.solvers.lbfgs import quasi_newton
+from unconv.solvers.lbfgs import LbfgsConfig, lbfgs
+
+EXACT = LbfgsConfig(tolerance=0.0, stalled=0.0)
 
 
 def least_squares(count=3, rows=30, columns=12):
@@ -16,30 +18,58 @@ def least_squares(count=3, rows=30, columns=12):
 
 
 def objective(a, b):
-    def evaluate(x):
-        residual = (a @ x.unsqueeze(2)).squeeze(2) - b
-        return residual.square().sum(1) / 2, (a.mT @ residual.unsqueeze(2)).squeeze(2)
+    def evaluate(x, rows):
+        residual = (a[rows] @ x.unsqueeze(2)).squeeze(2) - b[rows]
+        return residual.square().sum(1) / 2, (a[rows].mT @ residual.unsqueeze(2)).squeeze(2)
 
     return evaluate
 
 
 def test_the_least_squares_solution_is_found():
     a, truth, b = least_squares()
-    found = quasi_newton(objective(a, b), torch.zeros_like(truth), max_steps=120)
-    torch.testing.assert_close(found, truth, rtol=1e-6, atol=1e-6)
+    found = lbfgs(objective(a, b), torch.zeros_like(truth), max_passes=120, config=EXACT)
+    torch.testing.assert_close(found.value, truth, rtol=1e-6, atol=1e-6)
 
 
 def test_every_input_is_alone():
     a, truth, b = least_squares()
     a[1] *= 50  # another scale, and so other lengths
     b[1] *= 50
-    together = quasi_newton(objective(a, b), torch.zeros_like(truth), max_steps=15)
+    start, size = torch.zeros_like(truth), b.norm(dim=1)
+    start[2] = 0.999 * truth[2]
+    config, evaluated = LbfgsConfig(tolerance=0.01), []
+
+    def counted(x, rows):
+        evaluated.append(len(rows))
+        return objective(a, b)(x, rows)
+
+    together = lbfgs(counted, start, max_passes=60, size=size, config=config)
+    assert together.status == ("converged",) * 3
+    assert sum(evaluated) == sum(together.passes)
+    assert evaluated[0] == 3
+    assert evaluated[-1] < 3
+    residual = (a @ together.value.unsqueeze(2)).squeeze(2) - b
+    torch.testing.assert_close(together.history[-1], residual.norm(dim=1) / size)
     for n in range(3):
-        alone = quasi_newton(objective(a[n : n + 1], b[n : n + 1]), torch.zeros_like(truth[:1]), max_steps=15)
-        torch.testing.assert_close(together[n : n + 1], alone, rtol=1e-6, atol=1e-9)
+        row = slice(n, n + 1)
+        alone = lbfgs(objective(a[row], b[row]), start[row], max_passes=60, size=size[row], config=config)
+        torch.testing.assert_close(together.value[row], alone.value, rtol=1e-6, atol=1e-9)
+        assert alone.passes == together.passes[row]
 
 
-def rosenbrock(x):
+def test_the_inverse_hessian_as_metric_needs_one_step():
+    a, truth, b = least_squares()
+    inverse = torch.linalg.inv(a.mT @ a)
+    found = lbfgs(
+        objective(a, b),
+        torch.zeros_like(truth),
+        max_passes=2,
+        metric=lambda v, value, rows: (inverse[rows] @ v.unsqueeze(2)).squeeze(2),
+    )
+    torch.testing.assert_close(found.value, truth, rtol=1e-6, atol=1e-6)
+
+
+def rosenbrock(x, _=None):
     off, along = x[:, 1:] - x[:, :-1] ** 2, 1 - x[:, :-1]
     gradient = torch.zeros_like(x)
     gradient[:, 1:] += 200 * off
@@ -51,13 +81,13 @@ def test_a_curved_valley_is_followed_as_fast_as_by_scipy():
     start = torch.tensor([[-1.2, 1.0, -0.5, 0.8]], dtype=torch.float64)
     values = []
 
-    def seen(x):
+    def seen(x, _):
         value, gradient = rosenbrock(x)
         values.append(value.item())
         return value, gradient
 
-    found = quasi_newton(seen, start, max_steps=200)
-    torch.testing.assert_close(found, torch.ones_like(start), rtol=1e-4, atol=1e-4)
+    found = lbfgs(seen, start, max_passes=200, config=EXACT)
+    torch.testing.assert_close(found.value, torch.ones_like(start), rtol=1e-4, atol=1e-4)
 
     def numpy(x):
         value, gradient = rosenbrock(torch.from_numpy(x)[None])
@@ -73,7 +103,7 @@ def test_the_value_never_rises_and_the_best_point_comes_back():
     start = torch.tensor([[-1.2, 1.0], [3.0, -2.0]], dtype=torch.float64)
     last = rosenbrock(start)[0]
     for steps in range(1, 40):
-        value = rosenbrock(quasi_newton(rosenbrock, start, max_steps=steps))[0]
+        value = rosenbrock(lbfgs(rosenbrock, start, max_passes=steps, config=EXACT).value)[0]
         assert (value <= last).all()
         last = value
 
@@ -81,10 +111,17 @@ def test_the_value_never_rises_and_the_best_point_comes_back():
 @pytest.mark.parametrize("steps", [0, 1])
 def test_without_steps_the_start_comes_back(steps):
     start = torch.ones(2, 3)
-    assert torch.equal(quasi_newton(objective(torch.ones(2, 4, 3), torch.zeros(2, 4)), start, max_steps=steps), start)
+    found = lbfgs(objective(torch.ones(2, 4, 3), torch.zeros(2, 4)), start, max_passes=steps)
+    assert torch.equal(found.value, start)
+    assert found.passes == (steps, steps)
 
 
-def test_an_input_at_its_solution_stays():
+def test_an_input_that_cannot_be_improved_stays():
     a, truth, b = least_squares()
-    found = quasi_newton(objective(a, b), truth, max_steps=10)
-    assert torch.equal(found, truth)
+    b[1] = torch.nan
+    found = lbfgs(objective(a, b), truth, max_passes=10)
+    assert torch.equal(found.value, truth)
+    assert found.status == ("converged", "stalled", "converged")
+    assert found.passes == (1, 1, 1)
+    flat = lbfgs(lambda x, rows: (torch.ones(len(x)), torch.zeros_like(x)), truth.float(), max_passes=10)
+    assert flat.status == ("stalled",) * 3

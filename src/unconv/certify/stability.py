@@ -9,8 +9,6 @@ singular value of ``A``; what lies in the null space of ``A`` the equations do n
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -107,30 +105,6 @@ class StabilityCertificate:
             return f"{self.equations} equations for {self.unknowns} unknowns; {kept}"
         lost = f"{known}{self.undetermined} of {self.unknowns} dimensions ({share:.0f} %) are not determined"
         return f"{lost}; in the rest, {kept}"
-
-
-class Jacobian:
-    """The derivative of a function at a point, as a linear operator: what a network with frozen gates is.
-
-    The function takes and returns one tensor with a batch of one, as modules do.
-    """
-
-    def __init__(self, function: Callable[[Tensor], Tensor], point: Tensor) -> None:
-        """Linearise a function."""
-        with warnings.catch_warnings():  # torch's own tracing warns of its parts
-            warnings.simplefilter("ignore")
-            value, self._forward = torch.func.linearize(function, point)
-        self._adjoint = torch.func.vjp(function, point)[1]
-        self.input_shape, self.output_shape = tuple(point.shape[1:]), tuple(value.shape[1:])
-        self.dtype = point.dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The derivative in a direction, one batch entry at a time."""
-        return torch.cat([self._forward(part) for part in x.split(1)])
-
-    def adjoint(self, z: Tensor) -> Tensor:
-        """The transposed derivative, one batch entry at a time."""
-        return torch.cat([self._adjoint(part)[0] for part in z.split(1)])
 
 
 def known_entries(code: Code, *, rectified: bool) -> Tensor:

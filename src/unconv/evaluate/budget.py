@@ -12,7 +12,8 @@ from unconv.errors import UnconvError
 from unconv.evaluate.network import Network
 from unconv.evaluate.reconstruction import IN_PASSES, Task
 
-MOST_PASSES = 400  # of a layer; from there on refinement gains next to nothing
+MOST_PASSES = 150  # of a layer; from there on refinement gains next to nothing
+SETUP = 20  # passes that the preconditioner of a layer costs, once
 SHARE = 0.8  # of what is left after the linear part that is planned; the rest is slack
 REFERENCES = 48  # images that linear decoders are fitted to
 
@@ -67,10 +68,12 @@ def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: i
 
 def plan_passes(tasks: Sequence[Task], per_pass: Mapping[str, float], images: int, seconds: float) -> dict[str, int]:
     """Deal seconds out: equal time for every layer, up to ``MOST_PASSES``; what is left over goes to the others."""
+    refined = {t.layer for t in tasks if t.method == "gauss-newton"}
     runs = {layer: sum(t.layer == layer and t.method in IN_PASSES for t in tasks) for layer in per_pass}
     cost = {layer: per_pass[layer] * images * n for layer, n in runs.items() if n}
     passes = {layer: 0 for layer in per_pass}
-    left = SHARE * max(seconds, 0.0)
+    left = SHARE * max(seconds, 0.0) - sum(SETUP * per_pass[layer] for layer in refined)
+    left = max(left, 0.0)
     # the cheapest layers first: what they do not need is shared among the others
     for number, layer in enumerate(sorted(cost, key=lambda name: cost[name])):
         passes[layer] = min(MOST_PASSES, int(left / (len(cost) - number) / cost[layer]))

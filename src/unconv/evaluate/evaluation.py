@@ -12,6 +12,7 @@ from torch import Tensor
 from unconv.errors import UnconvError
 from unconv.evaluate.budget import Clock
 from unconv.evaluate.network import Captured, CapturedStream, Network, none_left
+from unconv.evaluate.noise import noisy_name
 from unconv.evaluate.reconstruction import (
     IN_PASSES,
     ITERATIVE,
@@ -25,7 +26,8 @@ from unconv.evaluate.reconstruction import (
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.images import ImageStream, SkippedImage
 
-FIRST_PASSES = 8  # of the first round of refinement; every further round doubles them
+FIRST_PASSES = 8  # of the first round of refinement; every further round makes four times as many
+ROUNDS = [FIRST_PASSES << (2 * i) for i in range(10)]
 MEANS = ("relative_error", *QUALITY, "expected_error", "seconds", "passes")
 Progress = Callable[[str, int], None]
 Row = dict[str, Any]
@@ -39,7 +41,7 @@ class Plan:
         tasks: What is recovered, in the order of the results.
         passes: Of the solvers that count in passes: one number, or one per layer; their own where ``None``.
         settings: What reconstruction is told besides.
-        rounds: Whether passes are made in rounds of 8, 16, 32, ..., each with complete results.
+        rounds: Whether passes are made in rounds of 8, 32, 128, ..., each with complete results.
         pictures: Number of images whose reconstructions are kept as pictures.
         keep: Whether estimates and references are kept.
         per_pass: Seconds per pass and layer on one image, to foretell whether there is time.
@@ -60,8 +62,7 @@ class Plan:
         total = self.passes if isinstance(self.passes, int | None) else self.passes[task.layer]
         if total is None or not self.rounds:
             return [total]
-        doubled = [FIRST_PASSES << i for i in range(20) if FIRST_PASSES << i < total]
-        return [*doubled, total] if total > 0 else []
+        return [*[n for n in ROUNDS if n < total], total] if total > 0 else []
 
     def jobs(self) -> list[list[Job]]:
         """Return the jobs of every round: what takes one step for all layers first, then refinement."""
@@ -252,6 +253,10 @@ class Evaluation:
                     return
 
     def _ray_parts(self, jobs: Sequence[Job], ray: Any, clock: Clock) -> Iterator[tuple[Part, Job]]:
+        for job in jobs:
+            if job.task.method == "gauss-newton":
+                layer = job.task.layer
+                self.network.preconditioner(layer, noisy_name(layer, job.task.noise))  # once, and not for every block
         work = [(block, missing, self._previous(block, missing)) for block, missing in self._pending(jobs)]
         by_name = {job.part(block): job for block, missing, _ in work for job in missing}
         for part in ray.map(self.network, self.images, self.plan, work, clock):
@@ -268,7 +273,7 @@ class Evaluation:
     def _store(self, part: Part, job: Job) -> None:
         for path, pixels in part.pictures.items():
             self.run.write_picture(path, pixels)
-        more = job.target is not None and job.target in [FIRST_PASSES << i for i in range(20)] and self.plan.rounds
+        more = job.target in ROUNDS and self.plan.rounds
         if self.plan.keep or more:
             self.run.write_tensors(part.name, part.tensors)
         self.run.write_part(part.name, part.document())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +25,10 @@ from unconv.preprocessing import Preprocess
 from unconv.tracing import capture
 
 BATCH = 8
+REMEMBERED = 32  # decoders in a process
 LOOKED_AT = 64  # images under test that are looked for among the packaged photographs
+
+_fitted: dict[str, LinearDecoder] = {}  # those of this process, for every network that gives the same features
 
 
 def fit_linear(
@@ -39,48 +43,75 @@ def fit_linear(
     seed: int = 0,
     noise: float = 0.0,
 ) -> list[str]:
-    """Fit decoders of layers for images of the shape of ``x``, or read those of a folder; return remarks.
+    """Fit decoders of layers for images of the shape of ``x``, or take those that are there; return remarks.
 
     ``noise``: level of the features' noise that they are fitted for; its variance adds to the ridge of every feature.
     """
-    missing = []
+    shape = tuple(x.shape[1:])
+
+    def draw() -> tuple[Tensor, list[str]]:
+        return references_for(network, x, under_test(images, shape), reference_folder, seed)
+
+    branches = bool(network.layers(x).branches)
+    if not branches and not isinstance(network.references, Tensor):
+        network.references = lambda: draw()[0]
     names = {noisy_name(layer, noise): layer for layer in layers}
-    for layer in names:
-        files = [fitted_file(f, layer) for f in (given, folder) if f is not None]
+    missing = {}
+    for name, layer in names.items():
+        files = [fitted_file(f, name) for f in (given, folder) if f is not None]
         file = next((f for f in files if f.is_file()), None)
         if file is None:
-            missing.append(layer)
+            missing[name] = layer
         else:
-            network.linear[layer] = LinearDecoder.load(file)
+            network.linear[name] = LinearDecoder.load(file)
     if not missing:
         return []
-    shape = tuple(x.shape[1:])
-    tested = under_test(images, shape)
-    references, notes = references_for(network, x, tested, reference_folder, seed)
+    references, notes = draw()
     references = references.to(network.device)
-    read, branches = [names[name] for name in missing], bool(network.layers(x).branches)
+    read = list(missing.values())
     if branches:
         shapes = {layer: network.layers(x).get(layer).shape for layer in read}
         count, references = len(references), _that_reach(network, references, shapes)
         if len(references) < count:
             notes.append(f"{count - len(references)} reference images take a path without {', '.join(read)}")
+    else:
+        network.references = references
+    keys = _keys(network, references, missing, seed)
+    unknown = [name for name in missing if keys[name] not in _fitted]
     generator = torch.Generator().manual_seed(seed)
 
     def captured(batch: Tensor) -> dict[str, Tensor]:
         # where values choose the way, each image goes its own
+        read = [names[name] for name in unknown]
         found = [capture(network.module, read, part) for part in batch.split(1 if branches else len(batch))]
         features = {layer: torch.cat([each[layer] for each in found]) for layer in found[0]}
         # E[(a + n)^T (a + n)] = a^T a + E[n^T n]: noise on the references is that ridge
-        return {name: add_noise(features[names[name]], noise, generator) for name in missing}
+        return {name: add_noise(features[names[name]], noise, generator) for name in unknown}
 
-    network.linear |= fit_linear_decoders(captured, list(references.split(BATCH)), missing)
-    if folder is not None:
-        for layer in missing:
+    if unknown:
+        for name, decoder in fit_linear_decoders(captured, list(references.split(BATCH)), unknown).items():
+            _fitted[keys[name]] = decoder
+    for name in missing:
+        network.linear[name] = _fitted[keys[name]]
+        if folder is not None:
             try:
-                network.linear[layer].save(fitted_file(folder, layer))
+                network.linear[name].save(fitted_file(folder, name))
             except OSError as error:
                 raise UnconvError(cannot_write(folder, error)) from error
+    for key in list(_fitted)[:-REMEMBERED]:
+        del _fitted[key]
     return notes
+
+
+def _keys(network: Network, references: Tensor, layers: Mapping[str, str], seed: int) -> dict[str, str]:
+    """Return what decoders depend on: their names, the reference images, and what the layer makes of one of them."""
+    digest = _digest(references)
+    features = capture(network.module, list(layers.values()), references[:1])
+    return {name: f"{name} {seed} {digest} {_digest(features[layer])}" for name, layer in layers.items()}
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def linear_document(decoder: LinearDecoder) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from unconv.inversion.frozen_network import LayerFunction
 from unconv.io import one_line
 from unconv.models import LoadedModel, adopt_model, check_covered, load_model
 from unconv.preprocessing import Numbers, Preprocess, Preprocessing, UserPreprocess
+from unconv.stationary import StationaryPreconditioner
 from unconv.tracing import Layers, capture, capture_inputs, list_layers
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Network:
         device: Where it computes.
         decoders: Trained what-where decoders by conv block.
         linear: Linear decoders by layer.
+        references: Reference images as the network receives them, at the shape of the decoders, or what draws them.
+        preconditioners: Stationary preconditioners by layer, those that were made; see ``preconditioner``.
         max_batch: Images at a time, once it is known how many fit into memory; one where their values choose the way.
         judge: What says whether a reconstruction still shows the same class; nothing where ``None``.
     """
@@ -57,6 +60,8 @@ class Network:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     decoders: dict[str, WhatWhereDecoder] = field(default_factory=dict)
     linear: dict[str, LinearDecoder] = field(default_factory=dict)
+    references: Tensor | Callable[[], Tensor] | None = None
+    preconditioners: dict[str, StationaryPreconditioner] = field(default_factory=dict)
     max_batch: int | None = None
     judge: Judge | None = None
     _layers: dict[tuple[int, ...], Layers] = field(default_factory=dict, repr=False)
@@ -98,10 +103,23 @@ class Network:
             self._functions[key] = LayerFunction(self.module, layer, key[1], self._examples.get(key[1]))
         return self._functions[key]
 
+    def preconditioner(self, layer: str, name: str) -> StationaryPreconditioner | None:
+        """Return the stationary preconditioner of a layer, made the first time; ``name``: of its linear decoder."""
+        decoder = self.linear.get(name)
+        if name in self.preconditioners or decoder is None or decoder.residuals is None or self.references is None:
+            return self.preconditioners.get(name)
+        references = self.references = self.references if isinstance(self.references, Tensor) else self.references()
+        function = self.function(layer, references.shape[1:])
+        if function.differentiable:
+            references = references.to(self.device)
+            stride = decoder.weights.stride
+            self.preconditioners[name] = StationaryPreconditioner.of(function, references, decoder.residuals, stride)
+        return self.preconditioners.get(name)
+
     def portable(self) -> Network:
         """Return the network without what is found anew where it is used: to be sent to another process."""
-        known = (self.module, self.preprocess, self.device, self.decoders, self.linear, self.max_batch, self.judge)
-        return Network(*known, _examples=self._examples)
+        known = (self.module, self.preprocess, self.device, self.decoders, self.linear, None, self.preconditioners)
+        return Network(*known, self.max_batch, self.judge, _examples=self._examples)
 
     def halve(self, count: int) -> int:
         """Take at most half as many images at a time from now on; the first time that is said on stderr."""

@@ -234,6 +234,9 @@ def _from_features(
     known = NO_SIDE_INFORMATION
     if x is not None and task.side_info != "none":
         known = function.record(x, task.side_info)
+    preconditioner = None
+    if task.method == "gauss-newton":
+        preconditioner = network.preconditioner(task.layer, noisy_name(task.layer, task.noise))
     config = settings.config
     if task.noise and task.method == "gauss-newton":
         config = config if isinstance(config, GaussNewtonConfig) else GaussNewtonConfig()
@@ -250,6 +253,7 @@ def _from_features(
         box=network.box,
         initial=None if initial is None else initial.to(features),
         decoder=decoder,
+        preconditioner=preconditioner,
         config=config,
     )
     seconds = (time.perf_counter() - start) / len(features)

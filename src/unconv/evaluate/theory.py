@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unconv.certify.lower_bound import lower_bound
-from unconv.certify.stability import Jacobian, StabilityCertificate, certify, known_entries
+from unconv.certify.stability import StabilityCertificate, certify, known_entries
 from unconv.certify.supports import Region
 from unconv.certify.upper_bound import delta_bracket, layer_bounds
 from unconv.conv_block import IMAGE, ConvBlock
@@ -19,6 +19,7 @@ from unconv.errors import UnconvError
 from unconv.evaluate.block_reconstruction import coded_block, paper_k
 from unconv.evaluate.network import TOO_LARGE, Captured, CapturedStream, Network, is_out_of_memory, none_left
 from unconv.images import SkippedImage
+from unconv.inversion.jacobian import Jacobian
 from unconv.measure.coherence import Coherence, coherence_pair
 from unconv.measure.rip import Boundary, RatioSummary, compare, sample_ratios
 from unconv.measure.sparsity import BlockSparsity, NonZeros, SparsityStatistics

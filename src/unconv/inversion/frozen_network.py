@@ -132,6 +132,21 @@ class LayerFunction:
         x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
         return self._run(x, mode or _FrozenMode(known))
 
+    def with_violations(self, x: Tensor, known: SideInformation) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The features, and how far images are from the known branches being the network's own.
+
+        Args:
+            x: Images. Shape ``(N, *input_shape)``.
+            known: What is held fixed.
+
+        Returns:
+            Features of shape ``(N, *shape)``; and for each known pooling and activation ``||own - known||^2``, between
+            what the network itself and what the known branches make of their input, beside ``||known||^2``. Each of
+            shape ``(N,)``; the first vanish at images that take the known branches.
+        """
+        mode = _FrozenMode(known, violations=True)
+        return self(x, mode=mode), mode.violations
+
     def record(self, x: Tensor, side_info: SideInfo) -> SideInformation:
         """The side information of true images.
 
@@ -326,20 +341,24 @@ class _RecordingMode(_NonlinearityMode):
 class _FrozenMode(_NonlinearityMode):
     """Reads known switches and takes known branches."""
 
-    def __init__(self, known: SideInformation) -> None:
+    def __init__(self, known: SideInformation, *, violations: bool = False) -> None:
         super().__init__()
         self.known = known
+        self.violations: list[tuple[Tensor, Tensor]] = []
+        self._wanted = violations
 
     def pool(self, h: Tensor, pooling: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         if self.known.side_info == "none":
             return pooling(h)[0]
         switches = self._next(self.known.switches, self.pools, "switches", h)
         if h.ndim != 4:
-            return h.flatten(2).gather(2, switches.flatten(2)).reshape(switches.shape)
-        # places before channels, as they lie in memory
-        places = switches.permute(0, 2, 3, 1)
-        values = h.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.flatten(1, 2))
-        return values.unflatten(1, places.shape[1:3]).permute(0, 3, 1, 2)
+            values = h.flatten(2).gather(2, switches.flatten(2)).reshape(switches.shape)
+        else:
+            # places before channels, as they lie in memory
+            places = switches.permute(0, 2, 3, 1)
+            values = h.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.flatten(1, 2))
+            values = values.unflatten(1, places.shape[1:3]).permute(0, 3, 1, 2)
+        return self._compared(values, lambda: pooling(h)[0])
 
     def activate(self, h: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         if self.known.side_info != "gates":
@@ -348,7 +367,7 @@ class _FrozenMode(_NonlinearityMode):
         if slope.shape != h.shape:
             raise UnconvError(f"the gates have shape {tuple(slope.shape)}, the network {tuple(h.shape)}; give its own")
         y = h * slope
-        return y if offset is None else y + offset
+        return self._compared(y if offset is None else y + offset, lambda: function(h))
 
     def finish(self) -> None:
         known = len(self.known.switches)
@@ -356,6 +375,12 @@ class _FrozenMode(_NonlinearityMode):
             raise UnconvError(
                 f"switches of {known} poolings are given, the network has {self.pools} up to there; give its own"
             )
+
+    def _compared(self, values: Tensor, own: Callable[[], Tensor]) -> Tensor:
+        if self._wanted:
+            excess = own() - values
+            self.violations.append((excess.square().flatten(1).sum(1), values.detach().square().flatten(1).sum(1)))
+        return values
 
     def _next(self, known: tuple[Any, ...], count: int, what: str, h: Tensor) -> Any:
         if count > len(known):

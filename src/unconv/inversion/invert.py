@@ -12,11 +12,12 @@ from torch import Tensor
 from unconv.errors import UnconvError, UsageError
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
-from unconv.inversion.gauss_newton import GaussNewtonConfig, Preconditioner, gauss_newton
+from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
 from unconv.inversion.gradient import GradientConfig, gradient_descent
-from unconv.inversion.objective import check_features, is_constant
+from unconv.inversion.misfit import check_features, is_constant
 from unconv.linalg import relative_norm
 from unconv.solvers.solution import Solution, Status
+from unconv.stationary import StationaryPreconditioner
 
 Method = Literal["linear", "gauss-newton", "gradient"]
 METHODS: tuple[Method, ...] = ("linear", "gauss-newton", "gradient")
@@ -52,14 +53,11 @@ def invert_features(
     box: Box | None = None,
     initial: Tensor | None = None,
     decoder: Decoder | None = None,
-    preconditioner: Preconditioner | None = None,
+    preconditioner: StationaryPreconditioner | None = None,
     config: GaussNewtonConfig | GradientConfig | None = None,
     progress: Callable[[Tensor], None] | None = None,
 ) -> Inversion:
     """Recover images from a layer's features.
-
-    Give the estimate of less side information as ``initial`` where there is one: the misfit to what is known never
-    rises, so more side information does not end worse.
 
     Args:
         function: The layer.
@@ -72,7 +70,7 @@ def invert_features(
         initial: Where to begin. Shape ``(N, *function.input_shape)``; the decoder's estimate where ``None``, and
             without a decoder the method's own.
         decoder: The layer's linear decoder; needed by ``"linear"``.
-        preconditioner: Of Gauss-Newton, such as ``StationaryPreconditioner.apply``.
+        preconditioner: The layer's stationary preconditioner, for Gauss-Newton; it makes the most of few passes.
         config: Of the method: ``GaussNewtonConfig`` or ``GradientConfig``.
         progress: Called with the images after every step.
 
@@ -93,9 +91,12 @@ def invert_features(
     if method == "linear" and decoder is None:
         raise UsageError("method 'linear' needs the layer's decoder; fit one with fit_linear_decoders")
     check_features(function, features, gradient=method != "linear")
-    if decoder is not None and (initial is None or method == "linear"):
-        initial = decoder(features, function.input_shape).to(features)
-        initial = initial if box is None else box.project(initial)
+    linear = None
+    if decoder is not None:
+        linear = decoder(features, function.input_shape).to(features)
+        linear = linear if box is None else box.project(linear)
+    if initial is None or method == "linear":
+        initial = linear
     if method == "linear":
         assert initial is not None
         solution = _evaluated(function, features, initial)
@@ -110,6 +111,7 @@ def invert_features(
             features,
             known,
             initial=initial,
+            linear=linear,
             box=box,
             passes=passes,
             preconditioner=preconditioner,

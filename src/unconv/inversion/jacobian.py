@@ -1,4 +1,4 @@
-"""The derivative of features with respect to images, as products with it and its transpose."""
+"""The derivative of a function at a point, as products with it and its transpose."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from torch import Tensor
 
 
 class Jacobian:
-    """The derivative ``J`` at one batch of images; each product costs one pass one way, none the primal again.
+    """The derivative ``J`` at a batch of points; each product costs one pass one way, none the primal again.
 
-    ``J^T w`` is a backward pass. It is linear in ``w``, so ``J v`` is the backward pass of that backward pass: for
+    ``J^T w`` is a backward pass. It is linear in ``w``, so ``J x`` is the backward pass of that backward pass: for
     convolutions the forward convolution, exactly, without recomputing any activation.
+
+    Attributes:
+        value: The function at the points.
+        input_shape: Shape of one point.
+        output_shape: Shape of the function's value at one point.
+        dtype: Type of the points.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
         """Record the function at a batch: one forward and one backward pass.
 
         Args:
-            function: Maps images to features, each image for itself.
-            x: Images. Shape ``(N, *input)``.
+            function: Maps points to values, each point for itself; twice differentiable, but for kinks.
+            x: Points. Shape ``(N, *input)``.
         """
         with torch.enable_grad():
             self._x = x.detach().requires_grad_()
@@ -28,15 +34,18 @@ class Jacobian:
             self._w = torch.zeros_like(self._y).requires_grad_()
             # w -> J^T w
             (self._pulled,) = torch.autograd.grad(self._y, self._x, self._w, create_graph=True)
-        self.value = self._y.detach()
+        self.value, self.dtype = self._y.detach(), x.dtype
+        self.input_shape, self.output_shape = tuple(x.shape[1:]), tuple(self._y.shape[1:])
 
-    def forward(self, v: Tensor) -> Tensor:
-        """Return ``J v``. Shape ``(N, *input)`` to that of the features."""
-        # d/dw <J^T w, v> = J v
-        (image,) = torch.autograd.grad(self._pulled, self._w, v, retain_graph=True)
-        return image
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``J x``. Shape ``(N, *input)`` to that of the values; of one point, any number of vectors."""
+        # d/dw <J^T w, x> = J x
+        return torch.cat([
+            torch.autograd.grad(self._pulled, self._w, part, retain_graph=True)[0] for part in x.split(len(self._x))
+        ])
 
-    def adjoint(self, w: Tensor) -> Tensor:
-        """Return ``J^T w``. Shape of the features to ``(N, *input)``."""
-        (image,) = torch.autograd.grad(self._y, self._x, w, retain_graph=True)
-        return image
+    def adjoint(self, z: Tensor) -> Tensor:
+        """Return ``J^T z``. Shape of the values to ``(N, *input)``; of one point, any number of vectors."""
+        return torch.cat([
+            torch.autograd.grad(self._y, self._x, part, retain_graph=True)[0] for part in z.split(len(self._x))
+        ])

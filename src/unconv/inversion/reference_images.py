@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -115,7 +116,12 @@ def dead_leaves(
     shape = tuple(int(n) for n in image_shape)
     if not 2 <= len(shape) <= 4 or min(shape) < 1:
         raise UnconvError(f"image shape {shape} is none; expected channels and one to three spatial sizes")
-    config = config or DeadLeavesConfig()
+    return _drawn(count, shape, config or DeadLeavesConfig(), seed).clone()
+
+
+@lru_cache(maxsize=4)
+def _drawn(count: int, shape: tuple[int, ...], config: DeadLeavesConfig, seed: int) -> Tensor:
+    """Draw once per process: every inversion of images of one shape asks for the same ones."""
     images = [_draw(shape, config, np.random.default_rng([seed, n])) for n in range(count)]
     return torch.from_numpy(np.stack(images)) if images else torch.zeros(0, *shape)
 

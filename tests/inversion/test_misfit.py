@@ -1,0 +1,68 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from unconv.errors import UnconvError
+from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.misfit import Misfit, check_features, is_constant
+
+
+@pytest.mark.parametrize("side_info", ["none", "switches", "gates"])
+def test_misfit_by_hand(make, side_info):
+    function, x = make()
+    known, features = function.record(x, side_info), function(x)
+    misfit, rows = Misfit(function, features, known), torch.arange(2)
+    point = x + 0.1 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3))
+    misfit.weigh(point)
+    assert misfit(x, rows).abs().max() < 1e-12
+    value, gradient = misfit.with_gradient(point, rows)
+    torch.testing.assert_close(gradient, torch.func.grad(lambda v: misfit(v, rows).sum())(point))
+    torch.testing.assert_close(misfit(point[1:], rows[1:]), value[1:])
+
+    first, _, second, _, pool = function.model
+    h, violations = point, []
+    for number, convolution in enumerate((first, second)):
+        h = convolution(h)
+        own = h.relu()
+        h = own if side_info != "gates" else h * known.gates[number][0]
+        violations += [(own, h)] if side_info == "gates" else []
+    own = pool(h)
+    if side_info != "none":
+        h = h.flatten(2).gather(2, known.switches[0].flatten(2)).reshape(own.shape)
+        violations.append((own, h))
+    else:
+        h = own
+
+    def squares(v):
+        return v.square().flatten(1).sum(1)
+
+    expected = squares(h - features)
+    for own, taken in violations:
+        expected = expected + squares(features) / squares(taken) * squares(own - taken)
+    torch.testing.assert_close(value, expected.detach() / 2)
+
+
+def test_features_that_do_not_fit_are_refused(make):
+    function, x = make()
+    features = function(x)
+    with pytest.raises(UnconvError, match="give the features of this layer"):
+        check_features(function, features[:, :5])
+    with pytest.raises(UnconvError, match="NaN or infinite"):
+        check_features(function, features * math.nan)
+
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return x.detach().round()
+
+    rounded = LayerFunction(nn.Sequential(nn.Conv2d(3, 4, 1), Rounded()), "1", (3, 4, 4))
+    check_features(rounded, torch.zeros(1, 4, 4, 4), gradient=False)
+    with pytest.raises(UnconvError, match="no gradient passes"):
+        check_features(rounded, torch.zeros(1, 4, 4, 4))
+
+
+def test_constant_features():
+    features = torch.stack([torch.zeros(3, 2), torch.ones(3, 2), torch.arange(6.0).reshape(3, 2)])
+    assert is_constant(features).tolist() == [True, True, False]
+    assert is_constant(torch.tensor([[0.0], [2.0]])).tolist() == [True, False]
