@@ -8,7 +8,7 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 
 # the bundled network on photographs that ship with scikit-image; says at the end where the page is
 demo: $(VENV)/installed
-	$(BIN)/unconv report cifar-vgg --size 32 --limit 2 --layers features.6 features.13 --passes 6 --samples 5 --out runs/demo
+	$(BIN)/unconv report cifar-vgg --size 32 --limit 2 --layers features.6 features.13 --passes 24 --samples 5 --out runs/demo
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n 2 -m "not slow and not gpu"
