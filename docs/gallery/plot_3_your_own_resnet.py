@@ -80,9 +80,10 @@ for panel in panels.flat:
 # The paper's measures are about conv blocks. Coherence is the largest cosine between two filters. Here both columns are
 # random; a trained network's filters are far more alike (Table 4 on the page :doc:`/reproduction`).
 
-from unconv.measure.coherence import coherence_pair
+from unconv.measure.coherence import coherence
 
 blocks = unconv.find_conv_blocks(net, torch.zeros(1, 3, 64, 64))
 for name in ("conv1", "layer1.0.conv1", "layer2.0.conv1"):
-    pair = coherence_pair(blocks.get(name).operator.weight, seed=0)
-    print(f"{name:16} these {pair.learned.absolute:.2f}, Gaussian {pair.random.absolute:.2f}")
+    operator = blocks.get(name).operator
+    these, gaussian = coherence(operator), coherence(operator.gaussian(seed=0))
+    print(f"{name:16} these {these.absolute:.2f}, Gaussian {gaussian.absolute:.2f}")

@@ -19,8 +19,8 @@ from unconv.decode.min_norm import min_norm
 from unconv.decode.transpose import transpose
 from unconv.errors import UnconvError
 from unconv.images import ImageStream, psnr, quality, save_image, ssim, to_uint8
-from unconv.measure.coherence import coherence, coherence_pair, correlation_table
-from unconv.measure.rip import RatioSummary, compare, draw_codes, sample_ratios
+from unconv.measure.coherence import coherence
+from unconv.measure.rip import RatioSummary, draw_codes, sample_ratios
 from unconv.measure.sparsity import SparsityStatistics, k_from
 from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
 from unconv.operators import ConvOperator, gaussian_like, per_axis
@@ -213,27 +213,12 @@ TABLE = [
             "pooled": st.just(H[:1]),
         },
     ),
-    *(
-        (
-            function.__name__,
-            lambda function=function, **given: rip(function, **given),
-            {
-                "k": K_OUT_OF_RANGE,
-                "samples": BELOW_1,
-                "boundary": WORDS,
-                "batch": BELOW_1,
-                "values": WORDS,
-                "seed": NEGATIVE,
-            },
-        )
-        for function in (sample_ratios, compare)
-    ),
-    ("sample_ratios.method", lambda **given: rip(sample_ratios, **given), {"method": WORDS}),
     (
-        "draw_codes",
-        iterated,
-        {"k": K_OUT_OF_RANGE, "samples": BELOW_1, "values": WORDS, "batch": BELOW_1, "seed": NEGATIVE},
+        "sample_ratios",
+        lambda **given: rip(sample_ratios, **given),
+        {"k": K_OUT_OF_RANGE, "samples": BELOW_1, "boundary": WORDS, "seed": NEGATIVE, "method": WORDS},
     ),
+    ("draw_codes", iterated, {"k": K_OUT_OF_RANGE, "samples": BELOW_1, "batch": BELOW_1, "seed": NEGATIVE}),
     ("RatioSummary", RatioSummary.of, {"ratios": st.sampled_from([torch.zeros(0), torch.tensor([1, math.nan])])}),
     *(
         (
@@ -270,24 +255,7 @@ TABLE = [
         lambda **given: certify(W, **given),
         {"mask": st.just(torch.ones(4, 6, 5)), "start": st.just(torch.ones(2, 6))},
     ),
-    *(
-        (
-            function.__name__,
-            lambda function=function, **given: function(**{"weight": W.weight} | given),
-            {
-                "groups": BELOW_1 | st.integers(5, 10**6),
-                "stride": BELOW_1 | BAD_PER_AXIS,
-                "dilation": BELOW_1 | BAD_PER_AXIS,
-            },
-        )
-        for function in (coherence, correlation_table)
-    ),
-    ("coherence.weight", coherence, {"weight": BAD_FILTERS}),
-    (
-        "coherence_pair",
-        lambda **given: coherence_pair(**{"weight": W.weight, "seed": 0} | given),
-        {"weight": BAD_FILTERS, "seed": SEEDS},
-    ),
+    ("coherence", lambda **given: coherence(W.with_weight(**given)), {"weight": BAD_FILTERS}),
     (
         "Preprocess",
         Preprocess,

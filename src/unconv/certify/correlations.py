@@ -47,8 +47,7 @@ class Table:
 
 def table_of(operator: ConvOperator) -> Table:
     """The correlation table of an operator, with its rounding error."""
-    values = correlation_table(operator.weight, operator.groups, stride=operator.stride, dilation=operator.dilation)
-    return Table(values, table_error(operator))
+    return Table(correlation_table(operator), table_error(operator))
 
 
 def table_error(operator: ConvOperator) -> Tensor:

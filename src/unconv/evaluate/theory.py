@@ -20,8 +20,8 @@ from unconv.evaluate.block_reconstruction import coded_block, paper_k
 from unconv.evaluate.network import TOO_LARGE, Captured, CapturedStream, Network, is_out_of_memory, none_left
 from unconv.images import SkippedImage
 from unconv.inversion.jacobian import Jacobian
-from unconv.measure.coherence import Coherence, coherence_pair
-from unconv.measure.rip import Boundary, RatioSummary, compare, sample_ratios
+from unconv.measure.coherence import coherence
+from unconv.measure.rip import Boundary, RatioSummary, sample_ratios
 from unconv.measure.sparsity import BlockSparsity, NonZeros, SparsityStatistics
 from unconv.operators import ConvOperator, LinearOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
@@ -172,16 +172,16 @@ def sparsity_document(statistics: SparsityStatistics, name: str) -> dict[str, fl
 def coherence_document(block: ConvBlock, seed: int) -> dict[str, dict[str, float | None]]:
     """Return the coherence of a block's filters, learned and Gaussian; ``None`` where no pair has a cosine."""
     op = block.operator
-    pair = coherence_pair(op.weight, seed, op.groups, stride=op.stride, dilation=op.dilation)
 
-    def values(found: Coherence) -> dict[str, float | None]:
+    def values(bank: ConvOperator) -> dict[str, float | None]:
+        found = coherence(bank)
         left = len(op.weight) - found.zero_filters
         numbers = {"signed": found.signed, "absolute": found.absolute, "shifted": found.shifted}
         if found.zero_filters and left < 2:
             numbers |= dict.fromkeys(("signed", "absolute"), math.nan) | ({} if left else {"shifted": math.nan})
         return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
-    return {"learned": values(pair.learned), "random": values(pair.random)}
+    return {"learned": values(op), "random": values(op.gaussian(seed))}
 
 
 def regions_and_k(block: ConvBlock, fraction: float, region: int) -> tuple[Window | int, int]:
@@ -192,13 +192,13 @@ def regions_and_k(block: ConvBlock, fraction: float, region: int) -> tuple[Windo
 
 def ratios_document(block: ConvBlock, region: Window | int, k: int, samples: int, seed: int) -> list[dict[str, Any]]:
     """Return quantiles of ``||W^T z|| / ||z||`` over random codes, for three filter banks and both boundaries."""
-    documents = []
-    boundaries: tuple[Boundary, ...] = ("full", "cropped") if any(block.operator.padding) else ("full",)
+    op, documents = block.operator, []
+    banks = {"learned": op, "normalised": op.normalised(), "gaussian": op.gaussian(seed)}
+    boundaries: tuple[Boundary, ...] = ("full", "cropped") if any(op.padding) else ("full",)
     for boundary in boundaries:
-        found = compare(block.operator, Pooled(region), k, samples, seed=seed, boundary=boundary)
-        for filters in ("learned", "normalised", "gaussian"):
-            ratio: RatioSummary = getattr(found, filters)
-            quantiles = {"p01": ratio.p01, "p50": ratio.p50, "p99": ratio.p99}
+        for filters, bank in banks.items():
+            found = RatioSummary.of(sample_ratios(bank, Pooled(region), k, samples, seed=seed, boundary=boundary))
+            quantiles = {"p01": found.p01, "p50": found.p50, "p99": found.p99}
             documents.append({"filters": filters, "boundary": boundary, "k": k} | quantiles)
     return documents
 

@@ -17,7 +17,6 @@ from unconv.measure.coherence import correlation_table
 from unconv.operators import Boundary, ConvOperator
 from unconv.sparsity import Pooled, Window
 
-Values = Literal["uniform", "gaussian", "sign"]
 Method = Literal["auto", "dense", "gram"]
 
 BATCH_BYTES = 2**27  # of the largest buffers of one batch
@@ -46,11 +45,7 @@ class SparseCodes:
     shape: tuple[int, ...]
 
     def dense(self) -> Tensor:
-        """The codes spelled out.
-
-        Returns:
-            Shape ``(N, K, *spatial)``.
-        """
+        """The codes spelled out. Shape ``(N, K, *spatial)``."""
         flat = self.values.new_zeros(len(self.values), math.prod(self.shape))
         return flat.scatter_add_(1, self.index, self.values).unflatten(1, self.shape)
 
@@ -93,47 +88,14 @@ class RatioSummary:
 
     @staticmethod
     def of(ratios: Tensor) -> RatioSummary:
-        """Summarise ratios.
-
-        Args:
-            ratios: Shape ``(samples,)``.
-
-        Returns:
-            The summary.
-
-        Raises:
-            ValueError: If there is none, or one is not finite.
-        """
+        """Summarise ratios, shape ``(samples,)``; ValueError if there is none, or one is not finite."""
         r = ratios.detach().cpu().double().numpy().ravel()
         if not r.size or not np.isfinite(r).all():
             raise ValueError(f"{r.size} ratios, {int((~np.isfinite(r)).sum())} not finite; expected finite ones")
         p01, p50, p99 = (float(q) for q in np.quantile(r, [0.01, 0.5, 0.99]))
-        return RatioSummary(
-            samples=r.size,
-            p01=p01,
-            p50=p50,
-            p99=p99,
-            min=float(r.min()),
-            max=float(r.max()),
-            mean=float(r.mean()),
-            std=float(r.std(ddof=1)) if r.size > 1 else 0.0,
-            delta=float(np.abs(r**2 - 1).max()),
-        )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Ratios of three filter banks on the same codes.
-
-    Attributes:
-        learned: The filters as they are.
-        normalised: Each scaled to unit norm.
-        gaussian: Gaussian filters of the same size and expected unit norm.
-    """
-
-    learned: RatioSummary
-    normalised: RatioSummary
-    gaussian: RatioSummary
+        std = float(r.std(ddof=1)) if r.size > 1 else 0.0
+        delta = float(np.abs(r**2 - 1).max())
+        return RatioSummary(r.size, p01, p50, p99, float(r.min()), float(r.max()), float(r.mean()), std, delta)
 
 
 def sample_ratios(
@@ -142,10 +104,8 @@ def sample_ratios(
     k: int,
     samples: int,
     *,
-    values: Values = "uniform",
     seed: int = 0,
     boundary: Boundary = "full",
-    batch: int | None = None,
     method: Method = "auto",
 ) -> Tensor:
     """Ratios ``||W^T z|| / ||z||`` of random model-k-sparse codes ``z``.
@@ -159,11 +119,9 @@ def sample_ratios(
         model: Its regions; a ``k`` of its own must agree with ``k``.
         k: Number of active regions of each code.
         samples: Number of codes.
-        values: Active entries: uniform on [-1, 1], standard Gaussian, or random signs.
-        seed: Seed of the codes, which depend on nothing else but the shape, the regions, ``k`` and ``values``.
+        seed: Seed of the codes, which depend on nothing else but the shape, the regions and ``k``.
         boundary: ``"full"`` keeps the whole of ``W^T z``, as in the paper; ``"cropped"`` cuts it to the unpadded
             input, so filters at the border lose part of their norm.
-        batch: Codes at a time; chosen to bound memory where ``None``. It does not change the codes.
         method: One of the two, or ``"auto"`` for the one that needs fewer operations.
 
     Returns:
@@ -179,45 +137,9 @@ def sample_ratios(
         raise ValueError("method 'gram' needs whole filters; use boundary 'full', or method 'dense'")
     if method == "auto":
         method = _choose_method(operator, k)
-    batch = _batch_size(operator, k, method) if batch is None else batch
     adjoint_norms = _adjoint_norms(operator, method)
-    codes = draw_codes(operator, model, k, samples, values=values, seed=seed, batch=batch)
+    codes = draw_codes(operator, model, k, samples, seed=seed, batch=_batch_size(operator, k, method))
     return torch.cat([adjoint_norms(z) / z.norms for z in codes])
-
-
-def compare(
-    operator: ConvOperator,
-    model: Pooled,
-    k: int,
-    samples: int,
-    *,
-    values: Values = "uniform",
-    seed: int = 0,
-    boundary: Boundary = "full",
-    batch: int | None = None,
-) -> Comparison:
-    """Sampled ratios of the filters as they are, normalised, and Gaussian, on the same codes.
-
-    Args:
-        operator: The convolution ``W``.
-        model: Its regions.
-        k: Number of active regions of each code.
-        samples: Number of codes.
-        values: Distribution of the active entries.
-        seed: Seed of the codes and of the Gaussian filters.
-        boundary: As for ``sample_ratios``.
-        batch: Codes at a time; chosen to bound memory where ``None``.
-
-    Returns:
-        The three summaries.
-    """
-    operator = _bounded(operator, boundary)
-    method = _choose_method(operator, k)
-    batch = _batch_size(operator, k, method) if batch is None else batch
-    banks = [_adjoint_norms(bank, method) for bank in (operator, operator.normalised(), operator.gaussian(seed))]
-    codes = draw_codes(operator, model, k, samples, values=values, seed=seed, batch=batch)
-    ratios = torch.cat([torch.stack([bank(z) / z.norms for bank in banks]) for z in codes], dim=1)
-    return Comparison(*(RatioSummary.of(r) for r in ratios))
 
 
 def draw_codes(
@@ -226,11 +148,10 @@ def draw_codes(
     k: int,
     samples: int,
     *,
-    values: Values = "uniform",
     seed: int = 0,
     batch: int | None = None,
 ) -> Iterator[SparseCodes]:
-    """Random model-k-sparse codes: ``k`` regions without replacement, a place in each, i.i.d. values.
+    """Random model-k-sparse codes: ``k`` regions without replacement, a place in each, values uniform on [-1, 1].
 
     Everything is drawn on the CPU in float64, so every device, type and batch size gets the same codes. Where
     two overlapping regions draw the same place, the second one's value is 0.
@@ -240,7 +161,6 @@ def draw_codes(
         model: The regions.
         k: Number of active regions of each code.
         samples: Number of codes.
-        values: Distribution of the active entries.
         seed: Seed.
         batch: Codes at a time; all where ``None``.
 
@@ -260,8 +180,6 @@ def draw_codes(
         raise ValueError(f"the model keeps {model.k} regions and k is {k}; give one number")
     if samples < 1 or (batch is not None and batch < 1):
         raise ValueError(f"samples {samples} and batch {batch} must be at least 1")
-    if values not in get_args(Values):
-        raise ValueError(f"values {values!r} are not known; use one of {', '.join(get_args(Values))}")
     # one stream per kind of number: each is then read sample after sample, whatever the batch
     for_regions, for_places, for_values = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
 
@@ -274,7 +192,7 @@ def draw_codes(
             pick = (for_places.random((n, k)) * sizes.take(region)).astype(np.int64)
             place = table.take(region * table.shape[1] + pick)
             channels, places = torch.from_numpy(channel), torch.from_numpy(place)
-            z = torch.from_numpy(_draw_values(for_values, values, (n, k)))
+            z = torch.from_numpy(2 * for_values.random((n, k)) - 1)
             if window.overlapping:
                 z[_named_before(channels * math.prod(spatial) + places)] = 0
             device, dtype = operator.device, operator.dtype
@@ -289,8 +207,7 @@ def _choose_method(operator: ConvOperator, k: int) -> Method:
     # full overlap of two patches per axis, and one border of zeros on each side
     reach = (d * (n - 1) // t for n, t, d in zip(operator.weight.shape[2:], operator.stride, operator.dilation))
     table_bytes = 8 * filters**2 * math.prod(2 * r + 3 for r in reach)
-    multiply_adds = math.prod(operator.output_shape) * shared
-    multiply_adds *= math.prod(operator.weight.shape[2:])
+    multiply_adds = math.prod(operator.output_shape) * shared * math.prod(operator.weight.shape[2:])
     pairs = k * (k + 1) / 2 * operator.dims
     small = table_bytes <= TABLE_BYTES and PAIR_COST * pairs <= multiply_adds
     return "gram" if small and not any(operator.padding) else "dense"
@@ -300,9 +217,7 @@ def _adjoint_norms(operator: ConvOperator, method: Method) -> Callable[[SparseCo
     """Return ``z -> ||W^T z||`` by one of the methods, with what it needs of the filters prepared once."""
     if method == "dense":
         return lambda z: norms(operator.adjoint(z.dense()))
-    weight = operator.weight.double()
-    table = correlation_table(weight, operator.groups, stride=operator.stride, dilation=operator.dilation)
-    table = F.pad(table, (1, 1) * operator.dims)
+    table = F.pad(correlation_table(operator.to(torch.float64)), (1, 1) * operator.dims)
     return lambda z: _gram_norms(table, z)
 
 
@@ -337,8 +252,7 @@ def _batch_size(operator: ConvOperator, k: int, method: Method) -> int:
     if method == "gram":
         return max(64, GRAM_ENTRIES // max(k, 1))
     places = math.prod(operator.output_shape[1:])
-    largest = operator.output_shape[0] if method == "dense" else operator.input_shape[0]
-    each = places * largest + math.prod(operator.input_shape) + 4 * k
+    each = places * operator.output_shape[0] + math.prod(operator.input_shape) + 4 * k
     return max(1, BATCH_BYTES // (each * operator.weight.element_size()))
 
 
@@ -361,13 +275,6 @@ def _without_replacement(rng: np.random.Generator, population: int, k: int, n: i
         draw = (draws[:, i] * (last + 1)).astype(np.int64)
         chosen[i] = np.where((chosen[:i] == draw).any(axis=0), last, draw)
     return chosen.T
-
-
-def _draw_values(rng: np.random.Generator, values: Values, shape: tuple[int, int]) -> np.ndarray:
-    if values == "gaussian":
-        return rng.standard_normal(shape)
-    draws = 2 * rng.random(shape) - 1
-    return np.where(draws < 0, -1.0, 1.0) if values == "sign" else draws
 
 
 def _named_before(index: Tensor) -> Tensor:

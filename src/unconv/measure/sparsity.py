@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,34 +36,13 @@ class NonZeros:
 
     @staticmethod
     def of(values: Tensor) -> NonZeros:
-        """Count one batch.
-
-        Args:
-            values: One row per image. Shape ``(N, *shape)``.
-
-        Returns:
-            The counts.
-        """
+        """Count one batch, one row per image. Shape ``(N, *shape)``."""
         counts: list[int] = torch.count_nonzero(values.flatten(1), dim=1).tolist()
-        each = math.prod(values.shape[1:])
-        return NonZeros(
-            images=len(counts),
-            entries=each * len(counts),
-            nonzeros=sum(counts),
-            entries_squared=each**2 * len(counts),
-            nonzeros_squared=sum(c * c for c in counts),
-            cross=each * sum(counts),
-        )
+        n, each, total = len(counts), math.prod(values.shape[1:]), sum(counts)
+        return NonZeros(n, each * n, total, each**2 * n, sum(c * c for c in counts), each * total)
 
     def __add__(self, other: NonZeros) -> NonZeros:
-        return NonZeros(
-            self.images + other.images,
-            self.entries + other.entries,
-            self.nonzeros + other.nonzeros,
-            self.entries_squared + other.entries_squared,
-            self.nonzeros_squared + other.nonzeros_squared,
-            self.cross + other.cross,
-        )
+        return NonZeros(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def fraction(self) -> float:
@@ -110,12 +89,9 @@ class SparsityStatistics:
     """Streaming statistics of every conv block: memory does not grow with the images.
 
     Each process updates its own; ``merge`` joins them, and the result equals that of one process exactly.
-
-    Attributes:
-        blocks: Counts by the name of the block, in order of first update.
     """
 
-    blocks: dict[str, BlockSparsity] = field(default_factory=dict)
+    blocks: dict[str, BlockSparsity] = field(default_factory=dict)  # by name, in order of first update
 
     def __getitem__(self, block: str) -> BlockSparsity:
         return self.blocks[block]
@@ -145,15 +121,10 @@ class SparsityStatistics:
                 f"activations of conv block {block!r} contain NaN or infinite values; check weights and preprocessing"
             )
         after = NonZeros.of(activated)
-        counted = BlockSparsity(after, after if pooled is None else NonZeros.of(pooled))
-        self.blocks[block] = self.blocks.get(block, BlockSparsity()) + counted
+        self.merge(SparsityStatistics({block: BlockSparsity(after, after if pooled is None else NonZeros.of(pooled))}))
 
     def merge(self, other: SparsityStatistics) -> None:
-        """Add what another process has counted.
-
-        Args:
-            other: Its statistics; unchanged.
-        """
+        """Add what another process has counted."""
         for block, counted in other.blocks.items():
             self.blocks[block] = self.blocks.get(block, BlockSparsity()) + counted
 

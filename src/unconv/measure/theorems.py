@@ -47,13 +47,6 @@ def theorem_33_bound(delta_k: float, delta_2k: float) -> float:
 
     Raises:
         ValueError: If not ``0 <= delta_k <= delta_2k``.
-
-    Example:
-        >>> from unconv.measure.theorems import theorem_33_bound
-        >>> [round(theorem_33_bound(0.5 * delta, delta), 2) for delta in (0.05, 0.1, 0.5)]
-        [0.27, 0.58, 5.77]
-        >>> theorem_33_bound(0.9, 1.2)
-        inf
     """
     if not 0 <= delta_k <= delta_2k:
         raise ValueError(f"delta_k={delta_k} and delta_2k={delta_2k} do not fit; expected 0 <= delta_k <= delta_2k")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from unconv.measure.coherence import coherence_pair
+from unconv.measure.coherence import coherence
 from unconv.paper.context import Context, Result, Table, label, numbering
 from unconv.paper.paper_values import SETTING, TABLE_4
 
@@ -21,9 +21,9 @@ def run(context: Context) -> Result:
     ours = {}
     for name in context.names:
         w = context.blocks.get(name).operator
-        pair = coherence_pair(w.weight, context.seed, w.groups, stride=w.stride, dilation=w.dilation)
+        found = {"learned": coherence(w), "random": coherence(w.gaussian(context.seed))}
         ours[label(numbers[name])] = {"block": name} | {
-            bank: {kind: _finite(getattr(getattr(pair, bank), kind)) for kind in KINDS} for bank in BANKS
+            bank: {kind: _finite(getattr(found[bank], kind)) for kind in KINDS} for bank in BANKS
         }
     return {
         "name": "table4",
