@@ -20,7 +20,8 @@ paper's Figure 2.
 import matplotlib.pyplot as plt
 import torch
 
-from unconv.certify.upper_bound import delta_bracket, upper_bound
+from unconv.certify.bracket import delta_bracket
+from unconv.certify.upper_bound import upper_bound
 from unconv.linalg import relative_norm
 from unconv.measure.rip import draw_codes, sample_ratios
 from unconv.measure.theorems import theorem_33_bound

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unconv import html_repr
+from unconv.errors import UsageError
 from unconv.linalg import column
 from unconv.operators import per_axis
 
@@ -342,6 +343,8 @@ class Pooled:
         """Return the regions on maps of one size."""
         if isinstance(self.region, Window):
             return self.region
+        if isinstance(self.region, str) and self.region != "map":
+            raise UsageError(f"region {self.region!r} is not known; give its size, a Window, or 'map'")
         return Window.of(len(spatial), tuple(spatial) if self.region == "map" else self.region)
 
     def project(self, h: Tensor) -> Code:

@@ -6,10 +6,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from unconv.certify.bracket import delta_bracket
 from unconv.certify.exact import exact_delta
 from unconv.certify.lower_bound import lower_bound
 from unconv.certify.supports import inner_partition, outer_partition, regions
-from unconv.certify.upper_bound import delta_bracket, layer_bounds, upper_bound
+from unconv.certify.upper_bound import layer_bounds, upper_bound
 from unconv.errors import UnconvError, UsageError
 from unconv.measure.theorems import theorem_31_delta, theorem_33_bound
 from unconv.operators import ConvOperator, gaussian_like

@@ -12,7 +12,6 @@ from scipy import stats
 from unconv.measure.rip import (
     Method,
     RatioSummary,
-    SparseCodes,
     draw_codes,
     sample_ratios,
 )
@@ -70,9 +69,7 @@ def test_every_method_agrees_with_the_dense_matrix(layer, boundary) -> None:
     methods: list[Method] = ["auto", "dense", "gram"]
     for method in methods[:2] if any(bounded.padding) else methods:
         for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-            ratios = sample_ratios(
-                operator.to(dtype), model, k, 5, seed=3, boundary=boundary, method=method
-            )
+            ratios = sample_ratios(operator.to(dtype), model, k, 5, seed=3, boundary=boundary, method=method)
             assert ratios.dtype == dtype
             # squares: where W^T z nearly cancels, the root of a Gram sum has half of its digits
             torch.testing.assert_close(ratios.double().square(), expected.square(), rtol=tolerance, atol=tolerance)

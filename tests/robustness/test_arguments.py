@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unconv.block_extraction import find_conv_blocks
+from unconv.certify.bracket import delta_bracket
 from unconv.certify.exact import exact_delta
 from unconv.certify.lower_bound import lower_bound
 from unconv.certify.stability import certify
-from unconv.certify.upper_bound import delta_bracket, upper_bound
+from unconv.certify.upper_bound import upper_bound
 from unconv.decode.block_input import decode_block, paper_code
 from unconv.decode.convex import convex
 from unconv.decode.linear_system import equations

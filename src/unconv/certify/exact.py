@@ -69,6 +69,11 @@ def exact_delta(
     blocks = inner_partition(region, spatial)
     if blocks != outer_partition(region, spatial):
         raise UnconvError("these regions overlap, so their supports are not enumerated; use regions that do not")
+    return enumerate_supports(operator, blocks, channels, k, twice=twice)
+
+
+def enumerate_supports(operator: ConvOperator, blocks: BlockPartition, channels: int, k: int, *, twice: bool) -> Exact:
+    """Return the constant over all maximal supports of ``channels`` with such blocks, in the order of the rows."""
     total = blocks.supports(channels, k, twice=twice)
     if total > MOST_SUBSPACES:
         raise UnconvError(f"there are {total:.3g} subspaces; enumeration stops at a million: use delta_bracket")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class LowerBound:
 
     delta: float
     ratio: float
-    witness: Tensor
+    witness: Tensor = field(repr=False)
 
 
 def deviation_of(operator: ConvOperator, z: Tensor) -> LowerBound:
@@ -97,13 +97,13 @@ def lower_bound(
         inside = _slice(blocks, starts, patch)
         if inside is not None:
             here = (..., *(slice(a, a + size) for a, size in zip(starts, patch, strict=True)))
-            for z in _Search(_on_patch(exact, patch), inside, k, twice, effort, seed).run():
+            for z in Search(_on_patch(exact, patch), inside, k, twice, effort, seed).run():
                 witness = torch.zeros(exact.output_shape, dtype=torch.float64)
                 witness[here] = z
                 witnesses.append(witness)
     if not witnesses or boundary == "cropped":
         # what the border does to the norm only shows on the whole map
-        witnesses += _Search(exact, blocks, k, twice, effort, seed).run()
+        witnesses += Search(exact, blocks, k, twice, effort, seed).run()
     return max((deviation_of(exact, z) for z in witnesses), key=lambda found: found.delta)
 
 
@@ -146,13 +146,22 @@ def _on_patch(operator: ConvOperator, patch: tuple[int, ...]) -> ConvOperator:
     )
 
 
-class _Search:
+class Search:
     """One search: the operator that it may use (faster, in float32, where the problem is large), and its budget."""
 
     def __init__(
-        self, operator: ConvOperator, blocks: BlockPartition, k: int, twice: bool, effort: float, seed: int
+        self,
+        operator: ConvOperator,
+        blocks: BlockPartition,
+        k: int,
+        twice: bool,
+        effort: float,
+        seed: int,
+        channels: int | None = None,
     ) -> None:
-        channels, places = operator.output_shape[0], math.prod(operator.output_shape[1:])
+        # how many channels have such blocks: those of the operator, or one for a matrix whose rows have blocks
+        channels = channels or operator.output_shape[0]
+        places = math.prod(operator.output_shape) // channels
         cost = 2 * channels * places * operator.weight[0].numel()
         self.operator = operator if cost < 1e7 else operator.to(torch.float32)
         self.blocks, self.k, self.twice = blocks, k, twice
@@ -183,19 +192,21 @@ class _Search:
                 return
 
     def gram(self, z: Tensor) -> Tensor:
-        # ``W W^T z`` of a batch of activations, in pieces that fit in memory
+        """Return ``W W^T z`` of a batch of activations, in pieces that fit in memory."""
         return torch.cat([self.operator.forward(self.operator.adjoint(part)) for part in z.split(self.memory)])
 
     def quadratic(self, z: Tensor) -> Tensor:
-        # ``||W^T z||^2`` of a batch of unit vectors
+        """Return ``||W^T z||^2`` of a batch of unit vectors."""
         return torch.cat([self.operator.adjoint(part).flatten(1).square().sum(1) for part in z.split(self.memory)])
 
     def project(self, h: Tensor) -> Tensor:
-        z = self.blocks.project(h, self.k, twice=self.twice)
+        """Return the nearest vectors of the model, at unit norm."""
+        grouped = h.reshape(len(h), self.flat[0], *self.blocks.spatial)
+        z = self.blocks.project(grouped, self.k, twice=self.twice).reshape(h.shape)
         return z / z.flatten(1).norm(dim=1).clamp_min(1e-30).reshape(-1, *[1] * (z.ndim - 1))
 
     def starts(self, sign: int) -> Tensor:
-        # unit vectors of the model: random ones, single entries of each channel, and extreme filters first
+        """Return unit vectors of the model: random ones, single entries of each channel, and extreme filters first."""
         channels, places = self.flat
         count = max(1, min(self.most_starts, self.passes // 24, self.memory))
         h = torch.randn(count, channels, places, generator=self.generator, dtype=torch.float64)
@@ -210,7 +221,7 @@ class _Search:
         return self.project(h.reshape(count, *self.operator.output_shape).to(self.operator.dtype))
 
     def power(self, z: Tensor, sign: int) -> Tensor:
-        # the projected power method on ``G``, or on ``c I - G`` for the smallest ratio
+        """Run the projected power method on ``G``, or on ``c I - G`` for the smallest ratio."""
         steps = max(3, min(50, self.passes // 4 // len(z)))
         shift = torch.zeros(())
         if sign < 0:
@@ -229,7 +240,7 @@ class _Search:
         return z[(sign * self.quadratic(z)).topk(min(KEPT_CANDIDATES, len(z))).indices]
 
     def greedy_extend(self, sign: int) -> Tensor:
-        # supports grown entry by entry. Shape ``(starts, size)``
+        """Return supports grown entry by entry. Shape ``(starts, size)``."""
         count = max(1, min(self.most_starts, self.passes // (8 * self.size), self.memory))
         allowed = (self.block_of >= 0).nonzero().flatten()
         extreme = allowed[(sign * self.squares[allowed]).argsort(descending=True)[: max(1, count // 4)]]
@@ -282,7 +293,7 @@ class _Search:
         return gain.masked_fill(closed, -math.inf).scatter(1, supports, -math.inf)
 
     def append(self, supports: Tensor, small: Tensor, joined: Tensor) -> tuple[Tensor, Tensor]:
-        # the supports with one more entry each, and their Gram matrices
+        """Return the supports with one more entry each, and their Gram matrices."""
         ones = torch.ones(len(joined), 1, dtype=small.dtype)
         column = self.gram(self.scatter(joined[:, None], ones)).flatten(1)
         supports = torch.cat([supports, joined[:, None]], 1)
@@ -290,7 +301,7 @@ class _Search:
         return supports, torch.cat([torch.cat([small, edge[:, :-1, None]], 2), edge[:, None]], 1)
 
     def small(self, supports: Tensor) -> Tensor:
-        # the Gram matrix of each support. Shape ``(N, size, size)``
+        """Return the Gram matrix of each support. Shape ``(N, size, size)``."""
         result = []
         for support in supports:
             columns = self.gram(self.scatter(support[:, None], torch.ones(len(support), 1, dtype=self.operator.dtype)))
@@ -299,11 +310,12 @@ class _Search:
         return torch.stack(result)
 
     def scatter(self, supports: Tensor, values: Tensor) -> Tensor:
+        """Return vectors with values at the places of supports, zero elsewhere."""
         z = torch.zeros(len(supports), math.prod(self.flat), dtype=self.operator.dtype)
         return z.scatter_(1, supports, values.to(z)).reshape(-1, *self.operator.output_shape)
 
     def admissible(self, supports: Tensor) -> Tensor:
-        # those supports that the model admits: a vector with fewer non-zeros fills up with any places
+        """Return those supports that the model admits: a vector with fewer non-zeros fills up with any places."""
         used = torch.zeros(len(supports), self.flat[0] * self.blocks.count, dtype=torch.int64)
         used.scatter_add_(1, self.block_of[supports].clamp_min(0), torch.ones_like(supports))
         good = (used.amax(1) <= (2 if self.twice else 1)) & (self.block_of[supports] >= 0).all(1)

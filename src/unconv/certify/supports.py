@@ -139,21 +139,32 @@ def regions(operator: ConvOperator, region: Region) -> int:
     return operator.output_shape[0] * math.prod(Pooled(region).window(spatial).pooled_shape(spatial))
 
 
-def validate_operator(operator: ConvOperator, region: Region, k: int, boundary: Boundary) -> ConvOperator:
-    """Check the arguments of a model-RIP question, and give the operator that it asks about."""
-    if boundary not in {"full", "cropped"}:
-        raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
-    size = operator.weight.flatten(1).abs().amax(1)
+def check_rows(weight: Tensor, what: str) -> None:
+    """Refuse filters, or rows, that are zero or not finite (``UnconvError``)."""
+    size = weight.flatten(1).abs().amax(1)
     if not torch.isfinite(size).all():
-        raise UnconvError(f"filter {int((~torch.isfinite(size)).nonzero()[0])} is not finite; check the weights")
+        raise UnconvError(f"{what} {int((~torch.isfinite(size)).nonzero()[0])} is not finite; check the weights")
     if (size == 0).any():
         zero = (size == 0).nonzero().flatten().tolist()
         raise UnconvError(
-            f"filter {zero[0]} of {len(size)} is zero ({len(zero)} are): delta is at least 1 with it; leave it out"
+            f"{what} {zero[0]} of {len(size)} is zero ({len(zero)} are): delta is at least 1 with it; leave it out"
         )
-    total = regions(operator, region)
+
+
+def check_k(k: int, total: int) -> None:
+    """Refuse a number of blocks in use that there are not (``UnconvError``)."""
     if not 1 <= k <= total:
         raise UnconvError(f"k is {k}; it counts the blocks in use, so it lies between 1 and their number, {total}")
+
+
+def validate_operator(operator: ConvOperator, region: Region, k: int, boundary: Boundary) -> ConvOperator:
+    """Check the arguments of a model-RIP question, and give the operator that it asks about."""
+    if not isinstance(operator, ConvOperator):
+        raise UsageError(f"operator is a {type(operator).__name__}; give a ConvOperator, or ask delta_bracket")
+    if boundary not in {"full", "cropped"}:
+        raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
+    check_rows(operator.weight, "filter")
+    check_k(k, regions(operator, region))
     operator = operator.to(torch.float64)
     return operator.full() if boundary == "full" else operator
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unconv.certify.bracket import delta_bracket
 from unconv.certify.lower_bound import lower_bound
 from unconv.certify.stability import StabilityCertificate, certify, known_entries
 from unconv.certify.supports import Region
-from unconv.certify.upper_bound import delta_bracket, layer_bounds
+from unconv.certify.upper_bound import layer_bounds
 from unconv.conv_block import IMAGE, ConvBlock
 from unconv.errors import UnconvError
 from unconv.evaluate.block_reconstruction import coded_block, paper_k

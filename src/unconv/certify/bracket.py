@@ -1,0 +1,195 @@
+"""Model-RIP constants of a layer, or of any linear map whose outputs are in blocks, between two bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unconv.certify.correlations import table_of
+from unconv.certify.exact import enumerate_supports
+from unconv.certify.gershgorin import RowNeighbours
+from unconv.certify.lower_bound import LowerBound, Search, deviation_of, lower_bound
+from unconv.certify.supports import (
+    BlockPartition,
+    Boundary,
+    Region,
+    check_k,
+    check_rows,
+    inner_partition,
+    outer_partition,
+    support_size,
+    validate_operator,
+)
+from unconv.certify.upper_bound import RowBounds, UpperBound, upper_bound
+from unconv.errors import UnconvError, UsageError
+from unconv.operators import ConvOperator, LinearOperator
+from unconv.sparsity import Window
+
+MOST_OUTPUTS = 4096  # of a map that is taken as a matrix: its Gram matrix has 128 MB
+MOST_ENUMERATED = 1e7  # supports times the cube of their size, for one unit of effort
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """What is known about a model-RIP constant.
+
+    Attributes:
+        lower: Attained by ``witness``.
+        upper: Proven.
+        witness: A ``z`` of the model with ``| ||W^T z||^2 / ||z||^2 - 1 | >= lower``. Shape of an output, float64.
+        how: What gave the two, e.g. ``"attacked, gershgorin"``, or ``"enumerated"``.
+    """
+
+    lower: float
+    upper: float
+    witness: Tensor
+    how: str
+
+    def __repr__(self) -> str:
+        return f"Bracket({self.lower:.6g} <= delta <= {self.upper:.6g}, {self.how})"
+
+
+def delta_bracket(
+    operator: ConvOperator | LinearOperator | Tensor | np.ndarray,
+    region: Region | Sequence[int] | Tensor | np.ndarray,
+    k: int,
+    *,
+    twice: bool = False,
+    boundary: Boundary = "full",
+    effort: float = 1.0,
+    seed: int = 0,
+) -> Bracket:
+    """Lower and upper bound on ``delta_k`` of a linear map ``W`` as it is (normalise its rows first for unit norm).
+
+    Args:
+        operator: A convolution; or any other linear map, or a matrix of shape ``(outputs, inputs)``, with up to 4096
+            outputs. The bounds are those of its matrix in float64.
+        region: For a convolution its pooling region, or ``"map"`` for one region per channel, as in the theory. For
+            any map a partition of its outputs: the block of each, a tensor of the outputs' shape or flat, -1 for
+            outputs in no block; or 1, each output being a block by itself. A code has one non-zero per block.
+        k: Number of regions in use.
+        twice: Whether to bracket ``delta_2k``, the constant over sums of two vectors.
+        boundary: Of a convolution: ``"full"`` (``W^T`` keeps its whole output, as in the paper) or ``"cropped"`` (to
+            the input).
+        effort: Work of the search for the lower bound, in units of some seconds on two cores.
+        seed: Seed of the search.
+
+    Returns:
+        The bracket; the two agree up to rounding where the subspaces are few enough to enumerate.
+
+    Raises:
+        UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
+        UsageError: If there is no such boundary, or the partition does not fit the outputs.
+
+    Example:
+        >>> import torch
+        >>> from unconv.certify.bracket import delta_bracket
+        >>> delta_bracket(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), [0, 0, 1], k=2)
+        Bracket(0.8 <= delta <= 0.8, enumerated)
+    """
+    if isinstance(operator, ConvOperator) and isinstance(region, int | str | tuple | Window):
+        full = validate_operator(operator, region, k, boundary)
+        spatial, channels = full.output_shape[1:], full.output_shape[0]
+        blocks = outer_partition(region, spatial)
+        upper = upper_bound(operator, region, k, twice=twice, boundary=boundary)
+        lower = lower_bound(operator, region, k, twice=twice, boundary=boundary, effort=effort, seed=seed)
+        if blocks != inner_partition(region, spatial):
+            return Bracket(lower.delta, upper.value, lower.witness, f"attacked, {upper.how}")
+        return _enumerated_if_few(full, blocks, channels, k, lower, upper, twice=twice, effort=effort)
+    if not 0 <= effort < math.inf:
+        raise ValueError(f"effort is {effort}; it multiplies the work of the search, so it is finite and at least 0")
+    rows, shape = _matrix(operator, boundary)
+    label = _partition(region, shape)
+    kept = (label >= 0).nonzero().flatten()
+    check_rows(rows[kept], "row")
+    label = label[kept].unique(return_inverse=True)[1]
+    check_k(k, int(label.max()) + 1)
+    # rows of a matrix are filters of one tap, and their blocks those of one channel
+    matrix, blocks = ConvOperator(rows[kept, :, None], (rows.shape[1], 1)), BlockPartition((tuple(label.tolist()),))
+    upper = RowBounds(matrix, table_of(matrix), blocks, 1, RowNeighbours(label)).bound(k, twice=twice, refine=True)
+    found = Search(matrix, blocks, k, twice, effort, seed, channels=1).run()
+    lower = max((deviation_of(matrix, z) for z in found), key=lambda attained: attained.delta)
+    bracket = _enumerated_if_few(matrix, blocks, 1, k, lower, upper, twice=twice, effort=effort)
+    witness = torch.zeros(len(rows), dtype=torch.float64)
+    witness[kept] = bracket.witness.flatten()
+    return Bracket(bracket.lower, bracket.upper, witness.reshape(shape), bracket.how)
+
+
+def _enumerated_if_few(
+    operator: ConvOperator,
+    blocks: BlockPartition,
+    channels: int,
+    k: int,
+    lower: LowerBound,
+    upper: UpperBound,
+    *,
+    twice: bool,
+    effort: float,
+) -> Bracket:
+    value, how = upper.value, f"attacked, {upper.how}"
+    size = support_size(blocks, channels, k, twice=twice)
+    if size <= 64 and blocks.supports(channels, k, twice=twice) * size**3 <= MOST_ENUMERATED * effort:
+        exact = enumerate_supports(operator, blocks, channels, k, twice=twice)
+        if exact.ceiling <= value:
+            value, how = exact.ceiling, "enumerated"
+        if exact.attained.delta > lower.delta:
+            lower = exact.attained
+    return Bracket(lower.delta, value, lower.witness, how)
+
+
+def _matrix(
+    operator: ConvOperator | LinearOperator | Tensor | np.ndarray, boundary: Boundary
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Return a linear map as a matrix in float64, and the shape of its outputs."""
+    if boundary not in {"full", "cropped"}:
+        raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
+    if isinstance(operator, np.ndarray):
+        operator = torch.as_tensor(operator)
+    if isinstance(operator, Tensor):
+        if operator.ndim != 2 or not operator.numel() or operator.is_complex():
+            raise UsageError(
+                f"operator has shape {tuple(operator.shape)}, {operator.dtype}; give a real matrix (outputs, inputs)"
+            )
+        rows, shape = operator.detach().cpu().double(), tuple(operator.shape[:1])
+    elif all(hasattr(operator, name) for name in ("adjoint", "input_shape", "output_shape")):
+        if isinstance(operator, ConvOperator) and boundary == "full":
+            operator = operator.full()
+        shape = tuple(operator.output_shape)
+        count = math.prod(shape)
+        _check_outputs(count)
+        identity = torch.eye(count, dtype=getattr(operator, "dtype", torch.float64))
+        identity = identity.to(getattr(operator, "device", "cpu")).reshape(count, *shape)
+        rows = torch.cat([operator.adjoint(part).flatten(1).cpu().double() for part in identity.split(64)])
+    else:
+        raise UsageError(f"operator is a {type(operator).__name__}; give a matrix or a linear operator")
+    _check_outputs(len(rows))
+    return rows, shape
+
+
+def _check_outputs(count: int) -> None:
+    if count > MOST_OUTPUTS:
+        raise UnconvError(
+            f"the map has {count} outputs; as a matrix it has at most {MOST_OUTPUTS}: give a ConvOperator and a region"
+        )
+
+
+def _partition(region: Region | Sequence[int] | Tensor | np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """Return the block of each output, flat."""
+    count = math.prod(shape)
+    if isinstance(region, int) and region == 1:
+        return torch.arange(count)
+    try:
+        label = torch.as_tensor(region)
+    except (TypeError, ValueError, RuntimeError):
+        label = torch.zeros(())
+    if label.is_floating_point() or label.dtype == torch.bool or tuple(label.shape) not in {shape, (count,)}:
+        given = f"a partition of shape {tuple(label.shape)}" if label.ndim else repr(region)
+        raise UsageError(f"region is {given}; for this map give the block of each of its {count} outputs, or 1")
+    if not (label >= 0).any():
+        raise UsageError("region puts no output in a block; number blocks from 0")
+    return label.flatten().cpu().long()
