@@ -55,6 +55,15 @@ def test_one_bank_against_the_dense_matrix():
             assert found[name][i] == pytest.approx(((w.T @ estimate - x).norm() / x.norm()).item())
 
 
+def test_other_sizes_are_compared_with_nothing():
+    other = fig2.run(20, sizes=Sizes(k=3, M=4, l=3, D=9, K=6))
+    assert other["paper"] is None
+    header, rows = fig2.tables(other)["fig2"]
+    assert "checked" not in header
+    assert all(len(row) == len(header) for row in rows)
+    assert any("sizes are others" in note for note in other["notes"])
+
+
 def test_document(result):
     json.dumps(result, allow_nan=False)
     header, rows = next(iter(fig2.tables(result).values()))

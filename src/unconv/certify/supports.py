@@ -139,6 +139,15 @@ def regions(operator: ConvOperator, region: Region) -> int:
     return operator.output_shape[0] * math.prod(Pooled(region).window(spatial).pooled_shape(spatial))
 
 
+def group_operators(operator: ConvOperator) -> list[ConvOperator]:
+    """Return the operator of each channel group: no row of one meets a row of another."""
+    shape = (operator.weight.shape[1], *operator.input_shape[1:])
+    return [
+        ConvOperator(weight, shape, stride=operator.stride, padding=operator.padding, dilation=operator.dilation)
+        for weight in operator.weight.chunk(operator.groups)
+    ]
+
+
 def check_rows(weight: Tensor, what: str) -> None:
     """Refuse filters, or rows, that are zero or not finite (``UnconvError``)."""
     size = weight.flatten(1).abs().amax(1)

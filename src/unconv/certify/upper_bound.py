@@ -30,6 +30,7 @@ from unconv.certify.supports import (
     BlockPartition,
     Boundary,
     Region,
+    group_operators,
     outer_partition,
     regions,
     support_size,
@@ -138,16 +139,13 @@ def layer_bounds(operator: ConvOperator, region: Region, k: int, *, refine: bool
 
 
 def _groups(operator: ConvOperator, region: Region) -> list[RowBounds]:
-    # no row meets one of another channel group, so each is bounded alone, with as much of the support as it can hold
-    shape = (operator.weight.shape[1], *operator.input_shape[1:])
+    # each group is bounded alone, with as much of the support as it can hold
     blocks = outer_partition(region, operator.output_shape[1:])
     parts = []
-    for weight in operator.weight.chunk(operator.groups):
-        given = ConvOperator(
-            weight, shape, stride=operator.stride, padding=operator.padding, dilation=operator.dilation
-        )
+    for given in group_operators(operator):
         table = table_of(given.full())
-        parts.append(RowBounds(given, table, blocks, len(weight), ShiftNeighbours.of(blocks, table.reach)))
+        neighbours = ShiftNeighbours.of(blocks, table.reach)
+        parts.append(RowBounds(given, table, blocks, len(given.weight), neighbours))
     return parts
 
 

@@ -48,30 +48,7 @@ def decode_block(
     weight: float | None = None,
     effort: float = 1.0,
 ) -> Solution[Tensor]:
-    """The block's input from its code.
-
-    Args:
-        block: The block that made the code.
-        code: Codes of ``N`` inputs.
-        method: ``"iht"`` and ``"transpose"``: ``W^T`` of the unpooled code, the paper's decoder; ``"min-norm"``: the
-            solution of least norm of the code's equations; ``"convex"``: equations and inequalities.
-        code_kind: How the code was made; ``"paper"``: magnitude pooling, and a zero means a region that was dropped.
-        side_info: ``"none"`` moves every value to the first place of its region (``M_fixed``), except for
-            ``"convex"``, which then looks for the places itself.
-        gates: On/off pattern, for ``side_info="gates"``. Shape ``(N, K, *spatial)``, bool.
-        norm: True norms of the inputs, which the transpose is rescaled to (Table 3). Shape ``(N,)``.
-        prior: Of ``"convex"``, as for ``convex``.
-        weight: Of that prior.
-        effort: Factor of the solvers' largest numbers of steps.
-
-    Returns:
-        Inputs of shape ``(N, M, *spatial)``. For the transposes ``history`` holds the distance of the rescaled
-        code from the given one, the best scale taken.
-
-    Raises:
-        UsageError: If the method does not exist.
-        ValueError: If ``effort`` is not a number above 0.
-    """
+    """The block's input from its code."""
     check_code(block, code)
     if not 0 < effort < math.inf:
         raise ValueError(f"effort is {effort}; it multiplies numbers of steps, so it is above 0")

@@ -174,26 +174,11 @@ class Averages:
 
 
 def constraints(block: ConvBlock, code: Code, *, code_kind: CodeKind = "network", switches: bool = True) -> Constraints:
-    """All that the code of a block says about ``W x`` (paper.md, section 3).
-
-    Behind max pooling an entry that is not the maximum is at most that, and the maximum stands at its switch; where
-    the activation is flat (a zero of ReLU) the whole region is only bounded. Smooth activations that fall before
-    they rise (SiLU, GELU) turn a value below zero into the interval between its two preimages. Places that no
-    region covers are free.
-
-    Args:
-        block: The block that made the code.
-        code: Codes of ``N`` inputs.
-        code_kind: ``"network"``: signed pooling behind the block's activation. ``"paper"``: magnitude pooling of
-            ``W x`` and the ``k`` largest kept (``Pooled(region, k)``): all other entries are bounded in magnitude.
-        switches: Whether the switches are known.
-
-    Returns:
-        ``Averages`` behind average pooling, ``UnknownSwitches`` behind max pooling without them, else ``Intervals``.
-
-    Raises:
-        UnconvError: If the code cannot be this block's.
-    """
+    """Return all that the code of a block says about ``W x`` (paper.md, section 3)."""
+    # Behind max pooling an entry that is not the maximum is at most that, and the maximum stands at its switch; where
+    # the activation is flat (a zero of ReLU) the whole region is only bounded. Smooth activations that fall before
+    # they rise (SiLU, GELU) turn a value below zero into the interval between its two preimages. Places that no
+    # region covers are free.
     check_code(block, code)
     bias = expand_bias(block, code)
     if isinstance(code.pooling, AveragePool):

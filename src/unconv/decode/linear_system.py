@@ -52,23 +52,10 @@ class Equations:
 
 
 def equations(block: ConvBlock, code: Code, *, gates: Tensor | None = None) -> Equations:
-    """What the code of a block says about its input in linear equations.
-
-    A value behind ReLU that is positive gives ``W_j x + b_j = value`` at its switch; other activations are
-    inverted where they are one-to-one; a zero gives no equation (it is an inequality). Behind average
-    pooling of an activation, the equations need its gates.
-
-    Args:
-        block: The block that made the code.
-        code: Codes of ``N`` inputs.
-        gates: Which units were on. Shape ``(N, K, *spatial)``, bool. Only used behind average pooling.
-
-    Returns:
-        The system.
-
-    Raises:
-        UnconvError: If the code is of another block, or gives no linear equation.
-    """
+    """Return what the code of a block says about its input in linear equations."""
+    # A value behind ReLU that is positive gives W_j x + b_j = value at its switch; other activations are inverted
+    # where they are one-to-one; a zero gives no equation (it is an inequality). Behind average pooling of an
+    # activation, the equations need its gates.
     check_code(block, code)
     bias = expand_bias(block, code)
     if isinstance(code.pooling, AveragePool):

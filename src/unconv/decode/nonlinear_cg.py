@@ -118,24 +118,11 @@ def nonlinear_cg(
     max_steps: int,
     line_search: LineSearchConfig | None = None,
 ) -> Solution[Tensor]:
-    """Minimise from a start by conjugate gradients (Polak and Ribière 1969, restarted), preconditioned.
-
-    Along each direction the derivative is followed by safeguarded Newton steps, which reach the minimum of a
-    piecewise quadratic in a few steps at no further product with ``W``; a step that would raise the objective all
-    the same (where it is not convex) is shortened until it does not.
-
-    Args:
-        objective: The objective of ``N`` inputs.
-        start: Where to begin. Shape ``(N, *input_shape)``.
-        preconditioner: Directions in which the objective is flat keep to its geometry from the start.
-        tolerance: An input has converged once the norm of its violations is at most this, relative to the norm of the
-            values in its code, or once the preconditioned gradient has fallen to the square of it.
-        max_steps: Largest number of steps.
-        line_search: How exactly each line is searched.
-
-    Returns:
-        The last, which is the best, iterate of each input. ``history`` holds the relative norm of the violations.
-    """
+    """Minimise from a start by conjugate gradients (Polak and Ribière 1969, restarted), preconditioned."""
+    # An input has converged once the norm of its violations is at most ``tolerance``, relative to the norm of the
+    # values in its code, or once the preconditioned gradient has fallen to the square of it. Along each direction
+    # the derivative is followed by safeguarded Newton steps, which reach the minimum of a piecewise quadratic in a few
+    # steps at no further product with W; a step that would raise the objective all the same is shortened.
     config = line_search or LineSearchConfig()
     size = objective.constraints.size().clamp_min(tiny(start))
     result = start.clone()

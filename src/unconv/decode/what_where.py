@@ -140,20 +140,7 @@ def read_card(file: Path) -> Card:
 
 
 def load_decoder(file: Path, chain: Sequence[ConvBlock], encoder_sha256: str) -> WhatWhereDecoder:
-    """The decoder of a chain of blocks, read without running any code from its file.
-
-    Args:
-        file: The file.
-        chain: The encoder's blocks, the image's side first.
-        encoder_sha256: Which weights the encoder has.
-
-    Returns:
-        The decoder, in evaluation mode, without gradients.
-
-    Raises:
-        UsageError: If there is no such file.
-        UnconvError: If it is no decoder, or the decoder of another block or another network.
-    """
+    """The decoder of a chain of blocks, read without running any code from its file."""
     card, state = _read(file)
     wanted = chain[-1].name
     if card.stage != wanted:

@@ -82,8 +82,8 @@ def coherence(operator: ConvOperator) -> Coherence:
     if count - zeros < 2:
         signed = absolute = (0.0, None)
     # rounding can carry the cosine of two equal filters past 1
-    values = (min(found[0], 1.0) for found in (signed, absolute, shifted))
-    return Coherence(*values, signed[1], absolute[1], shifted[1], at, zeros)
+    tops = [min(found[0], 1.0) for found in (signed, absolute, shifted)]
+    return Coherence(tops[0], tops[1], tops[2], signed[1], absolute[1], shifted[1], at, zeros)
 
 
 def correlation_table(operator: ConvOperator) -> Tensor:

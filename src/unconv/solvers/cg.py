@@ -20,19 +20,10 @@ def conjugate_gradients(
     tolerance: Tensor,
     max_steps: int | Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Solve ``A d = b`` from zero, ``A`` symmetric and positive semi-definite (Hestenes and Stiefel 1952).
-
-    Args:
-        product: Products with ``A``. Shape ``(N, *shape)`` to the same.
-        right: Right-hand sides ``b``. Shape ``(N, *shape)``.
-        preconditioner: Products with ``M``, an approximate inverse of ``A``.
-        tolerance: An input is done once the ``M`` norm of its residual has fallen by this factor. Shape ``(N,)``.
-        max_steps: Largest number of products, one for all or one per input, shape ``(N,)``.
-
-    Returns:
-        The solutions; by how much ``<d, A d> / 2 - <d, b>`` fell, shape ``(N,)``; and the products made for each
-        input, int64, shape ``(N,)``.
-    """
+    """Solve ``A d = b`` from zero, ``A`` symmetric and positive semi-definite (Hestenes and Stiefel 1952)."""
+    # ``preconditioner``: products with M, an approximate inverse of A. An input is done once the M norm of its residual
+    # has fallen by ``tolerance``, shape (N,), or its ``max_steps`` products are made. Returned are the solutions, by
+    # how much <d, A d> / 2 - <d, b> fell, and the products made, the last two of shape (N,).
     solution = torch.zeros_like(right)
     residual = right
     direction = steepest = preconditioner(residual)

@@ -37,19 +37,9 @@ def cgls(
     """Minimise ``||A x - target||`` by CGLS (Hestenes and Stiefel 1952; Björck 1996, section 7.4).
 
     The iterates differ from the start by vectors in the range of ``A^T``, so from zero the limit is the minimiser of
-    least norm. Every input of the batch has its own step lengths and stops by itself.
-
-    Args:
-        system: The map ``A``.
-        target: Right-hand sides. Shape ``(N, *shape)``.
-        start: Where to begin; zero where ``None``.
-        skip: Inputs that keep their start. Shape ``(N,)``, bool; none where ``None``.
-        tolerance: An input has converged once ``||A x - target|| <= tolerance * ||target||``,
-        slope_tolerance: or once ``||A^T (target - A x)|| <= slope_tolerance * ||A^T target||``.
-        max_steps: Largest number of steps; each costs one ``A`` and one ``A^T``.
-
-    Returns:
-        The minimisers; ``history`` holds ``||A x - target|| / ||target||``.
+    least norm. Every input of the batch has its own step lengths and stops by itself, once ``||A x - target|| <=
+    tolerance * ||target||`` or ``||A^T (target - A x)|| <= slope_tolerance * ||A^T target||``; those of ``skip``, shape
+    ``(N,)``, bool, keep their start. ``history`` holds ``||A x - target|| / ||target||``.
     """
     gradient = system.adjoint(target)
     size, limit = norms(target), slope_tolerance * norms(gradient)

@@ -42,18 +42,9 @@ def bidiagonalise(
     """Bidiagonalise ``A`` step by step (Golub and Kahan 1965), for the caller to stop when it has seen enough.
 
     Without a basis nothing is reorthogonalised: copies of converged singular values appear, which do not move the
-    largest one (Paige 1972). Norms are accumulated in float64.
-
-    Args:
-        forward: Products with ``A``; one of them per step.
-        adjoint: Products with ``A^T``; one of them per step.
-        start: First vector of ``V``, of unit norm. Shape ``(1, *shape)``.
-        max_steps: Largest number of steps.
-        basis: Room for ``V``, against which new vectors are orthogonalised twice. Shape ``(max_steps, size)``; its
-            first rows hold ``V`` after the steps made.
-
-    Yields:
-        ``B`` after each step.
+    largest one (Paige 1972). Norms are accumulated in float64. ``start``: first vector of ``V``, of unit norm, shape
+    ``(1, *shape)``. ``basis``: room for ``V``, shape ``(max_steps, size)``, against which new vectors are
+    orthogonalised twice; its first rows hold ``V`` after the steps made. Yields ``B`` after each step.
     """
     eps = torch.finfo(start.dtype).eps
     alphas: list[float] = []

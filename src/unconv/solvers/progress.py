@@ -35,11 +35,7 @@ class BatchProgress:
     """
 
     def __init__(self, residual: Tensor) -> None:
-        """Start with all inputs running.
-
-        Args:
-            residual: Relative residual of each input at its start. Shape ``(N,)``.
-        """
+        """Start with all inputs running."""
         self.running = torch.arange(len(residual), device=residual.device)
         self.passes = torch.zeros(len(residual), dtype=torch.float64, device=residual.device)
         self.history = [residual]

@@ -1,0 +1,218 @@
+"""Singular values of a convolution: exact by Fourier transform where it wraps around, else between two bounds.
+
+A convolution that wraps around its map is block diagonal in the Fourier basis: with stride ``s``, frequency ``w`` of
+the coarse grid sees the ``s`` fine frequencies that alias to it, and its block is ``A(w) = [T(v)]_v / sqrt(s)``, ``T``
+being the transfer function of the filters (Sedghi et al. 2019; Senderovich et al. 2022 for strides). A convolution
+with zero padding, or none, is a part of such a matrix on a larger map, which bounds its singular values and its rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from unconv.certify.correlations import CHUNK, largest_eigenvalue, table_of
+from unconv.certify.stability import certify
+from unconv.certify.supports import group_operators
+from unconv.errors import UsageError
+from unconv.operators import ConvOperator
+
+EPS = torch.finfo(torch.float64).eps
+WHOLE = 2**21  # entries of a matrix that is decomposed whole
+MOST_WORK = 2e11  # multiply-adds of a decomposition at all frequencies that only serves bounds
+
+Interval = tuple[float, float]
+Count = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Extreme singular values, rank and null space of a linear map ``W``, each between two bounds.
+
+    Attributes:
+        shape: Outputs and inputs.
+        largest: Largest singular value.
+        smallest: Smallest of its ``min(shape)`` singular values; 0 where its rows and its columns are dependent.
+        rank: Singular values above rounding, ``max(shape) eps`` times the largest.
+        nullity: Dimensions of the input that ``W`` does not see.
+        how: ``"fft"`` and ``"dense"``: exact up to rounding; ``"bounds"``: proven up to rounding; ``"bounds, chance"``:
+            the lower end of ``smallest``, and what follows from it for rank and nullity, may fail with probability
+            1e-9 over a random start.
+    """
+
+    shape: tuple[int, int]
+    largest: Interval
+    smallest: Interval
+    rank: Count
+    nullity: Count
+    how: str
+
+    def __str__(self) -> str:
+        values = f"singular values from {_words(self.smallest)} to {_words(self.largest)}"
+        unseen = _words(self.nullity)
+        return f"{values}; rank {_words(self.rank)}; {unseen} of {self.shape[1]} input dimensions unseen ({self.how})"
+
+
+def spectrum(operator: ConvOperator, *, circular: bool = False, whole: int = WHOLE, steps: int = 200) -> Spectrum:
+    """Extreme singular values, rank and null space of a convolution, with any stride, dilation and groups.
+
+    Where the map wraps around, all singular values are found. Otherwise small maps are decomposed whole; for others
+
+    - ``W`` is a part of the convolution that wraps around on a map with room for its padding, so no singular value is
+      above that one's largest, and its rank falls by at most one for every row or column cut off;
+    - a norm that is attained bounds the largest from below;
+    - where nothing is cropped (no padding and no more outputs than inputs, or padding by whole filters and no fewer
+      outputs), the smallest is at least that of the convolution that wraps around; otherwise Lanczos bounds it from
+      above, and from below but for a chance of 1e-9 (``unconv.certify.stability``).
+
+    Args:
+        operator: The convolution.
+        circular: Whether its map wraps around; its padding is then a shift, and does not matter.
+        whole: Matrices with at most so many entries are decomposed whole.
+        steps: Largest number of Lanczos steps for the others.
+
+    Returns:
+        The spectrum.
+
+    Raises:
+        UsageError: If a map that wraps around is not a whole number of strides, or the operator is none.
+
+    Example:
+        >>> import torch
+        >>> from unconv import ConvOperator
+        >>> from unconv.certify.spectrum import spectrum
+        >>> difference = ConvOperator(torch.tensor([[[-1.0, 1.0]]]), (1, 8))
+        >>> print(spectrum(difference, circular=True))
+        singular values from 0 to 2; rank 7; 1 of 8 input dimensions unseen (fft)
+    """
+    if not isinstance(operator, ConvOperator):
+        raise UsageError(f"operator is a {type(operator).__name__}; give a ConvOperator")
+    operator = operator.to(torch.float64).to("cpu")
+    if circular:
+        values = circular_singular_values(operator)
+        inputs = math.prod(operator.input_shape)
+        outputs = len(operator.weight) * math.prod(
+            n // s for n, s in zip(operator.input_shape[1:], operator.stride, strict=True)
+        )
+        return _of_values(values, (outputs, inputs), "fft")
+    shape = (math.prod(operator.output_shape), math.prod(operator.input_shape))
+    parts = group_operators(operator)
+    if math.prod(shape) <= whole * operator.groups**2:
+        return _of_values(torch.cat([torch.linalg.svdvals(part.to_dense()) for part in parts]), shape, "dense")
+    return _bounds(operator, parts, shape, steps)
+
+
+def circular_singular_values(operator: ConvOperator, spatial: tuple[int, ...] | None = None) -> Tensor:
+    """All singular values of a convolution whose map wraps around, on its own map or on one of another size.
+
+    Args:
+        operator: The convolution; its padding does not matter.
+        spatial: Size of the map; the operator's own where ``None``.
+
+    Returns:
+        The ``min(outputs, inputs)`` values, float64, in no order.
+
+    Raises:
+        UsageError: If the map is not a whole number of strides.
+    """
+    sizes = operator.input_shape[1:] if spatial is None else spatial
+    for n, stride in zip(sizes, operator.stride, strict=True):
+        if n % stride:
+            raise UsageError(f"a map of {tuple(sizes)} does not wrap around at stride {operator.stride}; cut it to one")
+    found = []
+    for symbols, times in _symbols(operator, sizes):
+        values = torch.linalg.svdvals(symbols).flatten(1)
+        found.append(values.repeat_interleave(times, dim=0).flatten())
+    return torch.cat(found)
+
+
+def _symbols(operator: ConvOperator, sizes: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ``A(w)``, ``(frequencies, groups, K / groups, M / groups * aliases)``, and how often each counts."""
+    weight = operator.weight.double()
+    filters, shared, *kernel = weight.shape
+    taps = torch.cartesian_prod(*(torch.arange(k) * d for k, d in zip(kernel, operator.dilation, strict=True)))
+    taps = taps.reshape(-1, len(sizes))
+    coarse = [n // s for n, s in zip(sizes, operator.stride, strict=True)]
+    # the filters are real, so of w and -w one is enough
+    half = [*coarse[:-1], coarse[-1] // 2 + 1]
+    waves = torch.cartesian_prod(*(torch.arange(n) for n in half)).reshape(-1, len(sizes))
+    itself = (waves[:, -1] == 0) | (2 * waves[:, -1] == coarse[-1])
+    times = torch.where(itself, 1, 2)
+    aliases = [torch.tensor(alias) * torch.tensor(coarse) for alias in product(*(range(s) for s in operator.stride))]
+    coefficients = weight.reshape(filters * shared, -1)
+    step = max(1, CHUNK // 16 // (filters * shared * len(aliases)))
+    for part, count in zip(waves.split(step), times.split(step), strict=True):
+        blocks = []
+        for alias in aliases:
+            turns = (part + alias)[:, None] * taps
+            # whole turns are taken off in integers
+            angle = sum((turns[..., i] % n).double() * (2 * math.pi / n) for i, n in enumerate(sizes))
+            assert isinstance(angle, Tensor)
+            real, imaginary = (f(angle) @ coefficients.T for f in (torch.cos, torch.sin))
+            blocks.append(torch.complex(real, imaginary).reshape(len(part), operator.groups, -1, shared))
+        yield torch.cat(blocks, 3) / math.sqrt(len(aliases)), count
+
+
+def _of_values(values: Tensor, shape: tuple[int, int], how: str) -> Spectrum:
+    top, bottom = values.max().item(), values.min().item()
+    cut = max(shape) * EPS * top
+    # what lies near the cut can be rounding or not
+    sure, perhaps = int((values > 8 * cut).sum()), int((values > cut / 8).sum())
+    bottom = bottom if bottom > cut else 0.0
+    return Spectrum(
+        shape,
+        (max(top - cut, 0.0), top + cut),
+        (max(bottom - cut, 0.0), bottom + cut),
+        (sure, perhaps),
+        (shape[1] - perhaps, shape[1] - sure),
+        how,
+    )
+
+
+def _bounds(operator: ConvOperator, parts: list[ConvOperator], shape: tuple[int, int], steps: int) -> Spectrum:
+    stride, dilation, kernel = operator.stride, operator.dilation, operator.weight.shape[2:]
+    padded = [n + 2 * p for n, p in zip(operator.input_shape[1:], operator.padding, strict=True)]
+    around = tuple(-(-n // s) * s for n, s in zip(padded, stride, strict=True))
+    spread = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    width = operator.weight.shape[1] * math.prod(stride)
+    height = len(operator.weight) // operator.groups
+    places = math.prod(n // s for n, s in zip(around, stride, strict=True))
+    short = min(shape)
+    rank, low, how = (0, short), 0.0, "bounds"
+    if 16 * places * operator.groups * height * width * min(height, width) <= MOST_WORK:
+        values = circular_singular_values(operator, around)
+        high = values.max().item()
+        slack = max(len(values), height, width) * EPS * high
+        high += slack
+        wrapped = int((values > slack).sum())
+        # a row or a column that is cut off takes at most one from the rank
+        cut_rows = len(operator.weight) * places - shape[0]
+        cut_columns = operator.input_shape[0] * math.prod(around) - shape[1]
+        rank = (max(0, wrapped - cut_rows - cut_columns), min(short, wrapped))
+        whole_rows = not any(operator.padding) and height <= width
+        whole_columns = all(p >= r for p, r in zip(operator.padding, spread, strict=True)) and height >= width
+        if whole_rows or whole_columns:
+            low = max(values.min().item() - slack, 0.0)
+    else:
+        high = max(
+            math.sqrt(largest_eigenvalue(table_of(p.full()), p.output_shape[1:], nonnegative=True)) for p in parts
+        )
+    attained = max(part.norm() for part in parts) * (1 - short * EPS)
+    found = [certify(part, steps=steps, seek=0, whole=0) for part in parts]
+    likely = min(one.probabilistic_lower_bound for one in found)
+    if likely > low:
+        low, how = likely, "bounds, chance"
+    if low > 0:
+        rank = (short, short)
+    smallest = (low, max(low, min(one.sigma for one in found) + 16 * EPS * high))
+    return Spectrum(shape, (min(attained, high), high), smallest, rank, (shape[1] - rank[1], shape[1] - rank[0]), how)
+
+
+def _words(ends: Interval | Count) -> str:
+    low, high = (f"{end:,}" if isinstance(end, int) else f"{end:.4g}" if end > 1e-12 else "0" for end in ends)
+    return low if low == high else f"{low} .. {high}"
