@@ -503,12 +503,15 @@ def rip(
         **options: As for ``invert``.
 
     Returns:
-        ``{"blocks": [{"layer", "k", "ratio": {"p01", "p50", "p99"}, "delta": {"lower", "upper"}, "delta_how"}]}``.
+        ``{"blocks": [{"layer", "k", "ratio": {"p01", "p50", "p99"}, "delta": {"lower", "upper"}, "delta_how",
+        "typical": [{"codes", "samples", "share", "confidence", "within", "low", "high", "text"}], "worst"}]}``:
+        ``typical`` is what most codes do, random ones and those of the images, ``worst`` the bracket in words.
 
     Raises:
         UsageError: If an argument's value does not exist or is out of range.
     """
-    from unconv.evaluate.theory import pooled_fraction, rip_document
+    from unconv.evaluate.network import CapturedStream
+    from unconv.evaluate.theory import code_ratios, pooled_fraction, rip_document
 
     _check_numbers(k=k, region=region, samples=samples)
     for name, value, choices in (
@@ -521,9 +524,12 @@ def rip(
         raise UsageError(f"effort is {effort}; it multiplies work, so it is finite and at least 0")
     opened, progress = _open(model, images, options)
     chosen = opened.blocks(opened.example(), blocks)
-    seed, skipped, statistics = options.get("seed", 0), [], None
+    seed, skipped, statistics, of_images = options.get("seed", 0), [], None, {}
     if k is None:
-        statistics, skipped = _counted(opened, [b.name for b in chosen], region, progress)
+        names = [block.name for block in chosen]
+        statistics, skipped = _counted(opened, names, region, progress)
+        stream = CapturedStream(opened.network, opened.images, names)
+        of_images = code_ratios(stream, names, region=region, boundary=boundary, filters=filters, seed=seed)
     found = []
     with _bar(len(chosen), progress) as bar:
         for block in chosen:
@@ -533,6 +539,7 @@ def rip(
                     block,
                     k,
                     fraction,
+                    of_images=of_images.get(block.name, torch.zeros(0)),
                     region=region,
                     samples=samples,
                     boundary=boundary,

@@ -189,12 +189,3 @@ def test_penalties_against_autograd(penalty):
     x = x.detach()
     bound = penalty.value(x) + (gradient * d).flatten(1).sum(1) + penalty.curvature(x, d) / 2
     assert (penalty.value(x + d) <= bound + 1e-12).all()
-
-
-def test_names_and_weights_are_checked():
-    stage = make_stage(Window.of(2, 2))
-    code = stage.encode(draw(stage))
-    with pytest.raises(ValueError, match="does not exist"):
-        convex(stage, code, prior="flat")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="only l1 and tv"):
-        convex(stage, code, prior="smooth", weight=1.0)

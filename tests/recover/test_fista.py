@@ -101,14 +101,3 @@ def test_single_precision_reaches_its_tolerance():
     found = fista(operator, draw(3, 3, 8, 8, seed=1).float())
     assert set(found.status) == {"converged"}
     assert found.value.code.values.dtype == torch.float32
-
-
-def test_bad_input_is_refused_in_one_line():
-    operator = ConvOperator(draw(2, 1, 3), (1, 8))
-    for weight in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="finite weight above 0"):
-            fista(operator, draw(1, 1, 8), weight=weight)
-    with pytest.raises(ValueError, match="expected \\(N, 1, 8\\)"):
-        fista(operator, draw(1, 2, 8))
-    with pytest.raises(ValueError, match="at least 1"):
-        fista(operator, draw(1, 1, 8), max_steps=0)

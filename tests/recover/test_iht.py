@@ -117,12 +117,6 @@ def test_figure_2_setting_with_the_true_switches_and_without():
     assert iht(operator, x, TrueSwitches()).residual.median().item() == pytest.approx(0.14, abs=0.02)
 
 
-def test_zero_steps_are_refused():
-    operator = ConvOperator(draw(2, 1, 3), (1, 8))
-    with pytest.raises(ValueError, match="at least 1"):
-        iht(operator, draw(1, 1, 8), TopK(1), steps=0)
-
-
 def test_zero_input_gives_a_zero_code():
     operator = ConvOperator(draw(2, 1, 3), (1, 8))
     found = iht(operator, torch.zeros(1, 1, 8, dtype=torch.float64), Pooled(2))

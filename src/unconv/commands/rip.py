@@ -35,4 +35,8 @@ def run(options: Rip) -> tuple[dict[str, Any], str]:
         (block["layer"], block["k"], *block["ratio"].values(), *block["delta"].values(), block["delta_how"])
         for block in document["blocks"]
     ]
-    return document, f"{format_table(header, rows)}\n{LEGEND}"
+    lines = [
+        f"{block['layer']}: {'; '.join([*(one['text'] for one in block['typical']), block['worst']])}."
+        for block in document["blocks"]
+    ]
+    return document, "\n".join([format_table(header, rows), *lines, LEGEND])

@@ -21,9 +21,11 @@ from unconv.evaluate.block_reconstruction import coded_block, paper_k
 from unconv.evaluate.network import TOO_LARGE, Captured, CapturedStream, Network, is_out_of_memory, none_left
 from unconv.images import SkippedImage
 from unconv.inversion.jacobian import Jacobian
+from unconv.linalg import norms
 from unconv.measure.coherence import coherence
 from unconv.measure.rip import Boundary, RatioSummary, sample_ratios
 from unconv.measure.sparsity import BlockSparsity, NonZeros, SparsityStatistics
+from unconv.measure.typical import typical_ratio, worst_in_words
 from unconv.operators import ConvOperator, LinearOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
 from unconv.tracing import execution_path
@@ -194,14 +196,49 @@ def regions_and_k(block: ConvBlock, fraction: float, region: int) -> tuple[Windo
 def ratios_document(block: ConvBlock, region: Window | int, k: int, samples: int, seed: int) -> list[dict[str, Any]]:
     """Return quantiles of ``||W^T z|| / ||z||`` over random codes, for three filter banks and both boundaries."""
     op, documents = block.operator, []
-    banks = {"learned": op, "normalised": op.normalised(), "gaussian": op.gaussian(seed)}
     boundaries: tuple[Boundary, ...] = ("full", "cropped") if any(op.padding) else ("full",)
     for boundary in boundaries:
-        for filters, bank in banks.items():
-            found = RatioSummary.of(sample_ratios(bank, Pooled(region), k, samples, seed=seed, boundary=boundary))
+        for filters in ("learned", "normalised", "gaussian"):
+            bank = filter_bank(op, filters, seed)
+            ratios = sample_ratios(bank, Pooled(region), k, samples, seed=seed, boundary=boundary)
+            found = RatioSummary.of(ratios)
             quantiles = {"p01": found.p01, "p50": found.p50, "p99": found.p99}
-            documents.append({"filters": filters, "boundary": boundary, "k": k} | quantiles)
+            typical = typical_document(ratios, f"random codes with k = {k}")
+            documents.append({"filters": filters, "boundary": boundary, "k": k} | quantiles | {"typical": typical})
     return documents
+
+
+def typical_document(ratios: Tensor, codes: str) -> dict[str, Any] | None:
+    """Return between which ratios most codes of a kind lie, and the same in words; ``None`` for fewer than two."""
+    if len(ratios) < 2:
+        return None
+    found = typical_ratio(ratios)
+    return {"codes": codes} | asdict(found) | {"text": found.sentence(codes)}
+
+
+def code_ratios(
+    stream: CapturedStream, names: Sequence[str], *, region: int, boundary: Boundary, filters: str, seed: int
+) -> dict[str, Tensor]:
+    """Return ``||W^T z|| / ||z||`` of the codes ``z`` that conv blocks make of images; codes of zeros have none."""
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    for captured in stream:
+        places, _ = same_path(stream.network, captured)
+        captured = captured.select(places)
+        for name in names if places else ():
+            block = coded_block(captured.blocks.get(name), "network", region)
+            operator = filter_bank(block.operator, filters, seed)
+            operator = operator.full() if boundary == "full" else operator
+            z = block.encode(captured.inputs[name]).dense()
+            ratios = norms(operator.adjoint(z)) / norms(z)
+            found[name].append(ratios[ratios.isfinite()].double().cpu())
+    return {name: torch.cat([torch.zeros(0, dtype=torch.float64), *parts]) for name, parts in found.items()}
+
+
+def filter_bank(operator: ConvOperator, filters: str, seed: int) -> ConvOperator:
+    """Return the operator with its filters as they are (``"learned"``), ``"normalised"``, or ``"gaussian"``."""
+    if filters == "learned":
+        return operator
+    return operator.normalised() if filters == "normalised" else operator.gaussian(seed)
 
 
 def rip_document(
@@ -209,6 +246,7 @@ def rip_document(
     k: int | None,
     fraction: float,
     *,
+    of_images: Tensor,
     region: int,
     samples: int,
     boundary: Boundary,
@@ -216,16 +254,15 @@ def rip_document(
     effort: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Return sampled ratios of one filter bank, and bounds on its ``delta_k``."""
+    """Return sampled ratios of one filter bank, and bounds on its ``delta_k``; ``of_images``: see ``code_ratios``."""
     regions, measured = regions_and_k(block, fraction, region)
     k = k or measured
     most = regions_and_k(block, 1.0, region)[1]
     if k > most:
         raise UnconvError(f"k is {k}, but conv block {block.name!r} has {most} regions; give at most that")
-    op = block.operator
-    if filters != "learned":
-        op = op.normalised() if filters == "normalised" else op.gaussian(seed)
-    ratios = RatioSummary.of(sample_ratios(op, Pooled(regions), k, samples, seed=seed, boundary=boundary))
+    op = filter_bank(block.operator, filters, seed)
+    sampled = sample_ratios(op, Pooled(regions), k, samples, seed=seed, boundary=boundary)
+    ratios = RatioSummary.of(sampled)
     lower, upper, how = ratios.delta, None, "sampled"
     if effort > 0:
         try:
@@ -239,6 +276,15 @@ def rip_document(
         "ratio": {"p01": ratios.p01, "p50": ratios.p50, "p99": ratios.p99},
         "delta": {"lower": lower, "upper": upper},
         "delta_how": how,
+        "typical": [
+            one
+            for one in (
+                typical_document(sampled, f"random codes with k = {k}"),
+                typical_document(of_images, f"codes of images like these {len(of_images)}"),
+            )
+            if one
+        ],
+        "worst": worst_in_words(lower, upper),
     }
 
 

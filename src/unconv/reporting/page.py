@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from unconv.io import replacing
+from unconv.measure.typical import worst_in_words
 from unconv.reporting import text as words
 from unconv.reporting.audit import audit_table
 from unconv.reporting.data import METRICS, Report, Series, finite, printable, read_report, start_at
@@ -253,7 +254,22 @@ def _theory(report: Report) -> dict[str, Any]:
     meanings = [words.THEORY[name] for name in measured] + (
         [words.THEORY["sigma"]] if "certificate" in measured else []
     )
-    return {"meanings": meanings, "heads": [h for name in measured for h in heads[name]], "rows": rows}
+    typical = {block["name"]: _typical(block) for block in report.blocks.values()}
+    typical = {name: sentence for name, sentence in typical.items() if sentence}
+    return {
+        "typical": typical,
+        "meanings": meanings,
+        "heads": [h for name in measured for h in heads[name]],
+        "rows": rows,
+    }
+
+
+def _typical(block: Mapping[str, Any]) -> str:
+    """Return what most random codes of a block do at unit filters, and what the worst code can do, in one sentence."""
+    rip = next((r for r in block.get("rip") or [] if (r["filters"], r["boundary"]) == ("normalised", "full")), {})
+    found, delta = rip.get("typical"), (block.get("certificate") or {}).get("delta_k")
+    worst = f"; {worst_in_words(delta['lower'], delta['upper'])}" if delta else ""
+    return f"{found['text']}{worst}." if found else ""
 
 
 def _cell(value: Any, *more: str) -> Cell:
