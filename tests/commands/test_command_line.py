@@ -73,7 +73,7 @@ SCHEMAS = {
                 "ratio": closed({"p01": NUMBER, "p50": NUMBER, "p99": NUMBER}),
                 "delta": closed({"lower": NUMBER, "upper": MAYBE}),
             },
-            ["delta_how"],
+            ["delta_how", "typical", "worst"],
         ),
         "skipped": SKIPPED,
     }),
@@ -167,6 +167,10 @@ def test_rip(document, photographs):
     for block in found:
         assert 0.5 < block["ratio"]["p01"] <= block["ratio"]["p50"] <= block["ratio"]["p99"] < 1.6
         assert 0 < block["delta"]["lower"] <= block["delta"]["upper"]
+        drawn, seen = block["typical"]
+        assert (drawn["samples"], seen["samples"]) == (50, 3)
+        assert drawn["text"].endswith("at 95 % confidence")
+        assert seen["low"] <= seen["high"]
     (one,) = document("rip", "cases:vgg", "--size", 16, "--k", 1, "--blocks", "3", "--samples", 20)["blocks"]
     assert one["layer"] == "3"
     assert one["ratio"]["p50"] == pytest.approx(1, abs=1e-5)

@@ -35,8 +35,9 @@ def run(options: Rip) -> tuple[dict[str, Any], str]:
         (block["layer"], block["k"], *block["ratio"].values(), *block["delta"].values(), block["delta_how"])
         for block in document["blocks"]
     ]
+    # of a few images only little is certain: what is said of a minority helps no reader
     lines = [
-        f"{block['layer']}: {'; '.join([*(one['text'] for one in block['typical']), block['worst']])}."
+        f"{block['layer']}: {'; '.join([*(one['text'] for one in block['typical'] if one['share'] >= 0.5), block['worst']])}."
         for block in document["blocks"]
     ]
     return document, "\n".join([format_table(header, rows), *lines, LEGEND])
