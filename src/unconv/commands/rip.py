@@ -36,8 +36,8 @@ def run(options: Rip) -> tuple[dict[str, Any], str]:
         for block in document["blocks"]
     ]
     # of a few images only little is certain: what is said of a minority helps no reader
-    lines = [
-        f"{block['layer']}: {'; '.join([*(one['text'] for one in block['typical'] if one['share'] >= 0.5), block['worst']])}."
-        for block in document["blocks"]
-    ]
+    lines = []
+    for block in document["blocks"]:
+        sure = [one["text"] for one in block["typical"] if one["share"] >= 0.5]
+        lines.append(f"{block['layer']}: {'; '.join([*sure, block['worst']])}.")
     return document, "\n".join([format_table(header, rows), *lines, LEGEND])

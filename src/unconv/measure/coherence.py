@@ -56,14 +56,19 @@ def coherence(operator: ConvOperator) -> Coherence:
     Raises:
         ValueError: If a filter is not finite; its index is named.
     """
-    unit, zero = _unit_filters(operator.weight)
-    groups, count = operator.groups, len(unit)
+    operator = operator.with_weight(_at_least_single(operator.weight))
+    norms = operator.weight.flatten(1).norm(dim=1)
+    bad = (~torch.isfinite(norms)).nonzero()
+    if len(bad):
+        raise ValueError(f"filter {int(bad[0])} has norm {norms[bad[0]].item():g}; cosines need finite filters")
+    zero = (operator.weight == 0).flatten(1).all(1)
+    groups, count = operator.groups, len(zero)
     undefined = zero.reshape(groups, -1)
     grouped = undefined[:, :, None] | undefined[:, None, :]
     # filters of different groups are orthogonal, so with groups no maximum is below 0
     signed: Found = (0.0, (0, count // groups)) if groups > 1 else (-math.inf, None)
     absolute, shifted, at = signed, (0.0, None), None
-    for shift, start, block in _inner_products(operator.with_weight(unit)):
+    for shift, start, block in _inner_products(operator.normalised()):
         if not any(shift):
             itself = block.diagonal(start, 1, 2)
             without = grouped[:, start : start + block.shape[1]]
@@ -147,22 +152,6 @@ def _largest(block: Tensor, start: int) -> Found:
     where = int(block.argmax())
     group, row, column = where // (rows * each), where // each % rows, where % each
     return block.flatten()[where].item(), (group * each + start + row, group * each + column)
-
-
-def _unit_filters(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the filters at unit norm, and which of them are zero and stay so."""
-    weight = _at_least_single(weight)
-    norms = weight.flatten(1).norm(dim=1)
-    bad = ~torch.isfinite(norms)
-    if bad.any():
-        first = int(bad.nonzero()[0])
-        raise ValueError(f"filter {first} has norm {norms[first].item():g}; cosines need finite filters")
-    largest = weight.flatten(1).abs().amax(1)
-    column = (-1, *[1] * (weight.ndim - 1))
-    # divided by its largest entry first, and in float64: squares of small entries vanish
-    scaled = weight.double() / torch.where(largest > 0, largest, 1.0).double().reshape(column)
-    length = scaled.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
-    return (scaled / length.reshape(column)).to(weight.dtype), largest == 0
 
 
 def _at_least_single(weight: Tensor) -> Tensor:
