@@ -190,6 +190,7 @@ def report(
     region: int = REGION,
     samples: int = 50,
     pictures: int = 10,
+    control: Literal["random"] | None = None,
     decoders: Files | None = None,
     reference_images: str | Path | None = None,
     command: str | None = None,
@@ -211,6 +212,7 @@ def report(
         region: Side of the max pooling imposed where the theory meets a block without pooling.
         samples: Random codes of the sampled model-RIP.
         pictures: Number of images whose reconstructions are kept as pictures.
+        control: ``"random"``: what a linear decoder explains of the same network with random weights, beside.
         decoders: As for ``invert``.
         reference_images: As for ``invert``.
         command: What the page says that makes it again; the call where ``None``.
@@ -235,6 +237,7 @@ def report(
         side_info=side_info,
         region=region,
         samples=samples,
+        control=control,
         out=out,
         passes=passes,
         budget=budget,
@@ -338,6 +341,7 @@ def _report(
     noise: tuple[float, ...] = (),
     judge: Model | LoadedModel | None = None,
     audit: bool = False,
+    control: str | None = None,
 ) -> ReportResult:
     """Do what ``report`` and ``audit`` share."""
     from unconv.evaluate.audit import audit_tasks
@@ -349,6 +353,8 @@ def _report(
     verb = "audit" if audit else "report"
     if pictures < 0 or (budget is not None and not budget > 0):
         raise UsageError("pictures is at least 0, and budget a number of seconds above 0")
+    if control not in {None, "random"}:
+        raise UsageError(f"control is {control!r}; use 'random', or leave it out")
     opened, progress = _open(model, images, options)
     x = opened.example()
     found = opened.network.layers(x)
@@ -378,6 +384,7 @@ def _report(
         "pictures": pictures,
         "budget": None if passes is not None else budget,
         "reference_images": None if reference_images is None else str(reference_images),
+        "control": control,
         "judge": None if network.judge is None else network.judge.name,
     }
     if passes is not None:
@@ -399,6 +406,7 @@ def _report(
         notes=notes,
         command=command or f"unconv.{verb}({opened.loaded.name!r}, ...)  # Python",
         audit=audit,
+        control=control is not None,
     )
     run = RunDirectory(path, config)
     try:

@@ -94,6 +94,7 @@ class Report(ImageOptions):
         region: Side of the pooling imposed where the paper's code meets a conv block without pooling.
         samples: Random codes of the sampled model-RIP.
         pictures: Number of images whose reconstructions are kept as pictures.
+        control: "random" shows beside it what a linear decoder explains of the network with random weights.
         decoders: Decoders fitted before: files, or a folder.
         reference_images: Folder of images that linear decoders are fitted to; packaged photographs where not given.
         ray: Compute on Ray: a local cluster, or the one at ADDRESS.
@@ -108,6 +109,7 @@ class Report(ImageOptions):
     region: int = 2
     samples: int = 50
     pictures: int = 10
+    control: Literal["random"] | None = None
     decoders: tuple[Path, ...] = ()
     reference_images: Path | None = None
     ray: Ray = None

@@ -81,7 +81,10 @@ def test_rows_hold_what_is_measured(opened):
     estimates = {image: (estimate, reference) for image, estimate, reference in done.tensors(0)}
     for row in rows:
         assert row["relative_error"] is not None, row["status"]
+        assert (row["expected_error"] is not None) == (row["method"] == "linear")
         if row["method"] == "linear":
+            assert 0.2 < row["expected_error"] / row["relative_error"] < 5
+            assert (row["error_map"] is not None) == (row["picture"] is not None)
             estimate, reference = estimates[row["image"]]
             assert torch.equal(reference, x[row["image"]])
             assert row["relative_error"] == pytest.approx(((estimate - reference).norm() / reference.norm()).item())

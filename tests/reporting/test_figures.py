@@ -79,8 +79,31 @@ def test_retained_detail_is_the_explained_variance(make: Make) -> None:
     figures.draw_figures(made.read(), made.run)
     with (made.run / "figures/retained.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
-    assert lines[1] == ["conv1", "0.0", "0.0625", "0.99", "0.95"]
+    assert lines[1] == ["conv1", "the network's", "0.0", "0.0625", "0.99", "0.95"]
     assert len(lines) == 1 + 4 * 4
+
+
+def test_random_weights_are_drawn_beside_and_nothing_below_nothing(make: Make) -> None:
+    made = make()
+    for layer in made.document["layers"]:
+        explained = layer["linear"]["explained_variance"]
+        layer["linear"]["control"] = explained | {"luminance": [1.0, 0.5, -0.5, None]}
+    drawn = figures.retained_detail(made.read())
+    assert drawn is not None
+    lines = {line.get_label(): list(line.get_ydata()) for line in drawn[0].axes[0].lines}
+    assert lines["luminance, random weights"][:3] == [1.0, 0.5, 0.0]
+    assert drawn[1][-2][1:5] == ["random", 0.125, 0.25, -0.5]
+
+
+def test_expected_errors_stand_against_true_ones(make: Make) -> None:
+    made = make()
+    assert figures.calibration(made.read()) is None
+    for row in made.rows:
+        row["expected_error"] = 0.3 if row["method"] == "linear" else None
+    drawn = figures.calibration(made.read())
+    assert drawn is not None
+    assert drawn[1][1] == ["conv1", "cat.png", 0.3, pytest.approx(0.08)]
+    assert len(drawn[1]) == 1 + 4 * 2
 
 
 def test_only_blocks_that_were_measured_are_drawn(make: Make) -> None:

@@ -264,6 +264,43 @@ def test_theory_is_folded_with_a_sentence_each(make: Make) -> None:
     assert "50.0 70.0 0.500 Gaussian 0.100" in text
 
 
+def test_errors_that_are_expected_stand_beside_their_maps(make: Make) -> None:
+    report = make()
+    assert "expects its errors" not in page_of(report).text
+    before = len(page_of(report).pictures())
+    for row in report.rows:
+        if row["method"] == "linear":
+            row |= {"expected_error": 0.3, "error_map": row["picture"]}
+    for layer in report.document["layers"]:
+        layer["inversion"][0] |= {"expected_error": 0.3, "same_class": 0.5}
+    page = page_of(report)
+    assert "conv1 expected 0.300, true 0.100" in page.text
+    assert "same class 50 %" in page.text
+    assert len(page.pictures()) == before + 4 * 2 * 2
+
+
+def test_an_audit_is_shown_with_what_can_and_cannot_be_concluded(make: Make) -> None:
+    metric = {"mean": 0.5, "low": 0.4, "high": 0.6, "worst": 0.7, "worst_file": "cat.png"}
+    entry = {"layer": "layer1", "attacker": "refined", "noise": 0.0, "images": 2, "converged": 1, "failed": 0}
+    entry |= {"psnr": None, "ssim": metric, "relative_error": metric, "lpips": metric, "same_class": 0.5}
+    entry |= {"status": "1 of 2 stopped before convergence"}
+    audit = {
+        "interval": "95 % Student t interval of the mean over images",
+        "mean_colour": {"psnr": 12.0, "ssim": 0.2},
+        "attackers": ["refined"],
+        "noise": [0.3],
+        "table": [entry, entry | {"noise": 0.3}],
+        "can_conclude": ["It leaks."],
+        "cannot_conclude": ["That it is private."],
+    }
+    report = make(audit=audit)
+    page = Page(report.write_all())
+    for words in ("It leaks.", "That it is private.", "refined, noise 0.3 2 – 0.500 0.400 to 0.600 at worst 0.700"):
+        assert words in page.text
+    assert (report.run / "figures/audit.csv").is_file()
+    assert (report.run / "figures/noise.svg").is_file()
+
+
 def test_remarks_and_failures_are_given(make: Make) -> None:
     report = make()
     report.document["layers"][1]["inversion"][0] |= {"failed": 1, "images": 1, "note": "NaN in one image"}

@@ -28,6 +28,7 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
         region=options.region,
         samples=options.samples,
         pictures=options.pictures,
+        control=options.control,
         decoders=options.decoders or None,
         reference_images=options.reference_images,
         command=command_line("report", options),

@@ -167,13 +167,17 @@ def _add(
                 part.tensors[f"{index}"] = estimates[f"{index}"]
             continue
         result = results[index]
-        row: Row = {"image": index, "file": file} | job.task.fields() | result.numbers | {"picture": None}
+        row: Row = {"image": index, "file": file} | job.task.fields() | result.numbers
+        row |= {"picture": None, "error_map": None}
         if made and row["passes"] is not None and before is not None:
             old = next(r for r in before[0]["rows"] if r["image"] == index)
             row |= {"passes": row["passes"] + old["passes"], "seconds": row["seconds"] + old["seconds"]}
         if result.picture is not None and index < plan.pictures:
             row["picture"] = f"images/{index:04d}-{job.index:03d}.png"
             part.pictures[row["picture"]] = result.picture
+            if result.error_map is not None:
+                row["error_map"] = f"images/{index:04d}-{job.index:03d}-expected.png"
+                part.pictures[row["error_map"]] = result.error_map
         if result.estimate is not None:
             part.tensors[f"{index}"] = result.estimate
         if plan.keep and result.reference is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
 from unconv.errors import UnconvError
@@ -112,6 +113,21 @@ def _keys(network: Network, references: Tensor, layers: Mapping[str, str], seed:
 
 def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def random_weights(module: nn.Module, seed: int) -> nn.Module:
+    """Return a copy with weights drawn anew, by ``reset_parameters`` or, without one, as a permutation of the old."""
+    copied = copy.deepcopy(module)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for part in copied.modules():
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+                continue
+            for parameter in part.parameters(recurse=False):
+                order = torch.randperm(parameter.numel()).to(parameter.device)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return copied
 
 
 def linear_document(decoder: LinearDecoder) -> dict[str, Any]:

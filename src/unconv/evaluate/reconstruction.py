@@ -20,7 +20,7 @@ from unconv.images import quality
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION
 from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.inversion.invert import invert_features
-from unconv.linalg import relative_norm
+from unconv.linalg import norms, relative_norm
 from unconv.sparsity import CodeKind
 
 Recover = Literal["image", "input"]
@@ -32,6 +32,7 @@ METHODS = (*FEATURES_METHODS, DECODER, *BLOCK_METHODS)
 ITERATIVE = ("gauss-newton", "gradient", "convex")  # what takes time; the others are one step
 IN_PASSES = ("gauss-newton", "gradient")
 QUALITY = ("psnr", "ssim", "lpips", "same_class")
+ERROR_WHITE = 0.25  # expected error that is white in its picture, as a share of the range of pixels
 NUMBERS = ("relative_error", *QUALITY, "expected_error", "feature_error", "seconds", "passes")
 
 
@@ -113,21 +114,24 @@ class Reconstruction(NamedTuple):
         estimate: What was recovered, as the network counts; ``None`` where nothing was.
         reference: What it should be, the same shape; ``None`` where only features are known.
         picture: The estimate in pixels, shape ``(C, H, W)``, where it is an image.
+        error_map: Expected error of each pixel as a picture, shape ``(1, H, W)``, where the solver tells.
     """
 
     numbers: dict[str, Any]
     estimate: Tensor | None
     reference: Tensor | None
     picture: Tensor | None
+    error_map: Tensor | None = None
 
 
 class Solved(NamedTuple):
-    """What a solver gave for a batch."""
+    """What a solver gave for a batch; ``expected``: its squared error at each pixel, a mean over channels."""
 
     estimate: Tensor
     status: Sequence[str]
     passes: Sequence[int | None]
     seconds: float
+    expected: Tensor | None = None
 
 
 def inputs_needed(network: Network, x: Tensor, task: Task) -> tuple[str, ...]:
@@ -257,7 +261,10 @@ def _from_features(
         config=config,
     )
     seconds = (time.perf_counter() - start) / len(features)
-    return Solved(result.estimate, result.status, result.passes, seconds)
+    expected = None
+    if task.method == "linear" and decoder is not None and decoder.error_model is not None:
+        expected = decoder.expected_squared_error(result.estimate)
+    return Solved(result.estimate, result.status, result.passes, seconds, expected)
 
 
 def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: bool) -> list[Reconstruction]:
@@ -276,6 +283,14 @@ def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: b
                 "lpips": perceptual(true, pictures),
                 "same_class": judge and judge.same_class(reference, solved.estimate, true, pictures),
             }
+    maps, expected = None, None
+    if solved.expected is not None:
+        # of all C values of a pixel, relative to the image: sqrt(C sum e^2) / ||x||
+        expected = ((solved.expected * reference.shape[1]).flatten(1).sum(1).sqrt() / norms(reference)).tolist()
+        preprocess = network.preprocess
+        unit = preprocess.to_pixels(reference + 1, reference) - preprocess.to_pixels(reference, reference)
+        size = unit.square().mean(1).sqrt() * solved.expected.sqrt()  # in pixels' units
+        maps = (size / ERROR_WHITE).clamp(0, 1)[:, None].cpu()
     results = []
     for i, error in enumerate(errors):
         numbers = dict.fromkeys(NUMBERS) | {"status": solved.status[i]}
@@ -284,8 +299,11 @@ def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: b
             if scores is not None:
                 found = {name: values[i] for name, values in scores.items() if values is not None}
                 numbers |= {name: value if math.isfinite(value) else None for name, value in found.items()}
+            if expected is not None and math.isfinite(expected[i]):
+                numbers["expected_error"] = expected[i]
         else:
             numbers["status"] = "what is to be recovered is zero, so there is no relative error"
         picture = None if pictures is None else pictures[i]
-        results.append(Reconstruction(numbers, solved.estimate[i].cpu(), reference[i].cpu(), picture))
+        error_map = None if maps is None else maps[i]
+        results.append(Reconstruction(numbers, solved.estimate[i].cpu(), reference[i].cpu(), picture, error_map))
     return results

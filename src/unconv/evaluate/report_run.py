@@ -13,8 +13,8 @@ from unconv.conv_block import ConvBlock
 from unconv.evaluate.audit import audit_document, mean_colours
 from unconv.evaluate.budget import Clock, check_linear, linear_seconds, plan_passes, seconds_per_pass
 from unconv.evaluate.evaluation import Evaluation, Plan, Progress, Row, summarise
-from unconv.evaluate.linear_fit import fit_linear, fitted_file, linear_document
-from unconv.evaluate.network import CapturedStream, Opened
+from unconv.evaluate.linear_fit import fit_linear, fitted_file, linear_document, random_weights
+from unconv.evaluate.network import CapturedStream, Network, Opened
 from unconv.evaluate.noise import noisy_name
 from unconv.evaluate.reconstruction import Settings, Task
 from unconv.evaluate.run_directory import MISSING, RunDirectory
@@ -58,6 +58,7 @@ class ReportJob:
         notes: Remarks for the page.
         command: What makes the report again.
         audit: Whether the layers are audited as split points; no conv block is measured then.
+        control: Whether linear decoders are fitted to the same network with random weights too.
     """
 
     opened: Opened
@@ -75,6 +76,7 @@ class ReportJob:
     notes: list[str]
     command: str
     audit: bool = False
+    control: bool = False
 
     def blocks(self) -> dict[str, ConvBlock]:
         """Return the conv blocks among the layers, by layer."""
@@ -94,6 +96,7 @@ class ReportRun:
         self.notes = list(job.notes)
         self.evaluation: Evaluation | None = None
         self.left_out: list[dict[str, str]] = []
+        self.control: dict[str, Any] = {}
 
     def go(self, progress: Progress, ray: Any = None) -> tuple[dict[str, Any], list[Row], Path]:
         """Do everything that is missing; return the document, the rows and the page."""
@@ -129,6 +132,7 @@ class ReportRun:
             if not any(fitted_file(f, noisy_name(layer, noise)).is_file() for f in given)
         ]
         if job.budget is not None and missing:
+            missing = [*missing, *(layer for _, layer in wanted if job.control)]
             check_linear(linear_seconds(job.opened.network, job.x, missing, images), job.budget)
         stored = self.run.read("references")
         for noise in dict.fromkeys(noise for noise, _ in wanted):
@@ -143,11 +147,23 @@ class ReportRun:
                 seed=job.seed,
                 noise=noise,
             )
+        if job.control:
+            self._fit_control([layer for noise, layer in wanted if not noise])
         self.notes = list(dict.fromkeys(self.notes))
         if stored is MISSING:
             self.run.write_part("references", {"seconds": self.clock.elapsed(), "notes": self.notes})
         else:
             self.notes = list(dict.fromkeys([*self.notes, *stored["notes"]]))
+
+    def _fit_control(self, layers: list[str]) -> None:
+        job, network = self.job, self.job.opened.network
+        control = Network(random_weights(network.module, job.seed), network.preprocess, network.device)
+        folder = self.run.path / "decoders" / "random-weights"
+        folder.mkdir(exist_ok=True)
+        about = {"folder": folder, "reference_folder": job.reference_images, "seed": job.seed}
+        fit_linear(control, job.opened.images, job.x, layers, **about)
+        found = {layer: linear_document(decoder) for layer, decoder in control.linear.items()}
+        self.control = {layer: document.get("explained_variance") for layer, document in found.items()}
 
     def _passes(self, images: int) -> tuple[dict[str, int] | None, dict[str, float]]:
         """Return whole passes per layer, decided before work starts, and the seconds that one takes."""
@@ -265,6 +281,8 @@ class ReportRun:
             linear = next((s for s in inversion if s["method"] == "linear"), None)
             decoder = network.linear.get(layer)
             about = None if linear is None or decoder is None else linear_document(decoder)
+            if about is not None and job.control:
+                about["control"] = self.control.get(layer)
             found = network.layers(job.x).get(layer)
             layers.append({
                 "layer": layer,
@@ -293,6 +311,7 @@ class ReportRun:
             "notes": self.notes,
             "stopped": evaluation.stopped,
             "audit": self._audit(),
+            "control": "random" if job.control else None,
         }
 
     def _audit(self) -> dict[str, Any] | None:

@@ -19,12 +19,12 @@ from unconv.errors import UnconvError
 from unconv.io import LEFTOVER, cannot_write, display_name, replacing, write_json
 
 PACKAGES = ("numpy", "pillow", "pyarrow", "safetensors", "scikit-image", "torch", "torchvision", "unconv")
-STRINGS = ("file", "layer", "recover", "code", "method", "side_info", "status", "picture")
+STRINGS = ("file", "layer", "recover", "code", "method", "side_info", "status", "picture", "error_map")
 RESULTS = pa.schema([
     (name, pa.string() if name in STRINGS else pa.int64() if name in {"image", "passes"} else pa.float64())
     for name in (
         *("image", "file", "layer", "recover", "code", "method", "side_info", "noise", "relative_error", "psnr"),
-        *("ssim", "lpips", "same_class", "expected_error", "seconds", "passes", "status", "picture"),
+        *("ssim", "lpips", "same_class", "expected_error", "seconds", "passes", "status", "picture", "error_map"),
     )
 ])
 FOLDERS = ("parts", "images", "decoders")

@@ -17,6 +17,7 @@ from unconv.images import psnr, ssim
 from unconv.reporting.images import load
 
 METRICS = ("relative_error", "psnr", "ssim")
+MORE = ("same_class", "lpips")  # means that only tables show
 FEW = 20  # images up to which a range goes from the smallest to the largest; above, 5th to 95th percentile
 RECOGNISABLE = 1 / 3  # of the way from the mean colour to the image: what is called recognisable
 MOST_IMAGES = 40
@@ -87,6 +88,7 @@ class Report:
         pictures: The first images that have pictures.
         images: Number of images.
         ranged: Number of images that the ranges are of.
+        expected: Place of the layer, file, expected and true relative error of the linear decoders' estimates.
         baseline: Mean over the pictured originals, by metric, of answering with the image's mean colour.
     """
 
@@ -98,6 +100,7 @@ class Report:
     images: int
     ranged: int
     baseline: dict[str, float]
+    expected: list[tuple[int, str, float, float]] = field(default_factory=list)
 
     @property
     def layers(self) -> list[dict[str, Any]]:
@@ -146,11 +149,15 @@ def read_report(
     found: dict[tuple[int, Series], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     pictures: dict[int, Picture] = {}
     images = set()
+    expected: list[Any] = []
     for row in rows:
         if row.get("layer") not in places or row.get("noise"):
             continue
         images.add(row["image"])
         key = places[row["layer"]], Series(row["recover"], row["code"], row["method"], row["side_info"])
+        pair = [finite(row.get(name)) for name in ("expected_error", "relative_error")]
+        if None not in pair:
+            expected.append((key[0], printable(str(row["file"])), *pair))
         for metric in METRICS:
             if (value := finite(row.get(metric))) is not None:
                 found[key][metric].append(value)
@@ -168,7 +175,7 @@ def read_report(
     chosen = [pictures[i] for i in sorted(pictures)]
     baseline = mean_colour(run, chosen, config)
     settings, machine = printable(dict(config)), printable(dict(environment))
-    return Report(shown, settings, machine, series, chosen, max(counted, len(images)), len(images), baseline)
+    return Report(shown, settings, machine, series, chosen, max(counted, len(images)), len(images), baseline, expected)
 
 
 def mean_colour(run: Path, pictures: Iterable[Picture], config: Mapping[str, Any]) -> dict[str, float]:
@@ -200,7 +207,7 @@ def _point(record: Mapping[str, Any], values: Mapping[str, list[float]]) -> Poin
             ends[metric] = (float(low), float(high))
     images = record.get("images") or 0
     return Point(
-        {metric: finite(record.get(metric)) for metric in METRICS},
+        {metric: finite(record.get(metric)) for metric in (*METRICS, *MORE)},
         ends,
         images,
         record.get("converged", images),

@@ -44,6 +44,7 @@ def draw_figures(report: Report, run: Path) -> dict[str, Path]:
         "noise": lambda: noise_chart(report),
         "error-depth": lambda: error_by_layer(report),
         "retained": lambda: retained_detail(report),
+        "calibration": lambda: calibration(report),
         "theory": lambda: conv_block_theory(report),
         "contact-sheet": lambda: contact_sheet(report, run),
     }
@@ -114,11 +115,13 @@ def retained_detail(report: Report) -> Drawing | None:
     found = {i: e for i, x in enumerate(report.layers) if (e := (x.get("linear") or {}).get("explained_variance"))}
     if not found:
         return None
-    table: Table = [["layer", "from_cycles_per_pixel", "to_cycles_per_pixel", "luminance", "colour"]]
-    for i, explained in found.items():
-        edges = explained["edges"]
-        for low, high, *shares in zip(edges, edges[1:], explained["luminance"], explained["colour"]):
-            table.append([report.names[i], low, high, *shares])
+    control = {i: e for i in found if (e := report.layers[i]["linear"].get("control"))}
+    table: Table = [["layer", "weights", "from_cycles_per_pixel", "to_cycles_per_pixel", "luminance", "colour"]]
+    for weights, of in (("the network's", found), ("random", control)):
+        for i, explained in of.items():
+            edges = explained["edges"]
+            for low, high, *shares in zip(edges, edges[1:], explained["luminance"], explained["colour"]):
+                table.append([report.names[i], weights, low, high, *shares])
     shown = _spread(list(found), MOST_PANELS)
     columns = min(4, len(shown))
     lines = math.ceil(len(shown) / columns)
@@ -126,9 +129,12 @@ def retained_detail(report: Report) -> Drawing | None:
     places = axes_of(figure, lines, columns)
     for n, (axes, i) in enumerate(zip(places, shown)):
         explained = found[i]
-        for name, colour, marker in (("luminance", "#222222", "o"), ("colour", COLOURS[1], "s")):
-            values = [math.nan if finite(v) is None else max(0.0, v) for v in explained[name]]
-            axes.plot(range(len(values)), values, color=colour, marker=marker, label=name)
+        for of, suffix, line in ((found, "", "-"), (control, ", random weights", "--")):
+            for name, colour, marker in (("luminance", "#222222", "o"), ("colour", COLOURS[1], "s")):
+                if i in of:
+                    values = [math.nan if finite(v) is None else max(0.0, v) for v in of[i][name]]
+                    shape, label = "" if suffix else marker, name + suffix
+                    axes.plot(range(len(values)), values, color=colour, linestyle=line, marker=shape, label=label)
         axes.set_ylim(-0.03, 1.03)
         axes.set_title(fit(report.names[i], 24))
         ticks = range(0, len(explained["luminance"]), 2)
@@ -136,9 +142,30 @@ def retained_detail(report: Report) -> Drawing | None:
         axes.tick_params(labelleft=n % columns == 0, labelbottom=n >= len(shown) - columns)
     for axes in places[len(shown) :]:
         axes.set_axis_off()
-    figure.legend(handles=places[0].lines, loc="outside upper right", ncols=2, fontsize=7)
+    figure.legend(handles=places[0].lines, loc="outside upper right", ncols=4, fontsize=7)
     figure.supylabel("share of variance explained", fontsize=8)
     caption(figure, report, "Linear decoder, by spatial frequency up to (cycles per pixel), coarse to fine.")
+    return figure, table
+
+
+def calibration(report: Report) -> Drawing | None:
+    """Draw the relative errors that linear decoders expect against those that they make, an image a point."""
+    table: Table = [["layer", "file", "expected_error", "relative_error"]]
+    table += [[report.names[i], file, *errors] for i, file, *errors in report.expected]
+    if len(table) < 2:
+        return None
+    layers = list(dict.fromkeys(row[0] for row in table[1:]))
+    figure = Figure((4.6, 3.2), layout="constrained")
+    (axes,) = axes_of(figure, 1, 1)
+    for k, layer in enumerate(layers):
+        points = [row[2:] for row in table[1:] if row[0] == layer]
+        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k // len(COLOURS) % len(MARKERS)]
+        axes.plot(*zip(*points), color=colour, marker=marker, linestyle="", label=fit(layer, 18))
+    most = 1.05 * max(max(row[2:]) for row in table[1:])
+    axes.plot([0, most], [0, most], color="#777777", linewidth=0.9, linestyle="--", label="expected = true")
+    axes.set(xlabel="expected relative error", ylabel="relative error", xlim=(0, most), ylim=(0, most))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
+    caption(figure, report, "Linear decoders; an image a point.")
     return figure, table
 
 

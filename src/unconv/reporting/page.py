@@ -17,12 +17,13 @@ from unconv.io import replacing
 from unconv.measure.typical import worst_in_words
 from unconv.reporting import text as words
 from unconv.reporting.audit import audit_table
-from unconv.reporting.data import METRICS, Report, Series, finite, printable, read_report, start_at
+from unconv.reporting.data import METRICS, MORE, Report, Series, finite, printable, read_report, start_at
 from unconv.reporting.figures import draw_figures
 from unconv.reporting.images import EmbeddedImages, embed_images, encode
 from unconv.reporting.text import number
 
 COLOURS = 7
+EXPECTED_IMAGES = 2  # of which the map of expected errors is shown
 DASHES = {"gates": 0, "switches": 1, "none": 2}
 Cell = tuple[float | None, list[str]]  # what it sorts by, and its lines
 
@@ -68,7 +69,10 @@ def write_report(
 def write_page(run: Path, report: Report, figures: Mapping[str, Path], limits: PageLimits | None = None) -> Path:
     """Write ``report.html`` alone, with figures that have been drawn."""
     limits = limits or PageLimits()
-    paths = [[p.original, *(row["picture"] for row in p.rows.values())] for p in report.pictures]
+    paths = [
+        [p.original, *(row[name] for row in p.rows.values() for name in ("picture", "error_map") if row.get(name))]
+        for p in report.pictures
+    ]
     patterns = [pattern for block in report.blocks.values() if (pattern := _pattern(block))]
     unseen = embed_images(run, [patterns] if patterns else [], limits.patterns)
     bare = len(_render(report, EmbeddedImages(images=len(paths)), unseen, figures).encode())
@@ -106,6 +110,7 @@ def _render(report: Report, pictures: EmbeddedImages, unseen: EmbeddedImages, fi
         answer=words.answer(report),
         payload=_json(_payload(report, series, sheet, start)),
         tables=_tables(report),
+        expected=_expected(report, pictures),
         audit=report.document.get("audit"),
         attacks=audit_table(report),
         theory=_theory(report),
@@ -213,6 +218,9 @@ def _tables(report: Report) -> list[dict[str, Any]]:
                 if p is not None and p.values["psnr"] is not None:
                     lines.append(f"{number(p.values['psnr'])} dB, SSIM {number(p.values['ssim'])}")
                 if p is not None:
+                    same, lpips = (p.values[name] for name in MORE)
+                    lines += [f"same class {100 * same:.0f} %"] if same is not None else []
+                    lines += [f"LPIPS {number(lpips)}"] if lpips is not None else []
                     lines += [f"{number(p.seconds)} s"] if p.seconds is not None else []
                     lines += [s for s in (words.state(p),) if s]
                     lines += [f"{p.failed} of {p.images + p.failed} failed"] if p.failed else []
@@ -220,6 +228,22 @@ def _tables(report: Report) -> list[dict[str, Any]]:
         name = f"Errors: {words.group_name(group)}" if group else "Layers"
         tables.append({"name": name, "heads": list(map(words.series_name, members)), "cells": cells, "notes": notes})
     return tables
+
+
+def _expected(report: Report, pictures: EmbeddedImages) -> list[dict[str, Any]]:
+    """Return, by layer, what errors the linear decoder expects and makes, and pictures of where it expects them."""
+    found = []
+    for i, name in enumerate(report.names):
+        linear = next((r for r in report.layers[i].get("inversion") or [] if r["method"] == "linear"), {})
+        if finite(linear.get("expected_error")) is None:
+            continue
+        shown = []
+        for picture in report.pictures[: min(EXPECTED_IMAGES, pictures.images)]:
+            rows = [row for (at, s), row in picture.rows.items() if at == i and s.method == "linear"]
+            shown += [pictures.uris.get(rows[0].get(p) or "") for p in ("picture", "error_map")] if rows else []
+        numbers = [linear["expected_error"], linear["relative_error"]]
+        found.append({"layer": name, "numbers": numbers, "shown": [uri for uri in shown if uri]})
+    return found
 
 
 def _theory(report: Report) -> dict[str, Any]:
@@ -320,8 +344,10 @@ def _facts(layer: Mapping[str, Any]) -> list[list[str]]:
     explained = linear.get("explained_variance") or {}
     facts = [["kind", layer.get("kind")], ["shape", number(layer.get("shape"))]]
     for name, title in (("luminance_total", "luminance"), ("colour_total", "colour")):
-        if finite(explained.get(name)) is not None:
-            facts.append([f"{title} explained linearly", f"{number(100 * explained[name])} %"])
+        if (share := finite(explained.get(name))) is not None:
+            # an estimate that is farther from held-out images than their mean explains nothing
+            text = f"{number(100 * share)} %" if share > 0 else "0 % (no better than the mean)"
+            facts.append([f"{title} explained linearly", text])
     if layer.get("block"):
         facts.append(["conv block", layer["block"]["name"]])
     return [[term, text] for term, text in facts if text]
