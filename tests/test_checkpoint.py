@@ -346,14 +346,14 @@ def scripted(path: Path) -> None:
     ("cause", "save"),
     [
         ("torch.nn.modules.linear.Linear", lambda path: torch.save(nn.Linear(3, 2), path)),
-        ("torch.nn.modules.linear.Linear", lambda path: torch.save({"model": nn.Linear(3, 2), "epoch": 3}, path)),
+        ("torch.nn.modules.linear.Linear", lambda path: torch.save({"models": [nn.Linear(3, 2)], "epoch": 3}, path)),
         (
             "fractions.Fraction",
             lambda path: torch.save({"state_dict": nn.Linear(3, 2).state_dict(), "lr": Fraction(1, 3)}, path),
         ),
         ("a TorchScript program", scripted),
     ],
-    ids=["module", "dict of module", "extra", "program"],
+    ids=["module", "list of modules", "extra", "program"],
 )
 def test_a_file_that_needs_code_is_refused_with_a_recipe_that_works_on_it(tmp_path, monkeypatch, cause, save):
     monkeypatch.chdir(tmp_path)

@@ -36,8 +36,9 @@ MAX_HEADER_BYTES = 10_000_000
 MAX_DEPTH = 8
 STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 RECIPE = (
-    "import torch; f = lambda o: f(o.state_dict()) if hasattr(o, 'state_dict') else {k: f(v) for k, v in o.items() "
-    "if isinstance(v, (dict, torch.Tensor)) or hasattr(v, 'state_dict')} if isinstance(o, dict) else o; "
+    "import torch; f = lambda o: f(o.state_dict()) if hasattr(o, 'state_dict') else {k: f(v) for k, v in "
+    "(o.items() if isinstance(o, dict) else enumerate(o)) if isinstance(v, (dict, list, tuple, torch.Tensor)) or "
+    "hasattr(v, 'state_dict')} if isinstance(o, (dict, list, tuple)) else o; "
     "torch.save(f(torch.load(FILE, map_location='cpu', weights_only=False)), 'weights.pth')"
 )
 PROGRAM_RECIPE = "import torch; torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pth')"

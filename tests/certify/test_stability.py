@@ -68,6 +68,16 @@ def test_interval_holds_a_singular_value_however_early_it_stops(iterative):
         assert found.probabilistic_lower_bound <= values[-1].item() <= found.sigma + 1e-12
 
 
+@pytest.mark.parametrize("whole", [0, 1500])
+def test_what_rounding_hides_is_no_singular_value(whole):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 8, 3, padding=1))  # 36 of 108 dimensions end in the first one
+    found = certify(Jacobian(net.requires_grad_(False), torch.rand(1, 3, 6, 6)), whole=whole)
+    assert (found.exact, found.resolved, found.observed_error(1)) == (False, False, math.inf)
+    assert "how many dimensions are open is not known" in str(found)
+    assert "moves the input" not in str(found)
+
+
 def test_words_say_only_what_is_known(iterative):
     operator = gaussian(8, 3, 3, 3, input_shape=(3, 6, 6))
     done, early = certify(operator, steps=108, tolerance=1e-9), certify(operator, steps=3)

@@ -66,6 +66,11 @@ class StabilityCertificate:
         """Whether the matrix was decomposed whole, so that no chance is left in ``error_bound``."""
         return self.steps == 0
 
+    @property
+    def resolved(self) -> bool:
+        """Whether ``sigma`` is more than rounding; one that is not may stand for dimensions that are open."""
+        return self.sigma > self.interval[1] - self.sigma
+
     def error_bound(self, error: float) -> float:
         """Bound how far an error in the code moves the least-norm, least-squares input.
 
@@ -85,15 +90,20 @@ class StabilityCertificate:
             error: Euclidean norm of the error.
 
         Returns:
-            Euclidean norm; infinite where ``sigma`` is 0.
+            Euclidean norm; infinite where ``sigma`` is 0, or no more than rounding.
         """
-        return error / self.sigma if self.sigma > 0 else math.inf
+        return error / self.sigma if self.resolved else math.inf
 
     def __str__(self) -> str:
         known = "" if self.exact else "at least "
         share = 100 * self.undetermined / self.unknowns
         if self.sigma == 0:
             return f"the code leaves {known}{self.undetermined} of {self.unknowns} dimensions ({share:.0f} %) open"
+        if not self.resolved:
+            return (
+                f"{self.equations} equations for {self.unknowns} unknowns see some change of the input no better than "
+                f"rounding: how many dimensions are open is not known (at least {self.undetermined}); nothing is promised"
+            )
         seen = f"some error of 1 in the code moves the input by {self.observed_error(1):.3g}"
         if math.isinf(self.error_bound(1)):
             kept = f"{seen}, and no direction was found that moves further"

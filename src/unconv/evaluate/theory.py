@@ -416,7 +416,7 @@ def _entry(of: str, known: str, found: StabilityCertificate) -> dict[str, Any]:
         "proven": found.proven,
         "sigma": {"lower": low, "upper": found.sigma},
         "largest": found.largest,
-        "moves": {"lower": 1 / found.sigma if found.sigma > 0 else None, "upper": 1 / low if low > 0 else None},
+        "moves": {"lower": 1 / found.sigma if found.resolved else None, "upper": 1 / low if low > 0 else None},
         "steps": found.steps,
     }
 

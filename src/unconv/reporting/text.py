@@ -47,7 +47,7 @@ THEORY = {
     "certificate": "δₖ: how far ‖Wᵀz‖² / ‖z‖² strays from 1 over all such codes, as lower to upper bound; from 1 on,"
     " nothing is promised.",
     "sigma": "σ: the smallest singular value of the linear map that the code fixes, as lower to upper bound; an error e"
-    " in the code moves the answer by at most e / σ.",
+    " in the code moves the answer by at most e over the lower bound; where that is 0, nothing is promised.",
 }
 
 
