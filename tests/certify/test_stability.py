@@ -74,7 +74,7 @@ def test_what_rounding_hides_is_no_singular_value(whole):
     net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 8, 3, padding=1))  # 36 of 108 dimensions end in the first one
     found = certify(Jacobian(net.requires_grad_(False), torch.rand(1, 3, 6, 6)), whole=whole)
     assert (found.exact, found.resolved, found.observed_error(1)) == (False, False, math.inf)
-    assert "how many dimensions are open is not known" in str(found)
+    assert "how many dimensions are open is unknown" in str(found)
     assert "moves the input" not in str(found)
 
 
