@@ -102,7 +102,7 @@ class StabilityCertificate:
         if not self.resolved:
             return (
                 f"{self.equations} equations for {self.unknowns} unknowns see a change of the input no better than "
-                f"rounding: how many dimensions are open is unknown (at least {self.undetermined}), and nothing is promised"
+                f"rounding: how many dimensions are open is unknown (at least {self.undetermined}); nothing is promised"
             )
         seen = f"some error of 1 in the code moves the input by {self.observed_error(1):.3g}"
         if math.isinf(self.error_bound(1)):
