@@ -106,3 +106,10 @@ def test_bad_input_is_one_line():
         spectrum(ConvOperator(torch.ones(1, 1, 2), (1, 9), stride=2), circular=True)
     with pytest.raises(UsageError, match="give a ConvOperator"):
         spectrum(torch.eye(3))  # pyright: ignore[reportArgumentType]
+
+
+def test_rows_and_columns_that_the_border_leaves_whole_are_independent():
+    tall = ConvOperator(gaussian_like(torch.zeros(8, 2, 3, dtype=torch.float64), 0), (2, 12), padding=1)
+    wide = ConvOperator(gaussian_like(torch.zeros(2, 8, 3, dtype=torch.float64), 0), (8, 12), padding=1)
+    for operator in (tall, wide):
+        assert 20 <= spectrum(operator, whole=0, steps=2).rank[0] <= 24  # all but those at the two ends

@@ -55,7 +55,7 @@ class Spectrum:
     def __str__(self) -> str:
         values = f"singular values from {_words(self.smallest)} to {_words(self.largest)}"
         unseen = _words(self.nullity)
-        return f"{values}; rank {_words(self.rank)}; {unseen} of {self.shape[1]} input dimensions unseen ({self.how})"
+        return f"{values}; rank {_words(self.rank)}; {unseen} of {self.shape[1]:,} input dimensions unseen ({self.how})"
 
 
 def spectrum(operator: ConvOperator, *, circular: bool = False, whole: int = WHOLE, steps: int = 200) -> Spectrum:
@@ -64,7 +64,8 @@ def spectrum(operator: ConvOperator, *, circular: bool = False, whole: int = WHO
     Where the map wraps around, all singular values are found. Otherwise small maps are decomposed whole; for others
 
     - ``W`` is a part of the convolution that wraps around on a map with room for its padding, so no singular value is
-      above that one's largest, and its rank falls by at most one for every row or column cut off;
+      above that one's largest; its rank is less by at most one for every row or column cut off, and at least the
+      number of rows (or columns) that the border leaves whole, where that one's are independent;
     - a norm that is attained bounds the largest from below;
     - where nothing is cropped (no padding and no more outputs than inputs, or padding by whole filters and no fewer
       outputs), the smallest is at least that of the convolution that wraps around; otherwise Lanczos bounds it from
@@ -193,7 +194,10 @@ def _bounds(operator: ConvOperator, parts: list[ConvOperator], shape: tuple[int,
         # a row or a column that is cut off takes at most one from the rank
         cut_rows = len(operator.weight) * places - shape[0]
         cut_columns = operator.input_shape[0] * math.prod(around) - shape[1]
-        rank = (max(0, wrapped - cut_rows - cut_columns), min(short, wrapped))
+        least = wrapped - cut_rows - cut_columns
+        if values.min().item() > slack:
+            least = max(least, _uncropped(operator, rows=height <= width))
+        rank = (min(max(0, least), short), min(short, wrapped))
         whole_rows = not any(operator.padding) and height <= width
         whole_columns = all(p >= r for p, r in zip(operator.padding, spread, strict=True)) and height >= width
         if whole_rows or whole_columns:
@@ -211,6 +215,27 @@ def _bounds(operator: ConvOperator, parts: list[ConvOperator], shape: tuple[int,
         rank = (short, short)
     smallest = (low, max(low, min(one.sigma for one in found) + 16 * EPS * high))
     return Spectrum(shape, (min(attained, high), high), smallest, rank, (shape[1] - rank[1], shape[1] - rank[0]), how)
+
+
+def _uncropped(operator: ConvOperator, *, rows: bool) -> int:
+    """Return how many rows (columns) the border does not crop: as independent as where the map wraps around."""
+    count = len(operator.weight) if rows else operator.input_shape[0]
+    for n, out, k, s, p, d in zip(
+        operator.input_shape[1:],
+        operator.output_shape[1:],
+        operator.weight.shape[2:],
+        operator.stride,
+        operator.padding,
+        operator.dilation,
+        strict=True,
+    ):
+        spread = d * (k - 1)
+        if rows:  # patches q s - p .. q s - p + spread that lie inside the input
+            inside = min(out - 1, (n - 1 - spread + p) // s) - -(-p // s) + 1
+        else:  # inputs i that no output q < 0 or q >= out would see
+            inside = min(n, out * s - p) - max(0, spread - p - s + 1)
+        count *= max(0, inside)
+    return count
 
 
 def _words(ends: Interval | Count) -> str:
