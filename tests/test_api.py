@@ -244,6 +244,21 @@ def test_a_report_ends_within_its_budget(network, folder, tmp_path):
         unconv.report(network, folder, out=tmp_path / "small", layers=["2"], budget=1e-3, size=16)
 
 
+def test_tensors_that_look_unprepared_are_named(network, capsys):
+    from unconv.evaluate.network import open_network
+
+    x = torch.rand(1, 3, 16, 16)
+    for images, options, said in (
+        (255 * x, {}, "reach 255, as pixels in 0..255 do"),
+        (x, {"mean": 0.5, "std": 0.25}, "as if they were not normalised"),
+        ((x - 0.5) / 0.25, {"mean": 0.5, "std": 0.25}, None),
+        (255 * x, {"mean": 120, "std": 60}, None),
+    ):
+        open_network(network, images, **options)
+        notes = capsys.readouterr().err
+        assert said in notes if said else "tensors" not in notes
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -258,6 +273,10 @@ def test_a_report_ends_within_its_budget(network, folder, tmp_path):
         (lambda net, x: unconv.invert(net, "0", []), "images is empty"),
         (lambda net, x: unconv.invert(net, "0", x, weights="w.pth"), "this network has its own"),
         (lambda net, x: unconv.invert(net, "0", x, batch=0), "at least 1"),
+        (lambda net, x: unconv.invert(net, "0", x.to(torch.uint8)), "image-0000 is a torch.uint8 tensor"),
+        (lambda net, x: unconv.invert(net, "0", x, size=8), "^size has no effect on tensors"),
+        (lambda net, x: unconv.invert(net, "0", x, k=3), "^region and k have no effect on gauss-newton"),
+        (lambda net, x: unconv.invert(net, "0", x, method="linear", passes=3), "no effect on linear"),
         (lambda net, x: unconv.invert(3, "0", x), "model is of type int; give an nn.Module"),
         (lambda net, x: unconv.invert("cases:vgg", "0", x, preprocess=abs), "brings its own preprocess"),
         (lambda net, x: unconv.invert(net, "0", x, effort=2), "no argument 'effort'"),

@@ -23,6 +23,7 @@ from unconv.evaluate.reconstruction import (
     BLOCK_METHODS,
     DECODER,
     FEATURES_METHODS,
+    IN_PASSES,
     Recover,
     Settings,
     Task,
@@ -136,6 +137,12 @@ def invert(
     task = Task(layer, recover, code, method, side_info)
     task.check()
     _check_numbers(region=region, k=k, passes=passes)
+    if (region, k) != (None, None) and (task.of_features or method == DECODER):
+        raise UsageError(
+            f"region and k have no effect on {method}; they belong to a block's input and the paper's code"
+        )
+    if (passes, budget) != (None, None) and method not in IN_PASSES:
+        raise UsageError(f"passes and budget have no effect on {method}; leave them out, or use gauss-newton")
     if features is not None:
         if images is not None or out is not None or ray is not None:
             raise UsageError("features come without images, out and ray; leave those out")

@@ -325,6 +325,11 @@ def _picture_or_tensor(image: object, name: str) -> Image.Image | Tensor:
     if not isinstance(image, Tensor):
         kind = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise UsageError(f"{name} is a {kind}; give paths, PIL images, uint8 arrays (H, W, 3) or tensors (C, H, W)")
+    if not image.is_floating_point() and not image.is_complex():
+        raise UsageError(
+            f"{name} is a {image.dtype} tensor; give what the network receives, such as x.float() / 255, normalised,"
+            " or PIL images"
+        )
     if image.ndim != 3 or image.numel() == 0 or image.is_complex():
         raise UsageError(f"{name} is a {image.dtype} tensor of shape {tuple(image.shape)}; give (C, H, W)")
     return image.detach().to("cpu", torch.float32)

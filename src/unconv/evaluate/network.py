@@ -36,6 +36,7 @@ Images = (
 )
 TOO_LARGE = "there is not enough memory for this image alone; give a smaller size, or use a larger machine"
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+LARGEST_NORMALISED = 20.0  # of a tensor that may have been normalised; above it looks like pixels in 0..255
 LOOKED_AT = 64  # images, in search of one that the network takes
 
 
@@ -343,10 +344,14 @@ def open_network(
         tensors = (*model.parameters(), *model.buffers())
         target = open_device(device or (str(tensors[0].device) if tensors else "cpu"))
         loaded = adopt_model(model, preprocess=preprocess, size=size, mean=mean, std=std)
-        only_tensors = isinstance(in_memory, Tensor | list | tuple) and all(isinstance(x, Tensor) for x in in_memory)
-        if loaded.notes and only_tensors:
+        if loaded.notes and in_memory is not None and _only_tensors_in(in_memory):
             loaded = replace(loaded, preprocess=_of_tensors(in_memory), notes=())  # pyright: ignore
-    for note in loaded.notes:
+    notes = loaded.notes
+    if in_memory is not None and _only_tensors_in(in_memory):
+        if size is not None:
+            raise UsageError("size has no effect on tensors, which the network receives as they are; leave it out")
+        notes = (*notes, *_looks_of(in_memory, loaded.preprocess))  # pyright: ignore
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
     network = Network(loaded.module.to(target), loaded.preprocess, target)
     if in_memory is not None:
@@ -401,6 +406,21 @@ def _of_tensors(tensors: Sequence[Tensor] | Tensor) -> Preprocessing:
     if all(len(x) == 3 and x.numel() and x.min() >= 0 and x.max() <= 1 for x in tensors):
         return Preprocess()
     return UserPreprocess(_only_tensors)
+
+
+def _only_tensors_in(images: Any) -> bool:
+    return isinstance(images, Tensor | list | tuple) and len(images) > 0 and all(isinstance(x, Tensor) for x in images)
+
+
+def _looks_of(tensors: Sequence[Tensor] | Tensor, preprocess: Preprocessing) -> list[str]:
+    """Return a remark on tensors that do not look as if they had been through a preprocessing."""
+    low, high = min(x.min().item() for x in tensors), max(x.max().item() for x in tensors)
+    plain = isinstance(preprocess, Preprocess)
+    if high > LARGEST_NORMALISED and not (plain and preprocess.scale == 255):
+        return [f"the tensors reach {high:.0f}, as pixels in 0..255 do; if the network takes [0, 1], divide by 255"]
+    if plain and preprocess.scale == 1 and max(preprocess.mean) > 0 and low >= 0 and high <= 1:
+        return ["the tensors lie in [0, 1], as if they were not normalised; the network takes (x - mean) / std"]
+    return []
 
 
 def _only_tensors(image: Image.Image) -> Tensor:
