@@ -94,6 +94,7 @@ SCHEMAS = {
             "in_pixels": {"type": "boolean"},
             "trace": closed({"value": NUMBER, "low": NUMBER, "high": MAYBE}),
             "attained": {"type": "object"},
+            "attained_margin": {"type": "object"},
             "psnr": {"type": ["object", "null"]},
             "probes": COUNT,
             "images": COUNT,

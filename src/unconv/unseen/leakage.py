@@ -128,6 +128,7 @@ class Leakage:
             "prior_variance": bound.prior_variance,
             "bits_per_pixel_estimate": bound.bits_per_pixel,
             "attained": {name: values.mean().item() for name, values in self.attained.items()},
+            "attained_margin": {name: _finite(_margin(values)) for name, values in self.attained.items()},
             "psnr": {
                 "bayesian_bound": decibels(bound.bayes),
                 "unbiased_bound": decibels(bound.unbiased),
@@ -151,11 +152,12 @@ class Leakage:
 
 def beaten(result: Leakage) -> bool:
     """Return whether an attack is below the Bayesian bound by more than its own sampling error, 2 standard errors."""
-    for errors in result.attained.values():
-        margin = 2 * errors.std().item() / math.sqrt(len(errors)) if len(errors) > 1 else errors.mean().item()
-        if errors.mean().item() + margin < result.bound.bayes:
-            return True
-    return False
+    return any(errors.mean().item() + _margin(errors) < result.bound.bayes for errors in result.attained.values())
+
+
+def _margin(errors: Tensor) -> float:
+    """Return two standard errors of a mean over images; infinite for one image."""
+    return 2 * errors.std().item() / math.sqrt(len(errors)) if len(errors) > 1 else math.inf
 
 
 def decibels(error: float) -> float | None:
