@@ -30,9 +30,6 @@ IMAGE = (
     ("Gauss-Newton, no side information", "gauss-newton", "none"),
     ("Gauss-Newton, switches", "gauss-newton", "switches"),
     ("Gauss-Newton, gates", "gauss-newton", "gates"),
-    ("no prior: no side information", "gauss-newton, no prior", "none"),
-    ("no prior: switches", "gauss-newton, no prior", "switches"),
-    ("no prior: gates", "gauss-newton, no prior", "gates"),
 )
 
 

@@ -1,7 +1,7 @@
-"""Where does the information sit? Every pooled block, under every side information, by every solver: error, PSNR, time.
+"""A conv block's own input from its code, by every solver: error and time.
 
 ``python experiments/decoding.py MODEL --images FOLDER --out FILE`` writes rows as JSON after every image; the same
-command goes on where it was stopped. ``decoding_figures.py`` and ``headline.py`` draw them.
+command goes on where it was stopped. Images are inverted by ``unconv report`` and ``linear_inversion.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock
@@ -22,17 +21,11 @@ from unconv.decode.linear_system import equations
 from unconv.decode.min_norm import min_norm
 from unconv.decode.transpose import transpose
 from unconv.evaluate.run_directory import environment
-from unconv.images import ImageStream, find_images, quality, sample_photographs, save_image
-from unconv.inversion.box import Box
-from unconv.inversion.frozen_network import LayerFunction
-from unconv.inversion.gauss_newton import GaussNewtonConfig
-from unconv.inversion.gradient import GradientConfig
-from unconv.inversion.invert import invert_features
+from unconv.images import ImageStream, find_images, sample_photographs
 from unconv.io import write_json
 from unconv.linalg import norms, relative_norm
 from unconv.models import load_model
 from unconv.paper.context import Context, open_context
-from unconv.preprocessing import Preprocess
 from unconv.sparsity import Code
 
 # a block's own input, from its code, with the switches known
@@ -43,12 +36,6 @@ BLOCK_METHODS: dict[str, Callable[[ConvBlock, Code, Tensor], Tensor]] = {
     "convex, smooth": lambda block, code, _: convex(block, code, prior="smooth").value,
     "convex, gaussian": lambda block, code, _: convex(block, code, prior="gaussian", max_steps=400).value,
 }
-# the image, from the layer's features
-IMAGE_METHODS = {
-    "gauss-newton": GaussNewtonConfig(),
-    "adam": GradientConfig(),
-}
-STRIDE = 1.05  # points of a curve are at least this factor of time apart
 
 
 def run(context: Context, chosen: argparse.Namespace, result: dict[str, Any], save: Callable[[], None]) -> None:
@@ -56,12 +43,10 @@ def run(context: Context, chosen: argparse.Namespace, result: dict[str, Any], sa
     names = chosen.blocks or context.names
     rows = {(row["block"], row["recover"], row["side_info"], row["method"]): row for row in result["rows"]}
 
-    def note(key: tuple[str, str, str, str], estimate: Tensor, truth: Tensor, seconds: float, **more: Any) -> None:
+    def note(key: tuple[str, str, str, str], estimate: Tensor, truth: Tensor, seconds: float) -> None:
         row = rows.setdefault(key, dict(zip(("block", "recover", "side_info", "method"), key), errors=[], times=[]))
         row["errors"].append(round(relative_norm(estimate - truth, truth).item(), 6))
         row["times"].append(round(seconds, 3))
-        for name, value in more.items():
-            row.setdefault(name, []).append(value)
         row |= {"images": len(row["errors"]), "relative_error": sum(row["errors"]) / len(row["errors"])}
         row["seconds"] = sum(row["times"]) / len(row["times"])
 
@@ -69,10 +54,6 @@ def run(context: Context, chosen: argparse.Namespace, result: dict[str, Any], sa
         (index,) = captured.batch.indices
         if index < result["finished"]:
             continue
-        image = captured.batch.inputs
-        pixels = context.preprocess.to_pixels(image, image)
-        if chosen.pictures is not None:
-            save_image(pixels[0], chosen.pictures / f"{index:04d}-original.png")
         for name in names:
             block, x = context.pooled(captured.blocks.get(name)), captured.inputs[name]
             code = block.encode(x)
@@ -80,50 +61,8 @@ def run(context: Context, chosen: argparse.Namespace, result: dict[str, Any], sa
                 start = time.perf_counter()
                 estimate = BLOCK_METHODS[method](block, code, x)
                 note((name, "input", "switches", method), estimate, x, time.perf_counter() - start)
-            layer = captured.blocks.get(name).output
-            if layer is None or captured.blocks.get(name).pooling is None:
-                continue
-            function = LayerFunction(context.module, layer, image.shape[1:])
-            for method in chosen.image_methods:
-                for side_info in function.side_info_kinds:
-                    estimate, seconds, curve = _invert(context, function, image, method, side_info, chosen.passes)
-                    shown = context.preprocess.to_pixels(estimate, image).clamp(0, 1)
-                    psnr = round(quality(pixels, shown)[0].item(), 3)
-                    note((name, "image", side_info, method), estimate, image, seconds, psnrs=psnr, curves=curve)
-                    if chosen.pictures is not None:
-                        save_image(shown[0], chosen.pictures / f"{index:04d}-{name}-{method}-{side_info}.png")
         result |= {"rows": list(rows.values()), "finished": index + 1}
         save()
-
-
-def _invert(
-    context: Context, function: LayerFunction, image: Tensor, method: str, side_info: Any, passes: int | None
-) -> tuple[Tensor, float, list[tuple[float, float]]]:
-    """Return the image, the seconds it took, and the error against time."""
-    curve: list[tuple[float, float]] = []
-
-    def watch(estimate: Tensor) -> None:
-        seconds = time.perf_counter() - start
-        if not curve or seconds > STRIDE * curve[-1][0]:
-            curve.append((round(seconds, 2), round(relative_norm(estimate - image, image).item(), 5)))
-
-    known = function.record(image, side_info)
-    features = function(image)
-    config = IMAGE_METHODS[method]
-    kind = "gauss-newton" if isinstance(config, GaussNewtonConfig) else "gradient"
-    start = time.perf_counter()
-    inversion = invert_features(
-        function, features, known, method=kind, config=config, passes=passes, box=_box(context), progress=watch
-    )
-    return inversion.estimate, time.perf_counter() - start, curve
-
-
-def _box(context: Context) -> Box | None:
-    """Return what black and white become behind the preprocessing."""
-    if not isinstance(context.preprocess, Preprocess):
-        return None
-    mean, std = (torch.tensor(values)[:, None, None] for values in (context.preprocess.mean, context.preprocess.std))
-    return Box(-mean / std, (context.preprocess.scale - mean) / std)
 
 
 def main() -> None:
@@ -139,16 +78,13 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every N-th image of the folder")
     parser.add_argument("--blocks", nargs="*", default=[], help="module paths; all that the weights reach by default")
     parser.add_argument("--block-methods", nargs="*", default=list(BLOCK_METHODS), choices=BLOCK_METHODS)
-    parser.add_argument("--image-methods", nargs="*", default=list(IMAGE_METHODS), choices=IMAGE_METHODS)
-    parser.add_argument("--passes", type=int, help="of each solver of the image; its own limit by default")
-    parser.add_argument("--pictures", type=Path, help="folder for pictures")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     chosen = parser.parse_args()
     loaded = load_model(chosen.model, weights=chosen.weights, size=chosen.size, mean=chosen.mean, std=chosen.std)
     paths = sample_photographs() if chosen.images is None else find_images(chosen.images)
     paths = paths[:: chosen.every][: chosen.limit]
     context = open_context(loaded, ImageStream(paths, loaded.preprocess, 1))
-    files = {"weights", "images", "out", "pictures"}
+    files = {"weights", "images", "out"}
     about = {
         "config": {key: value for key, value in vars(chosen).items() if key not in files},
         "images": [path.name for path in paths],
@@ -160,9 +96,7 @@ def main() -> None:
         result = json.loads(chosen.out.read_text())
         if {key: result[key] for key in about} != about:
             raise SystemExit(f"{chosen.out} holds results of other settings; remove it or give another --out")
-    for folder in (chosen.out.parent, chosen.pictures):
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
     run(context, chosen, result, lambda: write_json(chosen.out, result | about))
 
 

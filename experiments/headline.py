@@ -1,6 +1,7 @@
 """The headline figure: how near a code lets one come, beside the paper's decoders, from committed results.
 
-``python experiments/headline.py RESULT ... --out FILE`` takes what ``decoding`` wrote about VGG-19.
+``python experiments/headline.py RESULT ... --out FILE`` takes what ``decoding`` wrote about VGG-19, and for images what
+the former Gauss-Newton gave.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decoding_figures import rows_of
 from matplotlib.figure import Figure
 
 from unconv.paper.paper_values import TABLE_3, TABLE_3_IMAGE
@@ -21,6 +21,17 @@ LAYERS = {"features.5": "1", "features.10": "2"}
 POOLS = {"features.2": "1", "features.7": "2", "features.16": "3"}
 PAPER = {"input": "the paper's one step (VGG-16)", "image": "the paper's trained decoder\nbehind one step (VGG-16)"}
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a result; those of the first studies name a block "stage" and its input "layer"."""
+    rows = []
+    for row in result["rows"]:
+        if "stage" in row:
+            recover = "input" if row["from"] == "layer" else row["from"]
+            row = row | {"block": row["stage"], "recover": recover}
+        rows.append(row)
+    return rows
 
 
 @dataclass(frozen=True)
