@@ -1,10 +1,7 @@
 import errno
 import os
 import shutil
-import struct
-import warnings
 import weakref
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,6 @@ from unconv.images import (
     InMemoryImages,
     SkippedImage,
     find_images,
-    picture_note,
     psnr,
     quality,
     read_image,
@@ -41,28 +37,10 @@ def picture(width: int = 12, height: int = 10, seed: int = 0) -> Image.Image:
     return Image.fromarray(noise(width, height, seed=seed))
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that announces a size and holds next to nothing."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-
-
 def reason(path: Path) -> str:
     with pytest.raises(UnconvError) as caught:
         read_image(path)
     return str(caught.value)
-
-
-def read_or_reason(path: Path) -> str | None:
-    try:
-        image = read_image(path)
-    except UnconvError as error:
-        return str(error)
-    return None if image.mode == "RGB" else f"mode {image.mode}\n"
 
 
 def stream(paths: list[Path], **options) -> ImageStream:
@@ -213,68 +191,12 @@ def test_exif_rotation_is_applied(tmp_path, orientation):
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.png")), upright)
 
 
-def test_damaged_exif_does_not_cost_the_image(tmp_path):
-    picture().save(tmp_path / "x.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\x01\x12")
-    assert read_image(tmp_path / "x.png").size == (12, 10)
-
-
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
 def test_the_first_frame_of_an_animation_is_taken(tmp_path, kind):
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
     frames[0].save(tmp_path / "x.jpg", kind, save_all=True, append_images=frames[1:])
     image = read_image(tmp_path / "x.jpg")
     assert np.abs(np.asarray(image)[8, 8].astype(int) - [255, 0, 0]).max() <= 3
-
-
-def test_content_decides_not_the_extension(tmp_path):
-    picture().save(tmp_path / "x.jpg", "PNG")
-    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.jpg")), noise())
-
-
-def test_a_single_pixel_is_an_image(tmp_path):
-    picture(1, 1).save(tmp_path / "x.png")
-    assert [batch.inputs.shape for batch in stream([tmp_path / "x.png"])] == [(1, 3, 1, 1)]
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"", "empty file"),
-        (b"hello, this is no image", "not an image that can be read"),
-        (b"\xff\xd8\xff\xe0", "not an image that can be read"),
-        (
-            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
-            "not an image that can be read",
-        ),
-        (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "not an image that can be read"),
-        (b"P6 4 4 255\nabc", "damaged: "),
-        (png_header(30_000, 30_000), "more pixels than Pillow's limit of 89478485"),
-        (png_header(12_000, 10_000), "more pixels than Pillow's limit of 89478485"),
-    ],
-    ids=["empty", "text", "magic only", "postscript", "svg", "short ppm", "bomb", "bomb that Pillow only warns of"],
-)
-def test_what_is_no_usable_image_says_why(tmp_path, content, expected):
-    (tmp_path / "x.jpg").write_bytes(content)
-    assert expected in reason(tmp_path / "x.jpg")
-
-
-def test_pixels_without_a_range_are_refused(tmp_path):
-    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
-    Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "int.tif")
-    assert "floating-point pixels" in reason(tmp_path / "float.tif")
-    assert "32-bit integer pixels" in reason(tmp_path / "int.tif")
-
-
-def test_things_that_are_no_files_are_named(tmp_path):
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
-    os.mkfifo(tmp_path / "pipe.jpg")
-    assert reason(tmp_path / "folder.jpg") == "a folder"
-    assert reason(tmp_path / "link.jpg") == "broken link"
-    assert "symbolic links" in reason(tmp_path / "loop.jpg")
-    assert reason(tmp_path / "pipe.jpg") == "not a regular file"
-    assert reason(tmp_path / "gone.jpg") == "no such file or directory"
 
 
 def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
@@ -284,30 +206,6 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     picture().save(tmp_path / "x.png")
     monkeypatch.setattr(images, "open", deny, raising=False)
     assert reason(tmp_path / "x.png") == "permission denied"
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_damaged_files_give_an_image_or_one_line(tmp_path, kind):
-    whole = tmp_path / "whole"
-    picture(40, 30).save(whole, kind)
-    content = whole.read_bytes()
-    rng = np.random.default_rng(1)
-    damaged = [content[:n] for n in np.linspace(1, len(content) - 1, 15).astype(int)]
-    for _ in range(25):
-        bits = np.frombuffer(content, np.uint8).copy()
-        places = rng.integers(0, min(len(bits), 200 if rng.random() < 0.5 else len(bits)), 6)
-        bits[places] = rng.integers(0, 256, 6)
-        damaged.append(bits.tobytes())
-    refused = 0
-    for i, data in enumerate(damaged):
-        path = tmp_path / f"{i}.img"
-        path.write_bytes(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            said = read_or_reason(path)
-        refused += said is not None
-        assert said is None or (said.isprintable() and 0 < len(said) <= 200)
-    assert refused >= 10
 
 
 # streaming
@@ -333,19 +231,17 @@ def test_batches_keep_the_order_and_hold_one_size_each(tmp_path):
 def test_bad_images_are_skipped_by_name_and_none_stops_the_others(tmp_path):
     picture(9, 9).save(tmp_path / "b.png")
     picture(9, 9).save(tmp_path / "z.png")
-    picture(9, 3).save(tmp_path / "small.png")
     (tmp_path / "dir.jpg").mkdir()
     strange = tmp_path / os.fsdecode(b"<i>'\n\xff.jpg")
     strange.write_bytes(b"no image")
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "c.gif", save_all=True, append_images=frames[1:])
-    flow = stream(find_images(tmp_path), root=tmp_path, min_size=8)
+    flow = stream(find_images(tmp_path), root=tmp_path)
     for _ in range(2):
         assert [batch.names for batch in flow] == [("b.png", "c.gif", "z.png")]
         assert {s.file: s.reason for s in flow.skipped} == {
             "dir.jpg": "a folder",
             "<i>'\\n\\xff.jpg": "not an image that can be read (JPEG, PNG, BMP, GIF, TIFF, WebP, PPM)",
-            "small.png": "9x3 pixels after preprocessing; the network takes 8x8 and larger",
         }
 
 
@@ -401,12 +297,6 @@ def test_a_stream_holds_one_batch_and_no_files(tmp_path):
     assert len(seen) == 30
     if handles is not None:
         assert len(os.listdir("/proc/self/fd")) == handles
-
-
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"min_size": 0}], ids=str)
-def test_stream_arguments_out_of_range(options):
-    with pytest.raises(UsageError, match="at least 1"):
-        stream([], **options)
 
 
 # samples
@@ -467,21 +357,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, place):
         save_image(torch.zeros(3, 4, 4), tmp_path / place)
 
 
-@pytest.mark.parametrize(
-    ("pixels", "name", "message"),
-    [
-        (torch.zeros(3, 4, 4), "x.bmp", "ends in"),
-        (torch.zeros(4, 4), "x.png", "shape"),
-        (torch.zeros(3, 0, 4), "x.png", "shape"),
-        (torch.full((3, 4, 4), float("nan")), "x.png", "NaN"),
-    ],
-)
-def test_what_is_no_picture_is_not_written(tmp_path, pixels, name, message):
-    with pytest.raises(ValueError, match=message):
-        save_image(pixels, tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_bytes_of_every_level_come_back():
     levels = torch.arange(256, dtype=torch.float32).reshape(1, 16, 16) / 255
     assert to_uint8(levels)[..., 2].ravel().tolist() == list(range(256))
@@ -523,13 +398,6 @@ def test_quality_that_cannot_be_measured_is_nan():
     assert quality(tiny, tiny)[1].isnan().all()
     good, bad = torch.rand(1, 3, 9, 9), torch.full((1, 3, 9, 9), float("nan"))
     assert all(measure.isnan().all() for measure in quality(good, bad))
-
-
-def test_quality_wants_equal_shapes():
-    with pytest.raises(ValueError, match="expected equal"):
-        quality(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9))
-    with pytest.raises(ValueError, match="expected equal"):
-        psnr(torch.zeros(8, 8), torch.zeros(8, 8))
 
 
 # in memory
@@ -587,6 +455,3 @@ def test_pictures_of_other_channels_show_three_or_a_mean():
     np.testing.assert_array_equal(to_uint8(thirteen), to_uint8(thirteen[:3]))
     two = torch.stack([torch.zeros(5, 5), torch.ones(5, 5)])
     assert (to_uint8(two) == 128).all()
-    assert picture_note(1) is picture_note(3) is None
-    assert "first three of the 13 channels" in str(picture_note(13))
-    assert "grey mean of the 2 channels" in str(picture_note(2))

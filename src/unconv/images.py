@@ -74,12 +74,12 @@ def sample_photographs() -> list[Path]:
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read one image of any kind, upright, as RGB with 8 bits per channel, transparency laid on white.
+    """Read one image, upright, as RGB with 8 bits per channel; its content decides the format, not its extension.
 
-    16 bits per channel are rounded to 8, and of an animation the first frame is taken.
+    Transparency is laid on white, 16 bits per channel are rounded to 8, of an animation the first frame is taken.
 
     Args:
-        path: The file; its content decides the format, not its extension.
+        path: The file.
 
     Returns:
         The image.
@@ -180,7 +180,6 @@ class ImageStream:
         preprocess: From an RGB PIL image to a tensor of shape ``(C, H, W)``.
         batch_size: Largest number of images in a batch.
         root: Folder that names are relative to.
-        min_size: Smallest height and width, in pixels after preprocessing, that the network can take.
         need_one: Whether a pass without a single usable image is an error.
         first: Index of the first image.
         skipped: What the last pass, so far, left out.
@@ -193,17 +192,14 @@ class ImageStream:
         batch_size: int = 8,
         *,
         root: str | Path | None = None,
-        min_size: int = 1,
         need_one: bool = True,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("min_size", min_size)):
-            if value < 1:
-                raise UsageError(f"{name} is {value}; expected at least 1")
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; expected at least 1")
         self.paths = [Path(path) for path in paths]
         self.preprocess = preprocess
         self.batch_size = batch_size
         self.root = root
-        self.min_size = min_size
         self.need_one = need_one
         self.first = 0
         self.skipped: list[SkippedImage] = []
@@ -252,17 +248,10 @@ class ImageStream:
     def _prepare(self, path: Path) -> Tensor:
         image = self._read(path)
         try:
-            x = image if isinstance(image, Tensor) else self.preprocess(image)
+            return image if isinstance(image, Tensor) else self.preprocess(image)
         except (MemoryError, RuntimeError) as error:
             # torch says with a RuntimeError that there is no memory left
             raise UnconvError(f"the image cannot be prepared: {reason(error)}") from error
-        height, width = x.shape[-2:]
-        if min(height, width) < self.min_size:
-            raise UnconvError(
-                f"{width}x{height} pixels after preprocessing; "
-                f"the network takes {self.min_size}x{self.min_size} and larger"
-            )
-        return x
 
     def _read(self, path: Path) -> Image.Image | Tensor:
         return read_image(path)
@@ -340,16 +329,8 @@ def _batch(images: Sequence[tuple[int, str, Tensor]]) -> Batch:
     return Batch(names, torch.stack(inputs), indices)
 
 
-def picture_note(channels: int) -> str | None:
-    """Return how ``to_uint8`` shows images of so many channels, or None where that is plain."""
-    if channels in {1, 3}:
-        return None
-    kept = "grey mean of the 2 channels" if channels == 2 else f"first three of the {channels} channels"
-    return f"pictures show the {kept}; the numbers are those of all channels"
-
-
 def to_uint8(pixels: Tensor) -> np.ndarray:
-    """Return pixels ``(C, H, W)`` clipped to ``[0, 1]`` as 8 bits ``(H, W, 3)``, as ``picture_note`` says."""
+    """Return pixels ``(C, H, W)`` clipped to ``[0, 1]`` as 8 bits ``(H, W, 3)``, three channels or a mean."""
     if pixels.ndim != 3 or pixels.numel() == 0:
         raise ValueError(f"pixels have shape {tuple(pixels.shape)}; expected (C, H, W)")
     if not torch.isfinite(pixels).all():
@@ -402,10 +383,9 @@ def ssim(reference: Tensor, estimate: Tensor) -> float:
 
 def quality(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``psnr`` and ``ssim`` of each image of a batch ``(N, C, H, W)``, as float64 of shape ``(N,)``."""
-    if reference.ndim != 4 or reference.shape != estimate.shape:
-        raise ValueError(
-            f"images have shapes {tuple(reference.shape)} and {tuple(estimate.shape)}; expected equal NCHW"
-        )
+    shapes = tuple(reference.shape), tuple(estimate.shape)
+    if reference.ndim != 4 or shapes[0] != shapes[1]:
+        raise ValueError(f"images have shapes {shapes[0]} and {shapes[1]}; expected equal (N, C, H, W)")
     pairs = list(zip(reference, estimate, strict=True))
     decibels = torch.tensor([psnr(a, b) for a, b in pairs], dtype=torch.float64)
     return decibels, torch.tensor([ssim(a, b) for a, b in pairs], dtype=torch.float64)

@@ -42,6 +42,8 @@ BLOCK_CODE = BLOCK.encode(X)
 BELOW_1 = st.integers(-(10**6), 0)
 NEGATIVE = st.integers(-(10**6), -1)
 NOT_FINITE = st.sampled_from([math.nan, math.inf, -math.inf])
+BELOW_0 = st.floats(max_value=-1e-9)
+NOT_A_TOLERANCE = st.just(math.nan) | BELOW_0
 NOT_POSITIVE = st.floats(max_value=0, allow_nan=False) | st.just(math.nan)
 SEEDS = st.sampled_from([2**64, -(2**63) - 1, 10**30])  # of torch; numpy takes any that is not negative
 WORDS = st.sampled_from(["", "Full", "unknown", "0"])
@@ -50,213 +52,125 @@ BAD_INPUTS = OTHER_INPUTS | st.sampled_from([torch.full((1, 2, 6, 6), math.nan),
 WRONG_SHAPES = st.sampled_from([torch.zeros(2, 4, 6, 5), torch.zeros(4, 5, 6), torch.zeros(6), torch.zeros(2, 1, 1, 1)])
 BAD_PER_AXIS = st.lists(st.integers(1, 3), min_size=3, max_size=5) | st.just([])
 BAD_WEIGHTS = st.sampled_from([
-    torch.zeros(4),
-    torch.zeros(4, 2),
-    torch.zeros(4, 2, 1, 1, 1, 1),
+    *(torch.zeros(shape) for shape in [(4,), (4, 2), (4, 2, 1, 1, 1, 1), (4, 3, 3, 3), (0, 2, 3, 3), (4, 2, 0, 3)]),
     torch.zeros(4, 2, 3, 3, dtype=torch.int64),
-    torch.zeros(4, 3, 3, 3),
-    torch.zeros(0, 2, 3, 3),
-    torch.zeros(4, 2, 0, 3),
 ])
 BAD_FILTERS = st.sampled_from([torch.full((4, 2, 3, 3), math.nan), torch.zeros(4, 2)])
 
 
-def iterated(**given):
-    return list(draw_codes(W, Pooled(2), **{"k": 3, "samples": 4} | given))
-
-
-def operator(**given):
-    return ConvOperator(**{"weight": W.weight, "input_shape": (2, 6, 6)} | given)
-
-
-def rip(function, **given):
-    return function(**{"operator": W, "model": Pooled(2), "k": 3, "samples": 4} | given)
-
-
-def delta(function, **given):
-    return function(**{"operator": W, "region": 2, "k": 2} | given)
-
-
-def recover(solver, **given):
-    return solver(**{"operator": W, "x": X, "model": MODEL} | given)
-
-
-def theorem(**given):
-    return theorem_31_delta(**{"k": 2, "channels": 2, "length": 3, "size": 9, "filters": 4} | given)
+def over(function, *positional, **usual):
+    """A function of one wrong argument, with usual values for the others."""
+    return lambda **given: function(*positional, **usual | given)
 
 
 K_OUT_OF_RANGE = BELOW_1 | st.integers(37, 10**9)
-SOLVERS = (niht, htp, cosamp, activation_recovery)
+SHAPES = [(), (2,), (2, 6), (2, 6, 6, 6), (3, 6, 6), (2, 0, 6), (2, -6, 6), (2, 2, 6)]
+BAD_SWITCHES = [torch.zeros(1), *(torch.full((2, 4, 3, 3), n) for n in (-1, 36, 10**9))]
+GEOMETRY = {"stride": BELOW_1 | BAD_PER_AXIS, "dilation": BELOW_1 | BAD_PER_AXIS}
+SAMPLED = {"k": K_OUT_OF_RANGE, "samples": BELOW_1, "seed": NEGATIVE}
+BOUNDED = {"k": K_OUT_OF_RANGE, "boundary": WORDS, "region": BELOW_1 | st.integers(7, 99)}
+TOO_LARGE = {"side": st.integers(7, 10**6)}
+RECOVERED = {"operator": W, "x": X, "model": MODEL}
+SAMPLES = {"operator": W, "model": Pooled(2), "k": 3, "samples": 4}
+DELTA = {"operator": W, "region": 2, "k": 2}
+BAD_CODE = CODE.__class__(H, None, (4, 6, 5))
 TABLE = [
-    ("per_axis", lambda value: per_axis(value, 2, "stride"), {"value": BAD_PER_AXIS}),
+    # linear maps and codes
+    ("per_axis", over(per_axis, dims=2, name="stride"), {"value": BAD_PER_AXIS}),
     (
         "ConvOperator",
-        operator,
+        over(ConvOperator, weight=W.weight, input_shape=(2, 6, 6)),
         {
             "weight": BAD_WEIGHTS,
-            "input_shape": st.sampled_from([
-                (),
-                (2,),
-                (2, 6),
-                (2, 6, 6, 6),
-                (3, 6, 6),
-                (2, 0, 6),
-                (2, -6, 6),
-                (2, 2, 6),
-            ]),
+            "input_shape": st.sampled_from(SHAPES),
             "stride": BELOW_1 | BAD_PER_AXIS,
             "padding": NEGATIVE | BAD_PER_AXIS,
             "dilation": BELOW_1 | BAD_PER_AXIS | st.integers(3, 10**6),
             "groups": BELOW_1 | st.integers(2, 10**6),
         },
     ),
-    ("forward", lambda x: W.forward(x), {"x": WRONG_SHAPES}),
-    ("adjoint", lambda z: W.adjoint(z), {"z": WRONG_SHAPES}),
-    (
-        "norm",
-        W.norm,
-        {"max_steps": BELOW_1, "tolerance": st.just(math.nan) | st.floats(max_value=-1e-9), "seed": SEEDS},
-    ),
+    ("forward", W.forward, {"x": WRONG_SHAPES}),
+    ("adjoint", W.adjoint, {"z": WRONG_SHAPES}),
+    ("norm", W.norm, {"max_steps": BELOW_1, "tolerance": NOT_A_TOLERANCE, "seed": SEEDS}),
     ("with_weight", W.with_weight, {"weight": BAD_WEIGHTS}),
     ("gaussian", W.gaussian, {"seed": SEEDS}),
-    ("gaussian_like", lambda **given: gaussian_like(W.weight, **given), {"seed": SEEDS}),
+    ("gaussian_like", over(gaussian_like, W.weight), {"seed": SEEDS}),
     (
         "Window.of",
-        lambda **given: Window.of(**{"dims": 2, "kernel": 2} | given),
-        {
-            "kernel": BELOW_1 | BAD_PER_AXIS,
-            "stride": BELOW_1 | BAD_PER_AXIS,
-            "padding": NEGATIVE | BAD_PER_AXIS | st.integers(2, 10**6),
-            "dilation": BELOW_1 | BAD_PER_AXIS,
-        },
+        over(Window.of, dims=2, kernel=2),
+        GEOMETRY | {"kernel": BELOW_1 | BAD_PER_AXIS, "padding": NEGATIVE | BAD_PER_AXIS | st.integers(2, 10**6)},
     ),
-    ("Window.max_pool", lambda side: Window.of(2, side).max_pool(H), {"side": st.integers(7, 10**6)}),
-    ("Window.starts", lambda side: Window.of(2, side).starts((6, 6)), {"side": st.integers(7, 10**6)}),
-    ("AveragePool", lambda side: AveragePool(Window.of(2, side)).forward(H), {"side": st.integers(7, 10**6)}),
-    (
-        "Pooled",
-        lambda region: Pooled(region).project(H),
-        {"region": BELOW_1 | BAD_PER_AXIS.map(tuple) | st.integers(7, 99)},
-    ),
+    ("Window.max_pool", lambda side: Window.of(2, side).max_pool(H), TOO_LARGE),
+    ("Window.starts", lambda side: Window.of(2, side).starts((6, 6)), TOO_LARGE),
+    ("AveragePool", lambda side: AveragePool(Window.of(2, side)).forward(H), TOO_LARGE),
+    ("Pooled", lambda r: Pooled(r).project(H), {"r": BELOW_1 | BAD_PER_AXIS.map(tuple) | st.integers(7, 99)}),
     ("Pooled.k", lambda k: Pooled(2, k).project(H), {"k": NEGATIVE}),
     ("TopK", lambda k: TopK(k).project(H), {"k": NEGATIVE}),
-    ("keep_largest", lambda k: keep_largest(H, k), {"k": NEGATIVE}),
-    (
-        "with_switches",
-        CODE.with_switches,
-        {
-            "switches": WORDS
-            | st.sampled_from([torch.full((2, 4, 3, 3), n) for n in (-1, 36, 10**9)] + [torch.zeros(1)])
-        },
-    ),
+    ("keep_largest", over(keep_largest, H), {"k": NEGATIVE}),
+    ("with_switches", CODE.with_switches, {"switches": WORDS | st.sampled_from(BAD_SWITCHES)}),
+    # recover and decode
     *(
-        (
-            solver.__name__,
-            lambda solver=solver, **given: recover(solver, **given),
-            {"x": BAD_INPUTS, "max_steps": BELOW_1},
-        )
-        for solver in SOLVERS
+        (solver.__name__, over(solver, **RECOVERED), {"x": BAD_INPUTS, "max_steps": BELOW_1})
+        for solver in (niht, htp, cosamp, activation_recovery)
     ),
-    ("iht", lambda **given: recover(iht, **given), {"x": OTHER_INPUTS, "steps": BELOW_1, "step_size": NOT_FINITE}),
+    ("iht", over(iht, **RECOVERED), {"x": OTHER_INPUTS, "steps": BELOW_1, "step_size": NOT_FINITE}),
     (
         "fista",
-        lambda **given: fista(**{"operator": W, "x": X} | given),
+        over(fista, operator=W, x=X),
         {"x": BAD_INPUTS, "max_steps": BELOW_1, "weight": NOT_POSITIVE | NOT_FINITE},
     ),
-    (
-        "activation_recovery.weight",
-        lambda **given: recover(activation_recovery, **given),
-        {"weight": NOT_POSITIVE | NOT_FINITE},
-    ),
-    (
-        "transpose",
-        lambda norm: transpose(W, CODE, norm=norm),
-        {"norm": st.sampled_from([torch.ones(3), torch.ones(2, 2)])},
-    ),
+    ("activation_recovery.weight", over(activation_recovery, **RECOVERED), {"weight": NOT_POSITIVE | NOT_FINITE}),
+    ("transpose", over(transpose, W, CODE), {"norm": st.sampled_from([torch.ones(3), torch.ones(2, 2)])}),
     ("min_norm", lambda **given: min_norm(equations(BLOCK, BLOCK_CODE), **given), {"max_steps": NEGATIVE}),
     (
         "convex",
-        lambda **given: convex(BLOCK, BLOCK_CODE, **given),
+        over(convex, BLOCK, BLOCK_CODE),
         {"prior": WORDS, "weight": st.floats(allow_nan=True), "max_steps": NEGATIVE},
     ),
-    (
-        "convex.weight",
-        lambda weight: convex(BLOCK, BLOCK_CODE, prior="tv", weight=weight),
-        {"weight": st.floats(max_value=-1e-9) | NOT_FINITE},
-    ),
+    ("convex.weight", over(convex, BLOCK, BLOCK_CODE, prior="tv"), {"weight": BELOW_0 | NOT_FINITE}),
     (
         "decode_block",
-        lambda **given: decode_block(**{"block": BLOCK, "code": BLOCK_CODE, "method": "convex"} | given),
-        {
-            "method": WORDS,
-            "code": st.just(CODE.__class__(H, None, (4, 6, 5))),
-            "effort": st.floats(max_value=-0.1) | NOT_FINITE,
-        },
+        over(decode_block, block=BLOCK, code=BLOCK_CODE, method="convex"),
+        {"method": WORDS, "code": st.just(BAD_CODE), "effort": st.floats(max_value=-0.1) | NOT_FINITE},
     ),
-    (
-        "paper_code",
-        lambda **given: paper_code(**{"block": BLOCK, "x": X, "k": 3} | given),
-        {"x": WRONG_SHAPES, "k": NEGATIVE},
-    ),
+    ("paper_code", over(paper_code, block=BLOCK, x=X, k=3), {"x": WRONG_SHAPES, "k": NEGATIVE}),
+    # measure and certify
     (
         "k_from",
-        lambda **given: k_from(**{"fraction": 0.5, "regions": 9} | given),
-        {
-            "fraction": st.floats(max_value=-1e-9) | st.floats(min_value=1.001) | st.just(math.nan),
-            "regions": BELOW_1,
-        },
+        over(k_from, fraction=0.5, regions=9),
+        {"fraction": BELOW_0 | st.floats(min_value=1.001) | st.just(math.nan), "regions": BELOW_1},
     ),
     (
         "SparsityStatistics",
         lambda **given: SparsityStatistics().update(**{"block": "a", "activated": H} | given),
-        {
-            "activated": st.sampled_from([H / 0, torch.full_like(H, math.nan)]),
-            "pooled": st.just(H[:1]),
-        },
+        {"activated": st.sampled_from([H / 0, torch.full_like(H, math.nan)]), "pooled": st.just(H[:1])},
     ),
+    ("sample_ratios", over(sample_ratios, **SAMPLES), SAMPLED | {"boundary": WORDS, "method": WORDS}),
     (
-        "sample_ratios",
-        lambda **given: rip(sample_ratios, **given),
-        {"k": K_OUT_OF_RANGE, "samples": BELOW_1, "boundary": WORDS, "seed": NEGATIVE, "method": WORDS},
+        "draw_codes",
+        lambda **given: list(draw_codes(W, Pooled(2), **{"k": 3, "samples": 4} | given)),
+        SAMPLED | {"batch": BELOW_1},
     ),
-    ("draw_codes", iterated, {"k": K_OUT_OF_RANGE, "samples": BELOW_1, "batch": BELOW_1, "seed": NEGATIVE}),
     ("RatioSummary", RatioSummary.of, {"ratios": st.sampled_from([torch.zeros(0), torch.tensor([1, math.nan])])}),
-    *(
-        (
-            function.__name__,
-            lambda function=function, **given: delta(function, **given),
-            {"k": K_OUT_OF_RANGE, "boundary": WORDS, "region": BELOW_1 | st.integers(7, 99)},
-        )
-        for function in (lower_bound, delta_bracket, upper_bound, exact_delta)
-    ),
-    (
-        "lower_bound.effort",
-        lambda **given: delta(lower_bound, **given),
-        {"effort": st.floats(max_value=-1e-9) | NOT_FINITE, "seed": SEEDS},
-    ),
+    *((f.__name__, over(f, **DELTA), BOUNDED) for f in (lower_bound, delta_bracket, upper_bound, exact_delta)),
+    ("lower_bound.effort", over(lower_bound, **DELTA), {"effort": BELOW_0 | NOT_FINITE, "seed": SEEDS}),
     (
         "theorem_31",
-        theorem,
-        {name: BELOW_1 for name in ("k", "channels", "length", "size", "filters")}
-        | {
-            "constant": NOT_POSITIVE,
-            "failure": NOT_POSITIVE | st.floats(min_value=1),
-        },
+        over(theorem_31_delta, k=2, channels=2, length=3, size=9, filters=4),
+        dict.fromkeys(("k", "channels", "length", "size", "filters"), BELOW_1)
+        | {"constant": NOT_POSITIVE, "failure": NOT_POSITIVE | st.floats(min_value=1)},
     ),
     (
         "theorem_33",
-        lambda **given: theorem_33_bound(**{"delta_k": 0.1, "delta_2k": 0.2} | given),
+        over(theorem_33_bound, delta_k=0.1, delta_2k=0.2),
         {
-            "delta_k": st.floats(max_value=-1e-9) | st.floats(min_value=0.21) | st.just(math.nan),
+            "delta_k": BELOW_0 | st.floats(min_value=0.21) | st.just(math.nan),
             "delta_2k": st.floats(max_value=0.09) | st.just(math.nan),
         },
     ),
-    (
-        "certify",
-        lambda **given: certify(W, **given),
-        {"mask": st.just(torch.ones(4, 6, 5)), "start": st.just(torch.ones(2, 6))},
-    ),
+    ("certify", over(certify, W), {"mask": st.just(torch.ones(4, 6, 5)), "start": st.just(torch.ones(2, 6))}),
     ("coherence", lambda **given: coherence(W.with_weight(**given)), {"weight": BAD_FILTERS}),
+    # images
     (
         "Preprocess",
         Preprocess,
@@ -269,31 +183,16 @@ TABLE = [
             "interpolation": WORDS,
         },
     ),
-    (
-        "channels",
-        lambda value: channels(value, "mean"),
-        {"value": st.text(alphabet="abc,;. -", max_size=9) | NOT_FINITE},
-    ),
-    ("normalisation", lambda std: normalisation(0, std), {"std": NOT_POSITIVE | NOT_FINITE}),
-    (
-        "ImageStream",
-        lambda **given: ImageStream([], Preprocess(), **given),
-        {"batch_size": BELOW_1, "min_size": BELOW_1},
-    ),
+    ("channels", over(channels, name="mean"), {"value": st.text(alphabet="abc,;. -", max_size=9) | NOT_FINITE}),
+    ("normalisation", over(normalisation, 0), {"std": NOT_POSITIVE | NOT_FINITE}),
+    ("ImageStream", over(ImageStream, [], Preprocess()), {"batch_size": BELOW_1}),
     ("to_uint8", to_uint8, {"pixels": st.just(torch.zeros(6)) | st.just(torch.full((3, 4, 4), math.nan))}),
     (
         "save_image",
-        lambda name: save_image(torch.zeros(3, 4, 4), name),
-        {"name": st.text(max_size=5).map(lambda s: f"/nowhere/{s.replace('/', '')}.exe")},
+        over(save_image, torch.zeros(3, 4, 4)),
+        {"path": st.text(max_size=5).map(lambda s: f"/nowhere/{s.replace('/', '')}.exe")},
     ),
-    *(
-        (
-            function.__name__,
-            lambda function=function, **given: function(torch.zeros(3, 8, 8), **given),
-            {"estimate": WRONG_SHAPES},
-        )
-        for function in (psnr, ssim, quality)
-    ),
+    *((f.__name__, over(f, torch.zeros(3, 8, 8)), {"estimate": WRONG_SHAPES}) for f in (psnr, ssim, quality)),
 ]
 CASES = [
     pytest.param(call, name, bad, id=f"{title}-{name}") for title, call, table in TABLE for name, bad in table.items()
