@@ -16,6 +16,7 @@ from cases import Net, shake
 from unconv.block_extraction import find_conv_blocks
 from unconv.conv_block import IMAGE, ConvBlocks
 from unconv.errors import UnconvError
+from unconv.graph import trace
 from unconv.tracing import capture, capture_inputs
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -475,6 +476,7 @@ def test_filters_that_a_hook_computes_are_those_of_the_forward_pass(norm):
 def test_paths_that_depend_on_the_image():
     model = cases.branching()
     bright, dark = (find_conv_blocks(model, torch.full((1, 3, 8, 8), value)) for value in (1.0, 0.1))
+    assert trace(model, torch.full((1, 3, 8, 8), 0.9)).path == bright.path
     assert [block.source for block in bright] == [IMAGE, "a", "b"]
     assert [block.source for block in dark] == [IMAGE, "a"]
     assert reasons(dark) == {"b": "never called in the forward pass"}
@@ -523,7 +525,14 @@ def block_parameters_off_meta(monkeypatch):
     monkeypatch.setattr(regnet.BlockParams, "from_init_params", classmethod(on_cpu))
 
 
-@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+NAMES = torchvision.models.list_models(module=torchvision.models)
+# of each family the first one; the others hold the same parts, and are slow together
+FAMILIES = {re.match("[a-z]+", name)[0]: name for name in reversed(NAMES)}  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAMILIES.values() else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 @pytest.mark.usefixtures("block_parameters_off_meta")
 def test_every_convolution_of_torchvision_is_a_block_or_named(name):
     size = 299 if name == "inception_v3" else 224

@@ -17,6 +17,7 @@ from unconv.images import (
     InMemoryImages,
     SkippedImage,
     find_images,
+    picture_note,
     psnr,
     quality,
     read_image,
@@ -455,3 +456,6 @@ def test_pictures_of_other_channels_show_three_or_a_mean():
     np.testing.assert_array_equal(to_uint8(thirteen), to_uint8(thirteen[:3]))
     two = torch.stack([torch.zeros(5, 5), torch.ones(5, 5)])
     assert (to_uint8(two) == 128).all()
+    assert picture_note(1) is picture_note(3) is None
+    assert "first three of the 13 channels" in str(picture_note(13))
+    assert "grey mean of the 2 channels" in str(picture_note(2))

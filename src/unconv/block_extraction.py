@@ -27,31 +27,15 @@ from unconv.operators import ConvOperator
 from unconv.sparsity import AveragePool, Window
 
 # modules that are one function of torch.nn.functional, by that function's name
-MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.LeakyReLU: "leaky_relu",
-    nn.PReLU: "prelu",
-    nn.ELU: "elu",
-    nn.CELU: "celu",
-    nn.SELU: "selu",
-    nn.GELU: "gelu",
-    nn.SiLU: "silu",
-    nn.Mish: "mish",
-    nn.Hardswish: "hardswish",
-    nn.Hardsigmoid: "hardsigmoid",
-    nn.Hardtanh: "hardtanh",
-    nn.Sigmoid: "sigmoid",
-    nn.Tanh: "tanh",
-    nn.Softplus: "softplus",
-    nn.Softsign: "softsign",
-    nn.MaxPool1d: "max_pool1d",
-    nn.MaxPool2d: "max_pool2d",
-    nn.MaxPool3d: "max_pool3d",
-    nn.AvgPool1d: "avg_pool1d",
-    nn.AvgPool2d: "avg_pool2d",
-    nn.AvgPool3d: "avg_pool3d",
+NAMED_ALIKE = (
+    *(nn.ReLU, nn.ReLU6, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
+    *(nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign),
+)
+POOLS = {
+    getattr(nn, f"{kind}Pool{dims}d"): f"{kind.lower()}_pool{dims}d" for kind in ("Max", "Avg") for dims in (1, 2, 3)
 }
+MODULES: dict[type[nn.Module], str] = {kind: kind.__name__.lower() for kind in NAMED_ALIKE}
+MODULES |= {nn.LeakyReLU: "leaky_relu"} | POOLS
 POOLINGS = {name: (name[:3], int(name[-2])) for name in MODULES.values() if "_pool" in name}
 MAX_POOL_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 AVG_POOL_OPTIONS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
@@ -100,9 +84,8 @@ def find_conv_blocks(model: nn.Module, x: Tensor) -> ConvBlocks:
         cuts = _cut_all(graph, skipped)
         reasons = {path: _refusal(m) for path, m in model.named_modules() if _is_convolution(m)}
     called = {node.path for node in graph.nodes if not isinstance(node.operation, str)}
-    unreached = "never called in the forward pass"
-    if graph.stopped:
-        unreached = f"not reached, the forward pass stopped: {graph.stopped}"
+    stopped = graph.stopped and f"not reached, the forward pass stopped: {graph.stopped}"
+    unreached = stopped or "never called in the forward pass"
     for path, reason in reasons.items():
         if path not in called:
             skipped.setdefault(path, reason or unreached)
@@ -187,10 +170,10 @@ def _checked(
             nonnegative = block.nonnegative_input and not bool((x < 0).any())
             blocks.append(replace(block, source=block.source if linked else None, nonnegative_input=nonnegative))
         else:
-            reason = (
-                f"its parts as read differ from the network's own output by {difference:.2g} times its largest value"
+            by = (
+                f"by {difference:.2g} times its largest value; a hook, a replaced forward or training mode changes them"
             )
-            skipped.setdefault(block.name, f"{reason}; a hook, a replaced forward or training mode changes them")
+            skipped.setdefault(block.name, f"its parts as read differ from the network's own output {by}")
     return blocks
 
 
@@ -246,14 +229,8 @@ def _cut(graph: Graph, node: Node, conv: _ConvNd) -> tuple[ConvBlock, Node, str 
             if late and late.name == "relu":
                 activation, end = late, reader
 
-    operator = ConvOperator(
-        weight,
-        node.input_shape[1:],
-        stride=conv.stride,
-        padding=_padding(conv),
-        dilation=conv.dilation,
-        groups=conv.groups,
-    )
+    geometry = {"stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups}
+    operator = ConvOperator(weight, node.input_shape[1:], padding=_padding(conv), **geometry)
     nonnegative = _is_nonnegative(graph, node.inputs[0])
     return ConvBlock(node.path, operator, bias, activation, pooling, None, nonnegative, batch_norm), end, stopper
 
@@ -299,11 +276,10 @@ def _inherits(module: nn.Module, base: type[nn.Module], *methods: str) -> bool:
 
 
 def _is_batch_norm(operation: nn.Module | str) -> TypeGuard[_BatchNorm]:
-    if isinstance(operation, FrozenBatchNorm2d):
-        return True
-    return isinstance(operation, _BatchNorm) and any(
+    own = isinstance(operation, _BatchNorm) and any(
         _inherits(operation, base, "forward") for base in (_BatchNorm, nn.SyncBatchNorm)
     )
+    return own or isinstance(operation, FrozenBatchNorm2d)
 
 
 def _fold(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
@@ -332,17 +308,14 @@ def _activation(node: Node) -> Activation | None:
     if name not in ACTIVATIONS or len(node.inputs) != 1:
         return None
     if isinstance(operation, nn.PReLU):
-        return Activation(name, partial(_prelu, weight=operation.weight.detach()))
+        weight = operation.weight.detach()
+        return Activation(name, lambda h: F.prelu(h, weight.to(h)))
     if isinstance(operation, nn.Module):
         own = copy.copy(operation)
         vars(own)["inplace"] = False
         return Activation(name, partial(type(own).forward, own))  # a forward of the instance's own is seen in the check
     options = {key: value for key, value in node.options.items() if key != "inplace"}
     return Activation(name, lambda h: getattr(F, name)(h, *node.arguments, **options))
-
-
-def _prelu(h: Tensor, weight: Tensor) -> Tensor:
-    return F.prelu(h, weight.to(h))
 
 
 def _pooling(node: Node, dims: int) -> Window | AveragePool | None:
@@ -356,14 +329,8 @@ def _pooling(node: Node, dims: int) -> Window | AveragePool | None:
         arguments = {name: getattr(node.operation, name) for name in names if hasattr(node.operation, name)}
     if arguments.get("divisor_override") is not None:
         return None
-    window = Window.of(
-        dims,
-        arguments["kernel_size"],
-        stride=arguments.get("stride") or None,
-        padding=arguments.get("padding", 0),
-        dilation=arguments.get("dilation", 1),
-        ceil_mode=arguments.get("ceil_mode", False),
-    )
+    given = {name: arguments[name] for name in ("padding", "dilation", "ceil_mode") if name in arguments}
+    window = Window.of(dims, arguments["kernel_size"], stride=arguments.get("stride") or None, **given)
     return window if kind == "max" else AveragePool(window, arguments.get("count_include_pad", True))
 
 

@@ -329,6 +329,14 @@ def _batch(images: Sequence[tuple[int, str, Tensor]]) -> Batch:
     return Batch(names, torch.stack(inputs), indices)
 
 
+def picture_note(channels: int) -> str | None:
+    """Return how ``to_uint8`` shows images of so many channels, or None where that is plain."""
+    if channels in {1, 3}:
+        return None
+    kept = "grey mean of the 2 channels" if channels == 2 else f"first three of the {channels} channels"
+    return f"pictures show the {kept}; the numbers are those of all channels"
+
+
 def to_uint8(pixels: Tensor) -> np.ndarray:
     """Return pixels ``(C, H, W)`` clipped to ``[0, 1]`` as 8 bits ``(H, W, 3)``, three channels or a mean."""
     if pixels.ndim != 3 or pixels.numel() == 0:

@@ -64,7 +64,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(place, words, undisturbed, small_disk, results):
     words = [str(small_disk / "run") if word == "run" else word for word in words]
     filler = small_disk / "filler"
-    for left in (0, 12_000, 40_000):
+    for left in (0, 12_000, 100_000):  # the last with room for decoders and some parts
         filler.unlink(missing_ok=True)
         with filler.open("wb") as file:
             free = os.statvfs(small_disk)
@@ -98,7 +98,6 @@ def test_a_read_error_skips_that_image_by_name(place, words):
     assert json.loads(ended.out)["skipped_images"] == [{"file": "2.png", "reason": "input/output error"}]
 
 
-@pytest.mark.xfail(reason="a finished block keeps its skipped images when the run goes on")
 def test_an_image_that_is_readable_again_is_taken_up_without_repetitions(place, words):
     words = ["2" if before == "--batch" else word for before, word in zip(("", *words), words)]
     run(*words, cwd=place, unreadable=["1.png"], die_naming="rows-000002")

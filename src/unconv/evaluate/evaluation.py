@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,7 +27,9 @@ from unconv.evaluate.reconstruction import (
 )
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.images import ImageStream, SkippedImage
+from unconv.io import reason
 
+MACHINE_SAYS = {reason(OSError(number, os.strerror(number))) for number in errno.errorcode}  # of images left out
 FIRST_PASSES = 8  # of the first round of refinement; every further round makes four times as many
 ROUNDS = [FIRST_PASSES << (2 * i) for i in range(10)]
 MEANS = ("relative_error", *QUALITY, "expected_error", "seconds", "passes")
@@ -219,6 +223,7 @@ class Evaluation:
     ) -> None:
         """Do what is missing, round after round; ``publish`` is called after each, ``ray`` is a ``RayCluster``."""
         clock = clock or Clock(None)
+        self._forget_unread()
         for jobs in self.plan.jobs():
             parts = self._ray_parts(jobs, ray, clock) if ray is not None else self._local_parts(jobs, clock)
             for part, job in parts:
@@ -228,6 +233,21 @@ class Evaluation:
             publish()
             if self.stopped:
                 return
+
+    def _forget_unread(self) -> None:
+        """Drop finished parts that lack an image which the machine could not read then, and can now."""
+        for block in self.images.blocks():
+            names = {job.part(block) for jobs in self.plan.jobs() for job in jobs}
+            parts = {name: self.run.read(name) for name in names if self.run.has(name)}
+            lost = {s["file"] for part in parts.values() for s in part["skipped"] if s["reason"] in MACHINE_SAYS}
+            if not lost:
+                continue
+            stream = self.images.block(block)
+            for _ in stream:
+                pass
+            if lost - {image.file for image in stream.skipped}:
+                for name in parts:
+                    self.run.drop(name)
 
     def units(self) -> int:
         """Return the number of rows that are to be computed, for a progress bar."""

@@ -134,6 +134,11 @@ class RunDirectory:
         with self.writing():
             write_json(self._part(name), value)
 
+    def drop(self, name: str) -> None:
+        """Forget a finished part."""
+        with self.writing():
+            self._part(name).unlink(missing_ok=True)
+
     def tensor_file(self, name: str) -> Path:
         """Return where the tensors of a part lie."""
         return self.path / "parts" / f"{name}.safetensors"
@@ -197,6 +202,10 @@ class InMemoryRun(RunDirectory):
     def write_part(self, name: str, value: Any) -> None:
         """Keep a part."""
         self._parts[name] = value
+
+    def drop(self, name: str) -> None:
+        """Forget a part."""
+        self._parts.pop(name, None)
 
     def write_config(self, **more: Any) -> None:
         """Keep settings."""
