@@ -238,15 +238,6 @@ def test_average_pool_adjoint(count_include_pad):
         code.support()
 
 
-def test_bad_windows_are_named():
-    with pytest.raises(ValueError, match="at least 1"):
-        Window.of(2, 0)
-    with pytest.raises(ValueError, match="half of the region"):
-        Window.of(2, 2, padding=2)
-    with pytest.raises(ValueError, match="smaller than the pooling region"):
-        Window.of(1, 4).starts((3,))
-
-
 def test_codes_describe_themselves():
     h = torch.tensor([[[-3.0, 1.0, 0.0, 0.0]]])
     assert repr(Pooled(2).project(h)) == "Code(max-pooled (1, 1, 2) of (1, 4), 50.0 % non-zero)"
