@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from unconv.errors import UnconvError
-from unconv.evaluate.budget import MOST_PASSES, SETUP, SHARE, Clock, check_linear, plan_passes
+from unconv.evaluate.budget import LEAST_PASSES, MOST_PASSES, SETUP, SHARE, Clock, check_linear, plan_passes
 from unconv.evaluate.reconstruction import Task
 
 TASKS = [Task(layer, method=method) for layer in ("a", "b") for method in ("linear", "gauss-newton")]
@@ -21,10 +21,12 @@ def test_what_a_layer_does_not_need_is_left_to_the_others():
     assert passes == {"a": MOST_PASSES, "b": 99}
 
 
-def test_more_seconds_never_mean_fewer_passes_and_none_mean_none():
+def test_a_layer_gets_enough_to_gain_or_nothing():
     counts = [plan_passes(TASKS, {"a": 0.013, "b": 0.4}, 3, seconds) for seconds in range(0, 400, 7)]
     assert counts[0] == {"a": 0, "b": 0}
-    assert all(x["a"] <= y["a"] and x["b"] <= y["b"] for x, y in itertools.pairwise(counts))
+    assert {"a": MOST_PASSES, "b": 0} in counts
+    assert all(n == 0 or n >= LEAST_PASSES for passes in counts for n in passes.values())
+    assert all(x["b"] <= y["b"] for x, y in itertools.pairwise(counts))
 
 
 def test_layers_without_iterations_get_no_passes():

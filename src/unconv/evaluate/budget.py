@@ -13,6 +13,7 @@ from unconv.evaluate.network import Network
 from unconv.evaluate.reconstruction import IN_PASSES, Task
 
 MOST_PASSES = 150  # of a layer; from there on refinement gains next to nothing
+LEAST_PASSES = 4  # of a layer that is refined at all
 SETUP = 20  # passes that the preconditioner of a layer costs, once
 SHARE = 0.8  # of what is left after the linear part that is planned; the rest is slack
 REFERENCES = 48  # images that linear decoders are fitted to
@@ -67,18 +68,26 @@ def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: i
 
 
 def plan_passes(tasks: Sequence[Task], per_pass: Mapping[str, float], images: int, seconds: float) -> dict[str, int]:
-    """Deal seconds out: equal time for every layer, up to ``MOST_PASSES``; what is left over goes to the others."""
-    refined = {t.layer for t in tasks if t.method == "gauss-newton"}
+    """Deal seconds out: equal time for every layer, up to ``MOST_PASSES``; what is left over goes to the others.
+
+    Layers that would get fewer than ``LEAST_PASSES`` get none, the dearest first: one pass only looks, and the
+    preconditioner costs more than that.
+    """
     runs = {layer: sum(t.layer == layer and t.method in IN_PASSES for t in tasks) for layer in per_pass}
-    cost = {layer: per_pass[layer] * images * n for layer, n in runs.items() if n}
-    passes = {layer: 0 for layer in per_pass}
-    left = SHARE * max(seconds, 0.0) - sum(SETUP * per_pass[layer] for layer in refined)
-    left = max(left, 0.0)
+    setup = {t.layer: SETUP * per_pass[t.layer] for t in tasks if t.method == "gauss-newton"}
     # the cheapest layers first: what they do not need is shared among the others
-    for number, layer in enumerate(sorted(cost, key=lambda name: cost[name])):
-        passes[layer] = min(MOST_PASSES, int(left / (len(cost) - number) / cost[layer]))
-        left -= passes[layer] * cost[layer]
-    return passes
+    chosen = sorted((layer for layer, n in runs.items() if n), key=lambda layer: per_pass[layer] * runs[layer])
+    while chosen:
+        passes = dict.fromkeys(per_pass, 0)
+        left = SHARE * max(seconds, 0.0) - sum(setup.get(layer, 0.0) for layer in chosen)
+        for number, layer in enumerate(chosen):
+            cost = per_pass[layer] * images * runs[layer]
+            passes[layer] = min(MOST_PASSES, max(0, int(left / (len(chosen) - number) / cost)))
+            left -= passes[layer] * cost
+        if passes[chosen[-1]] >= LEAST_PASSES:
+            return passes
+        chosen.pop()
+    return dict.fromkeys(per_pass, 0)
 
 
 def check_linear(needed: float, budget: float) -> None:

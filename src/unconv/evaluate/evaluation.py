@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unconv.errors import UnconvError
-from unconv.evaluate.budget import Clock
+from unconv.evaluate.budget import SETUP, Clock
 from unconv.evaluate.network import Captured, CapturedStream, Network, none_left
 from unconv.evaluate.noise import noisy_name
 from unconv.evaluate.reconstruction import (
@@ -213,6 +213,7 @@ class Evaluation:
     plan: Plan
     run: RunDirectory
     stopped: bool = False
+    _pace: float = 1.0
 
     def go(
         self,
@@ -271,8 +272,16 @@ class Evaluation:
                 return
             previous = self._previous(block, missing)
             parts = compute_block(self.network, self.images, block, missing, self.plan, previous)
+            started = clock.elapsed()
+            foretold = self._foretold(missing[0], block)
             for number, part in enumerate(parts):
+                if foretold:
+                    # a busy machine is slower than when a pass was timed
+                    self._pace = min(max((clock.elapsed() - started) / foretold, 1.0), 3.0)
                 yield part, missing[number]
+                started, foretold = clock.elapsed(), 0.0
+                if number + 1 < len(missing):
+                    foretold = self._foretold(missing[number + 1], block)
                 if number + 1 < len(missing) and not self._time_for(missing[number + 1], block, clock):
                     return
 
@@ -288,11 +297,17 @@ class Evaluation:
         self.stopped = self.stopped or clock.left() <= 0
 
     def _time_for(self, job: Job, block: range, clock: Clock) -> bool:
-        made = 0 if job.previous is None else job.previous.target or 0
-        needed = self.plan.per_pass.get(job.task.layer, 0.0) * ((job.target or 0) - made) * len(block)
-        if job.task.method in ITERATIVE and clock.left() < needed:
+        if job.task.method in ITERATIVE and clock.left() < self._pace * self._foretold(job, block):
             self.stopped = True
         return not self.stopped
+
+    def _foretold(self, job: Job, block: range) -> float:
+        """Return the seconds that a job should take for a block, its layer's preconditioner included."""
+        made = 0 if job.previous is None else job.previous.target or 0
+        name = noisy_name(job.task.layer, job.task.noise)
+        first = job.task.method == "gauss-newton" and name not in self.network.preconditioners
+        passes = ((job.target or 0) - made) * len(block) + SETUP * first
+        return self.plan.per_pass.get(job.task.layer, 0.0) * passes
 
     def _store(self, part: Part, job: Job) -> None:
         for path, pixels in part.pictures.items():

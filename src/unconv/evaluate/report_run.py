@@ -181,6 +181,10 @@ class ReportRun:
             passes = plan_passes(job.tasks, per_pass, images, job.budget - spent - reserved)
             passes = {layer: max(n, before.get("passes", {}).get(layer, 0)) for layer, n in passes.items()}
         self.run.write_config(passes=passes)
+        unrefined = [layer for layer in job.layers if not passes.get(layer, 1)]
+        unrefined = [layer for layer in unrefined if any(t.layer == layer and t.method != "linear" for t in job.tasks)]
+        if unrefined:
+            self.notes.append(f"no time to refine {', '.join(unrefined)}; a larger budget goes on with that")
         return passes, per_pass
 
     def _counts(self) -> Any:
