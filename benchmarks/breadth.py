@@ -1,4 +1,4 @@
-"""Every classification network of torchvision, and a sample of timm's, through ``unconv report`` at a small size.
+"""Every classification network of torchvision, and a sample of timm's: three layers inverted at a small size.
 
 ``python benchmarks/breadth.py`` fills ``benchmarks/breadth.json`` model by model, with random weights, so that it shows
 what the tool takes, not how well a trained network is inverted; run again, it goes on where it was stopped.
@@ -8,9 +8,8 @@ what the tool takes, not how well a trained network is inverted; run again, it g
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-import math
-import tempfile
 import time
 import traceback
 from collections import Counter
@@ -19,22 +18,29 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import unconv
+from torchvision.transforms.v2 import functional as TF
+
 from unconv.errors import UnconvError
-from unconv.evaluate.run_directory import environment
+from unconv.evaluate.evaluation import Evaluation, Plan
+from unconv.evaluate.linear_fit import fit_linear
+from unconv.evaluate.network import open_network
+from unconv.evaluate.reconstruction import Task
+from unconv.evaluate.run_directory import InMemoryRun, environment
+from unconv.inversion.reference_images import reference_images
 from unconv.io import write_json
-from unconv.model_sources import BUNDLED, model_names
+from unconv.model_sources import BUNDLED, TIMM, model_names
+from unconv.tracing import Layers
 
 RESULTS = Path(__file__).with_suffix(".json")
 SIZE = 64
 # a forward pass needs more pixels here, or positions are learned for one size only
 SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70}
-SIZES |= {f"timm.models:{name}": 224 for name in ("coat_lite_tiny", "coatnet_nano_rw_224", "convit_tiny")}
-SIZES |= {f"timm.models:{name}": 224 for name in ("visformer_tiny", "vit_tiny_patch16_224")}
-SIZES |= {"timm.models:botnet26t_256": 256, "timm.models:inception_resnet_v2": 128, "timm.models:inception_v4": 128}
-PASSES = 4
-PREFIX = "timm.models:"
-TIMM = (
+SIZES |= {f"{TIMM}{name}": 224 for name in ("coat_lite_tiny", "coatnet_nano_rw_224", "convit_tiny")}
+SIZES |= {f"{TIMM}{name}": 224 for name in ("visformer_tiny", "vit_tiny_patch16_224")}
+SIZES |= {f"{TIMM}botnet26t_256": 256, f"{TIMM}inception_resnet_v2": 128, f"{TIMM}inception_v4": 128}
+PASSES = 4  # of Gauss-Newton
+REFERENCES = 8  # images that linear decoders are fitted to
+SAMPLE = (
     "botnet26t_256",
     "coat_lite_tiny",
     "coatnet_nano_rw_224",
@@ -99,78 +105,96 @@ TIMM = (
 
 
 def names() -> list[str]:
-    """The models to try.
-
-    Returns:
-        torchvision's by name, timm's as ``timm.models:NAME`` where timm is installed.
-    """
-    timm = [PREFIX + name for name in TIMM] if find_spec("timm") else []
+    """Return the models to try: torchvision's by name, timm's as ``timm/NAME`` where timm is installed."""
+    timm = [TIMM + name for name in SAMPLE] if find_spec("timm") else []
     return [name for name in model_names() if name != BUNDLED] + timm
 
 
-def attempt(model: str, folder: Path) -> dict[str, Any]:
-    """One model on a bundled photograph: its layers listed, a small report of two, and three layers inverted.
+def references(size: int, folder: Path) -> Path:
+    """Return a folder of reference images of one size, drawn the first time."""
+    path = folder / f"references-{size}"
+    if not path.exists():
+        path.mkdir(parents=True)
+        drawn = reference_images((3, size, size), synthetic=REFERENCES // 2, photographs=REFERENCES // 2)
+        for number, image in enumerate(drawn.images):
+            TF.to_pil_image(image).save(path / f"{number:02d}.png")
+    return path
 
-    Solvers stop after a few passes, for this is to show that every layer is inverted or says why it is not.
+
+def three_layers(layers: Layers) -> dict[str, str]:
+    """Return the stem, the last feature map (the output of the last block), and the pooled embedding behind it."""
+    vector = [n for n, layer in enumerate(layers) if layer.shape[1:] in {(), (1, 1)}]
+    maps = [n for n, layer in enumerate(layers) if len(layer.shape) > 1 and n not in vector]
+    # a squeeze-and-excitation holds vectors too, but maps follow
+    behind = [n for n in vector if n > max(maps)] or [len(layers) - 1]
+    chosen = {"first": 0, "last": max(maps), "embedding": behind[0]}
+    return {role: layers.names[n] for role, n in chosen.items()}
+
+
+def attempt(model: str, folder: Path) -> dict[str, Any]:
+    """Invert three layers of one model for one packaged photograph, linearly; the last map by Gauss-Newton too.
 
     Args:
         model: As the command line takes it.
-        folder: Where the run may be written.
+        folder: Where reference images are kept.
 
     Returns:
-        What came of it: ``{"model", "size", "stages", "skipped", "first", "error", "without_result", "seconds"}``: the
-        number of conv blocks, what was left out counted by reason, the last conv block's output and the relative error
-        of the image from the first layer, how often a layer gave no result, by reason, and seconds of CPU time;
-        ``{"model", "size", "failed"}`` where it stopped.
+        ``{"model", "size", "layers", "blocks", "skipped", "difference", "inverted", "without_result", "seconds"}``: how
+        many layers and conv blocks there are; convolutions that are none, counted by reason; the largest difference of
+        a block from the network's own output, with the block; per role of ``three_layers`` the layer and its relative
+        errors by method; how often there was none, by reason; seconds of CPU time. ``{"model", "size", "failed"}``
+        where it stopped.
     """
     start = time.process_time()
     size = SIZES.get(model, SIZE)
     row: dict[str, Any] = {"model": model, "size": size}
     try:
-        layers = unconv.layers(model, size=size)
-        names = [layer.name for layer in layers.layers]
-        blocks = [layer.name for layer in layers.layers if layer.block]
-        last = blocks[-1] if blocks else names[-1]
-        # the pooled embedding: the last layer that has no spatial axes left but is not the output
-        embedding = next((x.name for x in reversed(layers.layers[:-1]) if x.shape[1:] in {(), (1, 1)}), names[-1])
-        chosen = list(dict.fromkeys((names[0], last, embedding)))
-        unconv.report(model, out=folder, layers=chosen[:2], size=size, limit=1, samples=2, passes=PASSES)
-        results = {name: unconv.invert(model, name, size=size, limit=1, passes=PASSES) for name in chosen}
+        opened = open_network(model, size=size, limit=1)
+        network, x = opened.network, opened.example()
+        layers, blocks = network.layers(x), network.conv_blocks(x)
+        roles = three_layers(layers)
+        chosen = list(dict.fromkeys(roles.values()))
+        fit_linear(network, opened.images, x, chosen, reference_folder=references(size, folder))
+        tasks = [Task(layer, method="linear") for layer in chosen]
+        if layers.get(roles["last"]).gradient:
+            tasks.append(Task(roles["last"], method="gauss-newton"))
+        evaluation = Evaluation(network, opened.images, Plan(tuple(tasks), PASSES), InMemoryRun())
+        evaluation.go()
+        found = list(evaluation.rows())
     except UnconvError as refused:
         return row | {"failed": str(refused)}
     except Exception as broken:  # what a table of failures is for
         traceback.print_exc()
         return row | {"failed": f"unexpected {type(broken).__name__}: {broken}"}
-    errors = {name: result.relative_error[0].item() for name, result in results.items()}
-    failed = [result.status[0] for name, result in results.items() if not math.isfinite(errors[name])]
+    inverted = {
+        role: {"layer": name} | {r["method"]: r["relative_error"] for r in found if r["layer"] == name}
+        for role, name in roles.items()
+    }
+    furthest = max(blocks, key=lambda block: block.difference or 0.0, default=None)
     return row | {
-        "stages": len(blocks),
-        "skipped": dict(Counter(skipped.reason for skipped in layers.skipped)),
-        "first": last,
-        "error": errors[names[0]],
-        "errors": errors,
-        "without_result": dict(Counter(failed)),
+        "layers": len(layers),
+        "random": list(layers.random),
+        "blocks": len(blocks),
+        "skipped": dict(Counter(skipped.reason for skipped in blocks.skipped)),
+        "difference": None if furthest is None else {"block": furthest.name, "relative": furthest.difference},
+        "inverted": inverted,
+        "without_result": dict(Counter(r["status"] for r in found if r["relative_error"] is None)),
         "seconds": round(time.process_time() - start, 1),
     }
 
 
 def run(models: Iterable[str], file: Path) -> None:
-    """Try models, and keep each row as soon as it is there.
-
-    Args:
-        models: Which.
-        file: Where the rows go; models that stand there already are not tried again.
-    """
+    """Try models, and keep each row as soon as it is there; models that stand in the file are not tried again."""
     document = json.loads(file.read_text()) if file.exists() else {"rows": []}
     done = {row["model"] for row in document["rows"]}
     for model in models:
         if model in done:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            row = attempt(model, Path(folder) / "run")
+        row = attempt(model, file.parent / f"{file.stem}-references")
         document["rows"].append(row)
         write_json(file, document | {"command": "python benchmarks/breadth.py", "environment": environment()})
         print(row, flush=True)
+        gc.collect()
 
 
 def main() -> None:

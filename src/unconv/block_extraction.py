@@ -168,7 +168,8 @@ def _checked(
             outputs[block.name] = expected
             linked = block.source in outputs and _difference(outputs[block.source], x) <= TOLERANCE
             nonnegative = block.nonnegative_input and not bool((x < 0).any())
-            blocks.append(replace(block, source=block.source if linked else None, nonnegative_input=nonnegative))
+            source = block.source if linked else None
+            blocks.append(replace(block, source=source, nonnegative_input=nonnegative, difference=difference))
         else:
             by = (
                 f"by {difference:.2g} times its largest value; a hook, a replaced forward or training mode changes them"

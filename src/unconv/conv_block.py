@@ -65,6 +65,8 @@ class ConvBlock:
         batch_norm: Path of the batch norm that was folded, or ``None``.
         output: Path of the innermost module whose output is the block's; ``None`` where there is none, as behind a
             function in the middle of a module.
+        difference: Largest difference from the network's own output when the block was checked, relative to the
+            largest value; ``None`` where it was not checked.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ConvBlock:
     nonnegative_input: bool = False
     batch_norm: str | None = None
     output: str | None = None
+    difference: float | None = None
 
     def __repr__(self) -> str:
         return f"ConvBlock({self.name}: {self.kind}, {self.input_shape} -> {self.code_shape})"
@@ -144,7 +147,7 @@ class ConvBlock:
         # the name is part of the seed, so that a block's filters do not depend on which others are drawn
         own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{self.name}".encode()).digest()[:7], "big")
         weight = gaussian_like(self.operator.weight, own_seed)
-        return replace(self, operator=self.operator.with_weight(weight), bias=None)
+        return replace(self, operator=self.operator.with_weight(weight), bias=None, difference=None)
 
     def with_region(self, region: int | tuple[int, ...]) -> ConvBlock:
         """Return the block with max pooling over regions that do not overlap; UnconvError where it pools already."""

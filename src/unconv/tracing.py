@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unconv import html_repr
 from unconv.block_extraction import find_conv_blocks
-from unconv.conv_block import Skipped
+from unconv.conv_block import ConvBlocks, Skipped
 from unconv.errors import UnconvError, UsageError
 from unconv.graph import another_image, as_input_of, check_visible, evaluating, first_line, tensors_of, trace
 
@@ -109,7 +109,7 @@ class Layers:
         return tuple(layer.name for layer in chosen)
 
 
-def list_layers(model: nn.Module, x: Tensor) -> Layers:
+def list_layers(model: nn.Module, x: Tensor, blocks: ConvBlocks | None = None) -> Layers:
     """Find every module whose output can be inverted: a floating-point tensor that depends on the image.
 
     The network is run a few times on one image, in evaluation mode, and left as it was. Modules that give tuples,
@@ -118,6 +118,7 @@ def list_layers(model: nn.Module, x: Tensor) -> Layers:
     Args:
         model: Any module whose forward pass takes one tensor.
         x: An input, with the batch axis; its first image is used.
+        blocks: Its conv blocks, where they are known; found here where ``None``.
 
     Returns:
         The layers, and what was left out.
@@ -137,10 +138,12 @@ def list_layers(model: nn.Module, x: Tensor) -> Layers:
     graph = trace(model, image)
     once, again = _run(model, image), _run(model, image, gradients=True)
     pair = _run(model, torch.cat([image, another_image(image)])) if image.device.type != "meta" else _Run({}, {})
-    try:
-        ends = {name for block in find_conv_blocks(model, image) for name in (block.name, block.output)}
-    except UnconvError:
-        ends = set()
+    if blocks is None:
+        try:
+            blocks = find_conv_blocks(model, image)
+        except UnconvError:
+            blocks = ConvBlocks(())
+    ends = {name for block in blocks for name in (block.name, block.output)}
 
     layers: list[Layer] = []
     skipped, unsteady = dict(once.skipped), set()

@@ -25,7 +25,7 @@ from unconv.io import one_line
 from unconv.models import LoadedModel, adopt_model, check_covered, load_model
 from unconv.preprocessing import Numbers, Preprocess, Preprocessing, UserPreprocess
 from unconv.stationary import StationaryPreconditioner
-from unconv.tracing import Layers, capture, capture_inputs, list_layers
+from unconv.tracing import Layers, capture, capture_inputs, execution_path, list_layers
 
 if TYPE_CHECKING:
     from unconv.decode.what_where import WhatWhereDecoder
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Images = (
     str | Path | Image.Image | Tensor | np.ndarray | Sequence[str | Path] | Sequence[Image.Image | Tensor | np.ndarray]
 )
+OTHER_PATH = "it takes another path through the network than its conv blocks"
 TOO_LARGE = "there is not enough memory for this image alone; give a smaller size, or use a larger machine"
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 LARGEST_NORMALISED = 20.0  # of a tensor that may have been normalised; above it looks like pixels in 0..255
@@ -84,7 +85,11 @@ class Network:
         """Return the layers at the shape of one image, found with it the first time. Shape ``(1, C, H, W)``."""
         key = tuple(x.shape[1:])
         if key not in self._layers:
-            found = self._layers[key] = list_layers(self.module, x[:1].to(self.device))
+            try:
+                blocks = self.conv_blocks(x)
+            except UnconvError:  # a network without convolutions has layers all the same
+                blocks = ConvBlocks(())
+            found = self._layers[key] = list_layers(self.module, x[:1].to(self.device), blocks)
             if found.branches:
                 # values choose the way, and one image's values must not choose it for the others of its batch
                 self.max_batch, self._examples[key] = 1, x[:1].to(self.device)
@@ -171,6 +176,18 @@ class Captured:
         )
         features, inputs = ({n: some(x) for n, x in d.items()} for d in (self.features, self.inputs))
         return Captured(batch, self.blocks, features, inputs)
+
+
+def same_path(network: Network, captured: Captured) -> tuple[list[int], list[SkippedImage]]:
+    """Return the places of images that take the conv blocks' path through the network, and the others by name."""
+    places, skipped = [], []
+    for i, name in enumerate(captured.batch.names):
+        x = captured.batch.inputs[i : i + 1].to(network.device)
+        if captured.blocks.branches and execution_path(network.module, x) != captured.blocks.path:
+            skipped.append(SkippedImage(name, OTHER_PATH))
+        else:
+            places.append(i)
+    return places, skipped
 
 
 @dataclass

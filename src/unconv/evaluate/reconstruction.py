@@ -14,7 +14,7 @@ from torch import Tensor
 from unconv.conv_block import IMAGE, SideInfo
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.metrics import perceptual
-from unconv.evaluate.network import TOO_LARGE, Captured, Network, is_out_of_memory
+from unconv.evaluate.network import OTHER_PATH, TOO_LARGE, Captured, Network, is_out_of_memory, same_path
 from unconv.evaluate.noise import noisy_name, with_noise
 from unconv.images import quality
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION
@@ -168,6 +168,8 @@ def reconstruct(
             else:
                 from unconv.evaluate.block_reconstruction import solve_code
 
+                if same_path(network, captured)[1]:
+                    raise UnconvError(OTHER_PATH)
                 solved = solve_code(network, captured, x, reference, task, settings)
             if not torch.isfinite(solved.estimate).all():
                 raise UnconvError(

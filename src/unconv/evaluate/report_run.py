@@ -14,7 +14,7 @@ from unconv.evaluate.audit import audit_document, mean_colours
 from unconv.evaluate.budget import Clock, check_linear, linear_seconds, plan_passes, seconds_per_pass
 from unconv.evaluate.evaluation import Evaluation, Plan, Progress, Row, summarise
 from unconv.evaluate.linear_fit import fit_linear, fitted_file, linear_document, random_weights
-from unconv.evaluate.network import CapturedStream, Network, Opened
+from unconv.evaluate.network import CapturedStream, Network, Opened, same_path
 from unconv.evaluate.noise import noisy_name
 from unconv.evaluate.reconstruction import Settings, Task
 from unconv.evaluate.run_directory import MISSING, RunDirectory
@@ -29,7 +29,6 @@ from unconv.evaluate.theory import (
     pooled_fraction,
     ratios_document,
     regions_and_k,
-    same_path,
     sparsity_document,
 )
 

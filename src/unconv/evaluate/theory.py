@@ -18,7 +18,7 @@ from unconv.certify.upper_bound import layer_bounds
 from unconv.conv_block import IMAGE, ConvBlock
 from unconv.errors import UnconvError
 from unconv.evaluate.block_reconstruction import coded_block, paper_k
-from unconv.evaluate.network import TOO_LARGE, Captured, CapturedStream, Network, is_out_of_memory, none_left
+from unconv.evaluate.network import TOO_LARGE, Captured, CapturedStream, Network, is_out_of_memory, none_left, same_path
 from unconv.images import SkippedImage
 from unconv.inversion.jacobian import Jacobian
 from unconv.linalg import norms
@@ -28,7 +28,6 @@ from unconv.measure.sparsity import BlockSparsity, NonZeros, SparsityStatistics
 from unconv.measure.typical import typical_ratio, worst_in_words
 from unconv.operators import ConvOperator, LinearOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
-from unconv.tracing import execution_path
 
 IMPOSED = "imposed "
 Progress = Callable[[str, int], None]
@@ -59,18 +58,6 @@ class CertificateConfig:
     def passes(self) -> int:
         """Roughly, the work of a block in forward and backward passes of one image up to it."""
         return self.images * 2 * self.steps + 2 * self.steps
-
-
-def same_path(network: Network, captured: Captured) -> tuple[list[int], list[SkippedImage]]:
-    """Return the places of images that take the conv blocks' path through the network, and the others by name."""
-    places, skipped = [], []
-    for i, name in enumerate(captured.batch.names):
-        x = captured.batch.inputs[i : i + 1].to(network.device)
-        if captured.blocks.branches and execution_path(network.module, x) != captured.blocks.path:
-            skipped.append(SkippedImage(name, "it takes another path through the network than its conv blocks"))
-        else:
-            places.append(i)
-    return places, skipped
 
 
 def count_nonzeros(
