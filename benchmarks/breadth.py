@@ -173,7 +173,6 @@ def attempt(model: str, folder: Path) -> dict[str, Any]:
     furthest = max(blocks, key=lambda block: block.difference or 0.0, default=None)
     return row | {
         "layers": len(layers),
-        "random": list(layers.random),
         "blocks": len(blocks),
         "skipped": dict(Counter(skipped.reason for skipped in blocks.skipped)),
         "difference": None if furthest is None else {"block": furthest.name, "relative": furthest.difference},

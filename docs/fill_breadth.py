@@ -4,45 +4,66 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).with_name("breadth.md")
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "breadth.json"
-HEADER = ("model", "pixels", "conv blocks", "left out", "first block", "its input by minimum norm", "CPU s")
-TIMM = "timm.models:"
+HEADER = (
+    "model",
+    "pixels",
+    "layers",
+    "conv blocks",
+    "left out",
+    "difference",
+    "first",
+    "last map",
+    "embedding",
+    "CPU s",
+)
+TIMM = "timm/"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Every model that was tried, by name, with what came of it."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|---|--:|--:|---|---|--:|--:|"]
+    lines = ["| " + " | ".join(HEADER) + " |", "|---|--:|--:|--:|---|--:|--:|--:|--:|--:|"]
     for row in sorted(rows, key=lambda row: row["model"]):
         name = row["model"].removeprefix(TIMM)
         if "failed" in row:
-            lines.append(f"| {name} | {row['size']} | | **stopped**: {row['failed']} | | | |")
+            lines.append(f"| {name} | {row['size']} | | | **stopped**: {row['failed']} | | | | | |")
             continue
         left_out = "; ".join(f"{count} {reason.partition(':')[0]}" for reason, count in row["skipped"].items())
-        error = "–" if row["error"] is None else f"{row['error']:.2g}"
-        cells = (name, row["size"], row["stages"], left_out, row["first"], error, f"{row['seconds']:.0f}")
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        furthest = row["difference"]
+        cells = [name, row["size"], row["layers"], row["blocks"], left_out]
+        cells.append("" if furthest is None else f"{furthest['relative']:.1e}")
+        cells += [_error(row["inverted"][role]["linear"]) for role in ("first", "last", "embedding")]
+        lines.append("| " + " | ".join(map(str, [*cells, f"{row['seconds']:.0f}"])) + " |")
     return "\n".join(lines)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """How many went through, and why a way of inverting gave nothing where it did."""
+    """How many went through, how far blocks are from the network at most, and why a layer was not inverted."""
     good = [row for row in rows if "failed" not in row]
-    reasons: dict[str, int] = {}
+    lines = [f"{len(good)} of {len(rows)} models went through."]
+    checked = [(row["difference"]["relative"], row) for row in good if row["difference"]]
+    if checked:
+        most, row = max(checked, key=lambda pair: pair[0])
+        blocks = sum(row["blocks"] for row in good)
+        lines.append(
+            f"The largest difference of any of {blocks:,} conv blocks from the network's own output is {most:.1e} of "
+            f"its largest value (`{row['difference']['block']}` of {row['model']})."
+        )
+    reasons: Counter[str] = Counter()
     for row in good:
         for reason, count in row["without_result"].items():
-            # the same for every stage: what stands in quotes is its name
-            said = re.sub(r"'[^']*'", "…", reason)
-            reasons[said] = reasons.get(said, 0) + count
-    lines = [f"{len(good)} of {len(rows)} models went through."]
-    if reasons:
-        lines.append("Where one way of inverting one block gave nothing, the report said why:")
-        lines.append("")
-        lines += [f"- {count} times: {reason}" for reason, count in sorted(reasons.items(), key=lambda r: -r[1])]
+            reasons[reason] += count
+    lines += [f"\n- {count} times no result: {reason}" for reason, count in reasons.most_common()]
     return "\n".join(lines)
+
+
+def _error(error: float | None) -> str:
+    return "–" if error is None else f"{error:.2g}"
 
 
 def fill(page: str, document: dict[str, Any]) -> str:

@@ -317,3 +317,37 @@ def test_each_image_goes_its_own_way():
     found = unconv.invert(net, "b", x, method="linear")
     assert [s.file for s in found.skipped] == ["image-0001"]
     assert "does not reach b" in found.skipped[0].reason
+
+
+class Optional(nn.Module):
+    """A middle convolution that runs for bright images only."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (nn.Conv2d(m, n, 3, padding=1) for m, n in ((3, 16), (16, 16), (16, 20)))
+
+    def forward(self, x):
+        h = nn.functional.leaky_relu(self.a(x), 0.5)
+        if x.mean() > 0.3:
+            h = nn.functional.leaky_relu(self.b(h), 0.5)
+        return nn.functional.leaky_relu(self.c(h), 0.5)
+
+
+def test_an_image_on_another_path_is_not_decoded_by_the_blocks_of_the_first():
+    dark, bright = torch.rand(3, 8, 8) * 0.2, torch.rand(3, 8, 8) * 0.2 + 0.5
+    found = unconv.invert(Optional().eval(), "c", [dark, bright], method="transpose")
+    assert found.relative_error[0] < 1
+    assert "another path" in found.status[1]
+    assert found.relative_error[1].isnan()
+    alone = unconv.invert(Optional().eval(), "c", [dark], method="transpose")
+    torch.testing.assert_close(found.relative_error[0], alone.relative_error[0])
+
+
+def test_an_image_that_equals_the_mean_has_no_relative_error():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()).eval()
+    found = unconv.invert(network, "0", [torch.zeros(3, 16, 16), torch.rand(3, 16, 16)], method="transpose")
+    assert found.relative_error[0].isnan()
+    assert "is zero" in found.status[0]
+    assert 0 < found.relative_error[1] < 1

@@ -1,7 +1,11 @@
 """The paper's decoder by itself: what it is rescaled to, and codes without a direction."""
 
+import pytest
 import torch
+from torch import nn
 
+from unconv.block_extraction import find_conv_blocks
+from unconv.decode.block_input import decode_block
 from unconv.decode.transpose import transpose
 from unconv.linalg import norms
 from unconv.operators import ConvOperator
@@ -24,3 +28,19 @@ def test_a_code_of_zeros_gives_zero():
     found = transpose(W, code, norm=norms(X))
     assert not found[0].any()
     torch.testing.assert_close(norms(found)[1], norms(X)[1])
+
+
+@pytest.mark.parametrize("pool", [nn.Identity(), nn.MaxPool2d(2), nn.AvgPool2d(2)])
+def test_the_scale_is_the_one_that_fits_the_code_and_needs_no_norm(pool):
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), pool).double().eval()
+    block = find_conv_blocks(net, X.double()).get("0")
+    code = block.encode(X.double())
+    found = decode_block(block, code, "transpose").value
+    plain = transpose(block.operator, code)
+    # by hand: W x^ at the places that the pooling took, fitted to the code without its bias
+    answer = net[0](plain) - net[0](torch.zeros_like(plain))
+    seen = pool(answer) if code.switches is None else answer.flatten(2).gather(2, code.switches.flatten(2))
+    given = code.values - net[0].bias[:, None, None]
+    for x, a, z, y in zip(found, seen.flatten(1), given.flatten(1), plain, strict=True):
+        scale = torch.linalg.lstsq(a[:, None], z[:, None]).solution
+        torch.testing.assert_close(x, scale * y)

@@ -24,8 +24,8 @@ def test_each_estimate_is_the_code_of_the_block_before():
     solution = decode_chain(chain, trail.codes["2"], trail, "min-norm", side_info="gates")
     assert solution.value.shape == x.shape
     assert relative_norm(solution.value - x, x).max() < 0.05
-    guess = decode_chain(chain, trail.codes["2"], trail, "transpose", norm=x.flatten(1).norm(dim=1))
-    torch.testing.assert_close(guess.value.flatten(1).norm(dim=1), x.flatten(1).norm(dim=1))
+    guess = decode_chain(chain, trail.codes["2"], trail, "transpose")
+    assert relative_norm(guess.value - x, x).max() < 1  # scaled to fit the codes, without the true norm
 
 
 def test_sums_of_branches_are_no_chain():

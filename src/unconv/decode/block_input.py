@@ -17,7 +17,7 @@ from unconv.decode.transpose import transpose
 from unconv.errors import UsageError
 from unconv.linalg import column, dots, relative_norm, tiny
 from unconv.solvers.solution import Solution
-from unconv.sparsity import Code, CodeKind, Pooled, Window
+from unconv.sparsity import AveragePool, Code, CodeKind, Pooled, Window
 
 CONVEX_STEPS, MIN_NORM_STEPS = 200, 100
 METHODS = ("iht", "transpose", "min-norm", "convex")
@@ -43,7 +43,6 @@ def decode_block(
     code_kind: CodeKind = "network",
     side_info: SideInfo = "switches",
     gates: Tensor | None = None,
-    norm: Tensor | None = None,
     prior: Prior | None = "smooth",
     weight: float | None = None,
     effort: float = 1.0,
@@ -59,18 +58,25 @@ def decode_block(
     if side_info == "none" and code.switches is not None:
         code = code.with_switches("fixed")
     if method in {"iht", "transpose"}:
-        estimate = transpose(block.operator, code, norm=norm)
-        return Solution(estimate, _code_history(block, code, estimate), ("converged",) * len(estimate))
+        estimate, history = _at_best_scale(block, code, transpose(block.operator, code))
+        return Solution(estimate, history, ("converged",) * len(estimate))
     if method == "min-norm":
         system = equations(block, code, gates=gates if side_info == "gates" else None)
         return min_norm(system, max_steps=math.ceil(MIN_NORM_STEPS * effort))
     raise UsageError(f"no method {method!r} decodes a block; use one of {', '.join(METHODS)}")
 
 
-def _code_history(block: ConvBlock, code: Code, estimate: Tensor) -> Tensor:
-    """Return the relative distance of the code from the estimate's, at the code's own places and the best scale."""
-    dense = code.dense()
-    again = block.operator.forward(estimate) * (dense != 0)
-    scale = dots(again, dense) / dots(again, again).clamp_min(tiny(dense))
-    after = relative_norm(column(scale, dense) * again - dense, dense)
-    return torch.stack([torch.ones_like(after), after])
+def _at_best_scale(block: ConvBlock, code: Code, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``c estimate`` with ``c`` the least-squares fit of its code to the given one, and how far that is off."""
+    again, given = block.operator.forward(estimate), code.dense()
+    told = given != 0
+    if isinstance(code.pooling, AveragePool):
+        again, given = code.pooling.forward(again), code.values
+        told = given != 0
+    if block.bias is not None:
+        given = given - block.bias.reshape(-1, *[1] * block.operator.dims).to(given)
+    again, given = again * told, given * told
+    # c = <P W x^, z - b> / ||P W x^||^2 on the places P that the code tells; never against the code's own direction
+    scale = (dots(again, given) / dots(again, again).clamp_min(tiny(given))).clamp_min(0)
+    after = relative_norm(column(scale, given) * again - given, given)
+    return column(scale, estimate) * estimate, torch.stack([torch.ones_like(after), after])

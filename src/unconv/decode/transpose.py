@@ -16,8 +16,8 @@ def transpose(operator: LinearOperator, code: Code, *, norm: Tensor | None = Non
     Args:
         operator: The map ``W``.
         code: Codes of ``N`` inputs.
-        norm: Norm that each result gets. Shape ``(N,)``. Table 3 uses the true ``||x||``, so the error
-            measures direction only. A code of zeros gives zero.
+        norm: Norm that each result gets. Shape ``(N,)``. Table 3 uses the true ``||x||``, which the code does not
+            tell, so its error is one of direction only. A code of zeros gives zero.
 
     Returns:
         Shape ``(N, *input_shape)``.

@@ -17,7 +17,6 @@ from unconv.errors import UnconvError
 from unconv.evaluate.network import Captured, Network
 from unconv.evaluate.reconstruction import DECODER, CodeKind, Settings, Solved, Task
 from unconv.inversion.chain import chain_to_image, decode_chain, follow
-from unconv.linalg import norms
 from unconv.measure.sparsity import k_from
 from unconv.sparsity import Code, Window
 
@@ -37,10 +36,8 @@ def paper_k(block: ConvBlock, fraction: float) -> int:
     return k_from(fraction, block.operator.output_shape[0] * math.prod(pooled))
 
 
-def solve_code(
-    network: Network, captured: Captured, x: Tensor, reference: Tensor, task: Task, settings: Settings
-) -> Solved:
-    """Return a conv block's input, or the image, from its code; ``reference``: what it should be."""
+def solve_code(network: Network, captured: Captured, x: Tensor, task: Task, settings: Settings) -> Solved:
+    """Return a conv block's input, or the image, from its code."""
     blocks = network.conv_blocks(x)
     block = blocks.get(task.layer)
     chain = (block,) if task.recover == "input" else chain_to_image(blocks, block.name)
@@ -67,7 +64,6 @@ def solve_code(
             task.method,
             reading=task.code,
             side_info=task.side_info,
-            norm=norms(reference),
         )
         estimate, status = solution.value, solution.status
     seconds = (time.perf_counter() - start) / len(x)

@@ -170,7 +170,7 @@ def reconstruct(
 
                 if same_path(network, captured)[1]:
                     raise UnconvError(OTHER_PATH)
-                solved = solve_code(network, captured, x, reference, task, settings)
+                solved = solve_code(network, captured, x, task, settings)
             if not torch.isfinite(solved.estimate).all():
                 raise UnconvError(
                     f"inverting {task.layer} by {task.method} gave NaN or infinite values; check the weights"
@@ -296,7 +296,7 @@ def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: b
     results = []
     for i, error in enumerate(errors):
         numbers = dict.fromkeys(NUMBERS) | {"status": solved.status[i]}
-        if math.isfinite(error):
+        if math.isfinite(error) and reference[i].any():
             numbers |= {"relative_error": error, "seconds": solved.seconds, "passes": solved.passes[i]}
             if scores is not None:
                 found = {name: values[i] for name, values in scores.items() if values is not None}

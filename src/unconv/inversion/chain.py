@@ -78,7 +78,6 @@ def decode_chain(
     *,
     reading: CodeKind = "network",
     side_info: SideInfo = "switches",
-    norm: Tensor | None = None,
 ) -> Solution[Tensor]:
     """The image from the code of the last block: each block's estimate is the code of the block before.
 
@@ -92,7 +91,6 @@ def decode_chain(
         method: As for ``decode_block``.
         reading: How the code was made.
         side_info: What is known of every block on the way.
-        norm: True norms of the images, which the transposes are rescaled to. Shape ``(N,)``.
 
     Returns:
         Images of shape ``(N, C, *spatial)``; history and status are those of the last decoding, an image having
@@ -114,7 +112,6 @@ def decode_chain(
             code_kind=reading if estimate is None else "network",
             side_info=side_info,
             gates=trail.gates.get(block.name),
-            norm=norm if block is chain[0] else None,
         )
         ended.append(estimate.status)
     assert estimate is not None

@@ -1,7 +1,8 @@
 """Table 3: one-step IHT with learned filters, with Gaussian filters, and random activations, in two spaces.
 
 Macro layer ``i``: ``x`` is the output of the ``i``-th pooling, ``W`` the convolution that reads it, and
-``x^ = W^T M_known(W x, k)`` with unit filters, 2x2 regions and ``k`` from the measured sparsity, rescaled to ``||x||``.
+``x^ = W^T M_known(W x, k)`` with unit filters, 2x2 regions and ``k`` from the measured sparsity, rescaled to ``||x||``:
+the paper's setting, in which the true norm is given, so that these are errors of direction only.
 In image space both go through one trained what-where decoder, with the switches of the true image.
 """
 

@@ -28,8 +28,8 @@ METHOD_MEANINGS = {
     "gauss-newton": "Gauss-Newton steps on the network, from the linear decoder's answer, until the features agree.",
     "gradient": "Gradient descent on the image until the features agree.",
     "decoder": "A decoding network trained for this layer.",
-    "iht": "One step of model-based iterative hard thresholding, as in the paper; the true norm is given.",
-    "transpose": "The code through the transposed convolution; the true norm is given.",
+    "iht": "One step of model-based iterative hard thresholding, as in the paper, scaled to fit the code.",
+    "transpose": "The code through the transposed convolution, scaled to fit the code.",
     "min-norm": "Of all inputs that give this code, the one of smallest norm.",
     "convex": "A smooth input that satisfies all that the code implies.",
 }
