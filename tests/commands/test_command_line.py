@@ -150,6 +150,20 @@ def test_unseen(document, photographs, smooth_pictures, tmp_path):
     assert 0 < found["bayesian_bound"] < found["attained"]["linear"]
 
 
+def test_audit(call, photographs, smooth_pictures, tmp_path):
+    (tmp_path / "references").mkdir()
+    smooth_pictures(tmp_path / "references", 8, (20, 20))
+    words = ("audit", "cases:vgg", "--images", photographs, "--layers", "2", "--size", 16, "--limit", 2, "--noise", 0.5)
+    words += ("--judge", "cases:without_convolutions", "--passes", 2, "--reference-images", tmp_path / "references")
+    found = call(*words, "--out", tmp_path / "run", "--json").document["audit"]
+    assert [(entry["attacker"], entry["noise"]) for entry in found["table"]] == [
+        *(("linear decoder", noise) for noise in (0.0, 0.5)),
+        *(("refined", noise) for noise in (0.0, 0.5)),
+        ("refined, with switches", 0.0),
+    ]
+    assert found["cannot_conclude"]
+
+
 def test_coherence(document):
     found = document("coherence", "cases:vgg", "--size", 16)["blocks"]
     for bank in (block[name] for block in found for name in ("learned", "random")):
