@@ -74,6 +74,20 @@ def test_layers_are_listed(network):
     assert found.get("2").shape == (12, 8, 8)
     assert found.get("2").block
     assert unconv.layers(network, size=16).names == found.names
+    head, *rows = str(found).splitlines()
+    assert head.split() == ["layer", "kind", "input", "output", "conv", "block"]
+    assert rows[2].split() == [
+        "2",
+        found.get("2").kind,
+        "x".join(map(str, found.get("2").input_shape)),
+        "12x8x8",
+        "yes",
+    ]
+
+
+def test_random_weights_are_said(capsys):
+    unconv.layers("squeezenet1_1", size=32)
+    assert "note: squeezenet1_1 has random weights, since none were given" in capsys.readouterr().err
 
 
 def test_an_image_from_a_layer(network, folder):
@@ -263,6 +277,8 @@ def test_tensors_that_look_unprepared_are_named(network, capsys):
     ("call", "message"),
     [
         (lambda net, x: unconv.invert(net, "nine", x), "no layer 'nine'"),
+        (lambda net, x: unconv.invert(net, net[0], x), "^layer is of type Conv2d; give the name of one layer"),
+        (lambda net, x: unconv.invert("cases:nothing", "0", "nowhere"), "^no folder or file nowhere"),
         (lambda net, x: unconv.invert(net, "0", x, method="magic"), "^method is 'magic'; use one of linear"),
         (lambda net, x: unconv.invert(net, "0", x, passes=0), "^passes is 0"),
         (lambda net, x: unconv.invert(net, "0", x, side_info="switch"), "^side_info is 'switch'; use one of none"),
@@ -282,6 +298,7 @@ def test_tensors_that_look_unprepared_are_named(network, capsys):
         (lambda net, x: unconv.invert(net, "0", x, effort=2), "no argument 'effort'"),
         (lambda net, x: unconv.report(net, x, samples=0), "^samples is 0"),
         (lambda net, x: unconv.report(net, x, methods=["magic"]), "magic"),
+        (lambda net, x: unconv.report(net, x, layers="features.2"), "^layers is the text 'features.2'; give a list"),
         (lambda net, x: api.rip(net, x, filters="own"), "^filters is 'own'"),
     ],
 )

@@ -362,6 +362,9 @@ def _report(
         raise UsageError("pictures is at least 0, and budget a number of seconds above 0")
     if control not in {None, "random"}:
         raise UsageError(f"control is {control!r}; use 'random', or leave it out")
+    for name, given in (("layers", layers), ("methods", methods), ("side_info", side_info)):
+        if isinstance(given, str) and (name, given) != ("layers", "all"):
+            raise UsageError(f"{name} is the text {given!r}; give a list of names, such as [{given!r}]")
     opened, progress = _open(model, images, options)
     x = opened.example()
     found = opened.network.layers(x)

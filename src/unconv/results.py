@@ -109,7 +109,10 @@ class InvertResult:
         of, errors = "relative error", self.relative_error
         if errors.isnan().all():
             of, errors = "error of the features", self.feature_error
-        return f"InvertResult({self._title()}: {len(self.files)} images, mean {of} {errors.nanmean().item():.3g})"
+        count = f"{len(self.files)} image{'s' if len(self.files) != 1 else ''}"
+        short = sum(status != "converged" for status in self.status)
+        ended = f", {short} of them not converged" if short else ""
+        return f"InvertResult({self._title()}: {count}, mean {of} {errors.nanmean().item():.3g}{ended})"
 
     def _title(self) -> str:
         what = "the image" if self.recover == "image" else "its input"

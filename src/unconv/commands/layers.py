@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from unconv import api
-from unconv.commands import format_table
 from unconv.options import Layers
 
 
@@ -18,6 +17,4 @@ def run(options: Layers) -> tuple[dict[str, Any], str]:
         "layers": [dict(zip(("layer", "kind", "input_shape", "shape", "block"), row, strict=True)) for row in rows],
         "skipped": [asdict(skipped) for skipped in found.skipped],
     }
-    body = [(*row[:-1], "yes" if row[-1] else "") for row in rows]
-    table = format_table(("layer", "kind", "input", "output", "conv block"), body)
-    return document, "\n".join([table, *(f"skipped {module.module}: {module.reason}" for module in found.skipped)])
+    return document, str(found)

@@ -38,6 +38,11 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
     return result.document, _text(result.document, result.page)
 
 
+def _unfinished(best: dict[str, Any]) -> str:
+    left = best["images"] - best["converged"]
+    return f", {left} of {best['images']} not converged" if left else ""
+
+
 def _text(document: dict[str, Any], page: Any) -> str:
     rows = []
     for layer in document["layers"]:
@@ -54,7 +59,7 @@ def _text(document: dict[str, Any], page: Any) -> str:
             linear.get("relative_error"),
             best.get("relative_error"),
             best.get("psnr"),
-            "-" if not best else f"{best['method']}, {best['side_info']}",
+            "-" if not best else f"{best['method']}, {best['side_info']}" + _unfinished(best),
         ))
     header = ("layer", "shape", "% non-zero", "linear\nerror", "best\nerror", "psnr", "by")
     skipped = document["skipped_modules"]

@@ -350,6 +350,10 @@ def open_network(
         if number < 1:
             raise UsageError(f"{name} is {number}; it counts images, so it is at least 1")
     in_memory = None if images is None or _are_files(images) else images
+    sources, paths = [], []
+    if in_memory is None:  # listed before the model is built, which can take long
+        sources = [] if images is None else [images] if isinstance(images, str | Path) else list(images)
+        paths = find_images(sources) if sources else sample_photographs()  # pyright: ignore
     if isinstance(model, str):
         if preprocess is not None:
             raise UsageError("a named model brings its own preprocess; leave it out, or give size, mean and std")
@@ -364,6 +368,8 @@ def open_network(
         if loaded.notes and in_memory is not None and _only_tensors_in(in_memory):
             loaded = replace(loaded, preprocess=_of_tensors(in_memory), notes=())  # pyright: ignore
     notes = loaded.notes
+    if loaded.weights.source.startswith("random"):
+        notes = (*notes, f"{loaded.name} has random weights, since none were given; give weights for a trained network")
     if in_memory is not None and _only_tensors_in(in_memory):
         if size is not None:
             raise UsageError("size has no effect on tensors, which the network receives as they are; leave it out")
@@ -375,8 +381,6 @@ def open_network(
         stream: ImageStream = InMemoryImages(in_memory, network.preprocess, batch, limit)  # pyright: ignore
         about = {"given": "images in memory", "count": len(stream), "sha256": stream.digest()}  # pyright: ignore
     else:
-        sources = [] if images is None else [images] if isinstance(images, str | Path) else list(images)  # pyright: ignore
-        paths = find_images(sources) if sources else sample_photographs()
         first = Path(sources[0]) if len(sources) == 1 else None
         root = first if first is not None and first.is_dir() else paths[0].parent
         stream = ImageStream(paths[:limit], network.preprocess, batch, root=root)

@@ -68,6 +68,9 @@ class Task:
 
     def check(self) -> None:
         """Raise UsageError where what is asked does not go together."""
+        if not isinstance(self.layer, str):
+            kind = type(self.layer).__name__
+            raise UsageError(f"layer is of type {kind}; give the name of one layer, such as 'layer1'; see layers")
         for name, choices in (
             ("method", METHODS),
             ("recover", ("image", "input")),
