@@ -278,7 +278,8 @@ def _with_held_out(
     complete = {}
     for name, decoder in decoders.items():
         estimate = torch.cat(estimates[name])
-        residuals = images - estimate
+        # as they come back from a file, so that a run that goes on with it ends in the same numbers
+        residuals = (images - estimate).half().float()
         blocks = decoder.weights.stride or [n // 16 for n in images.shape[2:]]
         model = ErrorModel.of(estimate, residuals, reach=max(2, *blocks))
         explained = explained_variance(images, estimate)
