@@ -76,7 +76,7 @@ def test_the_check_of_links_finds_what_is_broken(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["adapters", "operators", "sparsity", "block_extraction", "measure.theorems", "recover.iht"]
+    "module", ["adapters", "operators", "sparsity", "block_extraction", "measure.typical", "recover.iht"]
 )
 def test_examples_in_docstrings_say_what_they_say(module):
     outcome = doctest.testmod(importlib.import_module(f"unconv.{module}"))

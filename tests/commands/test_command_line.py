@@ -45,6 +45,7 @@ TASK = {
     "method": TEXT,
     "side_info": {"enum": ["none", "switches", "gates"]},
 }
+MORE = ["failed", "note", "noise", "same_class", "lpips", "expected_error"]
 BLOCK = closed(
     {"name": TEXT, "kind": TEXT, "input_shape": SHAPE, "code_shape": SHAPE},
     ["sparsity", "coherence", "rip", "certificate"],
@@ -109,7 +110,7 @@ SCHEMAS = {
                     "layer": TEXT,
                     "shape": SHAPE,
                     "linear": {"type": ["object", "null"]},
-                    "inversion": objects({**TASK, **MEANS, "images": COUNT, "converged": COUNT}, ["failed", "note"]),
+                    "inversion": objects({**TASK, **MEANS, "images": COUNT, "converged": COUNT}, MORE),
                     "block": {"anyOf": [{"type": "null"}, BLOCK]},
                 },
                 ["kind"],
@@ -118,7 +119,7 @@ SCHEMAS = {
             "skipped_modules": LEFT_OUT,
             "model": {"type": "object"},
         },
-        ["command", "notes", "stopped"],
+        ["command", "notes", "stopped", "audit", "control"],
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The main job: layers inverted and conv blocks measured within a budget, with a page after every round."""
+"""The main job: layers inverted and conv blocks measured within a budget, with pages on the way."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from unconv.evaluate.theory import (
 
 LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note")
 THEORY_SHARE = 0.1  # of a budget that certificates get
+PAGE_SHARE = 0.1  # of the time, at most, goes into pages between the first and the last; figures take seconds
 WritePage = Callable[[dict[str, Any], list[Row]], Path]
 
 
@@ -96,6 +97,7 @@ class ReportRun:
         self.evaluation: Evaluation | None = None
         self.left_out: list[dict[str, str]] = []
         self.control: dict[str, Any] = {}
+        self.published = self.page_seconds = 0.0
 
     def go(self, progress: Progress, ray: Any = None) -> tuple[dict[str, Any], list[Row], Path]:
         """Do everything that is missing; return the document, the rows and the page."""
@@ -115,7 +117,8 @@ class ReportRun:
             if next(rounds) == 0:
                 self._publish()  # the linear page, before anything else
                 self._cheap_theory(progress)
-            self._publish()
+            elif self.clock.elapsed() - self.published >= self.page_seconds / PAGE_SHARE:
+                self._publish()
 
         self.evaluation.go(self.clock, progress, publish, ray)
         self._certify(progress)
@@ -327,7 +330,10 @@ class ReportRun:
 
     def _publish(self) -> tuple[dict[str, Any], list[Row], Path]:
         assert self.evaluation is not None
-        document, rows = self.document(), list(self.evaluation.rows())
+        document, rows, start = self.document(), list(self.evaluation.rows()), self.clock.elapsed()
         self.run.write_results(rows)
         with self.run.writing():
-            return document, rows, self.write_page(document, rows)
+            page = self.write_page(document, rows)
+        self.published = self.clock.elapsed()
+        self.page_seconds = self.published - start
+        return document, rows, page

@@ -72,7 +72,7 @@ def typical_ratio(ratios: Tensor, *, share: float = 0.99, confidence: float = 0.
         >>> from unconv.measure.typical import typical_ratio
         >>> ratios = 1 + 0.03 * torch.randn(1000, generator=torch.Generator().manual_seed(0))
         >>> print(typical_ratio(ratios))
-        99 % of codes keep their norm within 8.6 %, at 95 % confidence (1000 drawn)
+        99 % of codes keep their norm within 10 %, at 95 % confidence (1000 drawn)
     """
     values = np.sort(ratios.detach().cpu().double().numpy().ravel())
     n = len(values)
