@@ -529,7 +529,7 @@ def rip(
         UsageError: If an argument's value does not exist or is out of range.
     """
     from unconv.evaluate.network import CapturedStream
-    from unconv.evaluate.theory import code_ratios, pooled_fraction, rip_document
+    from unconv.evaluate.theory import check_regions, code_ratios, pooled_fraction, rip_document
 
     _check_numbers(k=k, region=region, samples=samples)
     for name, value, choices in (
@@ -548,6 +548,9 @@ def rip(
         statistics, skipped = _counted(opened, names, region, progress)
         stream = CapturedStream(opened.network, opened.images, names)
         of_images = code_ratios(stream, names, region=region, boundary=boundary, filters=filters, seed=seed)
+    else:
+        for block in chosen:
+            check_regions(block, k, region)
     found = []
     with _bar(len(chosen), progress) as bar:
         for block in chosen:

@@ -92,6 +92,8 @@ class ConvOperator:
         Raises:
             ValueError: If the shapes do not fit together; the message says which and what would.
         """
+        if not isinstance(weight, Tensor):
+            raise ValueError(f"weight is a {type(weight).__name__}; expected a tensor, such as torch.as_tensor(weight)")
         dims = weight.ndim - 2
         if dims not in CONVOLVE:
             raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (K, M // groups, *kernel), 1-D to 3-D")

@@ -178,7 +178,7 @@ def test_sparsity(document, photographs):
     assert [image["file"] for image in found["skipped"]] == ["broken.jpg"]
 
 
-def test_rip(document, photographs):
+def test_rip(document, call, photographs):
     found = document("rip", "cases:vgg", "--images", photographs, "--samples", 50)["blocks"]
     for block in found:
         assert 0.5 < block["ratio"]["p01"] <= block["ratio"]["p50"] <= block["ratio"]["p99"] < 1.6
@@ -192,6 +192,9 @@ def test_rip(document, photographs):
     assert one["ratio"]["p50"] == pytest.approx(1, abs=1e-5)
     sampled = document("rip", "cases:vgg", "--size", 16, "--k", 4, "--samples", 20, "--effort", 0)["blocks"]
     assert all(block["delta"]["upper"] is None for block in sampled)
+    ended = call("rip", "cases:vgg", "--size", 16, "--k", 10**6)
+    assert ended.status == 1
+    assert "give at most that" in ended.message
 
 
 def test_a_filter_of_zeros_has_no_bounds_and_both_ways_out_work(call, monkeypatch):

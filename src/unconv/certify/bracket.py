@@ -66,6 +66,9 @@ def delta_bracket(
 ) -> Bracket:
     """Lower and upper bound on ``delta_k`` of a linear map ``W`` as it is (normalise its rows first for unit norm).
 
+    The constant is about ``W^T``, so a code has an entry per row. The restricted isometry constant of a measurement
+    matrix ``A``, about its columns, is ``delta_bracket(A.T, 1, k)``.
+
     Args:
         operator: A convolution; or any other linear map, or a matrix of shape ``(outputs, inputs)``, with up to 4096
             outputs. The bounds are those of its matrix in float64.
@@ -92,6 +95,8 @@ def delta_bracket(
         >>> delta_bracket(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), [0, 0, 1], k=2)
         Bracket(0.8 <= delta <= 0.8, enumerated)
     """
+    if isinstance(operator, ConvOperator) and isinstance(region, float):
+        raise UsageError(f"region is {region}; give an integer, a Window, or 'map'")
     if isinstance(operator, ConvOperator) and isinstance(region, int | str | tuple | Window):
         full = validate_operator(operator, region, k, boundary)
         spatial, channels = full.output_shape[1:], full.output_shape[0]
@@ -189,7 +194,9 @@ def _partition(region: Region | Sequence[int] | Tensor | np.ndarray, shape: tupl
         label = torch.zeros(())
     if label.is_floating_point() or label.dtype == torch.bool or tuple(label.shape) not in {shape, (count,)}:
         given = f"a partition of shape {tuple(label.shape)}" if label.ndim else repr(region)
-        raise UsageError(f"region is {given}; for this map give the block of each of its {count} outputs, or 1")
+        raise UsageError(
+            f"region is {given}; for this map give the block of each of its {count} outputs, or 1 for blocks of one"
+        )
     if not (label >= 0).any():
         raise UsageError("region puts no output in a block; number blocks from 0")
     return label.flatten().cpu().long()

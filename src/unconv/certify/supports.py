@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -162,8 +163,8 @@ def check_rows(weight: Tensor, what: str) -> None:
 
 def check_k(k: int, total: int) -> None:
     """Refuse a number of blocks in use that there are not (``UnconvError``)."""
-    if not 1 <= k <= total:
-        raise UnconvError(f"k is {k}; it counts the blocks in use, so it lies between 1 and their number, {total}")
+    if not isinstance(k, Integral) or not 1 <= k <= total:
+        raise UnconvError(f"k is {k}; it counts the blocks in use, so it is an integer from 1 to their number, {total}")
 
 
 def validate_operator(operator: ConvOperator, region: Region, k: int, boundary: Boundary) -> ConvOperator:

@@ -180,6 +180,13 @@ def regions_and_k(block: ConvBlock, fraction: float, region: int) -> tuple[Windo
     return (coded.pooling if isinstance(coded.pooling, Window) else 1), paper_k(coded, fraction)
 
 
+def check_regions(block: ConvBlock, k: int, region: int) -> None:
+    """Refuse more regions in use than a block has (``UnconvError``)."""
+    most = regions_and_k(block, 1.0, region)[1]
+    if k > most:
+        raise UnconvError(f"k is {k}, but conv block {block.name!r} has {most} regions; give at most that")
+
+
 def ratios_document(block: ConvBlock, region: Window | int, k: int, samples: int, seed: int) -> list[dict[str, Any]]:
     """Return quantiles of ``||W^T z|| / ||z||`` over random codes, for three filter banks and both boundaries."""
     op, documents = block.operator, []
@@ -244,9 +251,6 @@ def rip_document(
     """Return sampled ratios of one filter bank, and bounds on its ``delta_k``; ``of_images``: see ``code_ratios``."""
     regions, measured = regions_and_k(block, fraction, region)
     k = k or measured
-    most = regions_and_k(block, 1.0, region)[1]
-    if k > most:
-        raise UnconvError(f"k is {k}, but conv block {block.name!r} has {most} regions; give at most that")
     op = filter_bank(block.operator, filters, seed)
     sampled = sample_ratios(op, Pooled(regions), k, samples, seed=seed, boundary=boundary)
     ratios = RatioSummary.of(sampled)

@@ -93,8 +93,12 @@ def typical_ratio(ratios: Tensor, *, share: float = 0.99, confidence: float = 0.
 
 def worst_in_words(lower: float, upper: float | None) -> str:
     """Return what the bracket of ``delta_k`` says of the worst code."""
-    least = f"the worst code changes its squared norm by at least {100 * lower:.3g} %"
-    return least if upper is None else f"{least} and at most {100 * upper:.3g} %"
+
+    def words(delta: float) -> str:
+        return f"{100 * delta:.3g} %" if delta < 1 else f"{delta:.3g} times itself"
+
+    least = f"the worst code changes its squared norm by at least {words(lower)}"
+    return least if upper is None else f"{least} and at most {words(upper)}"
 
 
 def _binomial_cdf(n: int, share: float) -> np.ndarray:
