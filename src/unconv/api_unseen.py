@@ -75,7 +75,7 @@ def leakage(
         UnconvError: If no gradient passes from the layer to the image, or features are not finite.
     """
     if sum(value is not None for value in (sigma, relative_sigma, bits)) != 1:
-        raise UsageError("the noise is missing or given twice; give one of sigma, relative_sigma and bits")
+        raise UsageError("the noise is missing or given twice; give sigma=0.1, relative_sigma=0.1 or bits=8")
     for name, value, least in (("passes", passes, 0), ("probes", probes, 2)):
         if value < least:
             raise UsageError(f"{name} is {value}; it is at least {least}")

@@ -61,7 +61,8 @@ def _text(document: Mapping[str, Any], page: Any) -> str:
     flat = audit["mean_colour"]
     lines = [
         format_table([HEADER[i] for i in kept], [[row[i] for i in kept] for row in rows]),
-        f"interval: {audit['interval']}, and worst: the most exposed image, of SSIM; the mean colour alone: "
+        f"interval: {audit['interval']}, and worst: the most exposed image, of SSIM; "
+        "same class: share of images whose top-1 class is kept; the mean colour alone: "
         f"SSIM {flat['ssim'] or 0:.3f}, PSNR {flat['psnr'] or 0:.1f} dB",
     ]
     for key, title in (("can_conclude", "What can be concluded"), ("cannot_conclude", "What cannot")):

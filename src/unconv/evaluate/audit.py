@@ -129,7 +129,7 @@ def conclusions(document: Mapping[str, Any]) -> dict[str, list[str]]:
     can, cannot = [], []
     if best:
         layers = list(best)
-        ends = "; ".join(_sentence(best[layer]) for layer in dict.fromkeys((layers[0], layers[-1])))
+        ends = ". ".join(_sentence(best[layer]) for layer in dict.fromkeys((layers[0], layers[-1])))
         can.append(f"What an attack gets is proof of a leak: whoever holds the weights gets at least this. {ends}.")
     if best and flat is not None:
         least = {n: e["ssim"]["mean"] if e["ssim"]["low"] is None else e["ssim"]["low"] for n, e in best.items()}
@@ -143,11 +143,14 @@ def conclusions(document: Mapping[str, Any]) -> dict[str, list[str]]:
             )
     for level in document["noise"][-1:]:
         noisy = strongest(document, level)
-        pairs = [f"{n}, SSIM {best[n]['ssim']['mean']:.2f} to {e['ssim']['mean']:.2f}" for n, e in noisy.items()]
-        can.append(f"Noise of {level:g} of the features' size, its level known, takes these from {'; '.join(pairs)}.")
+        pairs = [f"from {best[n]['ssim']['mean']:.3f} to {e['ssim']['mean']:.3f} at {n}" for n, e in noisy.items()]
+        can.append(
+            f"Noise of {level:g} of the features' size, its level known, takes the best attack's mean SSIM"
+            f" {', '.join(pairs)}."
+        )
     cannot.append(
         "That a layer is private: attacks bound a leak from below. A decoder trained on many images, a generative model"
-        " of such images or more passes may get more."
+        " of such images or more passes may get more. What no attacker gets of noisy features: unconv unseen."
     )
     stopped = [e for e in document["table"] if e["converged"] < e["images"]]
     if stopped:

@@ -52,6 +52,8 @@ def noise_chart(report: Report) -> Drawing | None:
     columns = min(4, len(layers))
     figure = Figure((max(6.6, 1.9 * columns + 0.6), 2.1 * math.ceil(len(layers) / columns) + 0.9), layout="constrained")
     places = axes_of(figure, math.ceil(len(layers) / columns), columns)
+    # one scale for all panels, over the means: intervals of few images would squeeze them
+    top = max([1.05, *(1.05 * e["relative_error"]["mean"] for e in audit["table"] if e["relative_error"])])
     shown = []
     for n, (axes, layer) in enumerate(zip(places, layers)):
         for k, attacker in enumerate(attackers):
@@ -65,14 +67,14 @@ def noise_chart(report: Report) -> Drawing | None:
             axes.axhline(
                 report.baseline["relative_error"], color="#777777", linewidth=0.9, linestyle="--", label="mean colour"
             )
-        axes.set_ylim(0, max(1.05, axes.get_ylim()[1]))
+        axes.set_ylim(0, top)
         axes.set_title(fit(layer, 24))
         axes.tick_params(labelleft=n % columns == 0)
     for axes in places[len(layers) :]:
         axes.set_axis_off()
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=7)
     figure.supylabel("relative error", fontsize=8)
-    text = f"By the features' noise, relative to their size. Bars: {audit['interval']}. Hollow: not converged."
+    text = f"By relative noise. Bars: {audit['interval']}, cut at the frame. Hollow: not converged."
     caption(figure, report, text)
     return figure, _numbers(shown)
 
