@@ -4,6 +4,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+import cases
 from unconv.errors import UnconvError, UsageError
 from unconv.inversion.frozen_network import LayerFunction, SideInformation
 
@@ -242,6 +243,14 @@ def test_network_is_left_alone():
     assert all(p.requires_grad and p.grad is None for p in function.model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in function.model.state_dict().items())
     assert not any(module._forward_hooks for module in function.model.modules())
+
+
+def test_rounding_of_half_precision_is_no_randomness():
+    model, x = cases.autocast(), torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    function = LayerFunction(model, "b", x.shape[1:])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model.b(model.a(x).relu()).float()
+    assert (function(x) - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_side_information_of_another_network_is_refused():

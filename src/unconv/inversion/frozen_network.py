@@ -20,8 +20,11 @@ from unconv.conv_block import SideInfo
 from unconv.errors import UnconvError, UsageError
 from unconv.graph import as_input_of, evaluating, first_line
 from unconv.inversion.convolution import CONVOLUTIONS, fixed_convolution
+from unconv.linalg import tiny
 
 SIDE_INFO: tuple[SideInfo, ...] = ("none", "switches", "gates")
+TOLERANCE = 1e-3  # of the largest feature, between the network's own features and those that are followed
+ROUNDINGS = 8  # in the type of the features, where that is more: bfloat16 has three digits
 
 MAX_POOLS = {
     f"{kind}_pool{d}d{suffix}": f"{kind}_pool{d}d"
@@ -94,6 +97,7 @@ class LayerFunction:
     def _prepare(self, x: Tensor) -> None:
         try:
             own = self._run(x, None)
+            tolerance = max(TOLERANCE, ROUNDINGS * torch.finfo(self._precision).eps)
             mode = _NonlinearityMode()
             y = self(x.requires_grad_(), mode=mode)
         except UnconvError:
@@ -106,11 +110,17 @@ class LayerFunction:
         self.differentiable = y.requires_grad
         kinds = (True, mode.pools > 0, mode.activations > 0)
         self.side_info_kinds: tuple[SideInfo, ...] = tuple(k for k, there in zip(SIDE_INFO, kinds) if there)
-        if _differ(y, own):
+        if _difference(y, own) > tolerance:
             # some module drops what its in-place ReLU returns and goes on with what it gave in
             self._write_back = True
-            if _differ(self(x), own):
+            difference = _difference(self(x), own)
+            if _difference(self._run(x, None), own) > tolerance:
                 raise UnconvError(f"the forward pass up to {self.layer} does not give the same features twice")
+            if difference > tolerance:
+                raise UnconvError(
+                    f"features of {self.layer} differ by {difference:.2g} of their size from the network's own once "
+                    "its non-linearities are followed, so it cannot be inverted; in half precision, switch autocast off"
+                )
 
     def __call__(
         self, x: Tensor, known: SideInformation = NO_SIDE_INFORMATION, *, mode: _NonlinearityMode | None = None
@@ -201,6 +211,7 @@ class LayerFunction:
             raise UnconvError(f"layer {self.layer} gives shape {tuple(output.shape)}, whose first axis is no batch")
         if len(output) != len(x):
             output = output.unflatten(0, (len(x), -1))  # an axis folded into the batch: frames, windows
+        self._precision = output.dtype
         return output.to(torch.promote_types(output.dtype, x.dtype))
 
 
@@ -217,9 +228,10 @@ def _find(model: nn.Module, layer: str) -> tuple[nn.Module, list[Any]]:
     return modules[path], [] if layer in modules else [literal_eval(key) for key in keys]
 
 
-def _differ(a: Tensor, b: Tensor) -> bool:
+def _difference(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference in units of the largest value of the second tensor."""
     a, b = a.detach().nan_to_num(), b.detach().nan_to_num()
-    return bool((a - b).abs().max() > 1e-3 * b.abs().max())
+    return ((a - b).abs().max() / b.abs().max().clamp_min(tiny(b))).item()
 
 
 def _fixed_batch_norm(
