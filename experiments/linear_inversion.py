@@ -109,7 +109,8 @@ def main() -> None:
     fitted = time.process_time() - clock - drawn
     print(f"references {drawn:.1f} s, fit {fitted:.1f} s, {references.dropped} photographs dropped")
     result: dict[str, Any] = {"references_s": drawn, "fit_s": fitted, "count": len(x), "layers": {}}
-    result["options"] = {name: str(value) for name, value in vars(options).items() if name != "out"}
+    result["options"] = {name: str(value) for name, value in vars(options).items() if name not in {"images", "out"}}
+    result["options"]["images"] = options.images.name
     result["environment"] = {"torch": torch.__version__, "load": os.getloadavg()}
     for layer in options.layers:
         decoder = decoders[layer]

@@ -286,7 +286,8 @@ def document(cells: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
             "Random filters by table1.py: Gaussian, frozen, batch norm from 512 training images, features extracted "
             "once from the images (and from their mirror images where flips says so), a linear classifier on all of "
             "them by Adam. By table1_random.py (one epoch): filters of each block in a row, batch norm on both sides "
-            "of ReLU and pooling, maps averaged to 4x4 places and over mirror images, ridge regression. "
+            "of ReLU and pooling, maps averaged to 4x4 places and over mirror images, softmax regression (12 steps, "
+            "counted as one epoch). "
             "Learned filters: the same network trained whole, on flipped and shifted images.",
             f"Searched here: {searched}, by {HELD_OUT} held-out training images; the paper: sizes 3, 5, 7 and up to "
             "2048 channels. The networks measured are those trained without the held-out images, where images says "

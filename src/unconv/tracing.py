@@ -77,8 +77,8 @@ class Layers:
     def __str__(self) -> str:
         rows = [("layer", "kind", "input", "output", "conv block")]
         for la in self.layers:
-            shapes = ("x".join(map(str, shape)) for shape in (la.input_shape, la.shape))
-            rows.append((la.name, la.kind, *shapes, "yes" if la.block else ""))
+            given, shape = ("x".join(map(str, shape)) for shape in (la.input_shape, la.shape))
+            rows.append((la.name, la.kind, given, shape, "yes" if la.block else ""))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join([*lines, *(f"skipped {s.module}: {s.reason}" for s in self.skipped)])

@@ -352,7 +352,7 @@ def open_network(
     in_memory = None if images is None or _are_files(images) else images
     sources, paths = [], []
     if in_memory is None:  # listed before the model is built, which can take long
-        sources = [] if images is None else [images] if isinstance(images, str | Path) else list(images)
+        sources = [] if images is None else [images] if isinstance(images, str | Path) else list(images)  # pyright: ignore
         paths = find_images(sources) if sources else sample_photographs()  # pyright: ignore
     if isinstance(model, str):
         if preprocess is not None:
