@@ -31,8 +31,8 @@ NOTES = (
     "Random filters: Gaussian, frozen, batch norm from 512 training images, a linear classifier on features of the "
     "images and of their mirror images. Learned filters: the same network trained whole, on flipped and shifted "
     "images. All blocks of a network have the same size of filters and number of channels.",
-    "Two random blocks (experiments/table1_random.py): two networks of 64, then 512 filters side by side, maps averaged "
-    "to 4x4 places and over mirror images, softmax regression in 12 steps of its own solver, counted as one epoch.",
+    "Two random blocks (experiments/table1_random.py): two networks of 64, then 512 filters side by side, maps "
+    "averaged to 4x4 places and over mirror images, softmax regression in 12 steps of its own solver (one epoch).",
     "Searched here: sizes 3 and 5 and up to 1024 channels, by 5000 held-out training images; the paper: sizes 3, 5, 7 "
     "and up to 2048 channels.",
 )
