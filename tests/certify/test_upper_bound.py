@@ -222,8 +222,8 @@ def test_bad_input_is_one_line():
     for call, text in [
         (lambda: upper_bound(operator.with_weight(zero), "map", 2), "filter 2 of 4 is zero"),
         (lambda: upper_bound(operator.with_weight(broken), "map", 2), "filter 1 is not finite"),
-        (lambda: upper_bound(operator, "map", 5), "between 1 and their number, 4"),
-        (lambda: delta_bracket(operator, "map", 0), "between 1 and their number, 4"),
+        (lambda: upper_bound(operator, "map", 5), "from 1 to their number, 4"),
+        (lambda: delta_bracket(operator, "map", 0), "from 1 to their number, 4"),
     ]:
         with pytest.raises(UnconvError, match=text) as caught:
             call()

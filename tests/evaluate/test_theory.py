@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_a_note(network):
     block = example(network).blocks.get("3")
     found = certificate_document(network, block, 2, 10**6, [])
     assert found["delta_k"] is found["input"] is found["image"] is found["direction"] is None
-    assert "between 1 and their number" in found["notes"][0]
+    assert "from 1 to their number" in found["notes"][0]
 
 
 def test_places_that_overlapping_regions_share_count_once():

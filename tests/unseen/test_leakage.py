@@ -168,8 +168,8 @@ def test_intervals_cover_the_choice_of_images_where_there_are_some():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "give one of sigma, relative_sigma and bits"),
-        ({"sigma": 1.0, "bits": 8}, "give one of"),
+        ({}, "the noise is missing or given twice"),
+        ({"sigma": 1.0, "bits": 8}, "missing or given twice"),
         ({"sigma": -1.0}, "sigma is -1.0"),
         ({"sigma": float("nan")}, "sigma is nan"),
         ({"sigma": 1.0, "probes": 0}, "probes is 0"),
