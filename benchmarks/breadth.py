@@ -34,10 +34,11 @@ from unconv.tracing import Layers
 RESULTS = Path(__file__).with_suffix(".json")
 SIZE = 64
 # a forward pass needs more pixels here, or positions are learned for one size only
-SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70}
+SIZES: dict[str, int | None] = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70}
 SIZES |= {f"{TIMM}{name}": 224 for name in ("coat_lite_tiny", "coatnet_nano_rw_224", "convit_tiny")}
 SIZES |= {f"{TIMM}{name}": 224 for name in ("visformer_tiny", "vit_tiny_patch16_224")}
 SIZES |= {f"{TIMM}botnet26t_256": 256, f"{TIMM}inception_resnet_v2": 128, f"{TIMM}inception_v4": 128}
+SIZES[f"{TIMM}dm_nfnet_f0"] = None  # squashes images to its own size
 PASSES = 4  # of Gauss-Newton
 REFERENCES = 8  # images that linear decoders are fitted to
 SAMPLE = (
@@ -151,10 +152,11 @@ def attempt(model: str, folder: Path) -> dict[str, Any]:
     try:
         opened = open_network(model, size=size, limit=1)
         network, x = opened.network, opened.example()
+        row["size"] = x.shape[-1]
         layers, blocks = network.layers(x), network.conv_blocks(x)
         roles = three_layers(layers)
         chosen = list(dict.fromkeys(roles.values()))
-        fit_linear(network, opened.images, x, chosen, reference_folder=references(size, folder))
+        fit_linear(network, opened.images, x, chosen, reference_folder=references(x.shape[-1], folder))
         tasks = [Task(layer, method="linear") for layer in chosen]
         if layers.get(roles["last"]).gradient:
             tasks.append(Task(roles["last"], method="gauss-newton"))
