@@ -147,7 +147,7 @@ def invert(
         if images is not None or out is not None or ray is not None:
             raise UsageError("features come without images, out and ray; leave those out")
         return _invert_features(model, features, task, passes, budget, decoders, reference_images, config, options)
-    opened, progress = _open(model, images, options)
+    opened, progress = open_model(model, images, options)
     x = opened.example()
     network, stream = opened.network, opened.images
     task, notes = _existing(network, x, task)
@@ -365,7 +365,7 @@ def _report(
     for name, given in (("layers", layers), ("methods", methods), ("side_info", side_info)):
         if isinstance(given, str) and (name, given) != ("layers", "all"):
             raise UsageError(f"{name} is the text {given!r}; give a list of names, such as [{given!r}]")
-    opened, progress = _open(model, images, options)
+    opened, progress = open_model(model, images, options)
     x = opened.example()
     found = opened.network.layers(x)
     if not found.layers:
@@ -447,7 +447,7 @@ def layers(model: Model, image: Images | None = None, **options: Unpack[ModelOpt
     Returns:
         The layers, with their shapes; ``block`` says which are conv blocks.
     """
-    opened, _ = _open(model, image, options)
+    opened, _ = open_model(model, image, options)
     return opened.network.layers(opened.loaded.example() if image is None else opened.example())
 
 
@@ -467,7 +467,7 @@ def sparsity(
     """
     from unconv.evaluate.theory import sparsity_document
 
-    opened, progress = _open(model, images, options)
+    opened, progress = open_model(model, images, options)
     chosen = opened.blocks(opened.example(), blocks)
     statistics, skipped = _counted(opened, [b.name for b in chosen], None, progress)
     found = [{"layer": block.name} | sparsity_document(statistics, block.name) for block in chosen]
@@ -487,7 +487,7 @@ def coherence(model: Model, *, blocks: Sequence[str] | None = None, **options: U
     """
     from unconv.evaluate.theory import coherence_document
 
-    opened, _ = _open(model, None, options)
+    opened, _ = open_model(model, None, options)
     seed = options.get("seed", 0)
     chosen = opened.blocks(opened.loaded.example(), blocks)
     return {"blocks": [{"layer": block.name} | coherence_document(block, seed) for block in chosen]}
@@ -540,7 +540,7 @@ def rip(
             raise UsageError(f"{name} is {value!r}; use one of {', '.join(choices)}")
     if not 0 <= effort < float("inf"):
         raise UsageError(f"effort is {effort}; it multiplies work, so it is finite and at least 0")
-    opened, progress = _open(model, images, options)
+    opened, progress = open_model(model, images, options)
     chosen = opened.blocks(opened.example(), blocks)
     seed, skipped, statistics, of_images = options.get("seed", 0), [], None, {}
     if k is None:
@@ -606,7 +606,7 @@ def train_decoder(
     from unconv.evaluate.decoder_training import Recipe, train
 
     options = {"batch": 32, **options}  # pyright: ignore
-    opened, progress = _open(model, images, options)
+    opened, progress = open_model(model, images, options)
     batch, seed = options["batch"] or 32, options.get("seed", 0)
     recipe = Recipe(steps, batch, rate, held_out, crop, every, seed)
     recipe.check()
@@ -620,7 +620,21 @@ def train_decoder(
         run.close()
 
 
-def _open(model: Model, images: Images | None, options: ModelOptions) -> tuple[Opened, bool]:
+def open_model(model: Model, images: Images | None, options: ModelOptions) -> tuple[Opened, bool]:
+    """Open a model and images as the options say, for what is built on these functions.
+
+    Args:
+        model: As for ``invert``.
+        images: As for ``invert``.
+        options: The options of every function here.
+
+    Returns:
+        The model and the images, and whether progress is to be shown.
+
+    Raises:
+        UsageError: If there is no such option, or one has no effect here.
+        UnconvError: If the model or the images cannot be opened.
+    """
     arguments = dict(options)
     progress = bool(arguments.pop("progress", False))
     known = ModelOptions.__annotations__
@@ -836,7 +850,7 @@ def _invert_features(
     size = options.get("size")
     if isinstance(model, nn.Module) and size is None:
         raise UsageError("features do not tell the size of the images; give size")
-    opened, _ = _open(model, None, options)
+    opened, _ = open_model(model, None, options)
     x, run = opened.loaded.example(), InMemoryRun()
     opened.covered([task.layer], [task.layer])
     task, notes = _existing(opened.network, x, task)

@@ -12,10 +12,10 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from unconv.api import Model, ModelOptions
+from unconv.api import Model, ModelOptions, open_model
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.linear_fit import references_for, under_test
-from unconv.evaluate.network import Images, Opened, open_network
+from unconv.evaluate.network import Images, Opened
 from unconv.inversion.linear import fit_linear_decoders
 from unconv.unseen.attack import most_likely
 from unconv.unseen.image_prior import ImagePrior
@@ -134,16 +134,11 @@ def leakage(
     return replace(result, notes=tuple(notes))
 
 
-def open_images(
-    model: Model, layer: str, images: Images | None, options: ModelOptions, *, limit: int = LIMIT
-) -> tuple[Opened, Tensor]:
+def open_images(model: Model, layer: str, images: Images | None, options: ModelOptions) -> tuple[Opened, Tensor]:
     """Open a model and images of one size; return them and the images as the network receives them."""
-    arguments = {"limit": limit, **{name: value for name, value in options.items() if value is not None}}
-    arguments.pop("progress", None)
-    for name in arguments:
-        if name not in ModelOptions.__annotations__:
-            raise UsageError(f"there is no argument {name!r}; use some of {', '.join(ModelOptions.__annotations__)}")
-    opened = open_network(model, images, **arguments)  # pyright: ignore[reportArgumentType]
+    given = options.copy()
+    given["limit"] = LIMIT if options.get("limit") is None else options.get("limit")
+    opened, _ = open_model(model, images, given)
     opened.example()
     opened.covered([layer], [layer])
     inputs = list(itertools.chain.from_iterable(batch.inputs for batch in opened.images))

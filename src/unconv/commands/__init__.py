@@ -7,6 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from unconv import api
+from unconv.options import Audit, Report, parse_time
+
+
+def budget_of(options: Report | Audit) -> float | None:
+    """Return the seconds of a run, those of the API where neither a budget nor passes were given."""
+    budget = parse_time(options.budget)
+    return api.BUDGET if budget is None and options.passes is None else budget
+
 
 def print_skipped(images: Iterable[Mapping[str, str]]) -> None:
     """Name on stderr the images that were left out."""

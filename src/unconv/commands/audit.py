@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from unconv import api
-from unconv.commands import format_table
+from unconv.commands import budget_of, format_table
 from unconv.errors import UsageError
 from unconv.models import LoadedModel, load_model
-from unconv.options import Audit, address_of, command_line, parse_time
+from unconv.options import Audit, address_of, command_line
 
 MEANS = ("PSNR", "SSIM", "95 % interval", "worst", "same\nclass", "LPIPS")
 HEADER = ("layer", "attacker", "noise", "images", *MEANS, "status")
@@ -17,9 +17,6 @@ HEADER = ("layer", "attacker", "noise", "images", *MEANS, "status")
 
 def run(options: Audit) -> tuple[dict[str, Any], str]:
     """Attack, and write the page; return the JSON document and its text."""
-    budget = parse_time(options.budget)
-    if budget is None and options.passes is None:
-        budget = api.BUDGET
     result = api.audit(
         options.model,
         options.images or None,
@@ -28,7 +25,7 @@ def run(options: Audit) -> tuple[dict[str, Any], str]:
         judge=_judge(options.judge),
         out=options.out,
         passes=options.passes,
-        budget=budget,
+        budget=budget_of(options),
         pictures=options.pictures,
         decoders=options.decoders or None,
         reference_images=options.reference_images,

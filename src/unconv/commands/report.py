@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from unconv import api
-from unconv.commands import format_table
-from unconv.options import Report, address_of, command_line, parse_time
+from unconv.commands import budget_of, format_table
+from unconv.options import Report, address_of, command_line
 
 SHOWN = 3  # modules left out that are named in the terminal
 
 
 def run(options: Report) -> tuple[dict[str, Any], str]:
     """Measure, invert, and write the page; return the JSON document and its text."""
-    budget = parse_time(options.budget)
-    if budget is None and options.passes is None:
-        budget = api.BUDGET
     result = api.report(
         options.model,
         options.images or None,
@@ -24,7 +21,7 @@ def run(options: Report) -> tuple[dict[str, Any], str]:
         methods=options.methods or None,
         side_info=options.side_info or None,
         passes=options.passes,
-        budget=budget,
+        budget=budget_of(options),
         region=options.region,
         samples=options.samples,
         pictures=options.pictures,
