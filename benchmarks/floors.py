@@ -183,7 +183,7 @@ def jacobian_products(model: nn.Module, image: Tensor) -> Iterator[Row]:
 
 def rip_sampling() -> Iterator[Row]:
     """Ratios of Figure 2's layer, codes drawn: bare, dense transposed convolutions of codes that are there already."""
-    samples, dense = 4096, 512
+    samples, dense = 20480, 512  # of the paper's figure, about
     for dtype in (torch.float64, torch.float32):
         operator = SIZES.operator(0).to(dtype)
         z = torch.randn(dense, *operator.output_shape, generator=torch.Generator().manual_seed(0)).to(dtype)

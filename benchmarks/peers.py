@@ -28,12 +28,16 @@ from unconv.decode.linear_system import equations
 from unconv.evaluate.run_directory import environment
 from unconv.inversion.frozen_network import LayerFunction
 from unconv.inversion.invert import invert_features
+from unconv.inversion.linear import fit_linear_decoders
+from unconv.inversion.reference_images import reference_images
 from unconv.io import write_json
 from unconv.linalg import relative_norm
 from unconv.measure.rip import draw_codes
 from unconv.paper.fig2 import SIZES
+from unconv.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from unconv.recover import htp
 from unconv.sparsity import Pooled
+from unconv.stationary import StationaryPreconditioner
 from unconv.tracing import capture_inputs
 
 SLACK = 1.05  # how near to the best error that a peer reaches counts as reaching it
@@ -188,6 +192,13 @@ def image_problem(side: int) -> Iterator[Row]:
     for layer in layers:
         h = layer(h).relu()
     switches = F.max_pool2d(h, 2, return_indices=True)[1].flatten(2)
+    # ours as unconv.invert works: what is fitted once per network is not on the clock
+    pixels = reference_images(image.shape[1:], exclude=image).images
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    references = (pixels - mean) / std
+    decoder = fit_linear_decoders(lambda x: {POOL_1: function(x)}, references.split(8), [POOL_1])[POOL_1]
+    assert decoder.residuals is not None
+    preconditioner = StationaryPreconditioner.of(function, references, decoder.residuals, decoder.weights.stride)
     for side_info in ("none", "switches"):
         known = function.record(image, side_info)
 
@@ -220,7 +231,9 @@ def image_problem(side: int) -> Iterator[Row]:
             return unit * z.detach()
 
         def ours(passes: int, known: Any = known) -> Tensor:
-            return invert_features(function, features, known, passes=passes).estimate
+            return invert_features(
+                function, features, known, passes=passes, decoder=decoder, preconditioner=preconditioner
+            ).estimate
 
         def error(estimate: Tensor) -> float:
             return relative_norm(estimate - image, image).item()
