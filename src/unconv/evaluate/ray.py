@@ -23,7 +23,7 @@ class RayCluster:
     def __init__(self, address: str | None = None) -> None:
         """Connect; ``address``: ``None`` or ``"local"`` starts one on this machine."""
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UnconvError("Ray is not installed; pip install 'unconv[ray]', or leave out ray") from None
         self.ray: Any = ray
