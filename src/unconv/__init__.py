@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unconv.adapters import to_deepinv, to_pylops, to_scipy
-    from unconv.api import audit, invert, layers, report
+    from unconv.api_invert import invert, layers
+    from unconv.api_report import audit, report
     from unconv.api_unseen import leakage
     from unconv.block_extraction import find_conv_blocks
     from unconv.conv_block import ConvBlock, ConvBlocks
@@ -56,7 +57,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("audit", "invert", "layers", "report"),
+    "api_invert": ("invert", "layers"),
+    "api_report": ("audit", "report"),
     "api_unseen": ("leakage",),
     "adapters": ("to_deepinv", "to_pylops", "to_scipy"),
     "errors": ("UnconvError", "UsageError"),

@@ -12,7 +12,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from unconv.api import Model, ModelOptions, open_model
+from unconv.api_options import Model, ModelOptions, open_model
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.linear_fit import references_for, under_test
 from unconv.evaluate.network import Images, Opened

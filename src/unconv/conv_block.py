@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unconv import html_repr
 from unconv.errors import UnconvError, UsageError
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.sparsity import AveragePool, Code, Pooled, Window
@@ -84,6 +83,8 @@ class ConvBlock:
         return f"ConvBlock({self.name}: {self.kind}, {self.input_shape} -> {self.code_shape})"
 
     def _repr_html_(self) -> str:
+        from unconv import html_repr
+
         weight = self.operator.weight
         rows = {
             "conv block": self.name,
@@ -202,6 +203,8 @@ class ConvBlocks:
         return len(self.blocks)
 
     def _repr_html_(self) -> str:
+        from unconv import html_repr
+
         table = html_repr.grid(
             ("conv block", "parts", "input", "code", "reads"),
             [(b.name, b.kind, b.input_shape, b.code_shape, b.source) for b in self.blocks],

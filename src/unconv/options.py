@@ -16,14 +16,14 @@ from unconv.errors import UsageError
 SideInfo = Literal["none", "switches", "gates"]
 Method = Literal["linear", "gauss-newton", "gradient", "decoder", "iht", "transpose", "min-norm", "convex"]
 Ray = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[ADDRESS]")]
-MODEL_KEYWORDS = ("weights", "size", "mean", "std", "batch", "limit", "device", "seed")
+Several = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--layer",))]
+OneOrSeveral = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--layers",))]
+NO_ARGUMENT = {"model", "name", "layer", "json", "debug"}
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def parse_time(text: str | None) -> float | None:
+def parse_time(text: str) -> float:
     """Return the seconds of a time such as ``"90"``, ``"90s"``, ``"10m"`` or ``"1.5h"``."""
-    if text is None:
-        return None
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh]?)", text.strip().lower())
     seconds = float(found[1]) * SECONDS[found[2]] if found else 0.0
     if not 0 < seconds < math.inf:
@@ -59,9 +59,13 @@ class ModelOptions:
     debug: bool = False
 
     def keywords(self) -> dict[str, Any]:
-        """Return the keyword arguments that every function of ``unconv.api`` takes."""
-        given = {name: getattr(self, name) for name in MODEL_KEYWORDS if hasattr(self, name)}
-        return given | {"progress": True}
+        """Return the arguments of the verb's function, those that were given, but for the model and the layer."""
+        given = {name: value for name, value in vars(self).items() if name not in NO_ARGUMENT and value is not None}
+        given = {name: value for name, value in given.items() if value != () or name == "ray"}
+        for name, read in (("budget", parse_time), ("ray", address_of)):
+            if name in given:
+                given[name] = read(given[name])
+        return given | {"progress": True} | ({"layers": "all"} if given.get("layers") == ("all",) else {})
 
 
 @dataclass(frozen=True)
@@ -80,43 +84,53 @@ class ImageOptions(ModelOptions):
 
 
 @dataclass(frozen=True)
-class Report(ImageOptions):
-    """Measure what layers keep of images and invert them; write a page with pictures and plots.
+class RunOptions(ImageOptions):
+    """What every verb takes besides that reconstructs images.
 
     Attributes:
-        out: Run directory; the same command goes on from what is finished. Named after the settings where not given.
-        layers: Only these layers, or "all"; 6 to 8 spread over the depth where not given.
-        methods: Only these methods: some of linear, gauss-newton, gradient, and those of a block's input.
-        side_info: Only these: none, switches (positions of maxima), gates (activation pattern); all that the network
-            has where not given.
-        budget: Time to take, such as 90s, 10m or 1h; 10m where neither it nor --passes is given.
-        passes: Passes per image instead of a time, to repeat a run exactly.
-        region: Side of the pooling imposed where the paper's code meets a conv block without pooling.
-        samples: Random codes of the sampled model-RIP.
-        pictures: Number of images whose reconstructions are kept as pictures.
-        control: "random" shows beside it what a linear decoder explains of the network with random weights.
-        decoders: Decoders fitted before: files, or a folder.
+        out: Run directory; the same command goes on from what is finished. report and audit name one after the
+            settings where not given.
+        budget: Time to take, such as 90s, 10m or 1h; report and audit take 10m where neither it nor --passes is given.
+        passes: Passes per image instead of a time, to repeat a run exactly: a forward and a backward pass each.
+        decoders: Decoders fitted before: files from unconv train-decoder, or a folder.
         reference_images: Folder of images that linear decoders are fitted to; packaged photographs where not given.
         ray: Compute on Ray: a local cluster, or the one at ADDRESS.
     """
 
     out: Path | None = None
-    layers: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    side_info: tuple[SideInfo, ...] = ()
     budget: str | None = None
     passes: int | None = None
-    region: int = 2
-    samples: int = 50
-    pictures: int = 10
-    control: Literal["random"] | None = None
     decoders: tuple[Path, ...] = ()
     reference_images: Path | None = None
     ray: Ray = None
 
 
 @dataclass(frozen=True)
-class Audit(ImageOptions):
+class Report(RunOptions):
+    """Measure what layers keep of images and invert them; write a page with pictures and plots.
+
+    Attributes:
+        layers: Only these layers, or "all"; 6 to 8 spread over the depth where not given.
+        methods: Only these methods: some of linear, gauss-newton, gradient, and those of a block's input.
+        side_info: Only these: none, switches (positions of maxima), gates (activation pattern); all that the network
+            has where not given.
+        region: Side of the pooling imposed where the paper's code meets a conv block without pooling.
+        samples: Random codes of the sampled model-RIP.
+        pictures: Number of images whose reconstructions are kept as pictures.
+        control: "random" shows beside it what a linear decoder explains of the network with random weights.
+    """
+
+    layers: Several = ()
+    methods: tuple[str, ...] = ()
+    side_info: tuple[SideInfo, ...] = ()
+    region: int = 2
+    samples: int = 50
+    pictures: int = 10
+    control: Literal["random"] | None = None
+
+
+@dataclass(frozen=True)
+class Audit(RunOptions):
     """What attackers get of images out of the features of split points; write a page with a chart, a table, and text.
 
     Attributes:
@@ -124,25 +138,13 @@ class Audit(ImageOptions):
         noise: Levels of Gaussian noise on the features as a defence, relative to their size, such as 0.1 0.3.
         judge: A classifier that is asked whether a reconstruction keeps the image's top-1 class, and its weights; the
             model itself, where it is one, if not given.
-        out: Run directory; the same command goes on from what is finished. Named after the settings where not given.
-        budget: Time to take, such as 90s, 10m or 1h; 10m where neither it nor --passes is given.
-        passes: Passes per image instead of a time, to repeat a run exactly.
         pictures: Number of images whose reconstructions are kept as pictures.
-        decoders: Trained decoders as attackers: files from unconv train-decoder.
-        reference_images: Folder of images that linear decoders are fitted to; packaged photographs where not given.
-        ray: Compute on Ray: a local cluster, or the one at ADDRESS.
     """
 
-    layers: tuple[str, ...] = ()
+    layers: Several = ()
     noise: tuple[float, ...] = ()
     judge: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL [WEIGHTS]")] = ()
-    out: Path | None = None
-    budget: str | None = None
-    passes: int | None = None
     pictures: int = 10
-    decoders: tuple[Path, ...] = ()
-    reference_images: Path | None = None
-    ray: Ray = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Layers(ModelOptions):
 
 
 @dataclass(frozen=True)
-class Invert(ImageOptions):
+class Invert(RunOptions):
     """Recover the image, or a conv block's own input, from what a layer gives.
 
     Attributes:
@@ -171,15 +173,9 @@ class Invert(ImageOptions):
         code: What the network computes, or the paper's code (Table 3): unit filters, no bias, magnitude pooling.
         region: Side of the pooling imposed on a conv block that has none.
         k: Regions kept of the paper's code.
-        passes: Passes per image: one forward and one backward pass up to the layer each.
-        budget: Time to take in place of passes, such as 90s, 10m or 1h.
-        decoders: Decoders fitted before: files, or a folder.
-        reference_images: Folder of images that linear decoders are fitted to; packaged photographs where not given.
-        out: Run directory for results and pictures; the same command goes on from what is finished.
-        ray: Compute on Ray: a local cluster, or the one at ADDRESS.
     """
 
-    layer: tuple[str, ...] = ()
+    layer: OneOrSeveral = ()
     features: Path | None = None
     recover: Literal["image", "input"] = "image"
     method: Method | None = None
@@ -187,23 +183,22 @@ class Invert(ImageOptions):
     code: Literal["network", "paper"] = "network"
     region: int | None = None
     k: int | None = None
-    passes: int | None = None
-    budget: str | None = None
-    decoders: tuple[Path, ...] = ()
-    reference_images: Path | None = None
-    out: Path | None = None
-    ray: Ray = None
 
 
 @dataclass(frozen=True)
-class Sparsity(ImageOptions):
-    """Share of non-zeros of every conv block after activation and after pooling, over images (Table 2).
+class BlockOptions(ImageOptions):
+    """What every verb takes besides that measures conv blocks over images.
 
     Attributes:
         blocks: Only these conv blocks, by module path.
     """
 
     blocks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sparsity(BlockOptions):
+    """Share of non-zeros of every conv block after activation and after pooling, over images (Table 2)."""
 
 
 @dataclass(frozen=True)
@@ -218,11 +213,10 @@ class Coherence(ModelOptions):
 
 
 @dataclass(frozen=True)
-class Rip(ImageOptions):
+class Rip(BlockOptions):
     """Sampled ratios ||W^T z|| / ||z|| of codes at the measured sparsity (Figure 3), and bounds of delta_k.
 
     Attributes:
-        blocks: Only these conv blocks, by module path.
         k: Number of active regions; from the measured sparsity where not given.
         region: Side of the pooling imposed on a conv block that has none.
         samples: Number of random codes.
@@ -231,7 +225,6 @@ class Rip(ImageOptions):
         effort: Work of the search for the lower bound; 0 samples only, without a certified upper bound.
     """
 
-    blocks: tuple[str, ...] = ()
     k: int | None = None
     region: int = 2
     samples: int = 1000
@@ -256,7 +249,7 @@ class TrainDecoder(ImageOptions):
         out: Run directory; the same command goes on from its last checkpoint. Named after the settings where not given.
     """
 
-    layer: str = ""
+    layer: Annotated[str, tyro.conf.arg(aliases=("--layers",))] = ""
     batch: int = 32
     steps: int = 2000
     rate: float = 2e-3
@@ -281,7 +274,7 @@ class Unseen(ImageOptions):
             photographs where not given.
     """
 
-    layer: tuple[str, ...] = ()
+    layer: OneOrSeveral = ()
     sigma: float | None = None
     relative_sigma: float | None = None
     bits: int | None = None
@@ -309,14 +302,13 @@ Experiment = Literal[
 
 
 @dataclass(frozen=True)
-class Reproduce(ImageOptions):
+class Reproduce(BlockOptions):
     """A table or figure of the paper, ours beside theirs; with "all" everything that runs for the model, as a page.
 
     Attributes:
         model: The network, as for every verb; vgg16 has the paper's weights from torch's cache, or give --weights;
             cifar-vgg sees images at its own 32 pixels where --size is not given.
         name: Which one.
-        blocks: Only these conv blocks, by module path.
         draws: Random codes of fig2.
         samples: Random codes of fig3 and thm33.
         recovered: Images whose codes Algorithm 2 finds for fig3.
@@ -330,7 +322,6 @@ class Reproduce(ImageOptions):
 
     model: str = "vgg16"
     name: tyro.conf.Positional[Experiment] = "all"
-    blocks: tuple[str, ...] = ()
     draws: int = 20_000
     samples: int = 1000
     recovered: int = 4
@@ -386,8 +377,8 @@ def command_line(verb: str, options: Any) -> str:
     return shlex.join(line)
 
 
-def address_of(ray: tuple[str, ...] | None) -> str | None:
+def address_of(ray: tuple[str, ...]) -> str:
     """Return the address of ``--ray [ADDRESS]``; ``"local"`` for a cluster of this machine."""
-    if ray is not None and len(ray) > 1:
+    if len(ray) > 1:
         raise UsageError(f"--ray takes at most one address, not {' '.join(ray)}; put MODEL before --ray")
-    return None if ray is None else (*ray, "local")[0]
+    return (*ray, "local")[0]

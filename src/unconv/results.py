@@ -6,21 +6,38 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import Tensor
 
-from unconv import html_repr
 from unconv.errors import UnconvError
 from unconv.images import SkippedImage
+
+if TYPE_CHECKING:
+    from unconv.html_repr import Markup
 
 SHOWN = 8  # images
 EDGE = 160  # pixels of a picture in a report's table
 MEANS = ("relative_error", "psnr", "ssim", "feature_error", "seconds", "passes")
 COLUMNS = (*MEANS, "status")
+
+
+def _of_rows(name: str, says: str) -> Any:
+    """Return a property: one entry per image."""
+    return property(lambda self: tuple(row.get(name) for row in self.rows), doc=says)
+
+
+def _numbers(name: str, says: str) -> Any:
+    """Return a property: one number per image, shape ``(N,)``, float64, NaN where there is none."""
+
+    def read(self: InvertResult) -> Tensor:
+        values = [row.get(name) for row in self.rows]
+        return torch.tensor([float("nan") if v is None else v for v in values], dtype=torch.float64)
+
+    return property(read, doc=f"{says} Shape ``(N,)``, float64, NaN where there is none.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,21 +50,13 @@ class InvertResult:
         code: ``"network"`` or ``"paper"``.
         method: The method.
         side_info: What was given besides the features.
-        files: Names of the images.
         estimates: What was recovered of each image, as the network counts, not pixels; NaN where nothing was.
             Shape ``(*shape)`` each.
         references: What it should be, the same shapes; ``None`` where features were given without images.
-        relative_error: ``||estimate - reference|| / ||reference||``. Shape ``(N,)``, float64, NaN where there is none.
-        psnr: Decibels, on pixels in ``[0, 1]``; NaN where no image was recovered, or it is exact. Shape ``(N,)``.
-        ssim: Structural similarity, likewise.
-        feature_error: ``||f(estimate) - features|| / ||features||``, where features were given. Shape ``(N,)``.
-        seconds: Time of each image. Shape ``(N,)``.
-        passes: Forward and backward passes made for each image; ``None`` for methods that make none.
-        status: How the solver ended for each image (``"converged"``, or why not), or why there is no result.
+        rows: The numbers of each image, as rows of ``results.parquet``.
         skipped: Images that were left out.
         notes: Remarks, such as side information that the network does not have.
         pictures: Original and reconstruction of each image in pixels, where an image was recovered.
-        rows: The same numbers as rows of ``results.parquet``.
     """
 
     layer: str
@@ -55,20 +64,21 @@ class InvertResult:
     code: str
     method: str
     side_info: str
-    files: tuple[str, ...]
     estimates: tuple[Tensor, ...]
     references: tuple[Tensor | None, ...]
-    relative_error: Tensor
-    psnr: Tensor
-    ssim: Tensor
-    feature_error: Tensor
-    seconds: Tensor
-    passes: tuple[int | None, ...]
-    status: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...] = field(repr=False)
     skipped: tuple[SkippedImage, ...] = ()
     notes: tuple[str, ...] = ()
     pictures: tuple[tuple[Tensor | None, Tensor] | None, ...] = field(default=(), repr=False)
-    rows: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+
+    files = _of_rows("file", "Names of the images.")
+    status = _of_rows("status", "How the solver ended for each image, or why there is no result.")
+    passes = _of_rows("passes", "Passes made for each image; ``None`` for methods that make none.")
+    relative_error = _numbers("relative_error", "``||estimate - reference|| / ||reference||``.")
+    psnr = _numbers("psnr", "Decibels, on pixels in ``[0, 1]``; NaN too where the image is exact.")
+    ssim = _numbers("ssim", "Structural similarity, on pixels in ``[0, 1]``.")
+    feature_error = _numbers("feature_error", "``||f(estimate) - features|| / ||features||``, of features alone.")
+    seconds = _numbers("seconds", "Time of each image.")
 
     @property
     def estimate(self) -> Tensor:
@@ -120,17 +130,19 @@ class InvertResult:
         return f"{what} from {self.layer} by {self.method}, side information {self.side_info}{code}"
 
     def _repr_html_(self) -> str:
+        from unconv import html_repr
+
+        shown = ("relative_error", "psnr", "ssim", "status")
+        rows = [(r["file"], *self._shown(i), *map(r.get, shown)) for i, r in enumerate(self.rows[:SHOWN])]
+        rest = len(self.rows) - len(rows)
+        mean = {**self.document()["summary"], "status": f"and {rest} more images" if rest > 0 else ""}
+        rows.append(("mean", None, None, *map(mean.get, shown)))
         header = ("image", "true", "recovered", "relative error", "PSNR", "SSIM", "status")
-        rows = []
-        for i, name in enumerate(self.files[:SHOWN]):
-            numbers = (self._number(values, i) for values in (self.relative_error, self.psnr, self.ssim))
-            rows.append((name, *self._shown(i), *numbers, self.status[i]))
-        rest = len(self.files) - len(rows)
-        mean = tuple(self._mean(values) for values in (self.relative_error, self.psnr, self.ssim))
-        rows.append(("mean", None, None, *mean, f"and {rest} more images" if rest > 0 else ""))
         return f"<p>{html_repr.escape(self._title())}</p>{html_repr.grid(header, rows)}"
 
-    def _shown(self, i: int) -> tuple[html_repr.Markup | None, html_repr.Markup | None]:
+    def _shown(self, i: int) -> tuple[Markup | None, Markup | None]:
+        from unconv import html_repr
+
         pair = self.pictures[i] if self.pictures else None
         if pair is not None and html_repr.is_picture(pair[1][None]):
             true = None if pair[0] is None else html_repr.picture(pair[0], "original")
@@ -140,14 +152,6 @@ class InvertResult:
             return None, None
         true, recovered = (x[:SHOWN].unsqueeze(1) for x in (reference, self.estimates[i]))
         return html_repr.mosaic(true, "first channels of the truth"), html_repr.mosaic(recovered, "and of the estimate")
-
-    @staticmethod
-    def _number(values: Tensor, i: int) -> float | None:
-        return None if values[i].isnan() else values[i].item()
-
-    @staticmethod
-    def _mean(values: Tensor) -> float | None:
-        return None if values.isnan().all() else values.nanmean().item()
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +180,8 @@ class ReportResult:
         return f"ReportResult({len(self.layers)} layers, page {self.page})"
 
     def _repr_html_(self) -> str:
+        from unconv import html_repr
+
         header = ("layer", "features", "image recovered", "linear error", "best error", "by")
         body = []
         for layer in self.layers:
@@ -188,7 +194,9 @@ class ReportResult:
         address = html_repr.escape(self.page.resolve().as_uri())
         return f'<p>Report: <a href="{address}">{page}</a></p>{html_repr.grid(header, body)}'
 
-    def _picture(self, layer: str, best: dict[str, Any] | None) -> html_repr.Markup | None:
+    def _picture(self, layer: str, best: dict[str, Any] | None) -> Markup | None:
+        from unconv import html_repr
+
         if best is None:
             return None
         task = {key: best[key] for key in ("recover", "code", "method", "side_info")} | {"layer": layer}

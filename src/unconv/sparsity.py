@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unconv import html_repr
 from unconv.errors import UsageError
 from unconv.linalg import column
 from unconv.operators import per_axis
@@ -200,6 +199,8 @@ class Code:
         return f"Code({kind} {tuple(self.values.shape)} of {self.shape}, {nonzero} non-zero)"
 
     def _repr_html_(self) -> str:
+        from unconv import html_repr
+
         kind, nonzero = self._described()
         rows: dict[str, object] = {
             "inputs": len(self.values),

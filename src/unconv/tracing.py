@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unconv import html_repr
 from unconv.block_extraction import find_conv_blocks
 from unconv.conv_block import ConvBlocks, Skipped
 from unconv.errors import UnconvError, UsageError
@@ -84,6 +83,8 @@ class Layers:
         return "\n".join([*lines, *(f"skipped {s.module}: {s.reason}" for s in self.skipped)])
 
     def _repr_html_(self) -> str:
+        from unconv import html_repr
+
         rows = [(la.name, la.kind, la.input_shape, la.shape, "yes" if la.block else "") for la in self.layers]
         skipped = html_repr.grid(("left out", "why"), [(s.module, s.reason) for s in self.skipped])
         table = html_repr.grid(("layer", "kind", "input", "features", "conv block"), rows)

@@ -1,4 +1,4 @@
-"""One short file per verb: the arguments of a function of ``unconv.api``, and its result as a document and as text."""
+"""One short file per verb: a function of ``unconv.api``, called with options; its result as a document and as text."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
-
-from unconv import api
-from unconv.options import Audit, Report, parse_time
-
-
-def budget_of(options: Report | Audit) -> float | None:
-    """Return the seconds of a run, those of the API where neither a budget nor passes were given."""
-    budget = parse_time(options.budget)
-    return api.BUDGET if budget is None and options.passes is None else budget
 
 
 def print_skipped(images: Iterable[Mapping[str, str]]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unconv import api
-from unconv.commands import budget_of, format_table
+from unconv.api_report import audit
+from unconv.commands import format_table
 from unconv.errors import UsageError
 from unconv.models import LoadedModel, load_model
-from unconv.options import Audit, address_of, command_line
+from unconv.options import Audit, command_line
 
 MEANS = ("PSNR", "SSIM", "95 % interval", "worst", "same\nclass", "LPIPS")
 HEADER = ("layer", "attacker", "noise", "images", *MEANS, "status")
@@ -17,22 +17,8 @@ HEADER = ("layer", "attacker", "noise", "images", *MEANS, "status")
 
 def run(options: Audit) -> tuple[dict[str, Any], str]:
     """Attack, and write the page; return the JSON document and its text."""
-    result = api.audit(
-        options.model,
-        options.images or None,
-        layers="all" if options.layers == ("all",) else options.layers or None,
-        noise=options.noise,
-        judge=_judge(options.judge),
-        out=options.out,
-        passes=options.passes,
-        budget=budget_of(options),
-        pictures=options.pictures,
-        decoders=options.decoders or None,
-        reference_images=options.reference_images,
-        command=command_line("audit", options),
-        ray=address_of(options.ray),
-        **options.keywords(),
-    )
+    arguments = options.keywords() | {"judge": _judge(options.judge), "command": command_line("audit", options)}
+    result = audit(options.model, **arguments)
     return result.document, _text(result.document, result.page)
 
 
@@ -44,9 +30,9 @@ def _judge(words: tuple[str, ...]) -> LoadedModel | None:
 
 
 def _text(document: Mapping[str, Any], page: Any) -> str:
-    audit = document["audit"]
+    found = document["audit"]
     rows = []
-    for entry in audit["table"]:
+    for entry in found["table"]:
         psnr, ssim, lpips = (entry[name] or {} for name in ("psnr", "ssim", "lpips"))
         ends = None if ssim.get("low") is None else f"{ssim['low']:.3f} to {ssim['high']:.3f}"
         rows.append((
@@ -55,13 +41,13 @@ def _text(document: Mapping[str, Any], page: Any) -> str:
             entry["status"],
         ))
     kept = [i for i in range(len(HEADER)) if any(row[i] is not None for row in rows)]
-    flat = audit["mean_colour"]
+    flat = found["mean_colour"]
     lines = [
         format_table([HEADER[i] for i in kept], [[row[i] for i in kept] for row in rows]),
-        f"interval: {audit['interval']}, and worst: the most exposed image, of SSIM; "
+        f"interval: {found['interval']}, and worst: the most exposed image, of SSIM; "
         "same class: share of images whose top-1 class is kept; the mean colour alone: "
         f"SSIM {flat['ssim'] or 0:.3f}, PSNR {flat['psnr'] or 0:.1f} dB",
     ]
     for key, title in (("can_conclude", "What can be concluded"), ("cannot_conclude", "What cannot")):
-        lines += ["", f"{title}:", *(f"  {sentence}" for sentence in audit[key])]
+        lines += ["", f"{title}:", *(f"  {sentence}" for sentence in found[key])]
     return "\n".join([*lines, "", f"page: {page}"])

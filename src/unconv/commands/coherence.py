@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from unconv import api
+from unconv.api_blocks import coherence
 from unconv.commands import format_table
 from unconv.options import Coherence
 
@@ -14,6 +14,6 @@ COLUMNS = tuple(product(("learned", "random"), ("signed", "absolute", "shifted")
 
 def run(options: Coherence) -> tuple[dict[str, Any], str]:
     """Measure the coherence of every conv block's filters; return the JSON document and its text."""
-    document = api.coherence(options.model, blocks=options.blocks or None, **options.keywords())
+    document = coherence(options.model, **options.keywords())
     rows = [(block["layer"], *(block[bank][kind] for bank, kind in COLUMNS)) for block in document["blocks"]]
     return document, format_table(("layer", *map(" ".join, COLUMNS)), rows)

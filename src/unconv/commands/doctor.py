@@ -85,7 +85,7 @@ def _find_devices(devices: list[dict[str, str]]) -> str:
 
 
 def _invert(device: str) -> str:
-    from unconv.api import invert
+    from unconv.api_invert import invert
 
     result = invert("cifar-vgg", LAYER, size=32, limit=1, device=device)
     error, seconds = result.relative_error.item(), result.seconds.item()

@@ -9,10 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unconv import api
+from unconv.api_invert import invert
 from unconv.commands import format_table, print_skipped
 from unconv.errors import UnconvError, UsageError
-from unconv.options import Invert, address_of, parse_time
+from unconv.options import Invert
 from unconv.results import COLUMNS
 
 
@@ -27,25 +27,12 @@ def run(options: Invert) -> tuple[dict[str, Any], str]:
 
 
 def _invert(options: Invert, layer: str, several: bool) -> dict[str, Any]:
-    document = api.invert(
-        options.model,
-        layer,
-        options.images or None,
-        features=None if options.features is None else read_features(options.features, layer),
-        method=options.method,
-        side_info=options.side_info,
-        recover=options.recover,
-        code=options.code,
-        region=options.region,
-        k=options.k,
-        passes=options.passes,
-        budget=parse_time(options.budget),
-        decoders=options.decoders or None,
-        reference_images=options.reference_images,
-        out=options.out / layer if options.out is not None and several else options.out,
-        ray=address_of(options.ray),
-        **options.keywords(),
-    ).document()
+    arguments = options.keywords()
+    if options.features is not None:
+        arguments["features"] = read_features(options.features, layer)
+    if options.out is not None and several:
+        arguments["out"] = options.out / layer
+    document = invert(options.model, layer, **arguments).document()
     print_skipped(document["skipped"])
     return document
 

@@ -4,34 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from unconv import api
-from unconv.commands import budget_of, format_table
-from unconv.options import Report, address_of, command_line
+from unconv.api_report import report
+from unconv.commands import format_table
+from unconv.options import Report, command_line
 
 SHOWN = 3  # modules left out that are named in the terminal
 
 
 def run(options: Report) -> tuple[dict[str, Any], str]:
     """Measure, invert, and write the page; return the JSON document and its text."""
-    result = api.report(
-        options.model,
-        options.images or None,
-        out=options.out,
-        layers="all" if options.layers == ("all",) else options.layers or None,
-        methods=options.methods or None,
-        side_info=options.side_info or None,
-        passes=options.passes,
-        budget=budget_of(options),
-        region=options.region,
-        samples=options.samples,
-        pictures=options.pictures,
-        control=options.control,
-        decoders=options.decoders or None,
-        reference_images=options.reference_images,
-        command=command_line("report", options),
-        ray=address_of(options.ray),
-        **options.keywords(),
-    )
+    result = report(options.model, **options.keywords(), command=command_line("report", options))
     return result.document, _text(result.document, result.page)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unconv import api
+from unconv.api_blocks import rip
 from unconv.commands import format_table, print_skipped
 from unconv.options import Rip
 
@@ -17,18 +17,7 @@ nothing."""
 
 def run(options: Rip) -> tuple[dict[str, Any], str]:
     """Sample ratios ``||W^T z|| / ||z||`` of every conv block, and bound ``delta_k``; return document and text."""
-    document = api.rip(
-        options.model,
-        options.images or None,
-        blocks=options.blocks or None,
-        k=options.k,
-        region=options.region,
-        samples=options.samples,
-        boundary=options.boundary,
-        filters=options.filters,
-        effort=options.effort,
-        **options.keywords(),
-    )
+    document = rip(options.model, **options.keywords())
     print_skipped(document["skipped"])
     header = ("layer", "k", "p01", "p50", "p99", "lower bound", "upper bound", "how")
     rows = [

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from unconv import api
+from unconv.api_blocks import sparsity
 from unconv.commands import format_table, print_skipped
 from unconv.options import Sparsity
 
 
 def run(options: Sparsity) -> tuple[dict[str, Any], str]:
     """Count non-zeros; return the JSON document and its text."""
-    document = api.sparsity(options.model, options.images or None, blocks=options.blocks or None, **options.keywords())
+    document = sparsity(options.model, **options.keywords())
     print_skipped(document["skipped"])
     rows = [(block["layer"], block["activation"], block["pooled"]) for block in document["blocks"]]
     return document, format_table(("layer", "activation %", "pooled %"), rows)

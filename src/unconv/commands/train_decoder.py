@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unconv import api
+from unconv.api_blocks import train_decoder
 from unconv.commands import format_table, print_skipped
 from unconv.errors import UsageError
 from unconv.options import TrainDecoder
@@ -19,18 +19,7 @@ def run(options: TrainDecoder) -> tuple[dict[str, Any], str]:
         raise UsageError(f"--layer is missing; see unconv layers {options.model}")
     if not options.images:
         raise UsageError("--images is missing; give a folder of images to train on")
-    document = api.train_decoder(
-        options.model,
-        options.layer,
-        options.images,
-        out=options.out,
-        steps=options.steps,
-        rate=options.rate,
-        held_out=options.held_out,
-        crop=options.crop,
-        every=options.every,
-        **options.keywords(),
-    )
+    document = train_decoder(options.model, options.layer, **options.keywords())
     print_skipped(document["skipped"])
     rows = [tuple(row[name] for name in LOSSES) for row in document["curve"]]
     file = Path(document["decoder"])

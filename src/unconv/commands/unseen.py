@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unconv import api_unseen
+from unconv.api_unseen import leakage
 from unconv.commands import format_table
 from unconv.errors import UsageError
 from unconv.options import Unseen
@@ -20,21 +20,7 @@ def run(options: Unseen) -> tuple[dict[str, Any], str]:
     """Bound the leakage of layers; return the JSON document and its text."""
     if not options.layer:
         raise UsageError(f"--layer is missing; see unconv layers {options.model}")
-    documents = [
-        api_unseen.leakage(
-            options.model,
-            layer,
-            options.images or None,
-            sigma=options.sigma,
-            relative_sigma=options.relative_sigma,
-            bits=options.bits,
-            passes=options.passes,
-            probes=options.probes,
-            reference_images=options.reference_images,
-            **options.keywords(),
-        ).document()
-        for layer in options.layer
-    ]
+    documents = [leakage(options.model, layer, **options.keywords()).document() for layer in options.layer]
     return {"layers": documents}, _text(documents)
 
 

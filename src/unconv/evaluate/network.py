@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from unconv.block_extraction import find_conv_blocks
 from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.errors import UnconvError, UsageError
-from unconv.evaluate.metrics import Judge
 from unconv.images import Batch, ImageStream, InMemoryImages, SkippedImage, find_images, sample_photographs
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import LayerFunction
@@ -29,6 +28,7 @@ from unconv.tracing import Layers, capture, capture_inputs, execution_path, list
 
 if TYPE_CHECKING:
     from unconv.decode.what_where import WhatWhereDecoder
+    from unconv.evaluate.metrics import Judge
     from unconv.inversion.linear import LinearDecoder
 
 Images = (

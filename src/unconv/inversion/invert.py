@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +13,13 @@ from unconv.errors import UnconvError, UsageError
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
 from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
-from unconv.inversion.gradient import GradientConfig, gradient_descent
 from unconv.inversion.misfit import check_features, is_constant
 from unconv.linalg import relative_norm
 from unconv.solvers.solution import Solution, Status
 from unconv.stationary import StationaryPreconditioner
+
+if TYPE_CHECKING:
+    from unconv.inversion.gradient import GradientConfig
 
 Method = Literal["linear", "gauss-newton", "gradient"]
 METHODS: tuple[Method, ...] = ("linear", "gauss-newton", "gradient")
@@ -83,9 +85,9 @@ def invert_features(
     """
     if method not in METHODS:
         raise UsageError(f"method is {method!r}; use one of {', '.join(METHODS)}")
-    kind = {"gauss-newton": GaussNewtonConfig, "gradient": GradientConfig}.get(method)
-    if config is not None and (kind is None or not isinstance(config, kind)):
-        raise UsageError(f"config is a {type(config).__name__}; method {method!r} takes {kind and kind.__name__}")
+    kind = {"gauss-newton": "GaussNewtonConfig", "gradient": "GradientConfig"}.get(method)
+    if config is not None and type(config).__name__ != kind:
+        raise UsageError(f"config is a {type(config).__name__}; method {method!r} takes {kind}")
     if passes is not None and passes < 0:
         raise UsageError(f"passes is {passes}; it is at least 0")
     if method == "linear" and decoder is None:
@@ -100,12 +102,15 @@ def invert_features(
     if method == "linear":
         assert initial is not None
         solution = _evaluated(function, features, initial)
-    elif isinstance(config, GradientConfig) or method == "gradient":
+    elif method == "gradient":
+        from unconv.inversion.gradient import GradientConfig, gradient_descent
+
         config = config if isinstance(config, GradientConfig) else None
         solution = gradient_descent(
             function, features, known, initial=initial, box=box, passes=passes, config=config, watch=progress
         )
     else:
+        config = config if isinstance(config, GaussNewtonConfig) else None
         solution = gauss_newton(
             function,
             features,

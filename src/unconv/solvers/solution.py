@@ -7,8 +7,6 @@ from typing import Generic, Literal, TypeVar
 
 from torch import Tensor
 
-from unconv import html_repr
-
 T = TypeVar("T")
 Status = Literal["converged", "max_steps", "stalled", "constant"]
 STATUS_MEANING: dict[Status, str] = {
@@ -56,6 +54,8 @@ class Solution(Generic[T]):
         return f"Solution({self._ended()}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"
 
     def _repr_html_(self) -> str:
+        from unconv import html_repr
+
         rows: dict[str, object] = {
             "ended": self._ended(),
             "steps": self.steps,

@@ -1,0 +1,263 @@
+"""The image, or a conv block's input, back from a layer, as a function."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from unconv.api_options import (
+    Model,
+    ModelOptions,
+    RunOptions,
+    check_numbers,
+    count_blocks,
+    linear_folder,
+    open_model,
+    progress_bar,
+    ray_cluster,
+    use_decoders,
+)
+from unconv.conv_block import SideInfo
+from unconv.errors import UnconvError, UsageError
+from unconv.evaluate.network import Images, Network, Opened
+from unconv.evaluate.reconstruction import DECODER, IN_PASSES, Recover, Settings, Task, reconstruct_features
+from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
+from unconv.results import InvertResult
+from unconv.tracing import Layers
+
+SIDE_INFO: tuple[SideInfo, ...] = ("none", "switches", "gates")
+
+
+def layers(model: Model, image: Images | None = None, **options: Unpack[ModelOptions]) -> Layers:
+    """List every module whose output can be inverted, in execution order, and what is left out and why.
+
+    Args:
+        model: As for ``invert``.
+        image: What the network is run on, as for ``invert``; seeded noise where ``None``.
+        **options: How the model and the image are opened, see ``ModelOptions``.
+
+    Returns:
+        The layers, with their shapes; ``block`` says which are conv blocks.
+    """
+    opened, _ = open_model(model, image, options)
+    return opened.network.layers(opened.loaded.example() if image is None else opened.example())
+
+
+def invert(
+    model: Model,
+    layer: str,
+    images: Images | None = None,
+    *,
+    features: Tensor | None = None,
+    method: str | None = None,
+    side_info: SideInfo = "none",
+    recover: Recover = "image",
+    code: Literal["network", "paper"] = "network",
+    region: int | None = None,
+    k: int | None = None,
+    passes: int | None = None,
+    budget: float | None = None,
+    config: Any = None,
+    **options: Unpack[RunOptions],
+) -> InvertResult:
+    """Reconstruct images from the output of a layer, or a conv block's input from its code.
+
+    Args:
+        model: A network (copied, and left as it is), or a name as on the command line: ``"cifar-vgg"``,
+            ``"resnet18"``, ``"module:callable"``.
+        layer: Any module whose output can be inverted, such as ``"layer1"``; see ``layers``.
+        images: A folder, a file, or several; PIL images; a batch of shape ``(N, C, H, W)``, or tensors of shape
+            ``(C, H, W)``, as the network receives them. Photographs that ship with scikit-image where ``None``.
+        features: Output of the layer in place of images, shape ``(N, *shape)``; errors are then those of the features.
+            Give ``size`` where the network does not say the size of its images.
+        method: ``"linear"``, ``"gauss-newton"`` or ``"gradient"`` for the image from any layer; ``"decoder"``, a
+            trained one; ``"iht"``, ``"transpose"``, ``"min-norm"`` or ``"convex"`` for conv blocks. Where ``None``:
+            Gauss-Newton for the image, ``"convex"`` for a block's input, ``"iht"`` for the paper's code.
+        side_info: What is given besides: ``"none"``, ``"switches"`` (where each max pooling found its maximum) or
+            ``"gates"`` (also which branch each ReLU is on). One that the network does not have is the one below it.
+        recover: ``"image"``, or ``"input"``: a conv block's own input from its code.
+        code: What the network computes, or the paper's code (Table 3): unit filters, no bias, magnitude pooling.
+        region: Side of the max pooling imposed on a block that has none.
+        k: Regions that the paper's code keeps; from the measured sparsity where ``None``.
+        passes: Most forward and backward passes per image; the method's own where ``None``.
+        budget: Seconds, turned into whole passes before work starts.
+        config: Of the solver, such as a ``GaussNewtonConfig``.
+        **options: How the model and the images are opened, and where results go, see ``RunOptions``.
+
+    Returns:
+        Estimates, what they should be, and how far they are from it; ``||estimate - x|| / ||x||`` is on the tensor
+        that the network (or block) receives, PSNR and SSIM on pixels in ``[0, 1]``.
+
+    Raises:
+        UsageError: If a name or an argument's value does not exist.
+        UnconvError: If no image could be inverted; says why for the first.
+    """
+    if method is None:
+        of_block = "convex" if recover == "input" else "gauss-newton"
+        method = "iht" if code == "paper" else of_block
+    task = Task(layer, recover, code, method, side_info)
+    task.check()
+    check_numbers(region=region, k=k, passes=passes)
+    if (region, k) != (None, None) and (task.of_features or method == DECODER):
+        raise UsageError(
+            f"region and k have no effect on {method}; they belong to a block's input and the paper's code"
+        )
+    if (passes, budget) != (None, None) and method not in IN_PASSES:
+        raise UsageError(f"passes and budget have no effect on {method}; leave them out, or use gauss-newton")
+    out = options.get("out")
+    if features is not None:
+        if images is not None or out is not None or options.get("ray") is not None:
+            raise UsageError("features come without images, out and ray; leave those out")
+        if not isinstance(features, Tensor) or features.ndim < 2 or not len(features):
+            raise UsageError("features is a tensor of shape (N, *shape), as the layer gives them")
+        if isinstance(model, nn.Module) and options.get("size") is None:
+            raise UsageError("features do not tell the size of the images; give size")
+    opened, progress = open_model(model, images, options, RunOptions)
+    x = opened.example() if features is None else opened.loaded.example()
+    task, notes = _existing(opened.network, x, task)
+    opened.covered([layer], [layer])
+    use_decoders(opened, x, (task,), options.get("decoders"))
+    settings = Settings(region, k, config=config)
+    if features is not None:
+        opened.images.paths, opened.images.need_one = [], False  # no image is under test
+        run = InMemoryRun()
+        notes += _fit_linear(opened, x, task, run, options)
+        if budget is not None and passes is None:
+            passes = _planned(opened.network, x, task, len(features), budget, run)
+        found = reconstruct_features(opened.network, features, x.shape[1:], task, settings, passes)
+        about = task.fields() | {"picture": None}
+        rows = [{"image": i, "file": f"features-{i:04d}"} | about | one.numbers for i, one in enumerate(found)]
+        return _result(opened, task, rows, {i: (one.estimate, None) for i, one in enumerate(found)}, notes)
+    from unconv.evaluate.evaluation import Evaluation, Plan
+
+    given = {"verb": "invert", "tasks": [task.fields()], "region": region, "k": k, "passes": passes, "budget": budget}
+    given |= opened.description | {"config": None if config is None else repr(config)}
+    run = InMemoryRun() if out is None else RunDirectory(out, given)
+    with contextlib.closing(run), ray_cluster(options.get("ray")) as cluster:
+        settings = replace(settings, fractions=_fractions(opened, run, task, settings, progress))
+        notes += _fit_linear(opened, x, task, run, options)
+        if budget is not None and passes is None:
+            passes = _planned(opened.network, x, task, len(opened.images), budget, run)
+        pictures = len(opened.images) if out is not None else 0
+        evaluation = Evaluation(
+            opened.network, opened.images, Plan((task,), passes, settings, pictures=pictures, keep=True), run
+        )
+        with progress_bar(evaluation.units(), progress) as bar:
+            evaluation.go(progress=bar, ray=cluster)
+        rows = list(evaluation.rows())
+        if all(row["relative_error"] is None for row in rows):
+            raise UnconvError(rows[0]["status"])
+        if out is not None:
+            run.write_results(rows)
+        tensors = {index: (estimate, reference) for index, estimate, reference in evaluation.tensors(0)}
+        return _result(opened, task, rows, tensors, notes, evaluation.skipped())
+
+
+def _existing(network: Network, x: Tensor, task: Task) -> tuple[Task, list[str]]:
+    """Return the task with side information that exists for its layer, and a remark where that is another one."""
+    if not task.of_features:
+        network.conv_blocks(x).get(task.layer)
+        return task, []
+    layer = network.layers(x).get(task.layer)
+    if task.side_info == "none":
+        return task, []
+    kinds = network.function(layer.name, x.shape[1:]).side_info_kinds
+    below = next(kind for kind in reversed(SIDE_INFO[: SIDE_INFO.index(task.side_info) + 1]) if kind in kinds)
+    if below == task.side_info:
+        return task, []
+    note = f"there are no {task.side_info} up to {layer.name}, so side_info={task.side_info!r} is {below!r}"
+    return replace(task, side_info=below), [note]
+
+
+def _fractions(opened: Opened, run: RunDirectory, task: Task, settings: Settings, progress: bool) -> dict[str, float]:
+    """Return the share of regions in use of the block whose paper's code is made; read once over the images."""
+    if settings.k is not None or task.code != "paper":
+        return {}
+    from unconv.evaluate.theory import pooled_fraction
+
+    name = opened.network.conv_blocks(opened.example()).get(task.layer).name
+
+    def count() -> dict[str, float]:
+        return {name: pooled_fraction(count_blocks(opened, [name], settings.region, progress)[0], name)}
+
+    return run.part("fractions", count)
+
+
+def _fit_linear(opened: Opened, x: Tensor, task: Task, run: RunDirectory, options: RunOptions) -> list[str]:
+    """Fit the layer's linear decoder, where the task reads it; Gauss-Newton starts from it."""
+    if task.method not in {"linear", "gauss-newton"}:
+        return []
+    from unconv.evaluate.linear_fit import fit_linear
+
+    return fit_linear(
+        opened.network,
+        opened.images,
+        x,
+        [task.layer],
+        folder=None if isinstance(run, InMemoryRun) else run.path / "decoders",
+        given=linear_folder(options.get("decoders")),
+        reference_folder=options.get("reference_images"),
+        seed=options.get("seed", 0),
+    )
+
+
+def _planned(network: Network, x: Tensor, task: Task, images: int, budget: float, run: RunDirectory) -> int:
+    """Return the whole passes that fit into a budget, at least one; the run keeps them."""
+    from unconv.evaluate.budget import plan_passes, seconds_per_pass
+
+    per_pass = run.part("seconds", lambda: seconds_per_pass(network, x, [task.layer]))
+    passes = {layer: max(1, n) for layer, n in plan_passes((task,), per_pass, images, budget).items()}
+    run.write_config(passes=passes)
+    return passes[task.layer]
+
+
+def _result(
+    opened: Opened,
+    task: Task,
+    rows: Sequence[dict[str, Any]],
+    tensors: dict[int, tuple[Tensor | None, Tensor | None]],
+    notes: Sequence[str],
+    skipped: Sequence[Any] = (),
+) -> InvertResult:
+    estimates, references, pictures = [], [], []
+    for row in rows:
+        estimate, reference = tensors.get(row["image"], (None, None))
+        if estimate is None and reference is not None:
+            estimate = torch.full_like(reference, torch.nan)
+        estimates.append(estimate)
+        references.append(reference)
+        pictures.append(_pictures(opened.network, estimate, reference) if task.recover == "image" else None)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return InvertResult(
+        layer=task.layer,
+        recover=task.recover,
+        code=task.code,
+        method=task.method,
+        side_info=task.side_info,
+        estimates=tuple(estimates),
+        references=tuple(references),
+        rows=tuple(rows),
+        skipped=tuple(skipped),
+        notes=tuple(notes),
+        pictures=tuple(pictures),
+    )
+
+
+def _pictures(
+    network: Network, estimate: Tensor | None, reference: Tensor | None
+) -> tuple[Tensor | None, Tensor] | None:
+    """Return the original, where it is known, and the estimate in pixels; ``None`` where that is no image."""
+    if estimate is None or estimate.ndim != 3:
+        return None
+
+    def pixels(x: Tensor) -> Tensor:
+        return network.preprocess.to_pixels(x[None], None if reference is None else reference[None])[0].clamp(0, 1)
+
+    return None if reference is None else pixels(reference), pixels(estimate)

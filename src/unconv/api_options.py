@@ -1,0 +1,177 @@
+"""What the functions of the API take: a model and images, where results go, and how progress shows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from unconv.errors import UsageError
+from unconv.evaluate.network import Images, Opened, open_network
+from unconv.evaluate.reconstruction import DECODER, Task
+from unconv.preprocessing import Numbers
+
+Model = str | nn.Module
+Files = str | Path | Sequence[str | Path]
+REGION = 2  # side of the max pooling imposed where the paper's code meets a block without pooling
+BAR = "{percentage:3.0f}% |{bar:20}| {elapsed} so far, {remaining} left; {desc}"
+
+
+class ModelOptions(TypedDict, total=False):
+    """Keyword arguments of every function: how the model, and its images, are opened.
+
+    Attributes:
+        weights: Of a named model: a file, or the name of torchvision weights (downloaded then).
+        size: Side of the square that images are resized and cropped to, in pixels.
+        mean: Subtracted from each channel; with ``std``. Above 1 means pixels in 0..255.
+        std: Divides each channel.
+        preprocess: Of a network of your own: from an RGB PIL image to a tensor ``(C, H, W)``.
+        batch: Images at a time.
+        limit: Use only the first so many images.
+        device: Where to compute. Where ``None``: where the network is, the CPU for a named one.
+        seed: Seed of everything random.
+        progress: Whether to show progress on stderr.
+    """
+
+    weights: str | None
+    size: int | None
+    mean: Numbers | None
+    std: Numbers | None
+    preprocess: Callable[[Image.Image], Tensor] | None
+    batch: int | None
+    limit: int | None
+    device: str | None
+    seed: int
+    progress: bool
+
+
+class RunOptions(ModelOptions, total=False):
+    """Keyword arguments of functions that reconstruct images.
+
+    Attributes:
+        out: Run directory for results and pictures; the same call again completes what is missing there, and one with
+            a larger budget goes on.
+        decoders: Files from ``train_decoder``, for ``method="decoder"``; or a folder with linear decoders.
+        reference_images: Folder of images to fit linear decoders to; synthetic ones and packaged photographs where
+            ``None``.
+        ray: Hand blocks of images to a Ray cluster: ``"local"``, or the address of one.
+    """
+
+    out: str | Path | None
+    decoders: Files | None
+    reference_images: str | Path | None
+    ray: str | None
+
+
+class ReportOptions(RunOptions, total=False):
+    """Keyword arguments of ``report`` and ``audit``. ``out`` is named after the settings, below ``runs/``, if ``None``.
+
+    Attributes:
+        layers: Names of layers, or ``"all"``; 6 to 8 spread over the depth where ``None``.
+        passes: Most passes per image, layer and method, in place of a budget.
+        budget: Seconds of wall-clock time in which to end, 600 where not given; no limit where ``None``.
+        pictures: Number of images whose reconstructions are kept as pictures; 10 where not given.
+        command: What the page says that makes it again; the call where ``None``.
+    """
+
+    layers: Sequence[str] | Literal["all"] | None
+    passes: int | None
+    budget: float | None
+    pictures: int
+    command: str | None
+
+
+def open_model(
+    model: Model, images: Images | None, options: ModelOptions, known: type[ModelOptions] = ModelOptions
+) -> tuple[Opened, bool]:
+    """Open a model and images as the options say; return them, and whether progress is to be shown."""
+    for name in options:
+        if name not in known.__annotations__:
+            raise UsageError(f"there is no argument {name!r}; use some of {', '.join(known.__annotations__)}")
+    arguments: dict[str, Any] = {n: v for n, v in options.items() if n in ModelOptions.__annotations__}
+    progress = bool(arguments.pop("progress", False))
+    return open_network(model, images, **arguments), progress
+
+
+def check_numbers(**numbers: int | None) -> None:
+    """Raise UsageError for a number below 1."""
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; it is at least 1")
+
+
+def use_decoders(opened: Opened, x: Tensor, tasks: Sequence[Task], decoders: Files | None) -> None:
+    """Give the network the trained decoders that tasks ask for."""
+    if any(task.method == DECODER for task in tasks):
+        from unconv.evaluate.decoders import open_decoders
+
+        found = open_decoders(opened.network, opened.network.conv_blocks(x), _paths(decoders))
+        opened.network.decoders = {name: decoder.decoder for name, decoder in found.items()}
+
+
+def linear_folder(decoders: Files | None) -> Path | None:
+    """Return the folder with linear decoders, where one is given."""
+    return next((path for path in _paths(decoders) if path.is_dir()), None)
+
+
+def _paths(files: Files | None) -> list[Path]:
+    return [] if files is None else [Path(f) for f in ([files] if isinstance(files, str | Path) else files)]
+
+
+def count_blocks(
+    opened: Opened, names: Sequence[str], region: int | None, progress: bool
+) -> tuple[Any, list[dict[str, str]]]:
+    """Count the non-zeros of conv blocks over the images; return statistics and the images that were left out."""
+    from unconv.evaluate.network import CapturedStream
+    from unconv.evaluate.theory import count_nonzeros
+
+    with progress_bar(len(opened.images) * len(names), progress) as bar:
+        statistics, skipped = count_nonzeros(CapturedStream(opened.network, opened.images, names), names, region, bar)
+    return statistics, [asdict(image) for image in skipped]
+
+
+def run_path(out: str | Path | None, name: str, config: dict[str, Any]) -> Path:
+    """Return a run directory: as given, or named after its settings, so that a larger budget goes on there."""
+    if out is not None:
+        return Path(out)
+    kept = {key: value for key, value in config.items() if key not in {"budget", "passes"}}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return Path("runs") / f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in name)}-{digest}"
+
+
+@contextmanager
+def progress_bar(total: int, shown: bool) -> Iterator[Callable[[str, int], None]]:
+    """Show a bar on stderr with the time left; in a log that is no terminal it prints seldom."""
+    looks: dict[str, Any] = {"dynamic_ncols": True, "leave": False, "bar_format": BAR}
+    quiet = 0.2 if sys.stderr.isatty() else 30.0
+    with tqdm(total=total, file=sys.stderr, mininterval=quiet, disable=not shown, **looks) as bar:
+
+        def done(message: str, units: int) -> None:
+            bar.set_description_str(message, refresh=False)
+            bar.update(units)
+
+        yield done
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[Any]:
+    """Open the Ray cluster at an address, ``"local"`` for one of this machine; nothing where ``None``."""
+    if address is None:
+        yield None
+        return
+    from unconv.evaluate.ray import RayCluster
+
+    cluster = RayCluster(address)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
