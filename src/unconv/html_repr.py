@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 TILES = 32
-EDGE = 128  # pixels: smaller pictures are shown enlarged, every pixel a square
+EDGE = 128  # pixels: smaller pictures are shown enlarged
 
 
 def table(rows: Mapping[str, object]) -> str:
@@ -38,7 +38,7 @@ def is_picture(values: Tensor) -> bool:
     return values.ndim == 4 and values.shape[1] in {1, 3} and values.numel() > 0
 
 
-def picture(pixels: Tensor, alt: str) -> Markup:
+def picture(pixels: Tensor, alt: str, style: str = "") -> Markup:
     """Return an ``img`` of pixels ``(C, H, W)``, one or three channels, clipped to ``[0, 1]``; NaN is black."""
     from PIL import Image  # only a notebook needs it
 
@@ -49,9 +49,9 @@ def picture(pixels: Tensor, alt: str) -> Markup:
     factor = max(1, EDGE // max(image.size))
     width, height = (factor * n for n in image.size)
     data = base64.b64encode(encoded.getvalue()).decode("ascii")
+    style = f' style="{style}"' if style else ""
     return Markup(
-        f'<img alt="{escape(alt)}" width="{width}" height="{height}" style="image-rendering:pixelated" '
-        f'src="data:image/png;base64,{data}">'
+        f'<img alt="{escape(alt)}" width="{width}" height="{height}"{style} src="data:image/png;base64,{data}">'
     )
 
 
@@ -64,7 +64,8 @@ def mosaic(tiles: Tensor, alt: str) -> Markup:
     sheet = torch.ones(lines * columns, channels, height + 1, width + 1, dtype=torch.float64)
     sheet[:count, :, :height, :width] = shown
     sheet = sheet.reshape(lines, columns, channels, height + 1, width + 1).permute(2, 0, 3, 1, 4)
-    return picture(sheet.reshape(channels, lines * (height + 1), columns * (width + 1)), alt)
+    sheet = sheet.reshape(channels, lines * (height + 1), columns * (width + 1))
+    return picture(sheet, alt, "image-rendering:pixelated")
 
 
 def stretched(batch: Tensor) -> Tensor:

@@ -189,6 +189,8 @@ class ReportResult:
             best = min(found, key=lambda i: i["relative_error"], default=None)
             linear = None if layer["linear"] is None else layer["linear"]["relative_error"]
             last = (None, None) if best is None else (best["relative_error"], f"{best['method']}, {best['side_info']}")
+            if best is not None and best["converged"] < best["images"]:
+                last = (last[0], f"{last[1]}; {best['images'] - best['converged']} of {best['images']} not converged")
             body.append((layer["layer"], layer["shape"], self._picture(layer["layer"], best), linear, *last))
         page = html_repr.escape(str(self.page))
         address = html_repr.escape(self.page.resolve().as_uri())

@@ -53,7 +53,7 @@ def test_lines_are_the_means_bars_the_ranges_and_unconverged_points_hollow(make:
     bars = [segment[:, 1] for collection in axes.collections for segment in collection.get_segments()]
     assert bars[2] == pytest.approx([0.58, 0.62])
     assert {"mean colour", "all-zero answer"} <= {line.get_label() for line in axes.lines}
-    assert "n = 2, at most 64 passes in a budget of 600 s" in figure.get_supxlabel()
+    assert "n = 2, at most 64 passes, 600 s" in figure.get_supxlabel()
     record = dict(zip(table[0], table[6], strict=True))
     assert record["layer"] == "layer1"
     assert record["mean"] == 0.20

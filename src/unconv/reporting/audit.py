@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unconv.reporting import text as words
-from unconv.reporting.data import Report, finite
+from unconv.reporting.data import Report
 from unconv.reporting.style import COLOURS, MARKERS, Drawing, Table, axes_of, caption, fit, name_layers, width
 
 PANELS = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
@@ -84,7 +84,7 @@ def audit_table(report: Report) -> list[list[Any]]:
     rows = []
     for entry in (report.document.get("audit") or {}).get("table", []):
         cells = [_cell(entry[metric]) for metric in (*PANELS, "relative_error")]
-        cells.append((finite(entry["same_class"]), [_share(entry["same_class"])]))
+        cells.append((entry["same_class"], [_share(entry["same_class"])]))
         if entry["lpips"] is not None:
             cells.append(_cell(entry["lpips"]))
         name = entry["attacker"] + (f", noise {entry['noise']:g}" if entry["noise"] else "")

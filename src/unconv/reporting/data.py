@@ -1,4 +1,4 @@
-"""What a page shows: series of results by layer, and pictures by image, from a report's document and its rows."""
+"""What a page shows: means by series and layer, and pictures by image, from a report's document and its rows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from unconv.images import psnr, ssim
 from unconv.reporting.images import load
 
 METRICS = ("relative_error", "psnr", "ssim")
-MORE = ("same_class", "lpips")  # means that only tables show
 FEW = 20  # images up to which a range goes from the smallest to the largest; above, 5th to 95th percentile
 RECOGNISABLE = 1 / 3  # of the way from the mean colour to the image: what is called recognisable
 MOST_IMAGES = 40
+Record = dict[str, Any]  # means of a series at a layer, as the document has them, with their "spread" by metric
 
 
 class Series(NamedTuple):
@@ -36,35 +36,10 @@ class Series(NamedTuple):
         """What its errors compare with."""
         return self.recover, self.code
 
-
-@dataclass(frozen=True)
-class Point:
-    """Means over images of one series at one layer.
-
-    Attributes:
-        values: Mean by metric.
-        spread: Range over images by metric, where there is more than one.
-        images: Images in the means.
-        converged: Of them, those whose solver met its stopping rule.
-        failed: Images without a result.
-        passes: Mean passes, where the solver counts in them.
-        seconds: Mean seconds.
-        note: Why images failed.
-    """
-
-    values: Mapping[str, float | None]
-    spread: Mapping[str, tuple[float, float]]
-    images: int
-    converged: int
-    failed: int
-    passes: float | None
-    seconds: float | None
-    note: str | None
-
     @property
-    def done(self) -> bool:
-        """Whether every image has converged."""
-        return self.converged >= self.images
+    def features_alone(self) -> bool:
+        """Whether it recovers the image from the network's features and nothing else."""
+        return (*self.group, self.side_info) == ("image", "network", "none")
 
 
 @dataclass
@@ -84,7 +59,7 @@ class Report:
         document: The report's JSON document.
         config: Settings of the run.
         environment: Versions and machine.
-        series: Points by series and place of the layer.
+        series: Records by series and place of the layer.
         pictures: The first images that have pictures.
         images: Number of images.
         ranged: Number of images that the ranges are of.
@@ -95,12 +70,12 @@ class Report:
     document: dict[str, Any]
     config: dict[str, Any]
     environment: dict[str, Any]
-    series: dict[Series, dict[int, Point]]
+    series: dict[Series, dict[int, Record]]
     pictures: list[Picture]
     images: int
     ranged: int
+    expected: list[tuple[int, str, float, float]]
     baseline: dict[str, float]
-    expected: list[tuple[int, str, float, float]] = field(default_factory=list)
 
     @property
     def layers(self) -> list[dict[str, Any]]:
@@ -120,20 +95,17 @@ class Report:
     @property
     def model(self) -> str:
         """The network's name."""
-        model = self.document.get("model") or self.config.get("model") or "the network"
-        return str(model.get("name", "the network")) if isinstance(model, Mapping) else str(model)
+        return (self.document.get("model") or {}).get("name", "the network")
 
     @property
     def weights(self) -> str:
         """Where the weights come from; empty where nothing says so."""
-        model = self.document.get("model")
-        source = (model.get("weights") if isinstance(model, Mapping) else None) or self.config.get("weights") or ""
-        return str(source.get("source", "")) if isinstance(source, Mapping) else str(source)
+        return (self.document.get("model") or {}).get("weights", "")
 
     @property
     def random(self) -> bool:
         """Whether the weights are random."""
-        return self.weights.lower().startswith("random")
+        return self.weights.startswith("random")
 
 
 def read_report(
@@ -144,44 +116,55 @@ def read_report(
     environment: Mapping[str, Any],
 ) -> Report:
     """Arrange a document and rows, as partial as they may be, for the page and its figures."""
-    shown = printable(dict(document)) | {"layers": printable(list(document.get("layers") or []))}
-    places = {layer["layer"]: i for i, layer in enumerate(document.get("layers") or [])}
+    shown, settings = printable(dict(document)), printable(dict(config))
+    places = {layer["layer"]: i for i, layer in enumerate(document["layers"])}
     found: dict[tuple[int, Series], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     pictures: dict[int, Picture] = {}
     images = set()
-    expected: list[Any] = []
+    expected: list[tuple[int, str, float, float]] = []
     for row in rows:
-        if row.get("layer") not in places or row.get("noise"):
+        if row["layer"] not in places or row.get("noise"):
             continue
         images.add(row["image"])
-        key = places[row["layer"]], Series(row["recover"], row["code"], row["method"], row["side_info"])
-        pair = [finite(row.get(name)) for name in ("expected_error", "relative_error")]
-        if None not in pair:
-            expected.append((key[0], printable(str(row["file"])), *pair))
+        key = places[row["layer"]], Series(*(row[name] for name in Series._fields))
+        if row.get("expected_error") is not None:
+            expected.append((key[0], printable(row["file"]), row["expected_error"], row["relative_error"]))
         for metric in METRICS:
-            if (value := finite(row.get(metric))) is not None:
-                found[key][metric].append(value)
-        if row.get("picture") and (row["image"] in pictures or len(pictures) < MOST_IMAGES):
+            if row[metric] is not None:
+                found[key][metric].append(row[metric])
+        if row["picture"] and (row["image"] in pictures or len(pictures) < MOST_IMAGES):
             name = Path(row["picture"]).name.split("-")[0].split(".")[0]
             original = str(Path(row["picture"]).with_name(f"{name}.png").as_posix())
-            picture = pictures.setdefault(row["image"], Picture(printable(str(row["file"])), original))
+            picture = pictures.setdefault(row["image"], Picture(printable(row["file"]), original))
             picture.rows[key] = dict(row)
-    series: dict[Series, dict[int, Point]] = {}
+    series: dict[Series, dict[int, Record]] = {}
     for i, layer in enumerate(shown["layers"]):
         for record in layer.get("inversion") or []:
             key = Series(*(record[name] for name in Series._fields))
-            series.setdefault(key, {})[i] = _point(record, found.get((i, key), {}))
-    counted = max((p.images + p.failed for points in series.values() for p in points.values()), default=0)
+            spread = {metric: ends(v) for metric, v in found[i, key].items() if len(v) > 1}
+            series.setdefault(key, {})[i] = record | {"spread": spread}
+    counted = max((r["images"] + r["failed"] for records in series.values() for r in records.values()), default=0)
     chosen = [pictures[i] for i in sorted(pictures)]
-    baseline = mean_colour(run, chosen, config)
-    settings, machine = printable(dict(config)), printable(dict(environment))
-    return Report(shown, settings, machine, series, chosen, max(counted, len(images)), len(images), baseline, expected)
+    preprocessing = settings.get("preprocessing") or {}
+    baseline = mean_colour(run, chosen, preprocessing.get("inverse") or preprocessing)
+    number = max(counted, len(images))
+    return Report(
+        shown, settings, printable(dict(environment)), series, chosen, number, len(images), expected, baseline
+    )
 
 
-def mean_colour(run: Path, pictures: Iterable[Picture], config: Mapping[str, Any]) -> dict[str, float]:
+def ends(values: list[float]) -> list[float]:
+    """Return the range of values over images."""
+    return np.percentile(values, (0, 100) if len(values) <= FEW else (5, 95)).tolist()
+
+
+def done(record: Record) -> bool:
+    """Return whether every image has converged."""
+    return record["converged"] >= record["images"]
+
+
+def mean_colour(run: Path, pictures: Iterable[Picture], preprocessing: Mapping[str, Any]) -> dict[str, float]:
     """Return the mean metrics of answering with each image's own mean colour, from the originals' pictures."""
-    about = config.get("preprocessing")
-    about = about if isinstance(about, Mapping) else {}
     found: dict[str, list[float]] = defaultdict(list)
     for picture in pictures:
         try:
@@ -192,42 +175,26 @@ def mean_colour(run: Path, pictures: Iterable[Picture], config: Mapping[str, Any
         flat = x.mean((1, 2), keepdim=True).expand_as(x).contiguous()
         found["psnr"].append(psnr(x, flat))
         found["ssim"].append(ssim(x, flat))
-        if isinstance(about.get("mean"), list) and isinstance(about.get("std"), list):
-            mean, std = (torch.tensor(about[name], dtype=x.dtype).reshape(-1, 1, 1) for name in ("mean", "std"))
-            y, guess = ((about.get("scale") or 1) * v / std - mean / std for v in (x, flat))
+        if "mean" in preprocessing:
+            mean, std = (torch.tensor(preprocessing[n], dtype=x.dtype).reshape(-1, 1, 1) for n in ("mean", "std"))
+            y, guess = ((preprocessing["scale"] * v - mean) / std for v in (x, flat))
             found["relative_error"].append(((guess - y).norm() / y.norm()).item())
     return {name: sum(v) / len(v) for name, v in found.items() if all(map(math.isfinite, v))}
 
 
-def _point(record: Mapping[str, Any], values: Mapping[str, list[float]]) -> Point:
-    ends = {}
-    for metric, numbers in values.items():
-        if len(numbers) > 1:
-            low, high = np.percentile(numbers, (0, 100) if len(numbers) <= FEW else (5, 95))
-            ends[metric] = (float(low), float(high))
-    images = record.get("images") or 0
-    return Point(
-        {metric: finite(record.get(metric)) for metric in (*METRICS, *MORE)},
-        ends,
-        images,
-        record.get("converged", images),
-        record.get("failed") or 0,
-        finite(record.get("passes")),
-        finite(record.get("seconds")),
-        record.get("note"),
-    )
-
-
-def best_from_features(report: Report) -> dict[int, tuple[Series, Point]]:
+def best_from_features(report: Report) -> dict[int, tuple[Series, Record]]:
     """Return, by layer, the series that comes closest to the image from features alone."""
-    best: dict[int, tuple[Series, Point]] = {}
-    for series, points in report.series.items():
-        if (*series.group, series.side_info) != ("image", "network", "none"):
-            continue
-        for i, point in points.items():
-            if _score(point) > (-math.inf if i not in best else _score(best[i][1])):
-                best[i] = series, point
+    best: dict[int, tuple[Series, Record]] = {}
+    for series, records in report.series.items():
+        for i, record in records.items() if series.features_alone else ():
+            if i not in best or _score(record) > _score(best[i][1]):
+                best[i] = series, record
     return dict(sorted(best.items()))
+
+
+def _score(record: Record) -> float:
+    error, similarity = record["relative_error"], record["ssim"]
+    return similarity if similarity is not None else -math.inf if error is None else 1 - error
 
 
 def threshold(report: Report, metric: str) -> float:
@@ -238,40 +205,29 @@ def threshold(report: Report, metric: str) -> float:
     return report.baseline[metric] + RECOGNISABLE * (perfect - report.baseline[metric])
 
 
-def recognisable(report: Report, point: Point) -> bool:
+def recognisable(report: Report, record: Record) -> bool:
     """Return whether the mean SSIM, or, where there is none, the relative error, reaches the threshold."""
-    error, similarity = point.values["relative_error"], point.values["ssim"]
+    error, similarity = record["relative_error"], record["ssim"]
     if similarity is not None:
         return similarity >= threshold(report, "ssim")
     return error is not None and error <= threshold(report, "relative_error")
-
-
-def _score(point: Point) -> float:
-    error, similarity = point.values["relative_error"], point.values["ssim"]
-    if similarity is not None:
-        return similarity
-    return -math.inf if error is None else 1 - error
 
 
 def start_at(report: Report) -> tuple[Series, int] | None:
     """Return what the page opens with: the deepest layer that is recognisable from features alone, and the series."""
     best = best_from_features(report)
     if best:
-        deepest = max((i for i, (_, point) in best.items() if recognisable(report, point)), default=min(best))
+        deepest = max((i for i, (_, record) in best.items() if recognisable(report, record)), default=min(best))
         return best[deepest][0], deepest
-    return next(((series, max(points)) for series, points in report.series.items() if points), None)
-
-
-def finite(value: Any) -> float | None:
-    """Return a number, or ``None`` where there is none that can be drawn."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    return next(((series, max(records)) for series, records in report.series.items()), None)
 
 
 def printable(value: Any) -> Any:
-    """Return texts, in whatever they are held, with what does not print spelt out."""
+    """Return texts with what does not print spelt out, and ``None`` for numbers that are not finite."""
     if isinstance(value, str):
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {printable(str(k)): printable(v) for k, v in value.items()}
     return [printable(v) for v in value] if isinstance(value, list | tuple) else value

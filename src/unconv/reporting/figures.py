@@ -17,8 +17,8 @@ from unconv.errors import UnconvError
 from unconv.io import replacing
 from unconv.reporting import text as words
 from unconv.reporting.audit import attack_chart, noise_chart
-from unconv.reporting.data import Report, finite, start_at
-from unconv.reporting.images import LOSSLESS, load
+from unconv.reporting.data import Report, done, start_at
+from unconv.reporting.images import load
 from unconv.reporting.style import (
     COLOURS,
     LINES,
@@ -87,16 +87,16 @@ def error_by_layer(report: Report) -> Drawing | None:
             if series.group != group:
                 continue
             colour, marker = (x[methods.index(series.method) % len(x)] for x in (COLOURS, MARKERS))
-            means = {i: v for i, p in points.items() if (v := p.values[metric]) is not None}
+            means = {i: r[metric] for i, r in points.items() if r[metric] is not None}
             line, label = LINES.get(series.side_info, LINES["none"]), words.series_name(series)
             axes.plot(list(means), list(means.values()), color=colour, linestyle=line, label=label)
             for i, mean in means.items():
-                p = points[i]
-                axes.plot(i, mean, color=colour, marker=marker, markerfacecolor=colour if p.done else "white")
-                ends = p.spread.get(metric)
+                record, ends = points[i], points[i]["spread"].get(metric)
+                axes.plot(i, mean, color=colour, marker=marker, markerfacecolor=colour if done(record) else "white")
                 if ends is not None:
                     axes.vlines(i, *ends, color=colour, linewidth=0.9, alpha=0.55)
-                table.append([report.names[i], *series, metric, mean, *(ends or (None, None)), p.images, p.converged])
+                counts = record["images"], record["converged"]
+                table.append([report.names[i], *series, metric, mean, *(ends or (None, None)), *counts])
         if group[0] == "image" and metric in report.baseline:
             axes.axhline(report.baseline[metric], color="#777777", linewidth=0.9, linestyle="--", label="mean colour")
         if metric == "relative_error":
@@ -132,7 +132,7 @@ def retained_detail(report: Report) -> Drawing | None:
         for of, suffix, line in ((found, "", "-"), (control, ", random weights", "--")):
             for name, colour, marker in (("luminance", "#222222", "o"), ("colour", COLOURS[1], "s")):
                 if i in of:
-                    values = [math.nan if finite(v) is None else max(0.0, v) for v in of[i][name]]
+                    values = [math.nan if v is None else max(0.0, v) for v in of[i][name]]
                     shape, label = "" if suffix else marker, name + suffix
                     axes.plot(range(len(values)), values, color=colour, linestyle=line, marker=shape, label=label)
         axes.set_ylim(-0.03, 1.03)
@@ -180,7 +180,7 @@ def conv_block_theory(report: Report) -> Drawing | None:
         for r in block.get("rip") or []:
             if r["boundary"] == "full" and r["filters"] != "learned":
                 table.append([report.names[i], "RIP ratio", r["filters"], r["p01"], r["p50"], r["p99"]])
-    table = [table[0], *(row for row in table[1:] if finite(row[4]) is not None)]
+    table = [table[0], *(row for row in table[1:] if row[4] is not None)]
     labels = {"non-zero": "non-zero (%)", "coherence": "coherence, signed", "RIP ratio": "RIP ratio"}
     panels = [measure for measure in labels if any(row[1] == measure for row in table[1:])]
     if not panels:
@@ -222,7 +222,7 @@ def contact_sheet(report: Report, run: Path) -> Drawing | None:
         cells: list[tuple[str | None, str]] = [(picture.original, fit(picture.file, int(side * 13)))]
         for i in chosen:
             row = picture.rows.get((i, series), {})
-            cells.append((row.get("picture"), words.number(finite(row.get("relative_error")))))
+            cells.append((row.get("picture"), words.number(row.get("relative_error"))))
             table.append([picture.file, report.names[i], *series, row.get("relative_error")])
         for column, (path, label) in enumerate(cells):
             _show(axes, run, path, (side * (column + 0.03), bottom, 0.94 * side))
@@ -235,7 +235,7 @@ def contact_sheet(report: Report, run: Path) -> Drawing | None:
 
 def _has(report: Report, group: tuple[str, str], metric: str) -> bool:
     chosen = (points for series, points in report.series.items() if series.group == group)
-    return any(p.values[metric] is not None for points in chosen for p in points.values())
+    return any(record[metric] is not None for records in chosen for record in records.values())
 
 
 def _spread(values: list[int], most: int) -> list[int]:
@@ -256,5 +256,5 @@ def _show(axes: Axes, run: Path, path: str | None, place: tuple[float, float, fl
         return
     wide, high = (side * n / max(picture.size) for n in picture.size)
     x = left + (side - wide) / 2
-    smooth = "nearest" if max(picture.size) <= LOSSLESS else "antialiased"
+    smooth = "bicubic" if max(picture.size) < SHEET_PIXELS else "antialiased"
     axes.imshow(picture, extent=(x, x + wide, bottom, bottom + high), interpolation=smooth)

@@ -6,17 +6,17 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   document.documentElement.classList.remove("plain");
 
-  const ERROR = 0, PSNR = 1;
+  const ERROR = "relative_error", PSNR = "psnr";
   const points = data.series.map(() => new Map());
-  for (const [k, i, values, spread, images, failed, state] of data.points) points[k].set(i, { values, spread, images, failed, state });
-  const single = data.images.map(({ values }) => new Map(values.map(([k, i, ...rest]) => [`${k} ${i}`, rest])));
+  for (const point of data.points) points[point.series].set(point.layer, point);
+  const single = data.images.map(({ values }) => new Map(values.map((row) => [`${row.series} ${row.layer}`, row])));
   const state = {
     image: 0, layer: data.start.layer, series: data.start.series, metric: ERROR, log: false, hover: null, hidden: new Set(),
   };
 
   const groupOf = (k) => data.series[k].key.slice(0, 2).join(" ");
   const group = () => data.series.map((_, k) => k).filter((k) => groupOf(k) === groupOf(state.series));
-  const mean = (k, i, m = state.metric) => points[k].get(i)?.values[m] ?? null;
+  const mean = (k, i, m = state.metric) => points[k].get(i)?.[m] ?? null;
   const spread = (k, i, m = state.metric) => points[k].get(i)?.spread[m] ?? null;
   const own = (k, i, m = state.metric) => single[state.image]?.get(`${k} ${i}`)?.[m] ?? null;
 
@@ -104,7 +104,7 @@
     $("recovered").querySelector(".tag").hidden = !found;
     const name = data.images[state.image]?.name ?? "";
     const values = [`relative error ${number(own(state.series, state.layer, ERROR))}`];
-    const psnr = own(state.series, state.layer, PSNR), ssim = own(state.series, state.layer, 2);
+    const psnr = own(state.series, state.layer, PSNR), ssim = own(state.series, state.layer, "ssim");
     if (psnr !== null) values.push(`PSNR ${number(psnr)} dB`);
     if (ssim !== null) values.push(`SSIM ${number(ssim)}`);
     $("caption").replaceChildren(
@@ -127,7 +127,6 @@
     const beside = $("viewer").dataset.view === "beside" ? 2 : 1;
     $("frame").style.aspectRatio = String(ratio * beside);
     $("frame").style.maxWidth = `min(100%, calc(${(ratio * beside).toFixed(3)} * min(34rem, 70vh)))`;
-    for (const layer of all("#frame img")) layer.classList.toggle("pixels", layer.naturalWidth < Math.min(128, layer.clientWidth));
   }
 
   function wipeTo(percent) {
@@ -224,7 +223,7 @@
     drawnWidth = width;
     const layers = names.map((_, i) => i);
     const visible = group().filter((k) => !state.hidden.has(k));
-    const base = data.series[state.series].key[0] === "image" ? data.baseline[state.metric] : null;
+    const base = data.series[state.series].key[0] === "image" ? data.baseline[state.metric] ?? null : null;
     const longest = 6.6 * Math.max(...names.map(({ length }) => length)), gap = (width - 66) / names.length;
     const turned = longest > gap - 6, every = Math.ceil((turned ? 14 : longest + 6) / gap);
     const band = visible.includes(state.series) && layers.some((i) => spread(state.series, i));
@@ -352,23 +351,23 @@
     });
     box.addEventListener("pointerleave", () => hover(null));
     box.addEventListener("keydown", (event) => {
-  const last = data.layers.length - 1;
+      const last = data.layers.length - 1;
       const to = { ArrowLeft: state.layer - 1, ArrowDown: state.layer - 1, ArrowRight: state.layer + 1, ArrowUp: state.layer + 1,
         Home: 0, End: last }[event.key];
       if (to === undefined) return;
       event.preventDefault();
       choose({ layer: Math.min(last, Math.max(0, to)) });
     });
-    const metrics = data.metrics.map((_, m) => m).filter((m) => m === ERROR || data.points.some((p) => p[2][m] !== null));
+    const metrics = Object.keys(data.metrics).filter((m) => m === ERROR || data.points.some((p) => p[m] !== null));
     for (const m of metrics) $("metric").append(element("option", { value: m }, data.metrics[m]));
     $("metric").disabled = metrics.length === 1;
     $("metric").addEventListener("change", () => {
-      state.metric = Number($("metric").value);
+      state.metric = $("metric").value;
       $("log-label").hidden = state.metric !== ERROR;
       draw();
     });
     // a decoding that diverges would press all others against the axis
-    state.log = $("log").checked = data.points.some((p) => p[2][ERROR] > 4);
+    state.log = $("log").checked = data.points.some((p) => p[ERROR] > 4);
     $("log").addEventListener("change", () => { state.log = $("log").checked; drawPlot(); });
     new ResizeObserver(() => Math.abs(drawnWidth - box.clientWidth) > 1 && drawPlot()).observe(box);
     for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", drawPlot);
@@ -381,12 +380,12 @@
     $("previous").disabled = state.layer === 0;
     $("next").disabled = state.layer === data.layers.length - 1;
     data.series[state.series].key.forEach((value, axis) => { $(`choice-${axis}`).value = value; });
-    $("plot-title").textContent = `${["Error", "PSNR", "SSIM"][state.metric]} by layer`;
-    const point = points[state.series].get(state.layer), base = data.baseline[state.metric];
+    $("plot-title").textContent = `${{ relative_error: "Error", psnr: "PSNR", ssim: "SSIM" }[state.metric]} by layer`;
+    const point = points[state.series].get(state.layer), base = data.baseline[state.metric] ?? null;
     $("plot-note").textContent = [
       `Line: mean of ${point?.images ?? 0} images.`,
-      data.points.some((p) => p[6]) && "Hollow: not converged for every image, so it says nothing of the network.",
-      data.points.some((p) => p[3][0]) && `Band: ${data.spread}.`,
+      data.points.some((p) => p.state) && "Hollow: not converged for every image; the layer may hold more.",
+      data.points.some((p) => p.spread[ERROR]) && `Band: ${data.spread}.`,
       data.images.length && "Small ring: the image chosen.",
       base !== null && data.series[state.series].key[0] === "image" && `Dashed: the image’s mean colour alone (${number(base)}).`,
       state.metric === ERROR && "Dotted: an all-zero answer.",

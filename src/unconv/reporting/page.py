@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +16,16 @@ from typing import Any
 import jinja2
 
 from unconv.io import replacing
-from unconv.measure.typical import worst_in_words
 from unconv.reporting import text as words
 from unconv.reporting.audit import audit_table
-from unconv.reporting.data import METRICS, MORE, Report, Series, finite, printable, read_report, start_at
+from unconv.reporting.data import METRICS, Record, Report, Series, printable, read_report, start_at
 from unconv.reporting.figures import draw_figures
 from unconv.reporting.images import EmbeddedImages, embed_images, encode
 from unconv.reporting.text import number
 
 COLOURS = 7
 EXPECTED_IMAGES = 2  # of which the map of expected errors is shown
+LONGEST = 200  # characters of a setting
 DASHES = {"gates": 0, "switches": 1, "none": 2}
 Cell = tuple[float | None, list[str]]  # what it sorts by, and its lines
 
@@ -113,8 +115,9 @@ def _render(report: Report, pictures: EmbeddedImages, unseen: EmbeddedImages, fi
         expected=_expected(report, pictures),
         audit=report.document.get("audit"),
         attacks=audit_table(report),
+        numbers=encode(_numbers(report).encode(), KINDS[".csv"]),
         theory=_theory(report),
-        directions=[(report.names[i], *_direction(block, unseen)) for i, block in report.blocks.items()],
+        directions=_directions(report, unseen),
         columns=sorted({
             i for image in sheet for i, cells in image["cells"].items() if any(c["uri"] for c in cells.values())
         }),
@@ -139,17 +142,14 @@ def _file(svg: Path, suffix: str) -> bytes:
 
 
 def _sheet(report: Report, pictures: EmbeddedImages, series: Sequence[Series]) -> list[dict[str, Any]]:
-    """Return the images shown: name, original, and reconstructions by place of the layer and of the series."""
+    """Return the images shown: name, original, and cells by place of the layer and of the series."""
     sheet = []
     for picture in report.pictures[: pictures.images]:
         cells: dict[int, dict[int, dict[str, Any]]] = {}
         for (i, key), row in picture.rows.items():
             if key in report.series:
-                values = [finite(row.get(metric)) for metric in METRICS]
-                cells.setdefault(i, {})[series.index(key)] = {
-                    "uri": pictures.uris.get(row["picture"]),
-                    "values": values,
-                }
+                about = {"uri": pictures.uris.get(row["picture"]), **{metric: row[metric] for metric in METRICS}}
+                cells.setdefault(i, {})[series.index(key)] = about
         sheet.append({"name": picture.file, "uri": pictures.uris.get(picture.original), "cells": cells})
     return sheet
 
@@ -159,6 +159,7 @@ def _payload(
 ) -> dict[str, Any]:
     """Return what the script draws from; the pictures themselves stay in the document."""
     methods = list(dict.fromkeys(s.method for s in series))
+    shown = ("images", "failed", "spread", *METRICS)
     return {
         "model": report.model,
         "layers": [{"name": name, "facts": _facts(layer)} for name, layer in zip(report.names, report.layers)],
@@ -173,25 +174,21 @@ def _payload(
         ],
         "choices": [words.RECOVERED, words.CODES, words.SIDES, words.METHODS],
         "spread": words.spread_name(report),
-        "metrics": [words.METRIC_NAMES[metric] for metric in METRICS],
-        "baseline": [report.baseline.get(metric) for metric in METRICS],
+        "metrics": words.METRIC_NAMES,
+        "baseline": report.baseline,
         "points": [
-            [
-                k,
-                i,
-                [p.values[m] for m in METRICS],
-                [p.spread.get(m) for m in METRICS],
-                p.images,
-                p.failed,
-                words.state(p),
-            ]
+            {"series": k, "layer": i, "state": words.state(record)} | {name: record[name] for name in shown}
             for k, s in enumerate(series)
-            for i, p in report.series[s].items()
+            for i, record in report.series[s].items()
         ],
         "images": [
             {
                 "name": image["name"],
-                "values": [[k, i, *cell["values"]] for i, cells in image["cells"].items() for k, cell in cells.items()],
+                "values": [
+                    {"series": k, "layer": i, **{metric: cell[metric] for metric in METRICS}}
+                    for i, cells in image["cells"].items()
+                    for k, cell in cells.items()
+                ],
             }
             for image in sheet
         ],
@@ -204,30 +201,45 @@ def _tables(report: Report) -> list[dict[str, Any]]:
     tables = []
     for group in dict.fromkeys(series.group for series in report.series) or [None]:
         members = [series for series in report.series if series.group == group]
-        points = [[report.series[s].get(i) for s in members] for i in range(len(report.layers))]
-        notes = list(dict.fromkeys(p.note for line in points for p in line if p and p.note))
-        cells: list[list[Cell]] = []
-        for line in points:
-            cells.append([])
-            for p in line:
-                lines = [] if p is None else [number(p.values["relative_error"])]
-                if p is not None and p.note:
-                    lines[0] += f" [{notes.index(p.note) + 1}]"
-                if p is not None and "relative_error" in p.spread:
-                    lines.append(" to ".join(map(number, p.spread["relative_error"])))
-                if p is not None and p.values["psnr"] is not None:
-                    lines.append(f"{number(p.values['psnr'])} dB, SSIM {number(p.values['ssim'])}")
-                if p is not None:
-                    same, lpips = (p.values[name] for name in MORE)
-                    lines += [f"same class {100 * same:.0f} %"] if same is not None else []
-                    lines += [f"LPIPS {number(lpips)}"] if lpips is not None else []
-                    lines += [f"{number(p.seconds)} s"] if p.seconds is not None else []
-                    lines += [s for s in (words.state(p),) if s]
-                    lines += [f"{p.failed} of {p.images + p.failed} failed"] if p.failed else []
-                cells[-1].append((p and p.values["relative_error"], lines))
+        notes: list[str] = []
+        cells = [[_error_cell(report.series[s].get(i), notes) for s in members] for i in range(len(report.layers))]
         name = f"Errors: {words.group_name(group)}" if group else "Layers"
         tables.append({"name": name, "heads": list(map(words.series_name, members)), "cells": cells, "notes": notes})
     return tables
+
+
+def _error_cell(record: Record | None, notes: list[str]) -> Cell:
+    """Return a mean with all that belongs to it; remarks are gathered in ``notes``, and numbered."""
+    if record is None:
+        return None, []
+    lines = [number(record["relative_error"])]
+    if note := record["note"]:
+        notes += [note] if note not in notes else []
+        lines[0] += f" [{notes.index(note) + 1}]"
+    if ends := record["spread"].get("relative_error"):
+        lines.append(" to ".join(map(number, ends)))
+    if record["psnr"] is not None:
+        lines.append(f"{number(record['psnr'])} dB, SSIM {number(record['ssim'])}")
+    if record.get("same_class") is not None:
+        lines.append(f"same class {100 * record['same_class']:.0f} %")
+    if record.get("lpips") is not None:
+        lines.append(f"LPIPS {number(record['lpips'])}")
+    if record["seconds"] is not None:
+        lines.append(f"{number(record['seconds'])} s")
+    lines += [state] if (state := words.state(record)) else []
+    if record["failed"]:
+        lines.append(f"{record['failed']} of {record['images'] + record['failed']} failed")
+    return record["relative_error"], lines
+
+
+def _numbers(report: Report) -> str:
+    """Return all means by layer and method as CSV, as the report's document has them."""
+    records = [{"layer": layer["layer"], **r} for layer in report.layers for r in layer.get("inversion") or []]
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(dict.fromkeys(name for record in records for name in record)))
+    table.writeheader()
+    table.writerows(records)
+    return text.getvalue()
 
 
 def _expected(report: Report, pictures: EmbeddedImages) -> list[dict[str, Any]]:
@@ -235,7 +247,7 @@ def _expected(report: Report, pictures: EmbeddedImages) -> list[dict[str, Any]]:
     found = []
     for i, name in enumerate(report.names):
         linear = next((r for r in report.layers[i].get("inversion") or [] if r["method"] == "linear"), {})
-        if finite(linear.get("expected_error")) is None:
+        if linear.get("expected_error") is None:
             continue
         shown = []
         for picture in report.pictures[: min(EXPECTED_IMAGES, pictures.images)]:
@@ -256,8 +268,8 @@ def _theory(report: Report) -> dict[str, Any]:
     heads = {
         "sparsity": ["% non-zero, activation", "% non-zero, pooled"],
         "coherence": ["coherence, signed", "coherence, shifted"],
-        "rip": ["RIP ratio", "RIP ratio, Gaussian"],
-        "certificate": ["δₖ", "σ, own input", "σ, image"],
+        "rip": ["RIP ratio", "RIP ratio, Gaussian", "typical"],
+        "certificate": ["δₖ", "σ, own input", "σ, image", "null space"],
     }
     rows = {}
     for i, block in report.blocks.items():
@@ -267,90 +279,95 @@ def _theory(report: Report) -> dict[str, Any]:
         cells = {
             "sparsity": [_cell(sparsity.get(name)) for name in ("activation", "pooled")],
             "coherence": [_cell(learned.get(n), f"Gaussian {number(random.get(n))}") for n in ("signed", "shifted")],
-            "rip": [_quantiles(rip.get(filters)) for filters in ("normalised", "gaussian")],
+            "rip": [
+                *(_quantiles(rip.get(filters)) for filters in ("normalised", "gaussian")),
+                _typical((rip.get("normalised") or {}).get("typical")),
+            ],
             "certificate": [
                 _bounds(certificate.get("delta_k"), "k"),
                 *(_bounds((certificate.get(of) or {}).get("sigma")) for of in ("input", "image")),
+                _null_space(certificate.get("image") or {}),
             ],
         }
         about = f"{block['kind']}, {number(block['input_shape'])} → {number(block['code_shape'])}"
         rows[i] = block["name"], about, [cell for name in measured for cell in cells[name]]
-    meanings = [words.THEORY[name] for name in measured] + (
-        [words.THEORY["sigma"]] if "certificate" in measured else []
-    )
-    typical = {block["name"]: _typical(block) for block in report.blocks.values()}
-    typical = {name: sentence for name, sentence in typical.items() if sentence}
+    explained = {"rip": ("rip", "typical"), "certificate": ("certificate", "sigma", "null")}
+    meanings = [words.THEORY[part] for name in measured for part in explained.get(name, (name,))]
+    notes: dict[str, list[str]] = {}
+    for block in report.blocks.values():
+        for note in (block.get("certificate") or {}).get("notes") or []:
+            notes.setdefault(note, []).append(block["name"])
     return {
-        "typical": typical,
         "meanings": meanings,
         "heads": [h for name in measured for h in heads[name]],
         "rows": rows,
+        "notes": [f"{', '.join(names)}: {note}." for note, names in notes.items()],
     }
 
 
-def _typical(block: Mapping[str, Any]) -> str:
-    """Return what most random codes of a block do at unit filters, and what the worst code can do, in one sentence."""
-    rip = next((r for r in block.get("rip") or [] if (r["filters"], r["boundary"]) == ("normalised", "full")), {})
-    found, delta = rip.get("typical"), (block.get("certificate") or {}).get("delta_k")
-    worst = f"; {worst_in_words(delta['lower'], delta['upper'])}" if delta else ""
-    return f"{found['text']}{worst}." if found else ""
+def _typical(found: Mapping[str, Any] | None) -> Cell:
+    """Return how many random codes keep their norm within which share; see ``TypicalRatio``."""
+    if not found:
+        return None, []
+    within = f"within {100 * found['within']:.2g} %"
+    if found["within"] >= 0.5:
+        within = f"times {number(found['low'])} to {number(found['high'])}"
+    return found["within"], [f"{100 * found['share']:.3g} % {within}"]
 
 
-def _cell(value: Any, *more: str) -> Cell:
-    return (finite(value), [number(value), *more]) if finite(value) is not None else (None, [])
+def _null_space(image: Mapping[str, Any]) -> Cell:
+    least, left = "" if image.get("exact") else "at least ", image.get("undetermined")
+    return (None, []) if left is None else (left, [f"{least}{number(left)}", f"of {number(image['unknowns'])}"])
+
+
+def _cell(value: float | None, *more: str) -> Cell:
+    return value, [] if value is None else [number(value), *more]
 
 
 def _quantiles(record: Mapping[str, Any] | None) -> Cell:
-    values = [finite((record or {}).get(name)) for name in ("p01", "p50", "p99")]
-    return (
-        (values[1], [" ".join(map(number, values)), f"k = {number((record or {}).get('k'))}"])
-        if all(values)
-        else (None, [])
-    )
+    if not record:
+        return None, []
+    values = " ".join(number(record[name]) for name in ("p01", "p50", "p99"))
+    return record["p50"], [values, f"k = {number(record['k'])}"]
 
 
 def _bounds(bounds: Mapping[str, Any] | None, more: str = "") -> Cell:
-    low, high = (finite((bounds or {}).get(end)) for end in ("lower", "upper"))
-    if bounds is None or high is None:
+    if not bounds:
         return None, []
+    low, high = bounds["lower"], bounds["upper"]
     text = f"{number(low)} to {number(high)}" if low else f"at most {number(high)}"
-    return high, [text, *([f"{more} = {number(bounds.get(more))}"] if more else [])]
+    return high, [text, *([f"{more} = {number(bounds[more])}"] if more else [])]
 
 
 def _pattern(block: Mapping[str, Any]) -> str | None:
     return ((block.get("certificate") or {}).get("direction") or {}).get("picture")
 
 
-def _direction(block: Mapping[str, Any], unseen: EmbeddedImages) -> tuple[str | None, str, list[str]]:
-    """Return the picture of what a block's code shows least of, in words, and the certificate's remarks."""
-    certificate = block.get("certificate") or {}
-    direction, image = certificate.get("direction") or {}, certificate.get("image") or {}
-    sentence = ""
-    if image.get("undetermined"):
-        least = "" if image.get("exact") else "at least "
-        of = f"{number(image['undetermined'])} of {number(image['unknowns'])} dimensions of the image"
-        sentence = f"The null space has {least}{of}, even with switches and gates given."
-    elif direction.get("gain") is not None:
-        gain, largest = number(direction["gain"]), number(direction.get("largest"))
-        sentence = (
-            f"The change pictured moves the code by {gain} per unit of length, the most visible one by {largest}."
-        )
-    return unseen.uris.get(_pattern(block) or ""), sentence, certificate.get("notes") or []
+def _directions(report: Report, unseen: EmbeddedImages) -> list[tuple[str, str, str]]:
+    """Return, by layer, the picture of what its code shows least of, and how far that moves the code."""
+    found = []
+    for i, block in report.blocks.items():
+        picture = unseen.uris.get(_pattern(block) or "")
+        if picture:
+            direction = block["certificate"]["direction"]
+            moved = f"{number(direction.get('gain'))} (most visible: {number(direction.get('largest'))})"
+            found.append((report.names[i], picture, "in the null space" if direction.get("undetermined") else moved))
+    return found
 
 
 def _facts(layer: Mapping[str, Any]) -> list[list[str]]:
     """Return a layer in a few pairs of term and value, shown while it is selected."""
     linear = layer.get("linear") or {}
     explained = linear.get("explained_variance") or {}
-    facts = [["kind", layer.get("kind")], ["shape", number(layer.get("shape"))]]
+    facts = [["kind", layer["kind"]], ["shape", number(layer["shape"])]]
     for name, title in (("luminance_total", "luminance"), ("colour_total", "colour")):
-        if (share := finite(explained.get(name))) is not None:
+        if (share := explained.get(name)) is not None:
             # an estimate that is farther from held-out images than their mean explains nothing
             text = f"{number(100 * share)} %" if share > 0 else "0 % (no better than the mean)"
             facts.append([f"{title} explained linearly", text])
     if layer.get("block"):
         facts.append(["conv block", layer["block"]["name"]])
-    return [[term, text] for term, text in facts if text]
+    return facts
 
 
 def _settings(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -361,6 +378,7 @@ def _settings(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, 
             pairs += _settings(value, f"{key}, ")
         else:
             plain = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            plain = plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}… (config.json has all)"
             pairs.append((prefix + key, "none" if value is None else plain))
     return pairs
 

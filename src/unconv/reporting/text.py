@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from unconv.reporting.data import FEW, Point, Report, Series, best_from_features, recognisable, threshold
+from unconv.reporting.data import FEW, Record, Report, Series, best_from_features, done, recognisable, threshold
 
 METHODS = {
     "linear": "linear decoder",
@@ -44,16 +43,18 @@ THEORY = {
     " Gaussian filters of the same size.",
     "rip": "RIP (restricted isometry property) ratio: ‖Wᵀz‖ / ‖z‖ of sampled codes z with k non-zeros, 1st percentile,"
     " median and 99th percentile; near 1, the transposed convolution keeps lengths.",
+    "typical": "Typical: how many of all random codes keep their length ‖Wᵀz‖ within which share, at 95 % confidence.",
     "certificate": "δₖ: how far ‖Wᵀz‖² / ‖z‖² strays from 1 over all such codes, as lower to upper bound; from 1 on,"
     " nothing is promised.",
     "sigma": "σ: the smallest singular value of the linear map that the code fixes, as lower to upper bound; an error e"
     " in the code moves the answer by at most e over the lower bound; where that is 0, nothing is promised.",
+    "null": "Null space: dimensions of the image that the code leaves open, even with switches and gates given.",
 }
 
 
 def number(value: Any, missing: str = "–", digits: int = 3) -> str:
     """Return a value as text: floats with significant digits, whole numbers with their thousands apart, shapes."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+    if value is None:
         return missing
     if isinstance(value, list | tuple):
         return " × ".join(map(str, value))
@@ -88,12 +89,12 @@ def spread_name(report: Report) -> str:
     return "smallest to largest image" if report.ranged <= FEW else "5th to 95th percentile of the images"
 
 
-def state(point: Point) -> str:
-    """Return how far a point can be trusted; empty where all images converged."""
-    if point.done:
+def state(record: Record) -> str:
+    """Return how far a mean can be trusted; empty where all images converged."""
+    if done(record):
         return ""
-    passes = "" if point.passes is None else f" after {number(round(point.passes))} passes"
-    return f"{point.images - point.converged} of {point.images} not converged{passes}"
+    passes = "" if record["passes"] is None else f" after {number(round(record['passes']))} passes"
+    return f"{record['images'] - record['converged']} of {record['images']} not converged{passes}"
 
 
 def caption(report: Report, rest: str = "") -> str:
@@ -105,12 +106,11 @@ def caption(report: Report, rest: str = "") -> str:
 
 def budget_name(report: Report) -> str:
     """Return the budget of passes and seconds as the settings have it; empty where there is none."""
-    passes, seconds = report.config.get("passes"), report.config.get("budget")
-    given = sorted(set(passes.values())) if isinstance(passes, dict) else [passes] if passes is not None else []
-    texts = (
-        [f"at most {number(given[0])}{f' to {number(given[-1])}' if len(given) > 1 else ''} passes"] if given else []
-    )
-    return " in ".join(texts + ([f"a budget of {number(seconds)} s"] if seconds else []))
+    passes, seconds = report.config.get("passes") or {}, report.config.get("budget")
+    most = f"{number(min(passes.values()))} to {number(max(passes.values()))}" if passes else ""
+    if len(set(passes.values())) == 1:
+        most = number(max(passes.values()))
+    return ", ".join([f"at most {most} passes"] * bool(most) + [f"{number(seconds)} s"] * bool(seconds))
 
 
 def answer(report: Report) -> list[str]:
@@ -119,61 +119,63 @@ def answer(report: Report) -> list[str]:
     if not best:
         what = "no image was recovered from features alone" if report.series else "nothing was inverted"
         return [f"{len(report.names)} layers of {report.model} were measured; {what} in this run."]
-    metric = "ssim" if all(point.values["ssim"] is not None for _, point in best.values()) else "relative_error"
+    metric = "ssim" if all(record["ssim"] is not None for _, record in best.values()) else "relative_error"
     name = "SSIM" if metric == "ssim" else "relative error"
     flat = report.baseline.get(metric)
-    third = "" if flat is None else f", a third of the way from the image's mean colour ({number(flat)}) to the image"
-    limit = f"threshold: mean {name} {number(threshold(report, metric))}{third}"
-    good = [i for i, (_, point) in best.items() if recognisable(report, point)]
+    third = "" if flat is None else f", a third of the way from the mean colour's {number(flat)} to the image"
+    limit = f"threshold: {name} {number(threshold(report, metric))}{third}"
+    good = [i for i, (_, record) in best.items() if recognisable(report, record)]
     bad = [i for i in best if not good or i > max(good)]
-    sentences = []
+    sentences = [f"From features alone, the image is recognisable at no layer looked at ({limit})."]
     if good:
         deepest = max(good)
         gaps = [report.names[i] for i in best if i < deepest and i not in good]
         which = f"up to {report.names[deepest]}{f' (but not at {_and(gaps)})' if gaps else ''}"
-        which = "at every layer looked at" if not bad and not gaps else which
-        at = f"at {report.names[deepest]}, {METHODS.get(best[deepest][0].method, best[deepest][0].method)}"
-        sentences.append(
-            f"From features alone, the image is recognisable {which}: {_values(best[deepest][1])} {at} ({limit})."
-        )
-    else:
-        sentences.append(f"From features alone, the image is recognisable at no layer looked at ({limit}).")
+        if not bad and not gaps:
+            which = f"at every layer looked at, up to {report.names[deepest]}"
+        by = METHODS.get(best[deepest][0].method, best[deepest][0].method)
+        at = f"{_values(best[deepest][1])} there by {by}"
+        sentences = [f"From features alone, the image is recognisable {which}: {at} ({limit})."]
     if bad:
         first, last = bad[0], bad[-1]
         end = f", {_values(best[last][1])} at {report.names[last]}" if last != first else ""
+        within = " within the budget" if set(bad) & set(_stopped(report, best)) else ""
         sentences.append(
-            f"It was not recovered from {report.names[first]}{' on' if last != first else ''}:"
-            f" {_values(best[first][1])} there{end}."
+            f"{'From' if last != first else 'At'} {report.names[first]}{' on' if last != first else ''}, it was not"
+            f" recovered{within}: {_values(best[first][1])} there{end}."
         )
     else:
         sentences.append(f"None of the {len(best)} layers falls below that.")
     return [*sentences, _trust(report, best)]
 
 
-def _trust(report: Report, best: dict[int, tuple[Series, Point]]) -> str:
+def _trust(report: Report, best: dict[int, tuple[Series, Record]]) -> str:
     """Return how far the best results go: converged, linear only, or stopped by the budget."""
     images = "one image" if report.images == 1 else f"{report.images} images"
-    alone = [points for s, points in report.series.items() if (*s.group, s.side_info) == ("image", "network", "none")]
-    stopped = [report.names[i] for i in best if any(i in points and not points[i].done for points in alone)]
+    stopped = [report.names[i] for i in _stopped(report, best)]
     linear = [i for i, (series, _) in best.items() if series.method == "linear"]
     bound = "what is read from a layer bounds from below what it holds"
     if stopped:
         budget = budget_name(report)
         return (
-            f"How far to trust that: means over {images}; at {_and(stopped)} refinement was stopped"
-            f"{f' by its limit ({budget})' if budget else ''} before it converged: that is the budget's limit, not the"
-            " network's."
+            f"How far to trust that: means over {images}; at {_and(stopped)} the budget"
+            f"{f' ({budget})' if budget else ''} ended before refinement converged: its limit, not the network's."
         )
     if len(linear) == len(best):
         return f"How far to trust that: means over {images} by linear decoders, which see only what is linear; {bound}."
     return f"How far to trust that: means over {images}, all converged; {bound}."
 
 
-def _values(point: Point) -> str:
-    error, similarity, ratio = (point.values[name] for name in ("relative_error", "ssim", "psnr"))
-    if similarity is None:
-        return f"relative error {number(error)}"
-    return f"SSIM {number(similarity)}" + ("" if ratio is None else f" and {number(ratio)} dB")
+def _stopped(report: Report, best: dict[int, tuple[Series, Record]]) -> list[int]:
+    """Return the layers at which a method that knows the features alone has not converged for every image."""
+    alone = [records for series, records in report.series.items() if series.features_alone]
+    return [i for i in best if any(i in records and not done(records[i]) for records in alone)]
+
+
+def _values(record: Record) -> str:
+    if record["ssim"] is None:
+        return f"relative error {number(record['relative_error'])}"
+    return f"SSIM {number(record['ssim'])}" + ("" if record["psnr"] is None else f" and {number(record['psnr'])} dB")
 
 
 def definitions(report: Report) -> list[tuple[str, str]]:
