@@ -297,6 +297,19 @@ def document(cells: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
     }
 
 
+def add(path: Path, cell: dict[str, Any], script: str, given: Sequence[str], data: Path) -> None:
+    """Add a network that another script measured to the file, with that script's command."""
+    print(json.dumps(cell), flush=True)
+    kept = json.loads(path.read_text())
+    words = ["FOLDER" if word == str(data) else word for word in given]
+    for option in ("--out", "--work"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    commands = [*kept["commands"], shlex.join(["python", f"experiments/{script}", *words])]
+    record = {"command": " && ".join(commands), "commands": commands, "environment": environment()}
+    write_json(path, document([*kept["cells"], cell], cell["seed"]) | record)
+
+
 def _listed(cells: Sequence[dict[str, Any]], name: str) -> str:
     return ", ".join(map(str, sorted({cell[name] for cell in cells}, key=str))) or "none"
 

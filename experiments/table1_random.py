@@ -10,8 +10,6 @@ the test set is looked at once. Features go to a working folder, so that the sam
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,11 +19,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.linalg import cho_factor, cho_solve, get_blas_funcs
-from table1 import document, load
+from table1 import add, load
 from torch import Tensor, nn
-
-from unconv.evaluate.run_directory import environment
-from unconv.io import write_json
 
 MEASURED = 500  # training images that batch norms and the features' mean are measured on
 CHUNK = 2500  # images a file
@@ -184,16 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         "test": accuracy(classifier, read(folders, "test", len(data.test[1])), data.test[1]),
         **{"training_loss": None, "seconds": time.process_time() - start},
     }
-    print(json.dumps(cell), flush=True)
-    kept = json.loads(chosen.out.read_text())
-    words = ["FOLDER" if word == str(chosen.data) else word for word in given]
-    for option in ("--out", "--work"):
-        if option in words:
-            del words[words.index(option) : words.index(option) + 2]
-    commands = [*kept["commands"], shlex.join(["python", "experiments/table1_random.py", *words])]
-    cells = [*kept["cells"], cell]
-    record = {"command": " && ".join(commands), "commands": commands, "environment": environment()}
-    write_json(chosen.out, document(cells, chosen.seed) | record)
+    add(chosen.out, cell, "table1_random.py", given, chosen.data)
     return 0
 
 
