@@ -1,0 +1,90 @@
+"""Every network of the breadth table through ``unconv report MODEL --size 64 --budget 20s``, one photograph.
+
+``python benchmarks/budget.py`` fills ``benchmarks/budget.json`` network by network, each in a process of its own, with
+random weights; run again, it goes on where it was stopped. It answers: does a report end in time, with a complete page,
+and does refinement end better than the linear estimate that it starts from?
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from breadth import SIZE, SIZES, names
+
+from unconv.evaluate.run_directory import environment
+from unconv.io import write_json
+
+RESULTS = Path(__file__).with_suffix(".json")
+BUDGET = 20  # seconds
+LIMIT = 300  # seconds, after which a network is given up
+
+
+def attempt(model: str) -> dict[str, Any]:
+    """Run one report.
+
+    Returns:
+        ``{"model", "size", "seconds", "layers", "page", "refined"}``: wall-clock seconds of the process, start and page
+        with it; layers in the results; whether a page was there; per status of the refined results their number, and
+        how many of them have a larger error than the linear estimate. ``{"model", "size", "seconds", "failed"}`` with
+        the last line of the error where it stopped.
+    """
+    size = SIZES.get(model, SIZE)
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["report", model, "--limit", "1", "--budget", f"{BUDGET}s", "--out", folder]
+        words += [] if size is None else ["--size", str(size)]
+        start = time.perf_counter()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "unconv", *words], capture_output=True, text=True, timeout=LIMIT, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return {"model": model, "size": size, "seconds": LIMIT, "failed": f"no end within {LIMIT} s"}
+        row = {"model": model, "size": size, "seconds": round(time.perf_counter() - start, 1)}
+        if done.returncode:
+            return row | {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1]}
+        rows = pq.read_table(Path(folder) / "results.parquet").to_pylist()
+        page = (Path(folder) / "report.html").exists()
+    linear = {r["layer"]: r["relative_error"] for r in rows if r["method"] == "linear"}
+    refined = [r for r in rows if r["method"] == "gauss-newton" and r["relative_error"] is not None]
+    worse = sum(r["relative_error"] > 1.001 * (linear.get(r["layer"]) or float("inf")) for r in refined)
+    statuses = dict(Counter(r["status"] for r in refined))
+    return row | {"layers": len({r["layer"] for r in rows}), "page": page, "refined": statuses, "worse": worse}
+
+
+def main() -> None:
+    """Run what the command line names; every network by default."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("models", nargs="*", help="names as unconv report takes them; all by default")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    chosen = parser.parse_args()
+    rows = json.loads(chosen.out.read_text())["rows"] if chosen.out.exists() else []
+    for model in chosen.models or names():
+        if model in {row["model"] for row in rows}:
+            continue
+        rows.append(attempt(model))
+        print(rows[-1], flush=True)
+        ended = [row for row in rows if "failed" not in row]
+        summary = {
+            "ended": len(ended),
+            "failed": len(rows) - len(ended),
+            "median_seconds": statistics.median([row["seconds"] for row in ended]) if ended else None,
+            "longest_seconds": max((row["seconds"] for row in ended), default=None),
+            "refined": sum(sum(row["refined"].values()) for row in ended),
+            "worse_than_linear": sum(row["worse"] for row in ended),
+        }
+        document = {"command": "python benchmarks/budget.py", "summary": summary, "rows": rows}
+        write_json(chosen.out, document | {"environment": environment()})
+
+
+if __name__ == "__main__":
+    main()
