@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from breadth import SIZE, SIZES, names
 
+from breadth import SIZE, SIZES, names
 from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
 
