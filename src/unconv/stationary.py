@@ -19,7 +19,6 @@ from unconv.errors import UnconvError
 from unconv.inversion.blocks import depth_to_space, space_to_depth
 
 Features = Callable[[Tensor], Tensor]
-NOISE = 150.0
 
 
 @dataclass(frozen=True)
@@ -172,20 +171,18 @@ class StationaryPreconditioner:
 
     Attributes:
         blocks: The blocks.
-        noise: What ``nu`` should be at the linear estimate, in units of ``unit``; see ``of``.
         unit: ``mean(diag H) * mean(diag C)``, the natural unit of ``nu``.
         factor: ``L U``. Shape ``(*frequencies, width, width)``.
         gains: ``s``. Shape ``(*frequencies, width)``.
     """
 
-    def __init__(self, normal: Tensor, covariance: Tensor, blocks: Blocks, noise: float = 1.0) -> None:
+    def __init__(self, normal: Tensor, covariance: Tensor, blocks: Blocks) -> None:
         """Factorise.
 
         Args:
             normal: From ``average_normal_operator``.
             covariance: From ``residual_covariance``.
             blocks: The blocks of both.
-            noise: Of a feature around its linearisation at the linear estimate, in units of ``unit``.
 
         Raises:
             UnconvError: If the matrices are not those of the blocks.
@@ -195,7 +192,7 @@ class StationaryPreconditioner:
                 f"matrices of shapes {tuple(normal.shape)} and {tuple(covariance.shape)} are not those of blocks of "
                 f"{blocks.width} numbers"
             )
-        self.blocks, self.noise = blocks, noise
+        self.blocks = blocks
         means = [m.diagonal(dim1=-2, dim2=-1).real.mean().item() for m in (normal, covariance)]
         self.unit = max(means[0] * means[1], torch.finfo(torch.float32).tiny)
         root = torch.linalg.cholesky(covariance)
@@ -214,10 +211,6 @@ class StationaryPreconditioner:
     ) -> StationaryPreconditioner:
         """The preconditioner of a layer, from reference images and what its linear decoder misses in some of them.
 
-        The farther estimates are from the images, the less the features' linearisation explains: ``noise`` is 150
-        times the share of the variance of the references that the residuals have (found on VGG-19 and the bundled
-        network), from 1 to 300.
-
         Args:
             features: The network up to the layer, differentiable, from images ``(N, C, *spatial)``.
             references: Reference images. Shape ``(N, C, *spatial)``.
@@ -231,12 +224,10 @@ class StationaryPreconditioner:
         config = config or StationaryConfig()
         shape = references.shape[1:]
         blocks = Blocks.of(shape, stride or [config.block] * (len(shape) - 1), config.block)
-        missed = (residuals.square().mean() / references.var().clamp_min(torch.finfo(residuals.dtype).tiny)).item()
         return StationaryPreconditioner(
             average_normal_operator(features, references[: config.probes], blocks, config),
             residual_covariance(residuals, blocks, config),
             blocks,
-            min(max(NOISE * missed, 1.0), 300.0),
         )
 
     def apply(self, v: Tensor, nu: Tensor | float) -> Tensor:

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Network
+from unconv.evaluate.noise import noisy_name
 from unconv.evaluate.reconstruction import IN_PASSES, Task
+from unconv.inversion.calibration import CalibrationConfig, Refinement
+from unconv.inversion.linear import EXAMPLES, LinearConfig
+from unconv.stationary import StationaryConfig
+from unconv.tracing import capture
 
 MOST_PASSES = 150  # of a layer; from there on refinement gains next to nothing
-LEAST_PASSES = 4  # of a layer that is refined at all
-SETUP = 20  # passes that the preconditioner of a layer costs, once
-SHARE = 0.8  # of what is left after the linear part that is planned; the rest is slack
+STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, MOST_PASSES)  # numbers of passes that a layer may get
+SHARE = 0.85  # of what is left after the linear part that is planned; the rest is slack
 REFERENCES = 48  # images that linear decoders are fitted to
 
 
@@ -40,9 +44,6 @@ def seconds_per_pass(network: Network, x: Tensor, layers: Sequence[str]) -> dict
 
 def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int) -> float:
     """Return roughly how long linear decoders take: references through the network, normal equations, all images."""
-    from unconv.inversion.linear import LinearConfig
-    from unconv.tracing import capture
-
     start = time.perf_counter()
     capture(network.module, layers, x)
     forward = time.perf_counter() - start
@@ -67,27 +68,57 @@ def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: i
     return 2 * forward * (2 * REFERENCES + images) + work * per_product
 
 
-def plan_passes(tasks: Sequence[Task], per_pass: Mapping[str, float], images: int, seconds: float) -> dict[str, int]:
-    """Deal seconds out: equal time for every layer, up to ``MOST_PASSES``; what is left over goes to the others.
+def plan_passes(
+    tasks: Sequence[Task],
+    per_pass: Mapping[str, float],
+    images: int,
+    seconds: float,
+    refinements: Mapping[str, Refinement] | None = None,
+) -> dict[str, int]:
+    """Deal seconds out in rounds, each to the layer whose expected error falls most per second.
 
-    Layers that would get fewer than ``LEAST_PASSES`` get none, the dearest first: one pass only looks, and the
-    preconditioner costs more than that.
+    What to expect is what calibration found on reference images; without one, an error that falls with the root of
+    the passes. A layer where refinement does not pay gets all passes at no cost: it makes none of them.
     """
-    runs = {layer: sum(t.layer == layer and t.method in IN_PASSES for t in tasks) for layer in per_pass}
-    setup = {t.layer: SETUP * per_pass[t.layer] for t in tasks if t.method == "gauss-newton"}
-    # the cheapest layers first: what they do not need is shared among the others
-    chosen = sorted((layer for layer, n in runs.items() if n), key=lambda layer: per_pass[layer] * runs[layer])
-    while chosen:
-        passes = dict.fromkeys(per_pass, 0)
-        left = SHARE * max(seconds, 0.0) - sum(setup.get(layer, 0.0) for layer in chosen)
-        for number, layer in enumerate(chosen):
-            cost = per_pass[layer] * images * runs[layer]
-            passes[layer] = min(MOST_PASSES, max(0, int(left / (len(chosen) - number) / cost)))
-            left -= passes[layer] * cost
-        if passes[chosen[-1]] >= LEAST_PASSES:
+    costs = {
+        layer: [
+            (t, (refinements or {}).get(noisy_name(layer, t.noise)) if t.method == "gauss-newton" else None)
+            for t in tasks
+            if t.layer == layer and t.method in IN_PASSES
+        ]
+        for layer in per_pass
+    }
+    passes, left = dict.fromkeys(per_pass, 0), SHARE * max(seconds, 0.0)
+
+    def made_and_expected(layer: str, most: int) -> tuple[int, float]:
+        """Return the passes of one image over a layer's tasks, and the sum of their expected errors."""
+        made, expected = 0, 0.0
+        for task, found in costs[layer]:
+            made += most if found is None else found.best(task.side_info, most)
+            expected += (1 + most) ** -0.5 if found is None else found.foretold(task.side_info, most)
+        return made, expected
+
+    while True:
+        best = None
+        for layer, made in passes.items():
+            before, error = made_and_expected(layer, made)
+            for more in STEPS if costs[layer] else ():
+                after, lower = made_and_expected(layer, more)
+                cost = per_pass[layer] * images * (after - before)
+                if more <= made or cost > left:
+                    continue
+                rate = (error - lower) / cost if cost else float("inf")
+                if rate > 0 and (best is None or rate > best[0]):
+                    best = rate, layer, more, cost
+        if best is None:
             return passes
-        chosen.pop()
-    return dict.fromkeys(per_pass, 0)
+        _, layer, passes[layer], cost = best
+        left -= cost
+
+
+def calibration_passes() -> int:
+    """Return the passes, of one image, that calibration of a layer takes where refinement pays."""
+    return CalibrationConfig().cost(EXAMPLES) + StationaryConfig().probes
 
 
 def check_linear(needed: float, budget: float) -> None:

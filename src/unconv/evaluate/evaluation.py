@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unconv.errors import UnconvError
-from unconv.evaluate.budget import SETUP, Clock
+from unconv.evaluate.budget import Clock
 from unconv.evaluate.network import Captured, CapturedStream, Network, none_left
 from unconv.evaluate.noise import noisy_name
 from unconv.evaluate.reconstruction import (
@@ -27,11 +27,17 @@ from unconv.evaluate.reconstruction import (
 )
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.images import ImageStream, SkippedImage
+from unconv.inversion.calibration import Refinement
+from unconv.inversion.frozen_network import SIDE_INFO
+from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.io import reason
 
 MACHINE_SAYS = {reason(OSError(number, os.strerror(number))) for number in errno.errorcode}  # of images left out
 FIRST_PASSES = 8  # of the first round of refinement; every further round makes four times as many
 ROUNDS = [FIRST_PASSES << (2 * i) for i in range(10)]
+MEMORY = 0.8  # of a job's pace at the next one
+WITHOUT_LIMIT = 1 << 30
+NO_GAIN = "no_gain"  # the status of images whose refinement ended where more passes lost on reference images
 MEANS = ("relative_error", *QUALITY, "expected_error", "seconds", "passes")
 Progress = Callable[[str, int], None]
 Row = dict[str, Any]
@@ -49,6 +55,7 @@ class Plan:
         pictures: Number of images whose reconstructions are kept as pictures.
         keep: Whether estimates and references are kept.
         per_pass: Seconds per pass and layer on one image, to foretell whether there is time.
+        refinements: How far refinement pays, by layer (``noisy_name``): no more passes are made than that.
     """
 
     tasks: tuple[Task, ...]
@@ -58,37 +65,71 @@ class Plan:
     pictures: int = 0
     keep: bool = False
     per_pass: Mapping[str, float] = field(default_factory=dict)
+    refinements: Mapping[str, Refinement] = field(default_factory=dict)
 
     def targets(self, task: Task) -> list[int | None]:
         """Return the total passes after each round of a task."""
         if task.method not in IN_PASSES:
             return [None]
         total = self.passes if isinstance(self.passes, int | None) else self.passes[task.layer]
-        if total is None or not self.rounds:
-            return [total]
-        return [*[n for n in ROUNDS if n < total], total] if total > 0 else []
+        if total == 0:
+            return []
+        found = self.refinements.get(noisy_name(task.layer, task.noise)) if task.method == "gauss-newton" else None
+        if total is None:
+            config = self.settings.config or GaussNewtonConfig()
+            total = config.passes if task.method == "gauss-newton" else None
+        if total is None:
+            return [None]
+        counts = [*(n for n in ROUNDS if self.rounds and n < total), total]
+        best = [n if found is None else found.best(task.side_info, n) for n in counts]
+        return sorted({*best} - {0}) or [0]
+
+    def limit(self, task: Task) -> int | None:
+        """Return the number of passes from which on refinement does not pay; ``None`` where none is known."""
+        found = self.refinements.get(noisy_name(task.layer, task.noise)) if task.method == "gauss-newton" else None
+        best = None if found is None else found.best(task.side_info, WITHOUT_LIMIT)
+        return None if best == WITHOUT_LIMIT else best
 
     def jobs(self) -> list[list[Job]]:
-        """Return the jobs of every round: what takes one step for all layers first, then refinement."""
-        rounds: list[list[Job]] = [[]]
+        """Return the jobs of every round: what takes one step for all layers first, then refinement.
+
+        In rounds, refinement with more side information begins where that with less of it ended its first round;
+        where it does not pay by itself, where that ended at last.
+        """
+        rounds: dict[tuple[int, int], list[Job]] = {}
+        made: dict[tuple[str, float], list[Job]] = {}  # of the kind of side information before
         for index, task in enumerate(self.tasks):
-            previous = None
-            for number, target in enumerate(self.targets(task), task.method in ITERATIVE):
-                rounds += [[] for _ in range(number + 1 - len(rounds))]
-                job = Job(index, task, target, previous)
-                rounds[number].append(job)
-                previous = job
-        return [jobs for jobs in rounds if jobs]
+            chained = self.rounds and task.method == "gauss-newton"
+            less = made.get((task.layer, task.noise), []) if chained else []
+            targets, jobs = self.targets(task), []
+            depth = SIDE_INFO.index(task.side_info) if chained else 0
+            for number, target in enumerate(targets, task.method in ITERATIVE):
+                previous = jobs[-1] if jobs else None
+                key = (number, 0 if jobs else depth)
+                if previous is None and less:
+                    previous = less[0] if target else less[-1]
+                    key = key if target else (len(ROUNDS), depth)
+                jobs.append(Job(index, task, target, previous))
+                rounds.setdefault(key, []).append(jobs[-1])
+            if chained and jobs:
+                made[task.layer, task.noise] = jobs
+        return [rounds[key] for key in sorted(rounds)]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task up to a number of passes, from where the previous job of the task ended."""
+    """A task up to a number of passes, from where its previous job ended, or that of a task that knows less."""
 
     index: int
     task: Task
     target: int | None
     previous: Job | None
+
+    @property
+    def made(self) -> int:
+        """Passes of this task that were made before."""
+        goes_on = self.previous is not None and self.previous.index == self.index
+        return (self.previous.target or 0) if self.previous is not None and goes_on else 0
 
     def part(self, block: range) -> str:
         """Return the name of its part for a block of images."""
@@ -147,18 +188,21 @@ def _add(
     part: Part, network: Network, captured: Captured, job: Job, plan: Plan, before: tuple[dict, dict] | None
 ) -> None:
     """Do a job for a batch, and add its rows, pictures and tensors to a part."""
-    batch, start, made = captured.batch, None, 0
-    done: dict[int, Row] = {}
+    batch, start = captured.batch, None
+    rows: dict[int, Row] = {}
     estimates: dict[str, Tensor] = {} if before is None else before[1]
-    if before is not None and job.previous is not None:
-        # an image that has converged, or cannot be inverted, stays as it is
+    if before is not None:
         rows = {row["image"]: row for row in before[0]["rows"] if row["image"] in batch.indices}
-        made = job.previous.target or 0
-        done = {i: row for i, row in rows.items() if row["status"] == "converged" or f"{i}" not in estimates}
+    # an image that has converged, or cannot be inverted, stays as it is
+    done = {i: row for i, row in rows.items() if row["status"] == "converged" or f"{i}" not in estimates}
+    if not job.made:
+        done = {}  # that was another task
     places = [n for n, index in enumerate(batch.indices) if index not in done]
-    if before is not None and places:
+    if rows and places and all(f"{batch.indices[n]}" in estimates for n in places):
         start = torch.stack([estimates[f"{batch.indices[n]}"] for n in places]).to(network.device)
-    passes = None if job.target is None else job.target - made
+    elif not job.made:
+        rows = {}
+    passes = None if job.target is None else job.target - job.made
     results: dict[int, Reconstruction] = {}
     if places:
         chosen = captured.select(places)
@@ -173,9 +217,10 @@ def _add(
         result = results[index]
         row: Row = {"image": index, "file": file} | job.task.fields() | result.numbers
         row |= {"picture": None, "error_map": None}
-        if made and row["passes"] is not None and before is not None:
-            old = next(r for r in before[0]["rows"] if r["image"] == index)
-            row |= {"passes": row["passes"] + old["passes"], "seconds": row["seconds"] + old["seconds"]}
+        if row["passes"] is not None and index in rows:
+            row |= {name: row[name] + rows[index][name] for name in ("passes", "seconds")}
+        if row["status"] == "max_steps" and job.target == plan.limit(job.task):
+            row["status"] = NO_GAIN
         if result.picture is not None and index < plan.pictures:
             row["picture"] = f"images/{index:04d}-{job.index:03d}.png"
             part.pictures[row["picture"]] = result.picture
@@ -206,6 +251,7 @@ class Evaluation:
         plan: What is done.
         run: Where the parts go.
         stopped: Whether the budget ended first.
+        seconds_left: Foretold for what is missing, at the pace at which passes were timed.
     """
 
     network: Network
@@ -213,7 +259,9 @@ class Evaluation:
     plan: Plan
     run: RunDirectory
     stopped: bool = False
-    _pace: float = 1.0
+    seconds_left: float = 0.0
+    _sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    _starts: set[str] = field(default_factory=set)
 
     def go(
         self,
@@ -221,11 +269,25 @@ class Evaluation:
         progress: Progress = lambda message, units: None,
         publish: Callable[[], None] = lambda: None,
         ray: Any = None,
+        *,
+        rounds: int | None = None,
     ) -> None:
-        """Do what is missing, round after round; ``publish`` is called after each, ``ray`` is a ``RayCluster``."""
+        """Do what is missing of the first rounds, all where ``None``; ``publish`` is called after each.
+
+        ``ray`` is a ``RayCluster``.
+        """
         clock = clock or Clock(None)
         self._forget_unread()
-        for jobs in self.plan.jobs():
+        planned = self.plan.jobs()
+        self._starts = {job.previous.part(range(1)) for jobs in planned for job in jobs if job.previous is not None}
+        self.seconds_left = sum(
+            self._foretold(job, block)
+            for block in self.images.blocks()
+            for jobs in planned
+            for job in jobs
+            if not self.run.has(job.part(block))
+        )
+        for jobs in planned[:rounds]:
             parts = self._ray_parts(jobs, ray, clock) if ray is not None else self._local_parts(jobs, clock)
             for part, job in parts:
                 self._store(part, job)
@@ -273,17 +335,24 @@ class Evaluation:
             previous = self._previous(block, missing)
             parts = compute_block(self.network, self.images, block, missing, self.plan, previous)
             started = clock.elapsed()
-            foretold = self._foretold(missing[0], block)
             for number, part in enumerate(parts):
-                if foretold:
-                    # a busy machine is slower than when a pass was timed
-                    self._pace = min(max((clock.elapsed() - started) / foretold, 1.0), 3.0)
-                yield part, missing[number]
-                started, foretold = clock.elapsed(), 0.0
-                if number + 1 < len(missing):
-                    foretold = self._foretold(missing[number + 1], block)
+                job = missing[number]
+                self._compare(self._foretold(job, block), clock.elapsed() - started)
+                yield part, job
+                started = clock.elapsed()
                 if number + 1 < len(missing) and not self._time_for(missing[number + 1], block, clock):
                     return
+
+    def _compare(self, foretold: float, took: float) -> None:
+        """Learn from a job how much slower the machine is than when a pass was timed."""
+        if foretold:
+            self.seconds_left -= foretold
+            self._sums = [MEMORY * old + new for old, new in zip(self._sums, (took, foretold), strict=True)]
+
+    @property
+    def pace(self) -> float:
+        """Seconds that foretold ones take, by the last jobs."""
+        return self._sums[0] / self._sums[1] if self._sums[1] else 1.0
 
     def _ray_parts(self, jobs: Sequence[Job], ray: Any, clock: Clock) -> Iterator[tuple[Part, Job]]:
         for job in jobs:
@@ -297,23 +366,18 @@ class Evaluation:
         self.stopped = self.stopped or clock.left() <= 0
 
     def _time_for(self, job: Job, block: range, clock: Clock) -> bool:
-        if job.task.method in ITERATIVE and clock.left() < self._pace * self._foretold(job, block):
+        if job.task.method in ITERATIVE and clock.left() < self.pace * self._foretold(job, block):
             self.stopped = True
         return not self.stopped
 
     def _foretold(self, job: Job, block: range) -> float:
-        """Return the seconds that a job should take for a block, its layer's preconditioner included."""
-        made = 0 if job.previous is None else job.previous.target or 0
-        name = noisy_name(job.task.layer, job.task.noise)
-        first = job.task.method == "gauss-newton" and name not in self.network.preconditioners
-        passes = ((job.target or 0) - made) * len(block) + SETUP * first
-        return self.plan.per_pass.get(job.task.layer, 0.0) * passes
+        """Return the seconds that a job should take for a block."""
+        return self.plan.per_pass.get(job.task.layer, 0.0) * ((job.target or 0) - job.made) * len(block)
 
     def _store(self, part: Part, job: Job) -> None:
         for path, pixels in part.pictures.items():
             self.run.write_picture(path, pixels)
-        more = job.target in ROUNDS and self.plan.rounds
-        if self.plan.keep or more:
+        if self.plan.keep or job.part(range(1)) in self._starts or (self.plan.rounds and job.target in ROUNDS):
             self.run.write_tensors(part.name, part.tensors)
         self.run.write_part(part.name, part.document())
 

@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
+from unconv.conv_block import SideInfo
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Network
 from unconv.evaluate.noise import add_noise, noisy_name
+from unconv.evaluate.reconstruction import solver_config
 from unconv.images import ImageStream, find_images
+from unconv.inversion.calibration import Refinement, calibrate
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
 from unconv.inversion.reference_images import reference_images
 from unconv.io import cannot_write
@@ -94,14 +97,69 @@ def fit_linear(
             _fitted[keys[name]] = decoder
     for name in missing:
         network.linear[name] = _fitted[keys[name]]
-        if folder is not None:
-            try:
-                network.linear[name].save(fitted_file(folder, name))
-            except OSError as error:
-                raise UnconvError(cannot_write(folder, error)) from error
+        _save(network, name, folder)
     for key in list(_fitted)[:-REMEMBERED]:
         del _fitted[key]
     return notes
+
+
+def calibrated(
+    network: Network,
+    layer: str,
+    kinds: Sequence[SideInfo],
+    *,
+    most: int,
+    noise: float = 0.0,
+    folder: str | Path | None = None,
+) -> Refinement | None:
+    """Return how far refinement of a layer pays, measured the first time and kept with its linear decoder.
+
+    ``None`` where no reference image was held out or no gradient passes.
+    """
+    name = noisy_name(layer, noise)
+    decoder = network.linear.get(name)
+    unseen = None if decoder is None else decoder.unseen()
+    if decoder is None or unseen is None:
+        return None
+    known = decoder.refinement
+    count = network.max_batch  # one where values choose the way
+    images, estimates = (tensor[:count].to(network.device) for tensor in unseen[:2])
+    function = network.function(layer, images.shape[1:])
+    try:
+        preconditioner = network.preconditioner(layer, name)
+        if preconditioner is None:
+            return None
+        with torch.no_grad():
+            features = add_noise(function(images), noise, torch.Generator().manual_seed(0))
+        found = calibrate(
+            function,
+            preconditioner,
+            images,
+            estimates if network.box is None else network.box.project(estimates),
+            kinds,
+            most=most,
+            features=features,
+            solver=solver_config(noise),
+            known=known,
+        )
+    except UnconvError:
+        return None  # what cannot be inverted says so for every image
+    if found == known:
+        return found
+    network.linear[name] = replace(decoder, refinement=found)
+    for key, other in _fitted.items():
+        if other is decoder:
+            _fitted[key] = network.linear[name]
+    _save(network, name, folder)
+    return found
+
+
+def _save(network: Network, name: str, folder: str | Path | None) -> None:
+    if folder is not None:
+        try:
+            network.linear[name].save(fitted_file(folder, name))
+        except OSError as error:
+            raise UnconvError(cannot_write(folder, error)) from error
 
 
 def _keys(network: Network, references: Tensor, layers: Mapping[str, str], seed: int) -> dict[str, str]:

@@ -112,14 +112,15 @@ class Network:
     def preconditioner(self, layer: str, name: str) -> StationaryPreconditioner | None:
         """Return the stationary preconditioner of a layer, made the first time; ``name``: of its linear decoder."""
         decoder = self.linear.get(name)
-        if name in self.preconditioners or decoder is None or decoder.residuals is None or self.references is None:
+        unseen = None if decoder is None else decoder.unseen()
+        if name in self.preconditioners or decoder is None or unseen is None or self.references is None:
             return self.preconditioners.get(name)
         references = self.references = self.references if isinstance(self.references, Tensor) else self.references()
         function = self.function(layer, references.shape[1:])
         if function.differentiable:
             references = references.to(self.device)
             stride = decoder.weights.stride
-            self.preconditioners[name] = StationaryPreconditioner.of(function, references, decoder.residuals, stride)
+            self.preconditioners[name] = StationaryPreconditioner.of(function, references, unseen[2], stride)
         return self.preconditioners.get(name)
 
     def portable(self) -> Network:

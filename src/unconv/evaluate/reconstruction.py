@@ -226,6 +226,12 @@ def reconstruct_features(
     return results
 
 
+def solver_config(noise: float) -> GaussNewtonConfig:
+    """Return how features with a level of noise are fitted: not nearer than ``||n|| / ||y + n||`` (discrepancy)."""
+    config = GaussNewtonConfig()
+    return replace(config, tolerance=max(config.tolerance, noise / math.sqrt(1 + noise**2)))
+
+
 def _from_features(
     network: Network,
     features: Tensor,
@@ -247,11 +253,10 @@ def _from_features(
     if task.method == "gauss-newton":
         preconditioner = network.preconditioner(task.layer, noisy_name(task.layer, task.noise))
     config = settings.config
-    if task.noise and task.method == "gauss-newton":
-        config = config if isinstance(config, GaussNewtonConfig) else GaussNewtonConfig()
-        # the discrepancy principle: features nearer than the noise, ||n|| / ||y + n||, are fitted to the noise
-        level = task.noise / math.sqrt(1 + task.noise**2)
-        config = replace(config, tolerance=max(config.tolerance, level))
+    if config is None and task.method == "gauss-newton":
+        found = None if decoder is None else decoder.refinement
+        config = solver_config(task.noise)
+        config = config if found is None else replace(config, noise=found.noise)
     start = time.perf_counter()
     result = invert_features(
         function,

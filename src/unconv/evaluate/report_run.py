@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from unconv.conv_block import ConvBlock
+from unconv.conv_block import ConvBlock, SideInfo
 from unconv.evaluate.audit import audit_document, mean_colours
-from unconv.evaluate.budget import Clock, check_linear, linear_seconds, plan_passes, seconds_per_pass
+from unconv.evaluate.budget import (
+    MOST_PASSES,
+    SHARE,
+    Clock,
+    calibration_passes,
+    check_linear,
+    linear_seconds,
+    plan_passes,
+    seconds_per_pass,
+)
 from unconv.evaluate.evaluation import Evaluation, Plan, Progress, Row, summarise
-from unconv.evaluate.linear_fit import fit_linear, fitted_file, linear_document, random_weights
+from unconv.evaluate.linear_fit import calibrated, fit_linear, fitted_file, linear_document, random_weights
 from unconv.evaluate.network import CapturedStream, Network, Opened, same_path
 from unconv.evaluate.noise import noisy_name
-from unconv.evaluate.reconstruction import Settings, Task
+from unconv.evaluate.reconstruction import IN_PASSES, Settings, Task
 from unconv.evaluate.run_directory import MISSING, RunDirectory
 from unconv.evaluate.theory import (
     CertificateConfig,
@@ -31,6 +40,7 @@ from unconv.evaluate.theory import (
     regions_and_k,
     sparsity_document,
 )
+from unconv.inversion.calibration import Refinement
 
 LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note")
 THEORY_SHARE = 0.1  # of a budget that certificates get
@@ -97,34 +107,83 @@ class ReportRun:
         self.evaluation: Evaluation | None = None
         self.left_out: list[dict[str, str]] = []
         self.control: dict[str, Any] = {}
-        self.published = self.page_seconds = 0.0
+        self.published = self.page_seconds = self.linear_seconds = self.certifying = 0.0
+        self.planned, self.untried = False, []
 
-    def go(self, progress: Progress, ray: Any = None) -> tuple[dict[str, Any], list[Row], Path]:
-        """Do everything that is missing; return the document, the rows and the page."""
+    def go(self, progress: Callable[..., None], ray: Any = None) -> tuple[dict[str, Any], list[Row], Path]:
+        """Do everything that is missing; return the document, the rows and the page.
+
+        ``progress`` is called with a message, the rows that are done and the seconds that are left.
+        """
         job, network, images = self.job, self.job.opened.network, self.job.opened.images
-        self._fit(len(images))
+
+        def say(message: str, units: int) -> None:
+            progress(message, units, self.seconds_left())
+
+        self._fit(len(images), say)
         settings = job.settings
         if any(task.code == "paper" for task in job.tasks):
             counts = self._counts()
             fractions = {block.name: pooled_fraction(counts, block.name) for block in self.blocks.values()}
             settings = replace(settings, fractions=fractions)
-        passes, per_pass = self._passes(len(images))
-        plan = Plan(job.tasks, passes, settings, rounds=True, pictures=job.pictures, per_pass=per_pass)
+        plan = Plan(job.tasks, dict.fromkeys(job.layers, 0), settings, rounds=True, pictures=job.pictures)
         self.evaluation = Evaluation(network, images, plan, self.run)
-        rounds = iter(range(len(plan.jobs())))
+        self.evaluation.go(self.clock, say, ray=ray, rounds=1)
+        self._publish()  # the linear page, before anything else
+        self._cheap_theory(say)
+        per_pass = self.run.part("seconds_per_pass", lambda: seconds_per_pass(network, job.x, job.layers))
+        refinements = self._calibrate(per_pass, len(images), say)
+        passes = self._passes(len(images), per_pass, refinements)
+        self.evaluation.plan = replace(plan, passes=passes, per_pass=per_pass, refinements=refinements)
+        self.planned, self.certifying = True, sum(self._certificates().values())
 
         def publish() -> None:
-            if next(rounds) == 0:
-                self._publish()  # the linear page, before anything else
-                self._cheap_theory(progress)
-            elif self.clock.elapsed() - self.published >= self.page_seconds / PAGE_SHARE:
+            if self.clock.elapsed() - self.published >= self.page_seconds / PAGE_SHARE:
                 self._publish()
 
-        self.evaluation.go(self.clock, progress, publish, ray)
-        self._certify(progress)
+        self.evaluation.go(self.clock, say, publish, ray)
+        self._certify(say)
         return self._publish()
 
-    def _fit(self, images: int) -> None:
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the last page, as foretold; ``None`` where nothing is known yet."""
+        evaluation, job = self.evaluation, self.job
+        if self.planned and evaluation is not None:
+            left = evaluation.pace * evaluation.seconds_left + self.certifying + 2 * self.page_seconds
+        elif job.budget is not None:
+            left = SHARE * (job.budget - self.linear_seconds) + self.linear_seconds - self.clock.elapsed()
+        else:
+            return None
+        return max(0.0, min(left, self.clock.left()))
+
+    def _calibrate(self, per_pass: Mapping[str, float], images: int, say: Progress) -> dict[str, Refinement]:
+        """Return how far refinement of each layer pays, the cheapest layers first, as far as there is time."""
+        job, found = self.job, {}
+        kinds: dict[tuple[str, float], list[SideInfo]] = {}
+        for task in job.tasks:
+            if task.method == "gauss-newton":
+                kinds.setdefault((task.layer, task.noise), []).append(task.side_info)
+        layers = sorted(kinds, key=lambda key: per_pass[key[0]])
+        for number, (layer, noise) in enumerate(layers):
+            decoder = job.opened.network.linear.get(noisy_name(layer, noise))
+            unknown = decoder is None or decoder.refinement is None
+            share = SHARE * self.clock.left() / (len(layers) - number)
+            if unknown and calibration_passes() * per_pass[layer] > share:
+                self.untried.append(layer)
+                continue
+            most = (self.run.config.get("passes") or {}).get(layer, MOST_PASSES)
+            if job.budget is not None:
+                most = min(MOST_PASSES, int(share / (per_pass[layer] * images * len(kinds[layer, noise]))))
+            folder = self.run.path / "decoders"
+            refinement = calibrated(
+                job.opened.network, layer, kinds[layer, noise], most=most, noise=noise, folder=folder
+            )
+            if refinement is not None:
+                found[noisy_name(layer, noise)] = refinement
+            say(f"calibrating {layer}", 0)
+        return found
+
+    def _fit(self, images: int, say: Progress) -> None:
         job, folder = self.job, self.run.path / "decoders"
         given = [f for f in (job.decoders, folder) if f is not None]
         wanted = dict.fromkeys((t.noise, t.layer) for t in job.tasks if t.method in {"linear", "gauss-newton"})
@@ -135,7 +194,9 @@ class ReportRun:
         ]
         if job.budget is not None and missing:
             missing = [*missing, *(layer for _, layer in wanted if job.control)]
-            check_linear(linear_seconds(job.opened.network, job.x, missing, images), job.budget)
+            self.linear_seconds = linear_seconds(job.opened.network, job.x, missing, images)
+            check_linear(self.linear_seconds, job.budget)
+        say("fitting linear decoders", 0)
         stored = self.run.read("references")
         for noise in dict.fromkeys(noise for noise, _ in wanted):
             self.notes += fit_linear(
@@ -167,27 +228,39 @@ class ReportRun:
         found = {layer: linear_document(decoder) for layer, decoder in control.linear.items()}
         self.control = {layer: document.get("explained_variance") for layer, document in found.items()}
 
-    def _passes(self, images: int) -> tuple[dict[str, int] | None, dict[str, float]]:
-        """Return whole passes per layer, decided before work starts, and the seconds that one takes."""
-        job, config = self.job, self.run.config
+    def _passes(
+        self, images: int, per_pass: Mapping[str, float], refinements: Mapping[str, Refinement]
+    ) -> dict[str, int] | None:
+        """Return whole passes per layer, decided before refinement starts."""
+        job, config, before = self.job, self.run.config, self.run.previous
         if job.budget is None:
-            return config.get("passes"), {}
-        network = job.opened.network
-        per_pass = self.run.part("seconds_per_pass", lambda: seconds_per_pass(network, job.x, job.layers))
-        before = self.run.previous
+            return config.get("passes")
         if before.get("budget") == job.budget and "passes" in before:
             passes = before["passes"]
         else:
-            spent = self.run.read("references")["seconds"]
             reserved = THEORY_SHARE * job.budget if self.blocks else 0.0
-            passes = plan_passes(job.tasks, per_pass, images, job.budget - spent - reserved)
+            tried = {layer: seconds for layer, seconds in per_pass.items() if layer not in self.untried}
+            passes = dict.fromkeys(job.layers, 0)
+            passes |= plan_passes(job.tasks, tried, images, self.clock.left() - reserved, refinements)
             passes = {layer: max(n, before.get("passes", {}).get(layer, 0)) for layer, n in passes.items()}
         self.run.write_config(passes=passes)
-        unrefined = [layer for layer in job.layers if not passes.get(layer, 1)]
-        unrefined = [layer for layer in unrefined if any(t.layer == layer and t.method != "linear" for t in job.tasks)]
+        refined = [task for task in job.tasks if task.method in IN_PASSES]
+        unrefined = dict.fromkeys(task.layer for task in refined if not passes[task.layer])
         if unrefined:
             self.notes.append(f"no time to refine {', '.join(unrefined)}; a larger budget goes on with that")
-        return passes, per_pass
+        evaluation = self.evaluation
+        assert evaluation is not None
+        plan = replace(evaluation.plan, passes=passes, refinements=refinements)
+        vain: dict[str, list[str]] = {}
+        for task in refined:
+            if plan.limit(task) == 0:
+                vain.setdefault(task.side_info, []).append(task.layer)
+        for kind, layers in vain.items():
+            self.notes.append(
+                f"{', '.join(layers)}: refinement, side information {kind}, gains nothing on reference images, so the "
+                f"estimate that it starts from stands"
+            )
+        return passes
 
     def _counts(self) -> Any:
         names = [block.name for block in self.blocks.values()]
@@ -225,18 +298,9 @@ class ReportRun:
         if not self.blocks or (self.job.budget is not None and self.clock.left() <= 0):
             return
         job, network, counts = self.job, self.job.opened.network, self._counts()
-        config = CertificateConfig(seed=job.seed)
-        stored = self.run.read("seconds_per_pass")
-        per_pass = {} if stored is MISSING else stored
-        cost = {layer: per_pass.get(layer, 0.0) * config.passes for layer in self.blocks}
-        left = float("inf") if job.budget is None else THEORY_SHARE * job.budget
-        chosen = []
-        for layer in sorted(self.blocks, key=lambda name: cost[name]):
-            left -= cost[layer]
-            if left >= 0:
-                chosen.append(layer)
-        self.run.write_config(certified=len(chosen))
-        missing = [layer for layer in chosen if not self.run.has(self._part("certificate", self.blocks[layer]))]
+        config, costs = CertificateConfig(seed=job.seed), self._certificates()
+        self.run.write_config(certified=len(costs))
+        missing = [layer for layer in costs if not self.run.has(self._part("certificate", self.blocks[layer]))]
         names = [self.blocks[layer].name for layer in missing]
         examples = []
         for captured in CapturedStream(network, job.opened.images, names) if missing else ():
@@ -246,7 +310,7 @@ class ReportRun:
                 break
         for layer in missing:
             block = self.blocks[layer]
-            if self.clock.left() < cost[layer]:
+            if self.clock.left() < costs[layer]:
                 break
             region, k = regions_and_k(block, pooled_fraction(counts, block.name), job.settings.region or 1)
 
@@ -259,7 +323,21 @@ class ReportRun:
 
             part = certificate_document(network, block, region, k, examples[: config.images], save, config)
             self.run.write_part(self._part("certificate", block), part)
+            self.certifying -= costs[layer]
             progress(f"certifying {block.name}", 1)
+
+    def _certificates(self) -> dict[str, float]:
+        """Return the conv blocks that are certified, the cheapest first, and the seconds that each takes."""
+        stored = self.run.read("seconds_per_pass")
+        per_pass = {} if stored is MISSING else stored
+        costs = {layer: per_pass.get(layer, 0.0) * CertificateConfig().passes for layer in self.blocks}
+        left = float("inf") if self.job.budget is None else THEORY_SHARE * self.job.budget
+        chosen = {}
+        for layer in sorted(costs, key=lambda name: costs[name]):
+            left -= costs[layer]
+            if left >= 0:
+                chosen[layer] = costs[layer]
+        return chosen
 
     def _part(self, kind: str, block: ConvBlock) -> str:
         layer = next(name for name, other in self.blocks.items() if other is block)

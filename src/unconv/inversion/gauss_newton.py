@@ -29,8 +29,8 @@ class GaussNewtonConfig:
         tolerance: An image has converged once ``||f(x) - y|| <= tolerance * ||y||``.
         noise: Variance ``nu`` of a feature around its linearisation that is expected at the first image, in units of
             what the residuals of the linear decoder give a feature on average, ``mean(diag H) * mean(diag C)``. Large
-            values keep to what the covariance holds for likely, small ones trust the average of ``J^T J``. The
-            preconditioner's where ``None``.
+            values keep to what the covariance holds for likely, small ones trust the average of ``J^T J``;
+            ``calibrate`` finds a layer's.
         noise_power: ``nu`` falls with this power of ``||f(x) - y||``: what the linearisation cannot explain falls too.
         noise_floor: Least share of the first ``nu``; below it, weak directions would be filled with what is left of
             the misfit.
@@ -42,7 +42,7 @@ class GaussNewtonConfig:
 
     passes: int = 150
     tolerance: float = 1e-4
-    noise: float | None = None
+    noise: float = 10.0
     noise_power: float = 1.5
     noise_floor: float = 0.02
     speck: float = 1e-3
@@ -125,11 +125,10 @@ def gauss_newton(
 
 def _stationary(preconditioner: StationaryPreconditioner, first: Tensor, config: GaussNewtonConfig) -> Metric:
     """Return products with ``M / nu = (H + nu C^-1)^-1``; ``first``: misfits at the linear estimates."""
-    noise = preconditioner.noise if config.noise is None else config.noise
 
     def metric(v: Tensor, value: Tensor, rows: Tensor) -> Tensor:
         share = (value / first[rows].clamp_min(tiny(value))).pow(config.noise_power / 2)
-        nu = noise * preconditioner.unit * share.clamp(config.noise_floor, 1.0)
+        nu = config.noise * preconditioner.unit * share.clamp(config.noise_floor, 1.0)
         return preconditioner.apply(v, nu) / column(nu, v)
 
     return metric

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unconv.errors import UnconvError
 from unconv.inversion.blocks import CONVOLVE, SMOOTH, BlockGrid, as_map
+from unconv.inversion.calibration import Refinement
 from unconv.inversion.regression import LinearConfig, MapRegression, VectorRegression, Weights, project
 from unconv.inversion.residuals import ErrorModel, ExplainedVariance, explained_variance
 from unconv.io import replacing
@@ -23,6 +24,8 @@ from unconv.io import replacing
 Capture = Callable[[Tensor], Mapping[str, Tensor]]
 
 TENSORS = ("near", "bias", "projection", "far", "far_projection")
+EXAMPLES = 2  # held-out images that refinement is calibrated on
+KEPT = ("residuals", "examples")
 NUMBERS = ("kind", "stride", "block", "ridge", "status", "note")
 
 
@@ -35,20 +38,32 @@ class LinearDecoder:
         channels: Channels of the image.
         residuals: What estimates of held-out images miss, by weights that these had no part in.
             Shape ``(n, C, *spatial)``; ``None`` where no reference image was held out.
+        examples: The first of these images, on which refinement is calibrated. Shape ``(m, C, *spatial)``.
         explained: Explained variance of the same estimates.
         error_model: Squared errors to expect, from the same estimates.
+        refinement: How far refinement of its estimates pays, once that was measured.
     """
 
     weights: Weights
     channels: int
     residuals: Tensor | None = None
+    examples: Tensor | None = field(default=None, repr=False)
     explained: ExplainedVariance | None = field(default=None, repr=False)
     error_model: ErrorModel | None = field(default=None, repr=False)
+    refinement: Refinement | None = field(default=None, repr=False)
 
     @property
     def status(self) -> str:
         """``"fitted"``, or why there was nothing to fit, and the mean image is the estimate."""
         return self.weights.status
+
+    def unseen(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Examples, their estimates and the residuals of the other held-out images; ``None`` without examples."""
+        if self.examples is None or self.residuals is None:
+            return None
+        count = len(self.examples)
+        others = self.residuals[count:] if len(self.residuals) > count else self.residuals
+        return self.examples, self.examples - self.residuals[:count], others
 
     @property
     def note(self) -> str:
@@ -115,8 +130,9 @@ class LinearDecoder:
         tensors = {name: getattr(self.weights, name) for name in TENSORS}
         numbers: dict[str, Any] = {name: getattr(self.weights, name) for name in NUMBERS}
         numbers["channels"] = self.channels
-        if self.residuals is not None:
-            tensors["residuals"] = self.residuals.half()
+        tensors |= {name: t.half() for name in KEPT if (t := getattr(self, name)) is not None}
+        if self.refinement is not None:
+            numbers["refinement"] = asdict(self.refinement)
         if self.explained is not None:
             tensors |= {f"explained.{name}": getattr(self.explained, name) for name in ("edges", "luminance", "colour")}
             numbers["totals"] = [self.explained.luminance_total, self.explained.colour_total]
@@ -154,14 +170,10 @@ class LinearDecoder:
             values: dict[str, Any] = {name: tensors.get(name) for name in TENSORS}
             values |= {name: numbers[name] for name in NUMBERS}
             values |= {name: tuple(numbers[name]) for name in ("stride", "block")}
-            residuals = tensors.get("residuals")
-            return LinearDecoder(
-                Weights(**values),
-                numbers["channels"],
-                None if residuals is None else residuals.float(),
-                explained,
-                error_model,
-            )
+            kept = {name: tensors[name].float() for name in KEPT if name in tensors}
+            refinement = Refinement(**numbers["refinement"]) if "refinement" in numbers else None
+            about = {"explained": explained, "error_model": error_model, "refinement": refinement}
+            return LinearDecoder(Weights(**values), numbers["channels"], **kept, **about)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UnconvError(f"{path} holds no linear decoder: {error}") from error
 
@@ -275,6 +287,8 @@ def _with_held_out(
             finite = torch.nan_to_num(features[name].detach().float().cpu(), posinf=0.0, neginf=0.0)
             estimates[name].append(decoder(finite, x.shape[1:]))
     images = images.float().cpu()
+    # the first ones calibrate refinement, what is missed in the others is its covariance
+    examples = images[: max(1, min(EXAMPLES, len(images) // 2))].half().float()
     complete = {}
     for name, decoder in decoders.items():
         estimate = torch.cat(estimates[name])
@@ -283,5 +297,5 @@ def _with_held_out(
         blocks = decoder.weights.stride or [n // 16 for n in images.shape[2:]]
         model = ErrorModel.of(estimate, residuals, reach=max(2, *blocks))
         explained = explained_variance(images, estimate)
-        complete[name] = LinearDecoder(decoder.weights, decoder.channels, residuals, explained, model)
+        complete[name] = LinearDecoder(decoder.weights, decoder.channels, residuals, examples, explained, model)
     return complete

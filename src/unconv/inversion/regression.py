@@ -53,7 +53,7 @@ class LinearConfig:
     ridge_range: tuple[float, float] = (1e-7, 1e3)
     max_block: int = 16
     vector_grid: int = 16
-    kept_residuals: int = 8
+    kept_residuals: int = 10
     seed: int = 0
 
 

@@ -1,0 +1,188 @@
+"""How far refinement pays, measured on reference images that no fit has seen: no image under test has a say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from unconv.conv_block import SideInfo
+from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
+from unconv.linalg import relative_norm, tiny
+from unconv.stationary import StationaryPreconditioner
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """How refinement is tried.
+
+    Attributes:
+        noises: Levels of ``GaussNewtonConfig.noise`` to choose from, in ascending order.
+        first: Place of the one that is tried first; then come its neighbours, as long as they do better.
+        trial: Passes of each trial.
+        passes: Passes with the level chosen; the next number where refinement does not pay, or not that long.
+        least_gain: Share of the linear estimate's error that has to be gained, or none is made.
+    """
+
+    noises: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
+    first: int = 1
+    trial: int = 4
+    passes: tuple[int, ...] = (12, 36)
+    least_gain: float = 0.03
+
+    def lengths(self, most: int) -> list[int]:
+        """Return how many passes are tried, where no more than so many will be made."""
+        return sorted({min(n, max(most, 1)) for n in self.passes})
+
+    def cost(self, images: int) -> int:
+        """Return the passes that a calibration takes where refinement pays, the preconditioner's not counted."""
+        return images * ((len(self.noises) - 1) * self.trial + self.passes[0])
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What refinement gains on reference images that had no part in any fit.
+
+    Attributes:
+        noise: The level that ``GaussNewtonConfig.noise`` is set to.
+        errors: Mean relative error of the linear estimates, times the share that is left of it after so many passes
+            in the image that gains least; for each kind of side information that was tried. The first is the linear
+            estimates' own.
+        least_gain: See ``CalibrationConfig``.
+    """
+
+    noise: float
+    errors: dict[SideInfo, tuple[float, ...]] = field(default_factory=dict)
+    least_gain: float = CalibrationConfig.least_gain
+
+    def _tried(self, side_info: SideInfo) -> tuple[float, ...]:
+        # with more side information refinement pays wherever it does without
+        return self.errors.get(side_info, self.errors["none"])
+
+    def best(self, side_info: SideInfo, most: int) -> int:
+        """The number of passes with the least error, as far as that was tried.
+
+        Args:
+            side_info: What is known.
+            most: Largest number.
+
+        Returns:
+            0 where the linear estimate is as good, ``most`` where errors still fell at the end of the trial.
+        """
+        errors = self._tried(side_info)
+        tried = errors[: most + 1]
+        least = min(reversed(range(len(tried))), key=tried.__getitem__)
+        if not tried[least] <= (1 - self.least_gain) * errors[0]:
+            return 0
+        return most if least == len(errors) - 1 else least
+
+    def pays_on(self, side_info: SideInfo) -> bool:
+        """Whether errors still fell at the end of the trial."""
+        last = len(self._tried(side_info))
+        return self.best(side_info, last) == last
+
+    def foretold(self, side_info: SideInfo, passes: int) -> float:
+        """The relative error to expect after a number of passes.
+
+        Args:
+            side_info: What is known.
+            passes: So many; beyond those that were tried errors go on to fall with the same power of their number.
+
+        Returns:
+            The error.
+        """
+        errors = self._tried(side_info)
+        last, passes = len(errors) - 1, self.best(side_info, passes)
+        if passes <= last:
+            return errors[passes]
+        # e(n) = e(last) (n / last)^-p, with the p of the second half of the trial
+        half = last // 2
+        power = math.log(errors[half] / errors[last]) / math.log(last / half) if errors[last] > 0 else 0.0
+        return errors[last] * (passes / last) ** -min(max(power, 0.0), 1.0)
+
+
+def calibrate(
+    function: LayerFunction,
+    preconditioner: StationaryPreconditioner,
+    images: Tensor,
+    estimates: Tensor,
+    kinds: Sequence[SideInfo] = ("none",),
+    *,
+    most: int = 150,
+    features: Tensor | None = None,
+    solver: GaussNewtonConfig | None = None,
+    config: CalibrationConfig | None = None,
+    known: Refinement | None = None,
+) -> Refinement:
+    """Try refinement on reference images, so that what is chosen has not seen any image under test.
+
+    Gauss-Newton makes a few passes with one level of noise after the other, and more with the best one. Where these
+    do not pay, or only so many of them, it makes still more, and each kind of side information is tried too.
+
+    Args:
+        function: The layer.
+        preconditioner: Its stationary preconditioner, made without these images.
+        images: Reference images. Shape ``(N, C, *spatial)``.
+        estimates: Of a linear decoder that has not seen them. The same shape.
+        kinds: Kinds of side information that will be known.
+        most: Largest number of passes that will be made.
+        features: Of the images, where they are not the function's own, such as noisy ones.
+        solver: What refinement will be told.
+        config: How it is tried.
+        known: What was found before; only what it lacks is tried.
+
+    Returns:
+        The level of noise, and errors against passes.
+    """
+    config, solver = config or CalibrationConfig(), solver or GaussNewtonConfig()
+    with torch.no_grad():
+        features = function(images) if features is None else features
+    linear = relative_norm(estimates - images, images).clamp_min(tiny(images))
+
+    def errors(noise: float, kind: SideInfo, passes: int) -> tuple[float, ...]:
+        shares = [torch.ones_like(linear)] * 2  # the first pass only looks
+        gauss_newton(
+            function,
+            features,
+            function.record(images, kind),
+            initial=estimates,
+            passes=passes,
+            preconditioner=preconditioner,
+            config=replace(solver, noise=noise),
+            watch=lambda x: shares.append(relative_norm(x - images, images) / linear),
+        )
+        shares += [shares[-1]] * (passes + 1 - len(shares))
+        # ||e_n|| / ||e_0|| of the image that gains least
+        return tuple((linear.mean() * torch.stack(shares).amax(1)).tolist())
+
+    found = known or Refinement(_best_noise(errors, config), {})
+    for kind in ("none", *kinds):
+        for length in config.lengths(most):
+            # with more side information refinement pays wherever it does without
+            if "none" in found.errors and (found.pays_on("none") or (found.pays_on(kind) and kind in found.errors)):
+                break
+            if length >= len(found.errors.get(kind, ())):
+                found = replace(found, errors=found.errors | {kind: errors(found.noise, kind, length)})
+    return found
+
+
+def _best_noise(errors: Callable[[float, SideInfo, int], tuple[float, ...]], config: CalibrationConfig) -> float:
+    """Return the level of noise whose trial comes nearest: from the first one to better neighbours."""
+
+    @cache
+    def least(place: int) -> float:
+        return min(errors(config.noises[place], "none", config.trial))
+
+    place = config.first
+    for step in (1, -1):
+        begun = place
+        while 0 <= place + step < len(config.noises) and least(place + step) < least(place):
+            place += step
+        if place != begun:
+            break
+    return config.noises[place]
