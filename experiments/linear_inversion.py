@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 from torchvision.models import vgg19
 
 from unconv.images import find_images, read_image
+from unconv.inversion.calibration import calibrate
 from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.inversion.invert import invert_features
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
 from unconv.inversion.reference_images import reference_images
@@ -61,8 +64,15 @@ def test_images(folder: Path, count: int) -> Tensor:
 def refined_errors(
     function: LayerFunction, decoder: LinearDecoder, x: Tensor, side_info: Any, passes: int, fitted: Any
 ) -> dict[str, Any]:
-    """Relative errors of one image after each number of passes."""
-    errors = [relative_norm(decoder(function(x), SHAPE) - x, x).item()]
+    """Relative errors of one image after each number of passes, and the seconds at which they were reached."""
+    assert decoder.refinement is not None
+    errors, begun = [relative_norm(decoder(function(x), SHAPE) - x, x).item()], time.process_time()
+    seconds = [0.0]
+
+    def seen(estimate: Tensor) -> None:
+        errors.append(relative_norm(estimate - x, x).item())
+        seconds.append(time.process_time() - begun)
+
     found = invert_features(
         function,
         function(x),
@@ -70,10 +80,11 @@ def refined_errors(
         passes=passes,
         decoder=decoder,
         preconditioner=fitted,
-        progress=lambda estimate: errors.append(relative_norm(estimate - x, x).item()),
+        config=GaussNewtonConfig(noise=decoder.refinement.noise),
+        progress=seen,
     )
     errors += [errors[-1]] * (passes - len(errors))
-    return {"errors": errors, "passes": found.passes[0], "status": found.status[0]}
+    return {"errors": errors, "seconds": seconds, "passes": found.passes[0], "status": found.status[0]}
 
 
 def main() -> None:
@@ -131,17 +142,25 @@ def main() -> None:
         if options.passes:
             clock = time.process_time()
             function = LayerFunction(net, str(DEPTHS[layer] - 1), SHAPE)
-            assert decoder.residuals is not None
-            fitted = StationaryPreconditioner.of(function, inputs, decoder.residuals, (STRIDES[layer],) * 2)
-            row |= {"setup_s": time.process_time() - clock, "noise": fitted.noise, "refined": {}}
+            unseen = decoder.unseen()
+            assert unseen is not None
+            examples, starts, residuals = unseen
+            fitted = StationaryPreconditioner.of(function, inputs, residuals, (STRIDES[layer],) * 2)
+            row |= {"setup_s": time.process_time() - clock, "refined": {}}
+            clock = time.process_time()
+            found = calibrate(function, fitted, examples, starts, options.side_info, most=options.passes)
+            decoder = replace(decoder, refinement=found)
+            row |= {"calibration_s": time.process_time() - clock, "calibration": asdict(found), "chosen": {}}
+            print(f"{layer}: calibrated in {row['calibration_s']:.1f} s, noise {found.noise:g}", flush=True)
             for kind in options.side_info:
                 clock = time.process_time()
-                found = [refined_errors(function, decoder, v[None], kind, options.passes, fitted) for v in x]
-                row["refined"][kind] = found
+                tried = [refined_errors(function, decoder, v[None], kind, options.passes, fitted) for v in x]
+                row["refined"][kind], row["chosen"][kind] = tried, found.best(kind, options.passes)
                 row[f"refine_s_per_image, {kind}"] = seconds = (time.process_time() - clock) / len(x)
-                mean = torch.tensor([f["errors"] for f in found]).mean(0)
+                mean = torch.tensor([one["errors"] for one in tried]).mean(0)
                 shown = " ".join(f"{n}:{mean[n - 1]:.4f}" for n in MARKS if n <= options.passes)
                 print(f"{layer}: setup {row['setup_s']:.1f} s, {seconds:.1f} s per image, {kind} {shown}", flush=True)
+                print(f"{layer}: {row['chosen'][kind]} passes chosen, {mean[max(row['chosen'][kind] - 1, 0)]:.4f}")
         result["layers"][layer] = row
         write_json(options.out, result)
 

@@ -28,6 +28,7 @@ from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.network import Images, Network, Opened
 from unconv.evaluate.reconstruction import DECODER, IN_PASSES, Recover, Settings, Task, reconstruct_features
 from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
+from unconv.inversion.calibration import Refinement
 from unconv.results import InvertResult
 from unconv.tracing import Layers
 
@@ -118,6 +119,8 @@ def invert(
             raise UsageError("features is a tensor of shape (N, *shape), as the layer gives them")
         if isinstance(model, nn.Module) and options.get("size") is None:
             raise UsageError("features do not tell the size of the images; give size")
+    from unconv.evaluate.evaluation import Evaluation, Plan
+
     opened, progress = open_model(model, images, options, RunOptions)
     x = opened.example() if features is None else opened.loaded.example()
     task, notes = _existing(opened.network, x, task)
@@ -130,12 +133,12 @@ def invert(
         notes += _fit_linear(opened, x, task, run, options)
         if budget is not None and passes is None:
             passes = _planned(opened.network, x, task, len(features), budget, run)
+        plan = Plan((task,), passes, settings, refinements=_calibrated(opened.network, task, passes, config, run))
+        passes = next(iter(plan.targets(task)), passes)
         found = reconstruct_features(opened.network, features, x.shape[1:], task, settings, passes)
         about = task.fields() | {"picture": None}
         rows = [{"image": i, "file": f"features-{i:04d}"} | about | one.numbers for i, one in enumerate(found)]
         return _result(opened, task, rows, {i: (one.estimate, None) for i, one in enumerate(found)}, notes)
-    from unconv.evaluate.evaluation import Evaluation, Plan
-
     given = {"verb": "invert", "tasks": [task.fields()], "region": region, "k": k, "passes": passes, "budget": budget}
     given |= opened.description | {"config": None if config is None else repr(config)}
     run = InMemoryRun() if out is None else RunDirectory(out, given)
@@ -145,9 +148,9 @@ def invert(
         if budget is not None and passes is None:
             passes = _planned(opened.network, x, task, len(opened.images), budget, run)
         pictures = len(opened.images) if out is not None else 0
-        evaluation = Evaluation(
-            opened.network, opened.images, Plan((task,), passes, settings, pictures=pictures, keep=True), run
-        )
+        refinements = _calibrated(opened.network, task, passes, config, run)
+        plan = Plan((task,), passes, settings, pictures=pictures, keep=True, refinements=refinements)
+        evaluation = Evaluation(opened.network, opened.images, plan, run)
         with progress_bar(evaluation.units(), progress) as bar:
             evaluation.go(progress=bar, ray=cluster)
         rows = list(evaluation.rows())
@@ -209,12 +212,28 @@ def _fit_linear(opened: Opened, x: Tensor, task: Task, run: RunDirectory, option
 
 def _planned(network: Network, x: Tensor, task: Task, images: int, budget: float, run: RunDirectory) -> int:
     """Return the whole passes that fit into a budget, at least one; the run keeps them."""
-    from unconv.evaluate.budget import plan_passes, seconds_per_pass
+    from unconv.evaluate.budget import calibration_passes, plan_passes, seconds_per_pass
 
     per_pass = run.part("seconds", lambda: seconds_per_pass(network, x, [task.layer]))
-    passes = {layer: max(1, n) for layer, n in plan_passes((task,), per_pass, images, budget).items()}
+    left = budget - calibration_passes() * per_pass[task.layer]
+    passes = {layer: max(1, n) for layer, n in plan_passes((task,), per_pass, images, left).items()}
     run.write_config(passes=passes)
     return passes[task.layer]
+
+
+def _calibrated(
+    network: Network, task: Task, passes: int | None, config: Any, run: RunDirectory
+) -> dict[str, Refinement]:
+    """Return how far refinement of the layer pays, by reference images; nothing where a config is given."""
+    if task.method != "gauss-newton" or config is not None:
+        return {}
+    from unconv.evaluate.budget import MOST_PASSES
+    from unconv.evaluate.linear_fit import calibrated
+
+    folder = None if isinstance(run, InMemoryRun) else run.path / "decoders"
+    most = MOST_PASSES if passes is None else passes
+    found = calibrated(network, task.layer, (task.side_info,), most=most, folder=folder)
+    return {} if found is None else {task.layer: found}
 
 
 def _result(

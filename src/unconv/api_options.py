@@ -149,14 +149,17 @@ def run_path(out: str | Path | None, name: str, config: dict[str, Any]) -> Path:
 
 
 @contextmanager
-def progress_bar(total: int, shown: bool) -> Iterator[Callable[[str, int], None]]:
+def progress_bar(total: int, shown: bool) -> Iterator[Callable[..., None]]:
     """Show a bar on stderr with the time left; in a log that is no terminal it prints seldom."""
     looks: dict[str, Any] = {"dynamic_ncols": True, "leave": False, "bar_format": BAR}
     quiet = 0.2 if sys.stderr.isatty() else 30.0
     with tqdm(total=total, file=sys.stderr, mininterval=quiet, disable=not shown, **looks) as bar:
 
-        def done(message: str, units: int) -> None:
+        def done(message: str, units: int, seconds_left: float | None = None) -> None:
             bar.set_description_str(message, refresh=False)
+            if seconds_left is not None:  # foretold: the bar then counts seconds
+                elapsed = bar.format_dict["elapsed"]
+                units, bar.total = elapsed - bar.n, elapsed + seconds_left
             bar.update(units)
 
         yield done

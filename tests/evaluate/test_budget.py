@@ -5,28 +5,49 @@ import itertools
 import pytest
 
 from unconv.errors import UnconvError
-from unconv.evaluate.budget import LEAST_PASSES, MOST_PASSES, SETUP, SHARE, Clock, check_linear, plan_passes
+from unconv.evaluate.budget import MOST_PASSES, SHARE, STEPS, Clock, check_linear, plan_passes
 from unconv.evaluate.reconstruction import Task
+from unconv.inversion.calibration import Refinement
 
 TASKS = [Task(layer, method=method) for layer in ("a", "b") for method in ("linear", "gauss-newton")]
 
 
-def test_layers_get_equal_time():
-    passes = plan_passes(TASKS, {"a": 0.1, "b": 0.4}, 2, (40 + 0.5 * SETUP) / SHARE)
-    assert passes == {"a": 100, "b": 25}
+def curve(*errors):
+    """Give what calibration found without side information."""
+    return Refinement(10.0, {"none": errors})
 
 
-def test_what_a_layer_does_not_need_is_left_to_the_others():
-    passes = plan_passes(TASKS, {"a": 0.001, "b": 0.4}, 1, (40 + 0.401 * SETUP) / SHARE)
-    assert passes == {"a": MOST_PASSES, "b": 99}
+def test_time_goes_where_the_error_falls_most():
+    found = {"a": curve(0.5, 0.5, 0.49, 0.48, 0.47), "b": curve(0.5, 0.5, 0.4, 0.3, 0.2)}
+    passes = plan_passes(TASKS, {"a": 0.1, "b": 0.1}, 2, 0.8 / SHARE, found)
+    assert passes == {"a": 0, "b": 4}
+    passes = plan_passes(TASKS, {"a": 0.1, "b": 10.0}, 2, 10 / SHARE, found)
+    assert passes["a"] >= 4
+    assert passes["b"] == 0
 
 
-def test_a_layer_gets_enough_to_gain_or_nothing():
-    counts = [plan_passes(TASKS, {"a": 0.013, "b": 0.4}, 3, seconds) for seconds in range(0, 400, 7)]
-    assert counts[0] == {"a": 0, "b": 0}
-    assert {"a": MOST_PASSES, "b": 0} in counts
-    assert all(n == 0 or n >= LEAST_PASSES for passes in counts for n in passes.values())
-    assert all(x["b"] <= y["b"] for x, y in itertools.pairwise(counts))
+def test_a_longer_curve_is_looked_at_as_a_whole():
+    # the first passes lose, later ones gain
+    found = {"a": curve(0.5, 0.5, 0.6, 0.6, 0.6, 0.6, 0.5, 0.3, 0.2)}
+    assert plan_passes(TASKS, {"a": 0.1}, 1, 0.8 / SHARE, found) == {"a": 8}
+    assert plan_passes(TASKS, {"a": 0.1}, 1, 0.7 / SHARE, found) == {"a": 0}
+
+
+def test_no_more_passes_than_pay_are_counted():
+    # at a four passes are the best, and none at b
+    found = {"a": curve(0.5, 0.5, 0.4, 0.3, 0.2, 0.4), "b": curve(0.5, 0.5, 0.6)}
+    passes = plan_passes(TASKS, {"a": 0.1, "b": 0.1}, 1, 0.4 / SHARE, found)
+    assert [found[layer].best("none", n) for layer, n in passes.items()] == [4, 0]
+    assert passes["b"] == MOST_PASSES
+
+
+def test_more_time_never_gives_a_single_layer_less():
+    for found in ({}, {"a": curve(0.5, 0.5, 0.3)}):
+        counts = [plan_passes(TASKS, {"a": 0.013}, 3, seconds, found)["a"] for seconds in range(30)]
+        assert counts[0] == 0
+        assert counts[-1] == MOST_PASSES
+        assert set(counts) <= {0, *STEPS}
+        assert all(x <= y for x, y in itertools.pairwise(counts))
 
 
 def test_layers_without_iterations_get_no_passes():

@@ -14,6 +14,7 @@ from unconv.evaluate.network import CapturedStream, open_network
 from unconv.evaluate.reconstruction import Task
 from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
 from unconv.images import quality
+from unconv.inversion.calibration import Refinement
 
 TASKS = (
     Task("2", method="linear"),
@@ -57,21 +58,36 @@ def test_rounds_begin_with_what_is_cheap():
     rounds = Plan(TASKS, passes={"2": 40, "8": 4}, rounds=True).jobs()
     assert [[job.task.method for job in jobs] for jobs in rounds] == [
         ["linear", "min-norm"],
-        ["gauss-newton", "gauss-newton", "gradient"],
+        ["gauss-newton", "gradient"],
+        ["gauss-newton"],
         ["gauss-newton", "gauss-newton"],
         ["gauss-newton", "gauss-newton"],
     ]
-    assert [jobs[0].target for jobs in rounds[1:]] == [8, 32, 40]
+    assert [jobs[0].target for jobs in rounds[1:]] == [8, 8, 32, 40]
+    # more side information begins where less of it ended its first round
+    assert rounds[2][0].previous == rounds[1][0]
+    assert [job.previous for job in rounds[3]] == [rounds[1][0], rounds[2][0]]
     assert len(Plan(TASKS, passes=20).jobs()) == 2
     # no passes, no refinement
     assert len(Plan(TASKS, passes={"2": 0, "8": 0}, rounds=True).jobs()) == 1
+
+
+def test_no_more_passes_are_made_than_pay():
+    falls, rises = (0.5, 0.5, 0.4, 0.3, 0.2, 0.3), (0.5, 0.5, 0.6)
+    for errors, last in ({"none": falls, "gates": rises}, 4), ({"none": rises, "gates": falls}, 0):
+        plan = Plan(TASKS[1:3], passes=40, rounds=True, refinements={"2": Refinement(1.0, errors)})
+        rounds = plan.jobs()
+        assert [[job.target for job in jobs] for jobs in rounds] == [[last], [4 - last]]
+        assert plan.limit(TASKS[1]) == last
+        # where more side information gains nothing it ends where less of it did
+        assert rounds[1][0].previous == rounds[0][0]
 
 
 def test_rows_hold_what_is_measured(opened):
     done = evaluation(opened, keep=True)
     pages = []
     done.go(publish=lambda: pages.append(len(list(done.rows()))))
-    assert pages == [6, 15, 15]
+    assert pages == [6, 12, 15, 15]
     rows = list(done.rows())
     assert [(row["image"], row["method"]) for row in rows[:5]] == [(1, task.method) for task in TASKS] or len(
         rows

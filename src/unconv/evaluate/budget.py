@@ -105,7 +105,7 @@ def plan_passes(
             for more in STEPS if costs[layer] else ():
                 after, lower = made_and_expected(layer, more)
                 cost = per_pass[layer] * images * (after - before)
-                if more <= made or cost > left:
+                if more <= made or cost > left or (not cost and more < MOST_PASSES):
                     continue
                 rate = (error - lower) / cost if cost else float("inf")
                 if rate > 0 and (best is None or rate > best[0]):

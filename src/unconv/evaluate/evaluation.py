@@ -93,8 +93,8 @@ class Plan:
     def jobs(self) -> list[list[Job]]:
         """Return the jobs of every round: what takes one step for all layers first, then refinement.
 
-        In rounds, refinement with more side information begins where that with less of it ended its first round;
-        where it does not pay by itself, where that ended at last.
+        In rounds, refinement with more side information begins where that with less of it ended its first round (those
+        passes are not counted again); where it does not pay by itself, where that ended at last.
         """
         rounds: dict[tuple[int, int], list[Job]] = {}
         made: dict[tuple[str, float], list[Job]] = {}  # of the kind of side information before
@@ -200,8 +200,6 @@ def _add(
     places = [n for n, index in enumerate(batch.indices) if index not in done]
     if rows and places and all(f"{batch.indices[n]}" in estimates for n in places):
         start = torch.stack([estimates[f"{batch.indices[n]}"] for n in places]).to(network.device)
-    elif not job.made:
-        rows = {}
     passes = None if job.target is None else job.target - job.made
     results: dict[int, Reconstruction] = {}
     if places:
@@ -217,7 +215,7 @@ def _add(
         result = results[index]
         row: Row = {"image": index, "file": file} | job.task.fields() | result.numbers
         row |= {"picture": None, "error_map": None}
-        if row["passes"] is not None and index in rows:
+        if job.made and row["passes"] is not None:
             row |= {name: row[name] + rows[index][name] for name in ("passes", "seconds")}
         if row["status"] == "max_steps" and job.target == plan.limit(job.task):
             row["status"] = NO_GAIN

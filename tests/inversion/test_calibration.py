@@ -1,0 +1,83 @@
+"""How far refinement pays is measured on reference images, and the images under test have no say."""
+
+import pytest
+import torch
+from torch import nn
+
+from unconv.inversion.calibration import CalibrationConfig, Refinement, calibrate
+from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
+from unconv.linalg import relative_norm
+from unconv.stationary import StationaryConfig, StationaryPreconditioner
+
+
+def setup(stride=1, spread=0.3):
+    """Give a layer, its preconditioner, images and estimates of them."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, stride=stride), nn.ReLU(), nn.MaxPool2d(2))
+    model[0].weight.data = torch.randn(4, 1, 3, 3, generator=generator)
+    model[0].bias.data = torch.ones(4)
+    function = LayerFunction(model, "2", (1, 16, 16))
+    x = nn.functional.avg_pool2d(torch.randn(6, 1, 16, 16, generator=generator), 3, 1, 1)
+    estimates = x + spread * torch.randn(x.shape, generator=generator) * x.std()
+    strides = (2 * stride,) * 2
+    fitted = StationaryPreconditioner.of(function, x[2:], x[2:] - estimates[2:], strides, StationaryConfig(probes=8))
+    return function, fitted, x[:2], estimates[:2]
+
+
+def test_errors_are_those_of_the_image_that_gains_least():
+    function, fitted, x, start = setup()
+    config = CalibrationConfig(noises=(3.0,), first=0, passes=(6,))
+    found = calibrate(function, fitted, x, start, config=config)
+    seen = []
+    gauss_newton(
+        function,
+        function(x),
+        initial=start,
+        passes=6,
+        preconditioner=fitted,
+        config=GaussNewtonConfig(noise=3.0),
+        watch=lambda y: seen.append((relative_norm(y - x, x) / relative_norm(start - x, x)).max().item()),
+    )
+    linear = relative_norm(start - x, x).mean().item()
+    assert found.noise == 3.0
+    assert found.errors["none"] == pytest.approx([linear * share for share in (1, 1, *seen)], rel=1e-5)
+    assert found.errors["none"][-1] < 0.7 * linear
+
+
+def test_the_level_of_noise_is_the_one_that_does_best():
+    function, fitted, x, start = setup()
+    trials = {}
+    for noise in (0.01, 1.0, 100.0, 1e4):
+        one = CalibrationConfig(noises=(noise,), first=0, trial=4, passes=(4,))
+        trials[noise] = min(calibrate(function, fitted, x, start, config=one).errors["none"])
+    # from the first one downhill
+    for first in range(4):
+        config = CalibrationConfig(noises=tuple(trials), first=first, trial=4, passes=(4,))
+        found = calibrate(function, fitted, x, start, config=config)
+        place = list(trials).index(found.noise)
+        near = list(trials.values())[max(place - 1, 0) : place + 2]
+        assert trials[found.noise] == min(near)
+
+
+def test_where_nothing_is_gained_the_linear_estimate_stays_and_side_information_is_tried():
+    function, fitted, x, _ = setup(stride=4)
+    # the true image: whatever is done to it makes it worse
+    start = x + 1e-4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    config = CalibrationConfig(noises=(1.0,), first=0, passes=(3, 6))
+    found = calibrate(function, fitted, x, start, ("none", "gates"), config=config)
+    assert len(found.errors["none"]) == 7  # the longer trial
+    assert set(found.errors) == {"none", "gates"}
+    assert calibrate(function, fitted, x, start, ("none", "gates"), config=config, known=found) is found
+    if found.best("none", 100) == 0:
+        assert found.foretold("none", 100) == found.errors["none"][0]
+
+
+def test_the_best_number_of_passes():
+    found = Refinement(1.0, {"none": (0.5, 0.5, 0.45, 0.52, 0.55), "switches": (0.5, 0.5, 0.499, 0.498)})
+    assert [found.best("none", n) for n in (0, 1, 2, 3, 100)] == [0, 0, 2, 2, 2]
+    assert found.best("switches", 100) == 0  # less than three percent
+    falling = Refinement(1.0, {"none": (0.8, 0.8, 0.4, 0.3, 0.2)})
+    assert [falling.best("gates", n) for n in (1, 3, 4, 100)] == [0, 3, 4, 100]
+    assert falling.foretold("gates", 8) == pytest.approx(0.1)  # from 2 to 4 passes it was halved
+    assert falling.foretold("none", 1) == 0.8
