@@ -16,18 +16,20 @@ from typing import Any
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock
+from unconv.decode.constraints import constraints as intervals
 from unconv.decode.convex import convex
 from unconv.decode.linear_system import equations
 from unconv.decode.min_norm import min_norm
 from unconv.decode.transpose import transpose
+from unconv.evaluate.block_reconstruction import coded_block
+from unconv.evaluate.network import CapturedStream, Opened, open_network
 from unconv.evaluate.run_directory import environment
-from unconv.images import ImageStream, find_images, sample_photographs
+from unconv.images import find_images, sample_photographs
 from unconv.io import write_json
 from unconv.linalg import norms, relative_norm
-from unconv.models import load_model
-from unconv.paper.context import Context, open_context
 from unconv.sparsity import Code
 
+REGION = 2  # side of the pooling imposed on a block without one
 # a block's own input, from its code, with the switches known
 BLOCK_METHODS: dict[str, Callable[[ConvBlock, Code, Tensor], Tensor]] = {
     "iht": lambda block, code, x: transpose(block.operator, code, norm=norms(x)),
@@ -38,29 +40,31 @@ BLOCK_METHODS: dict[str, Callable[[ConvBlock, Code, Tensor], Tensor]] = {
 }
 
 
-def run(context: Context, chosen: argparse.Namespace, result: dict[str, Any], save: Callable[[], None]) -> None:
+def run(opened: Opened, chosen: argparse.Namespace, result: dict[str, Any], save: Callable[[], None]) -> None:
     """Decode every image from every block in every way, and add to ``result["rows"]``."""
-    names = chosen.blocks or context.names
-    rows = {(row["block"], row["recover"], row["side_info"], row["method"]): row for row in result["rows"]}
-
-    def note(key: tuple[str, str, str, str], estimate: Tensor, truth: Tensor, seconds: float) -> None:
-        row = rows.setdefault(key, dict(zip(("block", "recover", "side_info", "method"), key), errors=[], times=[]))
-        row["errors"].append(round(relative_norm(estimate - truth, truth).item(), 6))
-        row["times"].append(round(seconds, 3))
-        row |= {"images": len(row["errors"]), "relative_error": sum(row["errors"]) / len(row["errors"])}
-        row["seconds"] = sum(row["times"]) / len(row["times"])
-
-    for captured in context.captured(names):
+    blocks = opened.blocks(next(iter(opened.images)).inputs, chosen.blocks or None)
+    names = [block.name for block in blocks]
+    rows = {(row["block"], row["method"]): row for row in result["rows"]}
+    for captured in CapturedStream(opened.network, opened.images, inputs=names):
         (index,) = captured.batch.indices
         if index < result["finished"]:
             continue
         for name in names:
-            block, x = context.pooled(captured.blocks.get(name)), captured.inputs[name]
+            block, x = coded_block(captured.blocks.get(name), "network", REGION), captured.inputs[name]
             code = block.encode(x)
+            if index == 0:
+                told, bounded = intervals(block, code).count()
+                counts = {"unknowns": x[0].numel(), "equations": told.item(), "inequalities": bounded.item()}
+                result["blocks"] = result.get("blocks", {}) | {name: counts}
             for method in chosen.block_methods:
                 start = time.perf_counter()
                 estimate = BLOCK_METHODS[method](block, code, x)
-                note((name, "input", "switches", method), estimate, x, time.perf_counter() - start)
+                seconds = time.perf_counter() - start
+                row = rows.setdefault((name, method), {"block": name, "method": method, "errors": [], "times": []})
+                row["errors"].append(round(relative_norm(estimate - x, x).item(), 6))
+                row["times"].append(round(seconds, 3))
+                row["relative_error"] = sum(row["errors"]) / len(row["errors"])
+                row["seconds"] = sum(row["times"]) / len(row["times"])
         result |= {"rows": list(rows.values()), "finished": index + 1}
         save()
 
@@ -80,15 +84,15 @@ def main() -> None:
     parser.add_argument("--block-methods", nargs="*", default=list(BLOCK_METHODS), choices=BLOCK_METHODS)
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     chosen = parser.parse_args()
-    loaded = load_model(chosen.model, weights=chosen.weights, size=chosen.size, mean=chosen.mean, std=chosen.std)
     paths = sample_photographs() if chosen.images is None else find_images(chosen.images)
     paths = paths[:: chosen.every][: chosen.limit]
-    context = open_context(loaded, ImageStream(paths, loaded.preprocess, 1))
+    options = {name: getattr(chosen, name) for name in ("weights", "size", "mean", "std")}
+    opened = open_network(chosen.model, paths, batch=1, **options)
     files = {"weights", "images", "out"}
     about = {
         "config": {key: value for key, value in vars(chosen).items() if key not in files},
         "images": [path.name for path in paths],
-        "weights": loaded.weights.sha256,
+        "weights": opened.loaded.weights.sha256,
         "environment": environment(),
     }
     result = {"name": "decoding", "finished": 0, "rows": []}
@@ -97,7 +101,7 @@ def main() -> None:
         if {key: result[key] for key in about} != about:
             raise SystemExit(f"{chosen.out} holds results of other settings; remove it or give another --out")
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    run(context, chosen, result, lambda: write_json(chosen.out, result | about))
+    run(opened, chosen, result, lambda: write_json(chosen.out, result | about))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import nn
 
 from unconv.block_extraction import find_conv_blocks
 from unconv.decode.what_where import Card, WhatWhereDecoder, decoder_bytes, mirror
-from unconv.evaluate.decoders import decoder_chain, encoder_sha256, preparation
+from unconv.evaluate.decoders import decoder_chain, encoder_sha256, open_decoders, preparation
 from unconv.evaluate.network import Network
 from unconv.images import ImageStream
 from unconv.paper.context import Context
@@ -34,7 +34,7 @@ def build():
 
 @pytest.fixture
 def context(tmp_path):
-    """Three 16x16 pictures; the weights reach all stages but the last."""
+    """Three 16x16 pictures; the weights reach all blocks but the last."""
     rng = np.random.default_rng(0)
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / f"{i}.png")
@@ -42,7 +42,7 @@ def context(tmp_path):
     images = ImageStream(sorted(tmp_path.glob("*.png")), preprocess, 2)
     module = build().requires_grad_(False)
     blocks = find_conv_blocks(module, next(iter(images)).inputs[:1])
-    return Context("tiny", module, preprocess, images, blocks, ("0", "2", "5", "7"), (3, 16, 16))
+    return Context("tiny", Network(module, preprocess), images, blocks, ("0", "2", "5", "7"), (3, 16, 16))
 
 
 @pytest.fixture
@@ -50,8 +50,7 @@ def decoder_file(context, tmp_path):
     """A decoder with random weights in a file."""
     chain = decoder_chain(context.blocks, "2")
     torch.manual_seed(0)
-    network = Network(context.module, context.preprocess)
-    card = Card("2", mirror(chain), encoder_sha256(network, chain), preparation(network), {"steps": 0})
+    card = Card("2", mirror(chain), encoder_sha256(context.network, chain), preparation(context.network), {"steps": 0})
     (tmp_path / "decoders").mkdir()
     file = tmp_path / "decoders" / "tiny-2.safetensors"
     file.write_bytes(decoder_bytes(WhatWhereDecoder(card.layers), card))
@@ -60,5 +59,5 @@ def decoder_file(context, tmp_path):
 
 @pytest.fixture
 def decoders(context, decoder_file):
-    """That decoder by its stage."""
-    return context.open_decoders([decoder_file])
+    """That decoder by its block."""
+    return open_decoders(context.network, context.blocks, [decoder_file])

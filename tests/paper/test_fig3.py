@@ -1,6 +1,5 @@
 """Model-RIP of a late layer: which one, for which codes."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -13,9 +12,8 @@ def test_the_last_block_that_reads_an_unpooled_one(context):
     assert fig3.choose_layer(replace(context, names=("0",))) == "0"
 
 
-def test_document(context):
+def test_rows(context):
     result = fig3.run(context, samples=200, recovered=2, steps=30)
-    json.dumps(result, allow_nan=False)
     ours = result["ours"]
     ratios = ours["ratios"]
     assert list(ratios) == list(fig3.ROWS)
@@ -23,9 +21,6 @@ def test_document(context):
     assert ratios["random codes, cropped"]["p50"] < ratios["random codes"]["p50"]
     assert ratios["codes after ReLU"]["samples"] == 2
     assert ours["k"] == round(ours["share"] * ours["regions"])
-    header, rows = next(iter(fig3.tables(result).values()))
-    assert all(len(row) == len(header) for row in rows)
-    fig3.draw(result)
 
 
 def test_lambda_decides_how_much_is_fitted(context):
@@ -38,8 +33,6 @@ def test_lambda_decides_how_much_is_fitted(context):
         assert 0 < fine["error"] < coarse["error"] < 1
         assert (fine["constant"] < 1e-9) == row.endswith("centred")
         assert fine["ratio"] == pytest.approx(result["ours"]["ratios"][row]["mean"])
-    header, rows = fig3.tables(result)["lambda"]
-    assert all(len(row) == len(header) for row in rows)
     assert "does not give its lambda" in "".join(result["notes"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,14 @@ from tqdm import tqdm
 
 from unconv.commands import format_table, print_skipped
 from unconv.errors import UnconvError, UsageError
-from unconv.evaluate.network import open_device
+from unconv.evaluate.network import open_network
 from unconv.evaluate.run_directory import environment
-from unconv.images import ImageStream, find_images, sample_photographs
 from unconv.io import write_json
-from unconv.models import load_model
 from unconv.options import Reproduce, command_line
 from unconv.paper import paper_values
-from unconv.paper.context import Context, Result, open_context
+from unconv.paper.context import Context, Result, context_of
 from unconv.paper.experiments import EXPERIMENTS
+from unconv.reporting.reproduction import Section, svg, write_reproduction
 
 BUNDLED, CIFAR_SIZE = "cifar-vgg", 32
 PIXELS_PER_INCH = 80
@@ -42,43 +42,32 @@ class Opened:
     def __init__(self, options: Reproduce) -> None:
         """Open nothing yet."""
         self.options = options
-        self.found: Context | None = None
 
+    @cached_property
     def context(self) -> Context:
-        """Return what the experiments run on."""
-        if self.found is None:
-            options = self.options
-            if options.model == BUNDLED and options.size is None:
-                options = replace(options, size=CIFAR_SIZE)
-            weights = options.weights or paper_values.WEIGHTS.get(options.model)
-            arguments = {name: getattr(options, name) for name in ("size", "mean", "std")}
-            try:
-                loaded = load_model(options.model, weights=weights, download=options.weights is not None, **arguments)
-            except UnconvError as error:
-                if options.weights is not None or options.model not in paper_values.WEIGHTS:
-                    raise
-                raise type(error)(f"{error}, or take the bundled network with --model {BUNDLED}") from error
-            for note in loaded.notes:
-                print(f"note: {note}", file=sys.stderr)
-            paths = find_images(list(options.images)) if options.images else sample_photographs()
-            self.found = open_context(
-                loaded,
-                ImageStream(paths[: options.limit], loaded.preprocess, options.batch),
-                blocks=options.blocks,
-                region=options.region,
-                seed=options.seed,
-                device=str(open_device(options.device)),
+        """What the experiments run on."""
+        options = self.options
+        names = ("mean", "std", "batch", "limit", "device", "seed")
+        try:
+            opened = open_network(
+                options.model,
+                options.images or None,
+                weights=options.weights or paper_values.WEIGHTS.get(options.model),
+                size=CIFAR_SIZE if options.model == BUNDLED and options.size is None else options.size,
+                download=options.weights is not None,
+                **{name: getattr(options, name) for name in names},
             )
-        return self.found
+        except UnconvError as error:
+            if options.weights is not None or options.model not in paper_values.WEIGHTS:
+                raise
+            raise type(error)(f"{error}, or take the bundled network with --model {BUNDLED}") from error
+        return context_of(opened, wanted=options.blocks, region=options.region, seed=options.seed)
 
 
 def _all(options: Reproduce) -> tuple[dict[str, Any], str]:
-    from unconv.reporting.reproduction import Section, write_reproduction
-
-    name_of_model = options.model.replace("/", "-").replace(":", "-")
-    out = options.out or Path("runs") / f"reproduction-{name_of_model}"
+    out = options.out or Path("runs") / f"reproduction-{options.model.replace('/', '-').replace(':', '-')}"
     opened = Opened(options)
-    opened.context()  # a model that cannot be opened is an error, not a line in the notes
+    _ = opened.context  # a model that cannot be opened is an error, not a line in the notes
     results: dict[str, Result] = {}
     left_out = []
     for name in EXPERIMENTS:
@@ -88,15 +77,14 @@ def _all(options: Reproduce) -> tuple[dict[str, Any], str]:
             left_out.append(f"{name}: {error}")
             continue
         _write(replace(options, name=name), results[name], out)
-    sections = [
-        Section(name, EXPERIMENTS[name].title, EXPERIMENTS[name].tables(result), EXPERIMENTS[name].draw(result), notes)
-        for name, result in results.items()
-        for notes in [result["notes"]]
-    ]
     page = write_reproduction(
         out / "reproduction.html",
         f"The paper's tables and figures on {options.model}",
-        sections,
+        [
+            Section(name, shown.title, shown.tables(result), shown.draw(result), result["notes"])
+            for name, result in results.items()
+            for shown in [EXPERIMENTS[name]]
+        ],
         command=command_line("reproduce", options),
         environment=environment(),
         left_out=left_out,
@@ -113,22 +101,21 @@ def _all(options: Reproduce) -> tuple[dict[str, Any], str]:
 
 
 def _result(name: str, opened: Opened) -> Result:
-    experiment = EXPERIMENTS[name]
+    used: list[Context] = []
 
     def context() -> Context:
-        return replace(opened.context(), progress=lambda message: bar.set_description_str(f"{name}: {message}"))
+        used.append(replace(opened.context, progress=lambda message: bar.set_description_str(f"{name}: {message}")))
+        return used[0]
 
     with tqdm(file=sys.stderr, leave=False, bar_format="{desc}") as bar:
-        result = experiment.run(experiment.load(), opened.options, context)
-    if opened.found is not None:
-        print_skipped(asdict(image) for image in opened.found.images.skipped)
+        result = EXPERIMENTS[name].run(opened.options, context)
+    print_skipped(asdict(image) for one in used for image in one.skipped)
     return result
 
 
 def _check(options: Reproduce) -> None:
-    for name in ("draws", "samples", "region", "steps", "batch", "limit"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
+    for name in ("draws", "samples", "region", "steps"):
+        if (value := getattr(options, name)) < 1:
             raise UsageError(f"--{name} is {value}; it is at least 1")
     if options.recovered < 0:
         raise UsageError(f"--recovered is {options.recovered}; it counts images, so it is at least 0")
@@ -143,8 +130,6 @@ def _check(options: Reproduce) -> None:
 
 
 def _write(options: Reproduce, result: Result, out: Path) -> None:
-    from unconv.reporting.reproduction import svg
-
     settings = {key: value for key, value in vars(options).items() if key not in {"out", "json", "debug"}}
     settings |= {name: [str(path) for path in settings[name]] for name in ("images", "decoders")}
     document = _document(result) | {"command": command_line("reproduce", options), "config": settings}

@@ -340,6 +340,7 @@ def open_network(
     limit: int | None = None,
     device: str | None = None,
     seed: int = 0,
+    download: bool = True,
 ) -> Opened:
     """Open a model, by name or as a module, and its images; what had to be assumed is said on stderr."""
     if not isinstance(model, str | nn.Module):
@@ -359,7 +360,9 @@ def open_network(
         if preprocess is not None:
             raise UsageError("a named model brings its own preprocess; leave it out, or give size, mean and std")
         target = open_device(device or "cpu")  # before the weights are read, which can take long
-        loaded = load_model(model, weights=weights, size=size, mean=mean, std=std, download=weights is not None)
+        loaded = load_model(
+            model, weights=weights, size=size, mean=mean, std=std, download=download and weights is not None
+        )
     else:
         if weights is not None:
             raise UsageError("weights belong to a named model; this network has its own")

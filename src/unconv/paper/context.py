@@ -4,43 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from unconv.block_extraction import find_conv_blocks
 from unconv.conv_block import ConvBlock, ConvBlocks
-from unconv.decode.what_where import read_card
-from unconv.errors import UnconvError
-from unconv.evaluate.decoders import OpenedDecoder, decoder_chain, open_decoder
-from unconv.evaluate.network import Network
-from unconv.images import Batch, ImageStream
-from unconv.measure.sparsity import SparsityStatistics, k_from
-from unconv.models import LoadedModel, check_covered
-from unconv.preprocessing import Preprocessing
+from unconv.evaluate.block_reconstruction import coded_block
+from unconv.evaluate.network import Captured, CapturedStream, Network, Opened
+from unconv.evaluate.theory import count_nonzeros
+from unconv.images import ImageStream, SkippedImage
+from unconv.measure.sparsity import SparsityStatistics
 from unconv.sparsity import Pooled, Window
-from unconv.tracing import capture_inputs
 
 Result = dict[str, Any]
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A batch of images with the inputs of some conv blocks.
-
-    Attributes:
-        batch: The images.
-        blocks: The conv blocks at their size.
-        inputs: Input of each block by name. Shape ``(N, M, *spatial)``.
-    """
-
-    batch: Batch
-    blocks: ConvBlocks
-    inputs: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,95 +26,52 @@ class Context:
 
     Attributes:
         model: Its name, for the notes.
-        module: The network, in evaluation mode.
-        preprocess: From an image to its input, and back to pixels.
+        network: The network.
         images: The images.
         blocks: The conv blocks at the size of the first image.
         names: The blocks that the weights reach, in execution order.
         shape: Of the first image's input, ``(C, H, W)``.
         region: Side of the pooling imposed on a block that has none.
         seed: Seed of everything random.
-        device: Where the network computes.
         progress: Called with a message as the work goes on.
+        skipped: Images that the last pass left out.
     """
 
     model: str
-    module: nn.Module
-    preprocess: Preprocessing
+    network: Network
     images: ImageStream
     blocks: ConvBlocks
     names: tuple[str, ...]
     shape: tuple[int, ...]
     region: int = 2
     seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Callable[[str], None] = lambda message: None
+    skipped: list[SkippedImage] = field(default_factory=list)
 
     def captured(self, names: Sequence[str]) -> Iterator[Captured]:
         """Yield the images batch by batch with the inputs of the named blocks."""
-        blocks = {self.shape: self.blocks}
-        for batch in self.images:
-            x = batch.inputs.to(self.device)
-            shape = tuple(x.shape[1:])
-            if shape not in blocks:
-                blocks[shape] = find_conv_blocks(self.module, x[:1])
-            yield Captured(batch, blocks[shape], capture_inputs(self.module, names, x))
+        stream = CapturedStream(self.network, self.images, inputs=names)
+        yield from stream
+        self.skipped[:] = stream.skipped
+
+    def count_nonzeros(self, names: Sequence[str], region: int | None = None) -> SparsityStatistics:
+        """Count the non-zeros of blocks over the images; with ``region``, also behind an imposed pooling."""
+        stream = CapturedStream(self.network, self.images, inputs=names)
+        statistics, self.skipped[:] = count_nonzeros(stream, names, region)
+        return statistics
 
     def pooled(self, block: ConvBlock) -> ConvBlock:
         """Return a block with its own pooling, or with the imposed one where it has none and its map is large."""
-        fits = block.pooling is None and min(block.operator.output_shape[1:]) >= self.region
-        return block.with_region(self.region) if fits else block
-
-    def open_decoders(self, files: Sequence[str | Path]) -> dict[str, OpenedDecoder]:
-        """Return the decoders of some files by the block that each decodes; each must belong to this network."""
-        network = Network(self.module, self.preprocess, self.device)
-        decoders = {}
-        for file in map(Path, files):
-            card = read_card(file)
-            decoder = open_decoder(file, network, decoder_chain(self.blocks, card.stage))
-            decoders[card.stage] = OpenedDecoder(file, card, decoder)
-        return decoders
+        return coded_block(block, "network", self.region)
 
 
-def open_context(
-    loaded: LoadedModel,
-    images: ImageStream,
-    *,
-    blocks: Sequence[str] = (),
-    region: int = 2,
-    seed: int = 0,
-    device: str = "cpu",
-    progress: Callable[[str], None] = lambda message: None,
-) -> Context:
+def context_of(opened: Opened, *, wanted: Sequence[str] = (), region: int = 2, seed: int = 0) -> Context:
     """Find the conv blocks of a network on the first image, and those of them that its weights reach."""
-    x = next(iter(images)).inputs[:1].to(device)
-    module = loaded.module.to(device)
-    found = find_conv_blocks(module, x)
-    wanted = [found.get(name).name for name in blocks]
-    names: list[str] = []
-    for block in found:
-        try:
-            check_covered(loaded, [block.name])
-        except UnconvError:
-            if block.name in wanted or not names:
-                raise
-            break  # what comes later is computed from weights that are not there
-        names.append(block.name)
-    if not names:
-        raise UnconvError(f"{loaded.name} has no conv block; give a model with one")
-    return Context(
-        f"{loaded.name} ({loaded.weights.source})",
-        module,
-        loaded.preprocess,
-        images,
-        found,
-        tuple(name for name in names if not wanted or name in wanted),
-        tuple(x.shape[1:]),
-        region,
-        seed,
-        torch.device(device),
-        progress,
-    )
+    x = next(iter(opened.images)).inputs[:1]
+    names = tuple(block.name for block in opened.blocks(x, wanted or None))
+    blocks, loaded = opened.network.conv_blocks(x), opened.loaded
+    model = f"{loaded.name} ({loaded.weights.source})"
+    return Context(model, opened.network, opened.images, blocks, names, tuple(x.shape[1:]), region, seed)
 
 
 def numbering(blocks: Iterable[ConvBlock]) -> dict[str, tuple[int, int]]:
@@ -156,22 +90,9 @@ def label(number: tuple[int, int]) -> str:
     return f"c{number[0]}{'.' if max(number) > 9 else ''}{number[1]}"
 
 
-def count_nonzeros(statistics: SparsityStatistics, block: ConvBlock, x: Tensor) -> None:
-    """Add the non-zeros of a batch, behind the block's own bias and activation and behind its pooling."""
-    activated = block.activate(block.preactivation(x))
-    statistics.update(block.name, activated, None if block.pooling is None else block.pool(activated).values)
-
-
 def regions_of(block: ConvBlock, k: int | None = None) -> Pooled:
     """Return the sparsity model of a block: its max pooling's regions, or single places."""
     return Pooled(block.pooling if isinstance(block.pooling, Window) else 1, k)
-
-
-def paper_k(block: ConvBlock, fraction: float) -> int:
-    """Return the paper's ``k`` of a block, from the measured fraction of regions that are not zero."""
-    channels, *spatial = block.operator.output_shape
-    places = block.pooling.pooled_shape(spatial) if isinstance(block.pooling, Window) else spatial
-    return k_from(fraction, channels * int(np.prod(places)))
 
 
 def histogram(values: np.ndarray, bins: int, **options: Any) -> dict[str, list[float]]:

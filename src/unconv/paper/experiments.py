@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.figure import Figure
+
+from unconv.evaluate.decoders import OpenedDecoder, open_decoders
+from unconv.paper import fig1, fig2, fig3, fig4, prop1, table1, table2, table3, table4, thm31, thm33
+from unconv.paper.context import Context, Result, Table
+from unconv.paper.thm31 import Sizes
+
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from unconv.paper.context import Context, Result, Table
-
-    Run = Callable[[ModuleType, Any, Callable[[], Context]], Result]
+    from unconv.options import Reproduce
 
 
 @dataclass(frozen=True)
@@ -22,73 +23,72 @@ class Experiment:
 
     Attributes:
         title: Its heading.
-        module: Its file in this folder, with ``run``, ``tables`` and, where it has a figure, ``draw``.
-        run: Calls ``run`` of the module with options, and with a function that opens the network where it needs one.
+        run: Computes it with options, and with a function that opens the network where it needs one.
+        tables: Header and rows of a result, by caption.
+        draw: The figure of a result, where it has one.
         suffix: Of its figure's file; pictures are no vectors.
     """
 
     title: str
-    module: str
-    run: Run = lambda module, options, context: module.run(context())
+    run: Callable[[Reproduce, Callable[[], Context]], Result]
+    tables: Callable[[Result], Mapping[str, Table]]
+    draw: Callable[[Result], Figure | None] = lambda result: None
     suffix: str = ".svg"
 
-    def load(self) -> ModuleType:
-        """Return the module."""
-        return importlib.import_module(f"unconv.paper.{self.module}")
 
-    def tables(self, result: Result) -> Mapping[str, Table]:
-        """Return header and rows by caption."""
-        return self.load().tables(result)
-
-    def draw(self, result: Result) -> Figure | None:
-        """Return the figure, ``None`` where there is none."""
-        draw = getattr(self.load(), "draw", None)
-        return None if draw is None else draw(result)
-
-
-def _sizes(options: Any) -> Any:
-    from unconv.paper.thm31 import Sizes
-
-    return Sizes(*options.sizes)
-
-
-def _with_decoders(module: ModuleType, options: Any, context: Callable[[], Context]) -> Result:
-    opened = context()
-    return module.run(opened, opened.open_decoders(options.decoders))
+def _decoders(options: Any, context: Context) -> dict[str, OpenedDecoder]:
+    return open_decoders(context.network, context.blocks, options.decoders)
 
 
 EXPERIMENTS = {
-    "prop1": Experiment("Proposition 1: perfect reconstruction, and filters in pairs", "prop1"),
-    "fig1": Experiment("Figure 1: the architecture", "fig1"),
+    "prop1": Experiment(
+        "Proposition 1: perfect reconstruction, and filters in pairs",
+        lambda options, context: prop1.run(context()),
+        prop1.tables,
+        prop1.draw,
+    ),
+    "fig1": Experiment(
+        "Figure 1: the architecture", lambda options, context: fig1.run(context()), fig1.tables, fig1.draw
+    ),
     "fig2": Experiment(
         "Figure 2: one-dimensional Gaussian layers",
-        "fig2",
-        lambda module, options, context: module.run(options.draws, options.seed, _sizes(options)),
+        lambda options, context: fig2.run(options.draws, options.seed, Sizes(*options.sizes)),
+        fig2.tables,
+        fig2.draw,
     ),
     "thm31": Experiment(
         "Theorem 3.1: the sufficient condition",
-        "thm31",
-        lambda module, options, context: module.run(_sizes(options)),
+        lambda options, context: thm31.run(Sizes(*options.sizes)),
+        thm31.tables,
     ),
     "thm33": Experiment(
         "Theorem 3.3: one-step IHT and its bound",
-        "thm33",
-        lambda module, options, context: module.run(draws=options.samples, seed=options.seed),
+        lambda options, context: thm33.run(draws=options.samples, seed=options.seed),
+        thm33.tables,
     ),
     "table1": Experiment(
-        "Table 1: CIFAR-10 with random and with learned filters",
-        "table1",
-        lambda module, options, context: module.run(),
+        "Table 1: CIFAR-10 with random and with learned filters", lambda options, context: table1.run(), table1.tables
     ),
-    "table2": Experiment("Table 2: sparsity", "table2"),
+    "table2": Experiment("Table 2: sparsity", lambda options, context: table2.run(context()), table2.tables),
     "fig3": Experiment(
         "Figure 3: model-RIP of a late layer",
-        "fig3",
-        lambda module, options, context: module.run(
+        lambda options, context: fig3.run(
             context(), options.samples, options.recovered, options.steps, options.fractions
         ),
+        fig3.tables,
+        fig3.draw,
     ),
-    "table3": Experiment("Table 3: one-step IHT in activation space and in image space", "table3", _with_decoders),
-    "fig4": Experiment("Figure 4: decoded images", "fig4", _with_decoders, ".png"),
-    "table4": Experiment("Table 4: coherence", "table4"),
+    "table3": Experiment(
+        "Table 3: one-step IHT in activation space and in image space",
+        lambda options, context: table3.run(found := context(), _decoders(options, found)),
+        table3.tables,
+    ),
+    "fig4": Experiment(
+        "Figure 4: decoded images",
+        lambda options, context: fig4.run(found := context(), _decoders(options, found)),
+        fig4.tables,
+        fig4.draw,
+        ".png",
+    ),
+    "table4": Experiment("Table 4: coherence", lambda options, context: table4.run(context()), table4.tables),
 }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -13,29 +12,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock
+from unconv.evaluate.block_reconstruction import paper_k
+from unconv.evaluate.theory import pooled_fraction
 from unconv.linalg import norms, relative_norm
 from unconv.measure.rip import RatioSummary, sample_ratios
-from unconv.measure.sparsity import SparsityStatistics
-from unconv.paper.context import (
-    Context,
-    Result,
-    Table,
-    count_nonzeros,
-    draw_share,
-    histogram,
-    label,
-    numbering,
-    paper_k,
-    regions_of,
-)
+from unconv.paper.context import Context, Result, Table, draw_share, histogram, label, numbering, regions_of
 from unconv.paper.paper_values import FIGURE_3, FIGURE_3_CHECKED
 from unconv.recover.activation import activation_recovery
 from unconv.recover.fista import FRACTION, default_weight
 
 PAPER_LAYER = (5, 2)
-SAMPLES = 1000  # random codes
-RECOVERED = 4  # images whose codes Algorithm 2 finds; the paper has 1000 codes
-STEPS = 300  # of each of Algorithm 2's two minimisations
 TOLERANCE = 1e-3  # duality gap at which a minimisation ends, as a fraction of |x|^2 / 2
 ROWS = {
     "random codes": "random codes, normalised filters, full output",
@@ -46,62 +32,39 @@ ROWS = {
     "codes before ReLU, centred": "Algorithm 2 on the activation before ReLU without its channels' means, full output",
     "codes after ReLU": "Algorithm 2 on the activation after ReLU, full output",
 }
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What Algorithm 2 found for one kind of activation of some images, at one lambda.
-
-    Attributes:
-        row: The kind, one of ``ROWS``.
-        fraction: Half of lambda, as a fraction of ``max |W x|``.
-        ratio: ``||W^T z|| / ||z||``. Shape ``(N,)``.
-        error: ``||W^T z - x|| / ||x||``. Shape ``(N,)``.
-        constant: Share of ``||x||^2`` that the means of its channels make up. Shape ``(N,)``.
-        converged: Whether all minimisations have.
-    """
-
-    row: str
-    fraction: float
-    ratio: Tensor
-    error: Tensor
-    constant: Tensor
-    converged: bool
+Recovered = dict[tuple[str, float], dict[str, list[Tensor]]]
 
 
 def run(
     context: Context,
-    samples: int = SAMPLES,
-    recovered: int = RECOVERED,
-    steps: int = STEPS,
+    samples: int = 1000,
+    recovered: int = 4,
+    steps: int = 300,
     fractions: Sequence[float] = (FRACTION,),
 ) -> Result:
-    """Sample ratios ``|W^T z| / |z|``; the first of ``fractions`` (half of lambda, of max |W x|) is the figure's."""
+    """Sample ratios ``|W^T z| / |z|``; Algorithm 2 finds codes of some images, the paper's are 1000.
+
+    The first of ``fractions`` (half of lambda, of max |W x|) is the figure's; ``steps``: of each of its minimisations.
+    """
     name = choose_layer(context)
-    statistics = SparsityStatistics()
-    for captured in context.captured([name]):
-        count_nonzeros(statistics, context.pooled(captured.blocks.get(name)), captured.inputs[name])
+    share = pooled_fraction(context.count_nonzeros([name], context.region), name)
     block = context.pooled(context.blocks.get(name))
-    share = statistics[name].pooled.fraction
     k = paper_k(block, share)
     ratios = _random_codes(context, block, k, samples)
     notes, sweep = [], []
     if recovered:
-        codes = list(_recovered(context, name, share, recovered, steps, fractions))
-        for row, fraction in product(ROWS, fractions):
-            part = [one for one in codes if (one.row, one.fraction) == (row, fraction)]
-            if part:
-                values = {key: torch.cat([getattr(one, key) for one in part]) for key in ("ratio", "error", "constant")}
-                ratios.setdefault(row, values["ratio"])  # of the first fraction
-                means = {key: value.mean().item() for key, value in values.items()}
-                sweep.append({"codes": row, "fraction": fraction, "images": len(values["ratio"]), **means})
-        unfinished = sum(not one.converged for one in codes)
+        found, unfinished = _recovered(context, name, share, recovered, steps, fractions)
+        for row, fraction in sorted(found, key=lambda key: (list(ROWS).index(key[0]), fractions.index(key[1]))):
+            values = {key: torch.cat(parts) for key, parts in found[row, fraction].items()}
+            ratios.setdefault(row, values["ratio"])  # of the first fraction
+            means = {key: value.mean().item() for key, value in values.items()}
+            sweep.append({"codes": row, "fraction": fraction, "images": len(values["ratio"]), **means})
         notes.append(
             f"Algorithm 2 on {recovered} image(s), lambda / 2 = {fractions[0]:g} of max |Wx|, until the duality gap is "
-            f"{TOLERANCE:g} of |x|^2 / 2 or {steps} steps; {unfinished} of {len(codes)} batches ended before. The "
-            "paper has 1000 codes, and does not give its lambda."
+            f"{TOLERANCE:g} of |x|^2 / 2 or {steps} steps; {unfinished} recoveries ended before. The paper has 1000 "
+            "codes, and does not give its lambda."
         )
-        if all(one.row == "codes after ReLU" for one in codes):
+        if all(row == "codes after ReLU" for row, _ in found):
             notes.append(f"{name} does not read the output of one block, so there is no activation before ReLU.")
     return {
         "name": "fig3",
@@ -156,16 +119,23 @@ def _random_codes(context: Context, block: ConvBlock, k: int, samples: int) -> d
 
 def _recovered(
     context: Context, name: str, share: float, images: int, steps: int, fractions: Sequence[float]
-) -> Iterator[Recovered]:
+) -> tuple[Recovered, int]:
+    """Return what Algorithm 2 finds for the block's input, and how many recoveries ran out of steps.
+
+    By row and fraction, one entry per image of ``||W^T z|| / ||z||``, of ``||W^T z - x|| / ||x||``, and of the
+    share of ``||x||^2`` that the means of its channels make up.
+    """
     source = context.blocks.get(name).source
-    names = [source, name] if source in context.blocks.names else [name]
+    names = [source, name] if source is not None and source in context.blocks.names else [name]
+    found: Recovered = {}
+    unfinished = 0
     for captured in context.captured(names):
         block = context.pooled(captured.blocks.get(name))
         operator = block.operator.normalised().full()
         activations = {"codes after ReLU": captured.inputs[name][:images]}
-        if len(names) > 1:
-            before = captured.blocks.get(names[0])
-            linear = before.pool(before.preactivation(captured.inputs[names[0]][:images])).values
+        if source is not None and len(names) > 1:
+            before = captured.blocks.get(source)
+            linear = before.pool(before.preactivation(captured.inputs[source][:images])).values
             activations["codes before ReLU"] = linear
             activations["codes before ReLU, centred"] = linear - _channel_means(linear)
         for (row, x), fraction in product(activations.items(), fractions):
@@ -178,20 +148,18 @@ def _recovered(
                 tolerance=TOLERANCE,
                 max_steps=steps,
             )
+            unfinished += sum(status != "converged" for status in solution.status)
             z, reconstruction = solution.value.code.dense(), solution.value.reconstruction
             nonzero = norms(z) > 0
-            yield Recovered(
-                row,
-                fraction,
-                ratio=norms(reconstruction)[nonzero] / norms(z)[nonzero],
-                error=relative_norm(reconstruction - padded, padded)[nonzero],
-                constant=relative_norm(_channel_means(x).expand_as(x), x).square()[nonzero],
-                converged=all(status == "converged" for status in solution.status),
-            )
+            parts = found.setdefault((row, fraction), {"ratio": [], "error": [], "constant": []})
+            parts["ratio"].append(norms(reconstruction)[nonzero] / norms(z)[nonzero])
+            parts["error"].append(relative_norm(reconstruction - padded, padded)[nonzero])
+            parts["constant"].append(relative_norm(_channel_means(x).expand_as(x), x).square()[nonzero])
         context.progress(f"Algorithm 2 on {name}")
         images -= len(captured.batch.names)
         if images <= 0:
-            return
+            break
+    return found, unfinished
 
 
 def _channel_means(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Figure 4 (and 5): images decoded from a macro layer's true activation, from one-step IHT's, and from random ones."""
+"""Figure 4: images decoded from a macro layer's true activation, from one-step IHT's, and from random ones."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from unconv.errors import UnconvError
 from unconv.evaluate.decoders import OpenedDecoder
 from unconv.images import to_uint8
 from unconv.linalg import relative_norm
 from unconv.paper.context import Context, Result, Table
-from unconv.paper.paper_values import SETTING
-from unconv.paper.table3 import (
+from unconv.paper.macro_layers import (
+    DECODERS,
     METHODS,
     TRUE,
-    decoded_images,
+    fit_linear,
+    image_decoders,
+    inputs_of,
     macro_estimates,
     macro_layers,
     measured_shares,
-    without_decoder,
 )
+from unconv.paper.paper_values import SETTING
 
 SHOWN = 4  # images
 ROWS = {
@@ -35,75 +35,73 @@ ROWS = {
 }
 
 
-def run(context: Context, decoders: Mapping[str, OpenedDecoder], shown: int = SHOWN) -> Result:
-    """Decode the first images of one size from every macro layer that has a decoder.
+def run(context: Context, trained: Mapping[str, OpenedDecoder] | None = None, shown: int = SHOWN) -> Result:
+    """Decode the first images of one size from every macro layer, by its trained decoder or else by a linear one.
 
     Besides what every experiment returns, ``pictures`` holds per macro layer an array ``(rows, images, H, W, 3)``.
     """
+    trained = trained or {}
     layers = macro_layers(context)
-    decoded = [layer for layer in layers if layer.reads in decoders]
-    if not decoded:
-        raise UnconvError(without_decoder(layers[0]))
     shares = measured_shares(context, layers)
+    by_regression = [layer for layer in layers if layer.reads not in trained]
+    linear = fit_linear(context, by_regression) if by_regression else {}
     generator = torch.Generator().manual_seed(context.seed)
-    ours = {
-        str(layer.number): {
-            "reads": layer.reads,
-            "block": layer.name,
-            "decoder": decoders[layer.reads].describe(),
-            "images": [],
-        }
-        for layer in decoded
-    }
-    pictures: dict[str, dict[str, list[np.ndarray]]] = {number: {row: [] for row in ROWS} for number in ours}
+    ours: dict[str, Result] = {}
+    pictures: dict[str, dict[str, list[np.ndarray]]] = {}
     left = shown
-    for captured in context.captured([layer.name for layer in layers]):
+    for captured in context.captured(inputs_of(layers)):
+        original = captured.batch.inputs.to(context.network.device)
         if left <= 0:
             break
-        if tuple(captured.batch.inputs.shape[1:]) != context.shape:
+        if tuple(original.shape[1:]) != context.shape:
             continue
-        for layer in decoded:
+        for layer in layers:
             estimates = macro_estimates(context, captured, layer, shares[layer.name], generator)
-            original = captured.batch.inputs.to(captured.inputs[layer.name])
-            images = decoded_images(captured, layer, decoders[layer.reads], estimates)
+            decoders = image_decoders(context, captured, layer, trained, linear)
+            kind = next(k for k in ("trained", "linear_switches", "linear") if k in decoders)
+            activations = {TRUE: captured.inputs[layer.name]} | {
+                method: estimates.get((method, "measured")) for method in METHODS
+            }
+            images = {method: decoders[kind](z) for method, z in activations.items() if z is not None}
             errors = {method: relative_norm(image - original, original).tolist() for method, image in images.items()}
-            for i, file in enumerate(captured.batch.names[:left]):
-                row = {"file": file, "relative_error": {method: errors[method][i] for method in errors}}
-                ours[str(layer.number)]["images"].append(row)
+            number = str(layer.number)
+            file = trained[layer.reads].describe() if layer.reads in trained else None
+            row = ours.setdefault(
+                number, {"reads": layer.reads, "block": layer.name, "kind": kind, "decoder": file, "images": []}
+            )
+            row["images"] += [
+                {"file": name, "relative_error": {method: errors[method][i] for method in errors}}
+                for i, name in enumerate(captured.batch.names[:left])
+            ]
             for method, image in {"original": original, **images}.items():
-                pictures[str(layer.number)][method] += _pictures(context, image[:left], original[:left])
-            context.progress(f"drawing macro layer {layer.number}")
+                pixels = context.network.preprocess.to_pixels(image[:left], original[:left]).cpu()
+                pictures.setdefault(number, {}).setdefault(method, []).extend(map(to_uint8, pixels))
+            context.progress(f"drawing macro layer {number}")
         left -= len(captured.batch.names)
     return {
         "name": "fig4",
         "paper": "the same rows as pictures, without numbers (figure 5: for other layers)",
         "ours": ours,
         "notes": [
-            f"Ours: {context.model}; the paper: {SETTING}. Every row is one what-where decoder's image, with the "
-            "switches of the true image; in brackets the mean relative error against the original image, after "
-            "preprocessing.",
-            *(without_decoder(layer) for layer in layers if layer.reads not in decoders),
+            f"Ours: {context.model}; the paper: {SETTING}. Every row is one decoder's image, with the switches of the "
+            "true image: a what-where decoder where one was given (unconv train-decoder), else a linear one, which "
+            "needs no training. In brackets the mean relative error against the original image, after preprocessing.",
         ],
         "pictures": {
-            number: np.stack([np.stack(images) for images in rows.values() if images])
-            for number, rows in pictures.items()
+            number: np.stack([np.stack(rows[m]) for m in ROWS if m in rows]) for number, rows in pictures.items()
         },
     }
-
-
-def _pictures(context: Context, x: Tensor, reference: Tensor) -> list[np.ndarray]:
-    return [to_uint8(picture) for picture in context.preprocess.to_pixels(x, reference).cpu()]
 
 
 def tables(result: Result) -> dict[str, Table]:
     """Return the relative error of every picture against the original."""
     methods = (TRUE, *METHODS)
     rows = [
-        (number, image["file"], *(image["relative_error"].get(method) for method in methods))
+        (number, DECODERS[layer["kind"]], image["file"], *(image["relative_error"].get(method) for method in methods))
         for number, layer in result["ours"].items()
         for image in layer["images"]
     ]
-    return {"fig4": (("macro layer", "image", *(method.replace("_", " ") for method in methods)), rows)}
+    return {"fig4": (("macro layer", "decoder", "image", *(method.replace("_", " ") for method in methods)), rows)}
 
 
 def draw(result: Result) -> Figure:
@@ -117,12 +115,14 @@ def draw(result: Result) -> Figure:
         panel.imshow(sheet.transpose(0, 2, 1, 3, 4).reshape(rows * height, count * width, 3), interpolation="nearest")
         layer = result["ours"][number]
         labels = [ROWS["original"]]
-        for method in ROWS:
-            if method in layer["images"][0]["relative_error"]:
-                errors = [image["relative_error"][method] for image in layer["images"]]
-                labels.append(f"{ROWS[method]}\n({sum(errors) / len(errors):.2f})")
+        for method in layer["images"][0]["relative_error"]:
+            errors = [image["relative_error"][method] for image in layer["images"]]
+            labels.append(f"{ROWS[method]}\n({sum(errors) / len(errors):.2f})")
         panel.set_yticks([(i + 0.5) * height - 0.5 for i in range(rows)], labels, fontsize=8)
         panel.set_xticks([])
         panel.tick_params(length=0)
-        panel.set_title(f"macro layer {number}: decoder of {layer['reads']}, IHT at {layer['block']}", fontsize=9)
+        decoder = DECODERS[layer["kind"]].partition(",")[0]
+        panel.set_title(
+            f"macro layer {number}: {layer['reads']} by a {decoder} decoder, IHT at {layer['block']}", fontsize=9
+        )
     return figure

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 
-from unconv.measure.sparsity import NonZeros, SparsityStatistics
-from unconv.paper.context import Context, Result, Table, count_nonzeros, label, numbering
+from unconv.measure.sparsity import NonZeros
+from unconv.paper.context import Context, Result, Table, label, numbering
 from unconv.paper.paper_values import SETTING, TABLE_2
 
 
 def run(context: Context) -> Result:
     """Count non-zeros over the images."""
-    statistics = SparsityStatistics()
-    for captured in context.captured(context.names):
-        for name in context.names:
-            count_nonzeros(statistics, captured.blocks.get(name), captured.inputs[name])
-        context.progress(f"counted {len(captured.batch.names)} images")
+    context.progress("counting non-zeros")
+    statistics = context.count_nonzeros(context.names)
     numbers = numbering(context.blocks)
     ours = {}
     for name in context.names:
