@@ -144,8 +144,9 @@ def calibrate(
         features = function(images) if features is None else features
     linear = relative_norm(estimates - images, images).clamp_min(tiny(images))
 
-    def errors(noise: float, kind: SideInfo, passes: int) -> tuple[float, ...]:
-        shares = [torch.ones_like(linear)] * 2  # the first pass only looks
+    def shares(noise: float, kind: SideInfo, passes: int) -> Tensor:
+        """Return ``||e_n|| / ||e_0||`` after every pass. Shape ``(passes + 1, N)``."""
+        left = [torch.ones_like(linear)] * 2  # the first pass only looks
         gauss_newton(
             function,
             features,
@@ -154,30 +155,30 @@ def calibrate(
             passes=passes,
             preconditioner=preconditioner,
             config=replace(solver, noise=noise),
-            watch=lambda x: shares.append(relative_norm(x - images, images) / linear),
+            watch=lambda x: left.append(relative_norm(x - images, images) / linear),
         )
-        shares += [shares[-1]] * (passes + 1 - len(shares))
-        # ||e_n|| / ||e_0|| of the image that gains least
-        return tuple((linear.mean() * torch.stack(shares).amax(1)).tolist())
+        return torch.stack([*left, *[left[-1]] * (passes + 1 - len(left))])
 
-    found = known or Refinement(_best_noise(errors, config), {})
+    def mean_left(noise: float) -> float:
+        return shares(noise, "none", config.trial).mean(1).min().item()
+
+    def errors(kind: SideInfo, passes: int) -> tuple[float, ...]:
+        return tuple((linear.mean() * shares(found.noise, kind, passes).amax(1)).tolist())
+
+    found = known or Refinement(_best_noise(mean_left, config))
     for kind in ("none", *kinds):
         for length in config.lengths(most):
             # with more side information refinement pays wherever it does without
             if "none" in found.errors and (found.pays_on("none") or (found.pays_on(kind) and kind in found.errors)):
                 break
             if length >= len(found.errors.get(kind, ())):
-                found = replace(found, errors=found.errors | {kind: errors(found.noise, kind, length)})
+                found = replace(found, errors=found.errors | {kind: errors(kind, length)})
     return found
 
 
-def _best_noise(errors: Callable[[float, SideInfo, int], tuple[float, ...]], config: CalibrationConfig) -> float:
-    """Return the level of noise whose trial comes nearest: from the first one to better neighbours."""
-
-    @cache
-    def least(place: int) -> float:
-        return min(errors(config.noises[place], "none", config.trial))
-
+def _best_noise(error: Callable[[float], float], config: CalibrationConfig) -> float:
+    """Return the level of noise with the least error: from the first one to better neighbours."""
+    least = cache(lambda place: error(config.noises[place]))
     place = config.first
     for step in (1, -1):
         begun = place

@@ -368,7 +368,8 @@ def _components(positions: Tensor, blocks: Tensor, count: int) -> Tensor:
     weight = solver.weight(1e-3)[:-1]
     # the covariance of the predictions is W^T S W
     _, directions = torch.linalg.eigh(weight.T @ solver.gram @ weight)
-    supervised = (weight @ directions.flip(1)).T[: min(count, a.shape[1])]
-    _, principal = torch.linalg.eigh(solver.gram)
-    both = torch.cat([supervised, principal.flip(1).T])[:count]
+    both = (weight @ directions.flip(1)).T[: min(count, a.shape[1])]
+    if len(both) < count:
+        _, principal = torch.linalg.eigh(solver.gram)
+        both = torch.cat([both, principal.flip(1).T])[:count]
     return F.normalize(both, dim=1).float().contiguous()

@@ -7,93 +7,80 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+PART = 700  # columns of the normal equations that are multiplied at a time; their lower half is never computed
+COMBINATIONS = 32  # random combinations of the targets by which regularisations are compared
+
 
 class NormalEquations:
     """Sums of ``[a 1]^T [a 1]``, ``[a 1]^T b`` and ``b^2`` over samples ``a`` with targets ``b``, in float64."""
 
     def __init__(self, unknowns: int, targets: int) -> None:
-        """Start from nothing.
-
-        Args:
-            unknowns: Length of a sample.
-            targets: Length of its target.
-        """
-        self.gram = torch.zeros(unknowns + 1, unknowns + 1, dtype=torch.float64)
+        """Start from nothing: samples of a length, and the length of their targets."""
+        self._upper = torch.zeros(unknowns + 1, unknowns + 1, dtype=torch.float64)
         self.cross = torch.zeros(unknowns + 1, targets, dtype=torch.float64)
         self.squares = torch.zeros(targets, dtype=torch.float64)
 
     @property
+    def gram(self) -> Tensor:
+        """``[a 1]^T [a 1]``."""
+        return self._upper.triu() + self._upper.triu(1).T
+
+    @property
     def count(self) -> int:
         """Number of samples."""
-        return round(self.gram[-1, -1].item())
+        return round(self._upper[-1, -1].item())
 
     def add(self, samples: Tensor, targets: Tensor) -> None:
-        """Add samples; products of one batch are taken in its own type.
-
-        Args:
-            samples: Shape ``(n, unknowns)``.
-            targets: Shape ``(n, targets)``.
-        """
+        """Add samples ``(n, unknowns)`` with targets ``(n, targets)``; their products are taken in their own type."""
         a = torch.cat([samples, samples.new_ones(len(samples), 1)], 1)
-        self.gram += a.T @ a
+        for start in range(0, a.shape[1], PART):
+            self._upper[start : start + PART, start:] += a[:, start : start + PART].T @ a[:, start:]
         self.cross += a.T @ targets
         self.squares += targets.double().square().sum(0)
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
-        total = NormalEquations(len(self.gram) - 1, self.cross.shape[1])
-        total.gram = self.gram + other.gram
+        total = NormalEquations(len(self._upper) - 1, self.cross.shape[1])
+        total._upper = self._upper + other._upper
         total.cross = self.cross + other.cross
         total.squares = self.squares + other.squares
         return total
-
-    def error(self, weight: Tensor) -> float:
-        """Summed squared error of predictions ``[a 1] W``.
-
-        Args:
-            weight: Shape ``(unknowns + 1, targets)``.
-
-        Returns:
-            The error, not below 0.
-        """
-        # ||b - W^T a||^2 = b^2 - 2 <W, a b^T> + <W, a a^T W>
-        error = self.squares.sum() - 2 * (weight * self.cross).sum() + (weight * (self.gram @ weight)).sum()
-        return max(error.item(), 0.0)
 
 
 class RidgeSolver:
     """Solutions of centred normal equations, ``W = (A^T A + ridge * mean(diag A^T A) I)^-1 A^T b``."""
 
     def __init__(self, sums: NormalEquations) -> None:
-        """Centre the equations.
-
-        Args:
-            sums: The equations; at least one sample.
-        """
-        n = sums.gram[-1, -1]
-        self.mean, self.mean_target = sums.gram[-1, :-1] / n, sums.cross[-1] / n
-        self.gram = sums.gram[:-1, :-1] - n * torch.outer(self.mean, self.mean)
+        """Centre the equations, of at least one sample."""
+        gram, n = sums.gram, sums.count
+        self.mean, self.mean_target = gram[-1, :-1] / n, sums.cross[-1] / n
+        self.gram = gram[:-1, :-1] - n * torch.outer(self.mean, self.mean)
         self.cross = sums.cross[:-1] - n * torch.outer(self.mean, self.mean_target)
         self.scale = self.gram.diagonal().mean().item()
         # what is left of a constant by rounding in float32 sums is nothing
-        self.constant = not self.scale > 1e-9 * sums.gram.diagonal()[:-1].mean().item()
+        self.constant = not self.scale > 1e-9 * gram.diagonal()[:-1].mean().item()
 
-    def weight(self, ridge: float) -> Tensor:
-        """The solution, intercepts in the last row.
+    def weight(self, ridge: float, combined: Tensor | None = None) -> Tensor:
+        """The solution for the targets or for combinations of them, intercepts in the last row.
 
         Args:
             ridge: In units of the mean diagonal.
+            combined: Combinations as columns. Shape ``(targets, combinations)``.
 
         Returns:
-            Shape ``(unknowns + 1, targets)``.
+            Shape ``(unknowns + 1, targets or combinations)``.
         """
+        cross, mean = self.cross, self.mean_target
+        if combined is not None:
+            cross, mean = cross @ combined, mean @ combined
         if self.constant:
-            return torch.cat([torch.zeros_like(self.cross), self.mean_target[None]])
-        regularised = self.gram + ridge * self.scale * torch.eye(len(self.gram), dtype=torch.float64)
+            return torch.cat([torch.zeros_like(cross), mean[None]])
+        regularised = self.gram.clone()
+        regularised.diagonal().add_(ridge * self.scale)
         factor, failed = torch.linalg.cholesky_ex(regularised)
         if failed:
-            return self.weight(10 * ridge)
-        weight = torch.cholesky_solve(self.cross, factor)
-        return torch.cat([weight, (self.mean_target - self.mean @ weight)[None]])
+            return self.weight(10 * ridge, combined)
+        weight = torch.cholesky_solve(cross, factor)
+        return torch.cat([weight, (mean - self.mean @ weight)[None]])
 
 
 @dataclass(frozen=True)
@@ -114,6 +101,8 @@ def choose_on_held_out(
 ) -> Chosen:
     """Walk from one regularisation to the neighbour that predicts held-out samples better, until none does.
 
+    Where there are many targets, those that are compared are random combinations of them.
+
     Args:
         fitted: Samples that weights are found from.
         held_out: Samples that they are judged by; without any, the start is taken.
@@ -126,22 +115,28 @@ def choose_on_held_out(
     """
     if not fitted.count:
         return Chosen(start, torch.zeros_like(fitted.cross))
-    solver = RidgeSolver(fitted)
-    best = Chosen(start, solver.weight(start))
+    solver, combined = RidgeSolver(fitted), None
     if not held_out.count or solver.constant:
-        return best
-    least = held_out.error(best.weight)
+        return Chosen(start, solver.weight(start))
+    gram, cross = held_out.gram, held_out.cross
+    if cross.shape[1] > COMBINATIONS:
+        generator = torch.Generator().manual_seed(0)
+        combined = torch.randn(cross.shape[1], COMBINATIONS, generator=generator, dtype=cross.dtype)
+        cross = cross @ combined
+
+    def error(ridge: float) -> float:
+        # ||b - W^T a||^2 - ||b||^2 = <W, a a^T W> - 2 <W, a b^T>
+        weight = solver.weight(ridge, combined)
+        return (weight * (gram @ weight - 2 * cross)).sum().item()
+
+    best, least = start, error(start)
     for ratio in (step, 1 / step):
-        improved = False
-        while within[0] <= best.ridge * ratio <= within[1]:
-            trial = Chosen(best.ridge * ratio, solver.weight(best.ridge * ratio))
-            error = held_out.error(trial.weight)
-            if not error < least:
-                break
-            best, least, improved = trial, error, True
-        if improved:
+        begun = best
+        while within[0] <= best * ratio <= within[1] and (found := error(best * ratio)) < least:
+            best, least = best * ratio, found
+        if best != begun:
             break
-    return best
+    return Chosen(best, solver.weight(best))
 
 
 @dataclass(frozen=True)
