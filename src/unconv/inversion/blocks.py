@@ -18,17 +18,10 @@ SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def infer_stride(image: Sequence[int], positions: Sequence[int]) -> tuple[int, ...]:
-    """The stride of a feature map, from sizes alone.
+    """Return the stride of a feature map per axis, from sizes alone.
 
     Exact where the size of the map divides that of the image. Otherwise borders were lost or gained on the way, and
     the power of two within 20 % of the ratio is taken, or else the nearest whole number.
-
-    Args:
-        image: Spatial sizes of the image.
-        positions: Spatial sizes of the map.
-
-    Returns:
-        One number per axis, at least 1.
     """
     strides = []
     for n, m in zip(image, positions, strict=True):
@@ -86,14 +79,7 @@ class BlockGrid:
         return tuple(pairs)
 
     def to_blocks(self, x: Tensor) -> Tensor:
-        """Images as one vector per position.
-
-        Args:
-            x: Shape ``(N, C, *image)``.
-
-        Returns:
-            Shape ``(N, C * prod(block), *grid)``.
-        """
+        """Return images, ``(N, C, *image)``, as one vector per position, ``(N, C * prod(block), *grid)``."""
         x = _pad(x, self._overhang)
         if self.block != self.stride:
             size = [g * b for g, b in zip(self.grid, self.block, strict=True)]
@@ -101,14 +87,7 @@ class BlockGrid:
         return space_to_depth(x, self.block)
 
     def to_image(self, blocks: Tensor) -> Tensor:
-        """The opposite of ``to_blocks``; coarse blocks are interpolated linearly.
-
-        Args:
-            blocks: Shape ``(N, C * prod(block), *grid)``.
-
-        Returns:
-            Shape ``(N, C, *image)``.
-        """
+        """Return the opposite of ``to_blocks``; coarse blocks are interpolated linearly."""
         x = depth_to_space(blocks, self.block)
         if self.block != self.stride:
             size = [g * s for g, s in zip(self.grid, self.stride, strict=True)]
@@ -118,15 +97,7 @@ class BlockGrid:
         return x
 
     def surround(self, features: Tensor, reach: int) -> Tensor:
-        """A map with zeros around it, and one more channel that is 1 where there are no features.
-
-        Args:
-            features: Shape ``(N, C, *positions)``.
-            reach: Neighbours on each side that a decoder looks at.
-
-        Returns:
-            Shape ``(N, C + 1, *padded)``: each axis is ``grid + 2 * reach`` long.
-        """
+        """Return a map with ``reach`` zeros around its grid, and one more channel that is 1 outside of the features."""
         widths = [(a + reach, b + reach) for a, b in self.extra]
         flat = [w for pair in reversed(widths) for w in pair]
         outside = F.pad(features.new_zeros(1, 1, *features.shape[2:]), flat, value=1.0)
@@ -154,15 +125,9 @@ def depth_to_space(x: Tensor, block: Sequence[int]) -> Tensor:
 
 
 def neighbourhoods(padded: Tensor, size: int, chosen: Tensor | None) -> Tensor:
-    """What a decoder reads at positions: their surroundings, flattened as the weight of a convolution is.
+    """Return the surroundings of positions, flattened as a convolution's weight is: ``(positions, C * size^d)``.
 
-    Args:
-        padded: From ``BlockGrid.surround``. Shape ``(N, C, *padded)``.
-        size: Positions per axis of a neighbourhood.
-        chosen: Flat indices into ``(N, *grid)``; all of them for ``None``.
-
-    Returns:
-        Shape ``(number of positions, C * size^d)``.
+    ``padded``: from ``surround``; ``chosen``: flat indices into ``(N, *grid)``, all of them where ``None``.
     """
     view = padded
     for axis in range(2, padded.ndim):
@@ -175,18 +140,10 @@ def neighbourhoods(padded: Tensor, size: int, chosen: Tensor | None) -> Tensor:
 
 
 def as_map(features: Tensor, image: Sequence[int]) -> Tensor | None:
-    """Features as a map over the image, whatever layout they come in.
+    """Return features as a map ``(N, C, *positions)`` over the image; ``None`` with fewer than three per axis.
 
-    ``(N, C, *positions)`` as it is; channels last, ``(N, *positions, C)``, where only that has the proportions of the
-    image; tokens ``(N, L, D)`` laid out on the grid that has, without class or register tokens (the first ones, up
-    to 5).
-
-    Args:
-        features: Features of any shape.
-        image: Spatial sizes of the image.
-
-    Returns:
-        Shape ``(N, C, *positions)``; ``None`` where they are no map, or one of fewer than three positions per axis.
+    Channels are taken to come last where only then the map has the proportions of the image; tokens ``(N, L, D)`` are
+    laid out on the grid that has them, without class or register tokens (the first ones, up to 5).
     """
     dims = len(image)
     found = None

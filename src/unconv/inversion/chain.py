@@ -29,18 +29,7 @@ class Trail:
 
 
 def chain_to_image(blocks: ConvBlocks, name: str) -> tuple[ConvBlock, ...]:
-    """The blocks between the image and a block, the image's side first and the block last.
-
-    Args:
-        blocks: The conv blocks of a network.
-        name: The block to start from.
-
-    Returns:
-        The chain.
-
-    Raises:
-        UnconvError: If some input on the way is not the output of one block alone.
-    """
+    """Return the blocks from the image to a block; UnconvError if an input on the way is not one block's output."""
     chain = [blocks.get(name)]
     while chain[0].source != "image":
         if chain[0].source is None:
@@ -53,15 +42,7 @@ def chain_to_image(blocks: ConvBlocks, name: str) -> tuple[ConvBlock, ...]:
 
 
 def follow(chain: tuple[ConvBlock, ...], inputs: Mapping[str, Tensor]) -> Trail:
-    """Codes and gates of every block of a chain.
-
-    Args:
-        chain: The blocks.
-        inputs: Input of each block by name. Shape ``(N, M, *spatial)``.
-
-    Returns:
-        The trail.
-    """
+    """Return codes and gates of every block of a chain, from the inputs of each, ``(N, M, *spatial)``."""
     codes, gates = {}, {}
     for block in chain:
         preactivation = block.preactivation(inputs[block.name])
@@ -79,22 +60,10 @@ def decode_chain(
     reading: CodeKind = "network",
     side_info: SideInfo = "switches",
 ) -> Solution[Tensor]:
-    """The image from the code of the last block: each block's estimate is the code of the block before.
+    """Return the image from the code of the last block: each block's estimate is the code of the block before.
 
     Estimates behind a ReLU are clipped at zero before they count as a code. With gates known, values of units that
     were off are zero; with switches known, values go where the true maxima were.
-
-    Args:
-        chain: From ``chain_to_image``; the last block made the code, perhaps in the paper's reading.
-        code: Codes of ``N`` inputs.
-        trail: From ``follow`` for the blocks before the last.
-        method: As for ``decode_block``.
-        reading: How the code was made.
-        side_info: What is known of every block on the way.
-
-    Returns:
-        Images of shape ``(N, C, *spatial)``; history and status are those of the last decoding, an image having
-        converged only where every decoding on its way did.
     """
     estimate: Solution[Tensor] | None = None
     ended = []

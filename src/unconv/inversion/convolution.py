@@ -16,16 +16,7 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 
 def fixed_convolution(function: Callable[..., Tensor], args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
-    """A call of ``torch.conv1d``, ``conv2d`` or ``conv3d``, with the same result and cheaper derivatives.
-
-    Args:
-        function: One of them.
-        args: Its positional arguments.
-        options: Its named ones.
-
-    Returns:
-        What it returns; through the function itself where the filters are to be differentiated, or nothing is.
-    """
+    """Call ``torch.conv1d``, ``conv2d`` or ``conv3d``: with cheaper derivatives where its filters are fixed."""
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     said = dict(zip(names, args, strict=False)) | options
     x, weight, bias = said["input"], said["weight"], said.get("bias")

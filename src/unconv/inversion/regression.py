@@ -128,17 +128,7 @@ class Reading:
 
     @staticmethod
     def plan(width: int, dims: int, most: float, config: LinearConfig) -> Reading:
-        """The first neighbourhoods of a configuration that there is room for; one position always is.
-
-        Args:
-            width: Number of channels.
-            dims: Number of axes of the map.
-            most: Largest number of unknowns.
-            config: The configuration.
-
-        Returns:
-            What to read.
-        """
+        """Return the first neighbourhoods of a configuration that there is room for; one position always is."""
         few = min(config.far_components, width)
         for near, far in config.neighbourhoods:
             room = most - few * (far**dims - near**dims)
@@ -154,15 +144,7 @@ class MapRegression:
     def __init__(
         self, features: Tensor, x: Tensor, count: int, config: LinearConfig, stride: Sequence[int] | None = None
     ) -> None:
-        """Plan what is read, from the first batch.
-
-        Args:
-            features: Features of some images, a map by ``as_map``.
-            x: The images. Shape ``(N, C, *spatial)``.
-            count: Number of reference images in all.
-            config: How to fit.
-            stride: Pixels per position and axis, where it is known.
-        """
+        """Plan what is read from the features of the first of ``count`` images; ``stride``: pixels per position."""
         self.config, self.channels = config, x.shape[1]
         positions = self._positions(features, x.shape[2:])
         spatial, sizes = tuple(x.shape[2:]), tuple(positions.shape[2:])
@@ -209,13 +191,7 @@ class MapRegression:
         return positions.detach().float().cpu()
 
     def add(self, x: Tensor, features: Tensor, held_out: Tensor) -> None:
-        """Add images.
-
-        Args:
-            x: Shape ``(N, C, *spatial)``.
-            features: Their features.
-            held_out: Which of them are held out. Shape ``(N,)``, bool.
-        """
+        """Add images ``(N, C, *spatial)`` and their features; ``held_out``: which are, shape ``(N,)``, bool."""
         positions, x = self._positions(features, self.grid.image), x.float().cpu()
         self.finite = self.finite and bool(positions.isfinite().all())
         if not self.finite:
@@ -288,12 +264,7 @@ class VectorRegression:
     """Features and coarse images of a layer without positions."""
 
     def __init__(self, x: Tensor, config: LinearConfig) -> None:
-        """Plan the coarse image.
-
-        Args:
-            x: Images. Shape ``(N, C, *spatial)``.
-            config: How to fit.
-        """
+        """Plan the coarse image of images ``(N, C, *spatial)``."""
         self.config = config
         self.coarse = tuple(min(n, config.vector_grid) for n in x.shape[2:])
         self.samples: list[Tensor] = []
@@ -301,13 +272,7 @@ class VectorRegression:
         self.held_out: list[Tensor] = []
 
     def add(self, x: Tensor, features: Tensor, held_out: Tensor) -> None:
-        """Add images.
-
-        Args:
-            x: Shape ``(N, C, *spatial)``.
-            features: Their features.
-            held_out: Which of them are held out. Shape ``(N,)``, bool.
-        """
+        """Add images ``(N, C, *spatial)`` and their features; ``held_out``: which are, shape ``(N,)``, bool."""
         self.samples.append(features.detach().flatten(1).float().cpu())
         self.targets.append(F.interpolate(x.float().cpu(), self.coarse, mode="area").flatten(1))
         self.held_out.append(held_out)
@@ -345,18 +310,10 @@ def project(projection: Tensor, positions: Tensor) -> Tensor:
 
 
 def _components(positions: Tensor, blocks: Tensor, count: int) -> Tensor:
-    """Combinations of channels, the ones first that predict most of the blocks at their own position.
+    """Return combinations of channels, ``(count, C)``, first those that predict most of the blocks at their position.
 
     Reduced-rank regression: the principal components of the predictions. Where there are too few of them, principal
     components of the features follow.
-
-    Args:
-        positions: Shape ``(N, C, *positions)``.
-        blocks: Shape ``(N, targets, *grid)``.
-        count: How many.
-
-    Returns:
-        Shape ``(count, C)``, each of unit norm.
     """
     # extra positions of the grid have no features
     if positions.shape[2:] != blocks.shape[2:]:

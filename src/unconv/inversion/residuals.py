@@ -33,18 +33,10 @@ class ExplainedVariance:
 
 
 def explained_variance(images: Tensor, estimates: Tensor, *, bands: int = 6) -> ExplainedVariance:
-    """Explained variance of estimates, by frequency and by luminance and colour.
+    """Return the explained variance of estimates ``(N, C, *spatial)``, by frequency and by luminance and colour.
 
     The mean of each channel over the images is not counted, and images are faded out towards their borders (Hann
     window), so that the jump between opposite borders is not taken for detail.
-
-    Args:
-        images: True images. Shape ``(N, C, *spatial)``.
-        estimates: The same shape.
-        bands: Number of octaves below the highest frequency; the lowest one reaches down to 0.
-
-    Returns:
-        The shares.
     """
     dims = images.ndim - 2
     axes = tuple(range(1, images.ndim))[-dims:]
@@ -92,17 +84,7 @@ class ErrorModel:
 
     @staticmethod
     def of(estimates: Tensor, residuals: Tensor, *, reach: int, bins: int = 16) -> ErrorModel:
-        """From estimates of images that took no part in the fit.
-
-        Args:
-            estimates: Shape ``(N, C, *spatial)``.
-            residuals: What they miss. The same shape.
-            reach: Pixels on each side that local contrast is taken over.
-            bins: Number of bins.
-
-        Returns:
-            The model.
-        """
+        """Return the model of estimates ``(N, C, *spatial)`` of images that took no part in the fit."""
         contrast = _local_deviation(estimates, reach).flatten()
         squares = residuals.square().mean(1).flatten()
         order = contrast.argsort()
@@ -114,14 +96,7 @@ class ErrorModel:
         )
 
     def __call__(self, estimates: Tensor) -> Tensor:
-        """Expected squared error of each pixel, a mean over channels.
-
-        Args:
-            estimates: Shape ``(N, C, *spatial)``.
-
-        Returns:
-            Shape ``(N, *spatial)``.
-        """
+        """Return the squared error to expect at each pixel, a mean over channels: ``(N, *spatial)``."""
         x = _local_deviation(estimates, self.reach)
         knots, values = self.contrast.to(x), self.variance.to(x)
         if len(knots) == 1:
@@ -132,16 +107,7 @@ class ErrorModel:
         return torch.lerp(values[right - 1], values[right], share)
 
     def calibration(self, images: Tensor, estimates: Tensor, *, bins: int = 10) -> tuple[Tensor, Tensor]:
-        """Expected against true squared errors, in equally full bins of what is expected.
-
-        Args:
-            images: True images. Shape ``(N, C, *spatial)``.
-            estimates: The same shape.
-            bins: Number of bins.
-
-        Returns:
-            Mean expected and mean true squared error per bin. Shape ``(bins,)`` each.
-        """
+        """Return mean expected and mean true squared errors, in equally full bins of what is expected."""
         expected = self(estimates).flatten()
         true = (images - estimates).square().mean(1).flatten()
         parts = [part for part in expected.argsort().tensor_split(bins) if len(part)]

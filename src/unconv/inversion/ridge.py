@@ -60,15 +60,7 @@ class RidgeSolver:
         self.constant = not self.scale > 1e-9 * gram.diagonal()[:-1].mean().item()
 
     def weight(self, ridge: float, combined: Tensor | None = None) -> Tensor:
-        """The solution for the targets or for combinations of them, intercepts in the last row.
-
-        Args:
-            ridge: In units of the mean diagonal.
-            combined: Combinations as columns. Shape ``(targets, combinations)``.
-
-        Returns:
-            Shape ``(unknowns + 1, targets or combinations)``.
-        """
+        """Return ``W`` of the targets or, ``(targets, n)``, of combinations of them; the last row holds intercepts."""
         cross, mean = self.cross, self.mean_target
         if combined is not None:
             cross, mean = cross @ combined, mean @ combined
@@ -99,19 +91,9 @@ class Chosen:
 def choose_on_held_out(
     fitted: NormalEquations, held_out: NormalEquations, *, start: float, step: float, within: tuple[float, float]
 ) -> Chosen:
-    """Walk from one regularisation to the neighbour that predicts held-out samples better, until none does.
+    """Return the regularisation that predicts held-out samples best, walking to better neighbours from the first.
 
     Where there are many targets, those that are compared are random combinations of them.
-
-    Args:
-        fitted: Samples that weights are found from.
-        held_out: Samples that they are judged by; without any, the start is taken.
-        start: Where to begin.
-        step: Ratio of neighbours.
-        within: Least and largest regularisation.
-
-    Returns:
-        The best one.
     """
     if not fitted.count:
         return Chosen(start, torch.zeros_like(fitted.cross))
@@ -159,16 +141,9 @@ class DualRidge:
 
 
 def dual_ridge(samples: Tensor, targets: Tensor, *, within: tuple[float, float], step: float) -> DualRidge:
-    """Ridge regression in dual form; the regularisation is the one with the least leave-one-out error.
+    """Return the regression of samples ``(n, unknowns)`` in dual form, with the ridge of least leave-one-out error.
 
-    Args:
-        samples: Shape ``(n, unknowns)``, float64.
-        targets: Shape ``(n, targets)``, float64.
-        within: Least and largest regularisation.
-        step: Ratio of neighbours.
-
-    Returns:
-        The solution; constant samples give zero coefficients.
+    Constant samples give zero coefficients.
     """
     n = len(samples)
     mean, mean_target = samples.mean(0), targets.mean(0)
