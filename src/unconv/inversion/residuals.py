@@ -116,12 +116,14 @@ class ErrorModel:
 
 def _local_deviation(x: Tensor, reach: int) -> Tensor:
     # Shape (N, C, *spatial) to (N, *spatial): root of the variance in a window, a mean over channels
+    dims = x.ndim - 2
     reach = min(reach, *[(n - 1) // 2 for n in x.shape[2:]])
-    average = AVERAGE[x.ndim - 2]
-    size = 2 * reach + 1
 
     def local_mean(x: Tensor) -> Tensor:
-        return average(x, size, stride=1, padding=reach, count_include_pad=False)
+        for axis in range(dims):  # a window is the product of its sides
+            size = [2 * reach + 1 if axis == other else 1 for other in range(dims)]
+            x = AVERAGE[dims](x, size, stride=1, padding=[n // 2 for n in size], count_include_pad=False)
+        return x
 
     x = x - x.mean(tuple(range(2, x.ndim)), keepdim=True)
     return (local_mean(x.square()) - local_mean(x).square()).clamp_min(0).mean(1).sqrt()
