@@ -219,6 +219,13 @@ class ImageStream:
         part.first, part.need_one, part.skipped = indices.start, False, []
         return part
 
+    def absolute(self) -> ImageStream:
+        """Return the stream for a process in another folder."""
+        part = copy.copy(self)
+        part.paths = [path.absolute() for path in self.paths]
+        part.root = None if self.root is None else Path(self.root).absolute()
+        return part
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches; an UnconvError if every image was skipped, or the machine, not an image, fails."""
         self.skipped = []
@@ -282,6 +289,10 @@ class InMemoryImages(ImageStream):
         names = [f"image-{i:04d}" for i in range(len(images))]
         self._images = {name: _picture_or_tensor(image, name) for name, image in zip(names, images, strict=True)}
         super().__init__(names[:limit], preprocess, batch_size)
+
+    def absolute(self) -> InMemoryImages:
+        """Return the stream itself, which reads no files."""
+        return self
 
     def digest(self) -> str:
         """Return the SHA-256, in hexadecimal digits, of everything that the images are made of."""

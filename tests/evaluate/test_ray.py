@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("ray")
 IMAGES, ROWS = 64, 2 * 64
-REPORT = "report cifar-vgg --images in --size 32 --layers features.12 --side-info none --passes 12 --batch 4"
+REPORT = "report cifar-vgg --images in --size 32 --layers features.12 --side-info none --passes 8 --batch 4"
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,10 @@ def alone(place):
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's own 15 starves on a machine that is busy with other tests
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     made.spare = [made.add_node(num_cpus=1) for _ in range(2)]
@@ -62,12 +64,12 @@ def test_a_cluster_that_loses_a_node_finds_what_one_process_finds(place, alone, 
     started = time.monotonic()
     driver = subprocess.Popen(command if common else private(*command), cwd=place)
     run = Path(f"/proc/{driver.pid}/root{place}/run")  # as the driver sees it
-    while len(list(run.glob("parts/rows-*-00012.json"))) < 2:  # refinement is on its way
+    while len(list(run.glob("parts/rows-*-00008.json"))) < 2:  # refinement is on its way
         assert driver.poll() is None
         time.sleep(0.02)
     node = cluster.spare[0]
     os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
-    done = len(list(run.glob("parts/rows-*-00012.json")))
+    done = len(list(run.glob("parts/rows-*-00008.json")))
     cluster.remove_node(node, allow_graceful=False)
     assert driver.wait(timeout=600) == 0
     assert list((place / "run").iterdir()) == [] or common

@@ -50,7 +50,7 @@ class RayCluster:
         ray = self.ray
         gpus = 1 if network.device.type == "cuda" else 0
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False)(_compute)
-        shared = [ray.put(item) for item in (network.portable(), images, plan)]
+        shared = [ray.put(item) for item in (network.portable(), images.absolute(), plan)]
         waiting = [task.remote(*shared, *item) for item in work]
         try:
             while waiting and clock.left() > 0:

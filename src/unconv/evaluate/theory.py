@@ -75,7 +75,7 @@ def count_nonzeros(
     for captured in stream:
         places, others = same_path(stream.network, captured)
         skipped += others
-        statistics.merge(_count_finite(stream.network, captured.select(places), names, region, skipped))
+        statistics.merge(_count(captured.select(places), names, region, skipped))
         for name in names:
             progress(f"counting {name}", len(captured.batch.names))
     if skipped and not len(statistics):
@@ -83,25 +83,11 @@ def count_nonzeros(
     return statistics, [*stream.skipped, *skipped]
 
 
-def _count_finite(
-    network: Network, captured: Captured, names: Sequence[str], region: int | None, skipped: list[SkippedImage]
+def _count(
+    captured: Captured, names: Sequence[str], region: int | None, skipped: list[SkippedImage]
 ) -> SparsityStatistics:
-    """Count, without the images whose activations are not finite; those are skipped by name."""
-    files = captured.batch.names
-    try:
-        return _count(network, captured, names, region)
-    except UnconvError as error:
-        if len(files) == 1:
-            skipped.append(SkippedImage(files[0], str(error)))
-            return SparsityStatistics()
-    statistics = SparsityStatistics()
-    for place in range(len(files)):
-        statistics.merge(_count_finite(network, captured.select([place]), names, region, skipped))
-    return statistics
-
-
-def _count(network: Network, captured: Captured, names: Sequence[str], region: int | None) -> SparsityStatistics:
-    statistics = SparsityStatistics()
+    """Count a batch; where that fails, its images one by one, without those of which it fails."""
+    statistics, files = SparsityStatistics(), captured.batch.names
     try:
         for name in names:
             block = captured.blocks.get(name)
@@ -111,16 +97,18 @@ def _count(network: Network, captured: Captured, names: Sequence[str], region: i
             if imposed is not block:
                 statistics.update(IMPOSED + name, activated, imposed.pool(activated).values)
         return statistics
+    except UnconvError as error:
+        reason = str(error)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        reason = TOO_LARGE
     # the except block has ended, so the exception no longer keeps the tensors alive
-    count = len(captured.batch.names)
-    if count == 1:
-        raise UnconvError(f"{captured.batch.names[0]}: {TOO_LARGE}")
-    statistics, most = SparsityStatistics(), network.halve(count)
-    for i in range(0, count, most):
-        statistics.merge(_count(network, captured.select(range(i, min(i + most, count))), names, region))
+    statistics = SparsityStatistics()
+    if len(files) == 1:
+        skipped.append(SkippedImage(files[0], reason))
+    for place in range(len(files)) if len(files) > 1 else ():
+        statistics.merge(_count(captured.select([place]), names, region, skipped))
     return statistics
 
 

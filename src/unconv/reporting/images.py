@@ -26,15 +26,13 @@ class EmbeddedImages:
     Attributes:
         uris: Data URI by path.
         unread: Reason by path, for files that are no readable picture.
-        images: How many of the images are in, from the first on.
-        partial: Number of pictures of those images that did not fit.
+        images: How many of the images are in, from the first on; that one always.
         edge: No picture's longer side has more pixels than this.
     """
 
     uris: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     images: int = 0
-    partial: int = 0
     edge: int = EDGES[0]
 
 
@@ -46,17 +44,12 @@ def embed_images(run: Path, images: Sequence[Sequence[str]], budget: int) -> Emb
         new: dict[str, str] = {}
         for path in paths:
             try:
-                uri = data_uri(load(run, path, result.edge))
+                new[path] = data_uri(load(run, path, result.edge))
             except UnconvError as error:
                 result.unread[path] = str(error)
-                continue
-            if used + len(uri) > budget:
-                if result.images:
-                    return result
-                result.partial += 1  # of the first image, whatever fits is shown
-                continue
-            new[path] = uri
-            used += len(uri)
+        used += sum(map(len, new.values()))
+        if used > budget and result.images:
+            return result
         result.uris |= new
         result.images += 1
     return result
