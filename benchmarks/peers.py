@@ -233,7 +233,7 @@ def image_problem(side: int) -> Iterator[Row]:
         def ours(passes: int, known: Any = known) -> Tensor:
             return invert_features(
                 function, features, known, passes=passes, decoder=decoder, preconditioner=preconditioner
-            ).estimate
+            ).value
 
         def error(estimate: Tensor) -> float:
             return relative_norm(estimate - image, image).item()

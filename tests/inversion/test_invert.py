@@ -19,7 +19,7 @@ def test_the_linear_estimate_is_the_start_of_the_others(make):
     function, x = make()
     features = function(x)
     linear = invert_features(function, features, method="linear", decoder=near(x))
-    assert torch.equal(linear.estimate, x + 0.1)
+    assert torch.equal(linear.value, x + 0.1)
     assert linear.passes == (0, 0)
     assert linear.status == ("converged", "converged")
     for method in ("gauss-newton", "gradient"):
@@ -35,7 +35,7 @@ def test_more_side_information_is_no_worse(make):
     for side_info in function.side_info_kinds:
         known = function.record(x, side_info)
         result = invert_features(function, features, known, decoder=near(x), passes=60)
-        errors.append(relative_norm(result.estimate - x, x).mean().item())
+        errors.append(relative_norm(result.value - x, x).mean().item())
     assert errors == sorted(errors, reverse=True)
 
 
@@ -47,7 +47,7 @@ def test_zero_features_get_a_status(method):
     x = torch.full((2, 3, 6, 6), 0.5)
     for features in (torch.zeros(2, *function.shape), torch.ones(2, *function.shape)):
         result = invert_features(function, features, method=method, decoder=near(x), passes=10)
-        assert torch.isfinite(result.estimate).all()
+        assert torch.isfinite(result.value).all()
         assert not result.history.isnan().any()
         assert set(result.status) <= {"constant", "converged"}
         assert max(result.passes) <= 1

@@ -273,8 +273,8 @@ def _from_features(
     seconds = (time.perf_counter() - start) / len(features)
     expected = None
     if task.method == "linear" and decoder is not None and decoder.error_model is not None:
-        expected = decoder.expected_squared_error(result.estimate)
-    return Solved(result.estimate, result.status, result.passes, seconds, expected)
+        expected = decoder.expected_squared_error(result.value)
+    return Solved(result.value, result.status, result.passes, seconds, expected)
 
 
 def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: bool) -> list[Reconstruction]:

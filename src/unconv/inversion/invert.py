@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -27,24 +26,6 @@ Decoder = Callable[[Tensor, Sequence[int]], Tensor]
 """Maps features and the shape of one image to estimates, such as a ``LinearDecoder``."""
 
 
-@dataclass(frozen=True)
-class Inversion:
-    """Images from features.
-
-    Attributes:
-        estimate: Shape ``(N, *function.input_shape)``.
-        status: Per image: ``"converged"``, ``"max_steps"`` (steps or passes ran out), ``"stalled"`` (no step lowers
-            the misfit) or ``"constant"`` (the features say nothing; the estimate is where the solver began).
-        passes: Forward and backward passes made for each image.
-        history: ``||f(x) - y|| / ||y||`` at the start and after every step. Shape ``(steps + 1, N)``.
-    """
-
-    estimate: Tensor
-    status: tuple[Status, ...]
-    passes: tuple[int, ...]
-    history: Tensor
-
-
 def invert_features(
     function: LayerFunction,
     features: Tensor,
@@ -58,7 +39,7 @@ def invert_features(
     preconditioner: StationaryPreconditioner | None = None,
     config: GaussNewtonConfig | GradientConfig | None = None,
     progress: Callable[[Tensor], None] | None = None,
-) -> Inversion:
+) -> Solution[Tensor]:
     """Recover images from a layer's features.
 
     Args:
@@ -77,7 +58,9 @@ def invert_features(
         progress: Called with the images after every step.
 
     Returns:
-        Images, how their solvers ended and what they cost.
+        Images, shape ``(N, *function.input_shape)``, how their solvers ended and what they cost; ``history`` holds
+        ``||f(x) - y|| / ||y||`` at the start and after every step. ``"constant"``: the features say nothing, and the
+        image is where the solver began.
 
     Raises:
         UsageError: If the method does not exist, has no decoder, or another method's config is given.
@@ -125,7 +108,7 @@ def invert_features(
         )
     if not torch.isfinite(solution.value).all():
         raise UnconvError(f"inverting layer {function.layer!r} by {method} gave NaN or infinite values")
-    return Inversion(solution.value, solution.status, solution.passes, solution.history)
+    return solution
 
 
 @torch.no_grad()
