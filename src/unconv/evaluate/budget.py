@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,7 +14,9 @@ from unconv.evaluate.network import Network
 from unconv.evaluate.noise import noisy_name
 from unconv.evaluate.reconstruction import IN_PASSES, Task
 from unconv.inversion.calibration import CalibrationConfig, Refinement
-from unconv.inversion.linear import EXAMPLES, LinearConfig
+from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.linear import EXAMPLES
+from unconv.inversion.regression import LinearConfig, Reading
 from unconv.stationary import StationaryConfig
 from unconv.tracing import capture
 
@@ -21,6 +24,10 @@ MOST_PASSES = 150  # of a layer; from there on refinement gains next to nothing
 STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, MOST_PASSES)  # numbers of passes that a layer may get
 SHARE = 0.85  # of what is left after the linear part that is planned; the rest is slack
 REFERENCES = 48  # images that linear decoders are fitted to
+# what else takes time, in multiply-adds: drawing all references, a value of the image; reading a number of a sample
+DRAWING, READING = 2e6, 800
+OVERHEAD = 1.8  # of all that beside multiply-adds in one product
+TIMED = 0.3  # seconds that a call is timed for
 
 
 def seconds_per_pass(network: Network, x: Tensor, layers: Sequence[str]) -> dict[str, float]:
@@ -28,44 +35,44 @@ def seconds_per_pass(network: Network, x: Tensor, layers: Sequence[str]) -> dict
     seconds = {}
     for layer in layers:
         function = network.function(layer, x.shape[1:])
-        timings = []
-        for _ in range(2):  # the first one warms up
-            start = time.perf_counter()
+
+        def once(function: LayerFunction = function) -> None:
             image = x.detach().to(network.device).clone().requires_grad_()
             y = function(image)
             if y.requires_grad:
                 torch.autograd.grad(y.square().sum(), image)
             if network.device.type == "cuda":
                 torch.cuda.synchronize()
-            timings.append(time.perf_counter() - start)
-        seconds[layer] = min(timings)
+
+        seconds[layer] = _seconds(once)
     return seconds
 
 
 def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int) -> float:
     """Return roughly how long linear decoders take: references through the network, normal equations, all images."""
-    start = time.perf_counter()
-    capture(network.module, layers, x)
-    forward = time.perf_counter() - start
-    side = 512
-    a = torch.ones(side, side)
-    times = []
-    for _ in range(4):  # the first one is slower than those that follow
-        start = time.perf_counter()
-        torch.mm(a, a)
-        times.append(time.perf_counter() - start)
-    per_product = min(times) / side**3
-    config, pixels = LinearConfig(), x[0, 0].numel()
-    work = 0.0
-    for layer in layers:
-        shape = network.layers(x).get(layer).shape
-        positions = shape[-1] * shape[-2] if len(shape) == 3 else 1
-        unknowns = min(config.max_unknowns, 9 * shape[0]) if positions > 1 else REFERENCES
-        targets = x.shape[1] * pixels / max(positions, 1)
-        rows = positions * REFERENCES
-        # the normal equations of all samples, and a factorisation for every ridge that is tried
-        work += min(config.max_operations, rows * unknowns * (unknowns + targets)) + 3 * unknowns**3
-    return 2 * forward * (2 * REFERENCES + images) + work * per_product
+    config, shapes = LinearConfig(), [network.layers(x).get(layer).shape for layer in layers]
+    work = DRAWING * x[0].numel()
+    for channels, *sizes in shapes:
+        positions = math.prod(sizes) if len(sizes) == 2 else 1
+        samples, targets = positions * REFERENCES, x[0].numel() / positions
+        most = min(config.max_unknowns, samples / config.fewest_samples)
+        n = Reading.plan(channels, 2, most, config).unknowns if positions > 1 else REFERENCES
+        rows = min(samples, config.max_operations / n**2)
+        # half of the Gram matrix and the targets; what is read; about eight factorisations; two solutions, in float64
+        work += rows * n * (0.65 * n + targets + READING) + 8 * 2 / 3 * n**3 + 4 * n**2 * targets
+    forward = _seconds(lambda: capture(network.module, layers, x))
+    a = torch.ones(512, 512)
+    return forward * (1.3 * REFERENCES + 2 * images) + OVERHEAD * work * _seconds(lambda: torch.mm(a, a)) / 512**3
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    """Return the mean seconds of a call, over a time in which others on the machine have their turns."""
+    do()  # the first one warms up
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < TIMED or not calls:
+        do()
+        calls += 1
+    return (time.perf_counter() - start) / calls
 
 
 def plan_passes(
