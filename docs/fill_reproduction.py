@@ -20,6 +20,7 @@ from unconv.reporting import text as words
 PAGE = Path(__file__).with_name("reproduction.md")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 VGG19 = "--model vgg19 --weights vgg19-blocks1-3.safetensors --mean 123.68,116.779,103.939 --std 1"
+DECODERS = " ".join(f"experiments/decoders/vgg19-caffe-features.{n}.safetensors" for n in (2, 7, 16))
 
 
 def cell(value: Any) -> str:
@@ -33,22 +34,12 @@ def markdown(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
     return [*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in rows), ""]
 
 
-def read(file: Path) -> Any:
-    """Return a result, with the name that a block had in older ones turned to the present one."""
-    return json.loads(file.read_text(), object_hook=lambda d: {"block" if k == "stage" else k: v for k, v in d.items()})
-
-
-def in_present_words(command: str) -> str:
-    """Return the command as it is called now."""
-    return command.replace("--stage ", "--layer ").replace(VGG19, "$VGG19")
-
-
 def tables(name: str, choice: Mapping[str, Any]) -> str:
     """The chosen part of one result's tables and its command, or that there is none."""
     file = RESULTS / f"{name}.json"
     if not file.exists():
         return "*Not run here.*"
-    result = read(file)
+    result = json.loads(file.read_text())
     found = EXPERIMENTS[result["name"]].tables(result)
     captions = choice.get("tables", list(found))
     lines = []
@@ -60,7 +51,8 @@ def tables(name: str, choice: Mapping[str, Any]) -> str:
         lines += markdown([header[i] for i in columns], rows)
     if len(result.get("commands", ())) > 1:
         return "\n".join([*lines, f"The commands stand in `experiments/results/{name}.json`."])
-    return "\n".join([*lines, f"`{in_present_words(result['command'])}`"])
+    command = result["command"].replace(VGG19, "$VGG19").replace(DECODERS, "$DECODERS")
+    return "\n".join([*lines, f"`{command}`"])
 
 
 def fill(page: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock
-from unconv.decode.constraints import constraints as intervals
+from unconv.decode.constraints import Intervals, constraints
 from unconv.decode.convex import convex
 from unconv.decode.linear_system import equations
 from unconv.decode.min_norm import min_norm
@@ -53,7 +53,9 @@ def run(opened: Opened, chosen: argparse.Namespace, result: dict[str, Any], save
             block, x = coded_block(captured.blocks.get(name), "network", REGION), captured.inputs[name]
             code = block.encode(x)
             if index == 0:
-                told, bounded = intervals(block, code).count()
+                said = constraints(block, code)
+                assert isinstance(said, Intervals)  # an average is none
+                told, bounded = said.count()
                 counts = {"unknowns": x[0].numel(), "equations": told.item(), "inequalities": bounded.item()}
                 result["blocks"] = result.get("blocks", {}) | {name: counts}
             for method in chosen.block_methods:

@@ -75,13 +75,6 @@ def test_more_rows_than_can_be_enumerated():
     assert found.how.startswith("attacked")
 
 
-def test_a_bracket_prints_short():
-    text = repr(delta_bracket(rows(), 1, 2))
-    assert text.startswith("Bracket(0.")
-    assert "tensor" not in text
-    assert len(text) < 80
-
-
 def test_bad_input_is_one_line():
     operator, matrix = ConvOperator(torch.ones(2, 2, 3), (2, 9)), rows()
     broken = matrix.clone()

@@ -64,19 +64,6 @@ def test_regions_that_do_not_divide_the_map_as_by_hand():
     assert exact.delta == pytest.approx(worst, abs=1e-12)
 
 
-def test_sums_of_two_vectors_deviate_at_least_as_much():
-    operator = operator_1d()
-    assert exact_delta(operator, "map", 2, twice=True).delta >= exact_delta(operator, "map", 2).delta
-
-
-def test_witness_attains_the_constant():
-    operator = operator_1d()
-    exact = exact_delta(operator, "map", 2)
-    z = exact.attained.witness
-    square = operator.adjoint(z).square().sum() / z.square().sum()
-    assert abs(square.item() - 1) == pytest.approx(exact.delta, abs=1e-12)
-
-
 def test_too_many_subspaces_and_overlaps_are_refused():
     with pytest.raises(UnconvError, match="enumeration stops at a million"):
         exact_delta(ConvOperator(torch.ones(40, 1, 3), (1, 40)), "map", 10)

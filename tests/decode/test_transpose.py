@@ -23,13 +23,6 @@ def test_rescaled_it_keeps_its_direction():
     torch.testing.assert_close(scaled / norms(scaled)[:, None, None, None], plain / norms(plain)[:, None, None, None])
 
 
-def test_a_code_of_zeros_gives_zero():
-    code = Pooled(2, 20).project(W.forward(X) * torch.tensor([0.0, 1.0])[:, None, None, None])
-    found = transpose(W, code, norm=norms(X))
-    assert not found[0].any()
-    torch.testing.assert_close(norms(found)[1], norms(X)[1])
-
-
 @pytest.mark.parametrize("pool", [nn.Identity(), nn.MaxPool2d(2), nn.AvgPool2d(2)])
 def test_the_scale_is_the_one_that_fits_the_code_and_needs_no_norm(pool):
     net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), pool).double().eval()

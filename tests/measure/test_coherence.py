@@ -104,25 +104,6 @@ def test_opposite_filters_differ_in_sign_only_and_groups_see_different_channels(
     assert apart.shifted == pytest.approx(2 / 5)
 
 
-def test_a_single_filter_has_no_pair() -> None:
-    found = coherence(of(torch.ones(1, 2, 2)))
-    assert (found.signed, found.absolute, found.signed_pair, found.absolute_pair) == (0.0, 0.0, None, None)
-    assert found.shifted == pytest.approx(0.5)
-
-
-def test_half_precision_is_computed_in_single() -> None:
-    bank = of(gaussian_like(torch.empty(4, 3, 3, 3), 0).half())
-    assert coherence(bank).shifted == coherence(bank.to(torch.float32)).shifted
-    assert correlation_table(bank).dtype == torch.float32
-
-
-def test_filters_without_a_direction_are_named() -> None:
-    weight = torch.ones(3, 2, 3)
-    weight[1] = float("nan")
-    with pytest.raises(ValueError, match="filter 1 has norm"):
-        coherence(of(weight))
-
-
 @pytest.mark.parametrize(
     ("key", "signed"),
     [("features.2", 0.9066), ("features.5", 0.7236), ("features.7", 0.6254), ("features.10", 0.6692)],

@@ -73,11 +73,6 @@ def test_activations_that_are_no_numbers_are_named_with_their_block() -> None:
         SparsityStatistics().update("features.5", h)
 
 
-def test_pooled_of_other_images() -> None:
-    with pytest.raises(ValueError, match="2 activations and 3 pooled"):
-        SparsityStatistics().update("conv", torch.ones(2, 3, 4), torch.ones(3, 3, 2))
-
-
 @pytest.mark.parametrize(
     ("fraction", "regions", "k"), [(0.131, 512 * 49, 3287), (1.0, 10, 10), (0.0, 10, 1), (0.49, 1, 1), (0.5, 10, 5)]
 )

@@ -137,27 +137,6 @@ def test_filters_in_other_units_need_no_tuning(solver, scale):
     assert torch.allclose(found.value.code.dense(), z, atol=1e-6)
 
 
-@each_solver
-def test_the_setting_of_figure_2_is_recovered(solver):
-    """The issue's target, on a few draws; the experiment in phase.py has the thousands."""
-    operator = ConvOperator(draw(96, 32, 5) / 160**0.5, (32, 32))
-    generator = torch.Generator().manual_seed(1)
-    z = torch.zeros(10, 96, 28, dtype=torch.float64)
-    for row in z:
-        places = torch.randint(28, (10,), generator=generator)
-        row[torch.randperm(96, generator=generator)[:10], places] = 2 * torch.rand(10, generator=generator).double() - 1
-    found = solver(operator, operator.adjoint(z), Pooled("map", k=10)).value.code.dense()
-    assert ((found - z).flatten(1).norm(dim=1) <= 1e-4 * z.flatten(1).norm(dim=1)).all()
-
-
-@each_solver
-def test_running_out_of_steps_is_said(solver):
-    operator = MatrixOperator(draw(40, 30).T.contiguous())
-    found = solver(operator, draw(2, 40, seed=1), TopK(12), max_steps=1)
-    assert found.status == ("max_steps", "max_steps")
-    assert found.steps == 1
-
-
 def test_new_values_keep_places_and_takes_values():
     code = Pooled(2, k=3).project(draw(2, 2, 4, 4))
     z = code.dense() * 3

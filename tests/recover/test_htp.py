@@ -2,7 +2,7 @@
 
 import torch
 
-from unconv.recover import htp, niht
+from unconv.recover import htp
 from unconv.sparsity import TopK
 from unconv.testing import MatrixOperator
 
@@ -28,14 +28,3 @@ def test_the_residual_never_rises_and_supports_end():
     assert (found.history.diff(dim=0) <= 1e-9).all()
     assert set(found.status) == {"stalled"}
     assert found.steps < 40
-
-
-def test_a_recovered_code_takes_fewer_steps_than_niht():
-    matrix = draw(60, 120) / 60**0.5
-    operator = MatrixOperator(matrix.T.contiguous())
-    z = torch.zeros(5, 120, dtype=torch.float64)
-    z[:, ::20] = draw(5, 6, seed=1).sign()
-    x = operator.adjoint(z)
-    slow, fast = niht(operator, x, TopK(6)), htp(operator, x, TopK(6))
-    assert set(slow.status) == set(fast.status) == {"converged"}
-    assert fast.steps < slow.steps

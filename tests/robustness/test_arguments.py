@@ -125,13 +125,12 @@ TABLE = [
     (
         "convex",
         over(convex, BLOCK, BLOCK_CODE),
-        {"prior": WORDS, "weight": st.floats(allow_nan=True), "max_steps": NEGATIVE},
+        {"prior": WORDS, "max_steps": NEGATIVE},
     ),
-    ("convex.weight", over(convex, BLOCK, BLOCK_CODE, prior="tv"), {"weight": BELOW_0 | NOT_FINITE}),
     (
         "decode_block",
         over(decode_block, block=BLOCK, code=BLOCK_CODE, method="convex"),
-        {"method": WORDS, "code": st.just(BAD_CODE), "effort": st.floats(max_value=-0.1) | NOT_FINITE},
+        {"method": WORDS, "code": st.just(BAD_CODE)},
     ),
     ("paper_code", over(paper_code, block=BLOCK, x=X, k=3), {"x": WRONG_SHAPES, "k": NEGATIVE}),
     # measure and certify

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -12,14 +11,12 @@ from unconv.conv_block import NO_ACTIVATION, ConvBlock, SideInfo
 from unconv.decode.convex import convex
 from unconv.decode.linear_system import check_code, equations
 from unconv.decode.min_norm import min_norm
-from unconv.decode.priors import Prior
 from unconv.decode.transpose import transpose
 from unconv.errors import UsageError
 from unconv.linalg import column, dots, relative_norm, tiny
 from unconv.solvers.solution import Solution
 from unconv.sparsity import AveragePool, Code, CodeKind, Pooled, Window
 
-CONVEX_STEPS, MIN_NORM_STEPS = 200, 100
 METHODS = ("iht", "transpose", "min-norm", "convex")
 
 
@@ -43,18 +40,11 @@ def decode_block(
     code_kind: CodeKind = "network",
     side_info: SideInfo = "switches",
     gates: Tensor | None = None,
-    prior: Prior | None = "smooth",
-    weight: float | None = None,
-    effort: float = 1.0,
 ) -> Solution[Tensor]:
     """The block's input from its code."""
     check_code(block, code)
-    if not 0 < effort < math.inf:
-        raise ValueError(f"effort is {effort}; it multiplies numbers of steps, so it is above 0")
     if method == "convex":
-        steps = math.ceil(CONVEX_STEPS * effort)
-        switches = side_info != "none"
-        return convex(block, code, prior=prior, weight=weight, code_kind=code_kind, switches=switches, max_steps=steps)
+        return convex(block, code, code_kind=code_kind, switches=side_info != "none")
     if side_info == "none" and code.switches is not None:
         code = code.with_switches("fixed")
     if method in {"iht", "transpose"}:
@@ -62,7 +52,7 @@ def decode_block(
         return Solution(estimate, history, ("converged",) * len(estimate))
     if method == "min-norm":
         system = equations(block, code, gates=gates if side_info == "gates" else None)
-        return min_norm(system, max_steps=math.ceil(MIN_NORM_STEPS * effort))
+        return min_norm(system)
     raise UsageError(f"no method {method!r} decodes a block; use one of {', '.join(METHODS)}")
 
 

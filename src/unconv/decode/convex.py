@@ -11,12 +11,9 @@ from torch import Tensor
 from unconv.conv_block import ConvBlock
 from unconv.decode.constraints import UnknownSwitches, constraints
 from unconv.decode.nonlinear_cg import Objective, nonlinear_cg
-from unconv.decode.priors import PRIORS, Euclidean, Gaussian, Prior, Smooth, SmoothL1, TotalVariation
-from unconv.linalg import norms, tiny
+from unconv.decode.priors import PRIORS, Euclidean, Gaussian, Prior, Smooth
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Code, CodeKind
-
-WEIGHTED = ("l1", "tv")
 
 
 @dataclass(frozen=True)
@@ -25,16 +22,12 @@ class ConvexConfig:
 
     Attributes:
         guess_steps: Steps of a first guess that spreads each value over its region, where switches are unknown.
-        first_steps: Steps of the smooth estimate that the other priors start from.
-        weight: Weight of ``"l1"`` and ``"tv"`` where none is given.
-        rounding: Share of the first estimate's root mean square below which entries and steps count as zero.
+        first_steps: Steps of the smooth estimate that ``"gaussian"`` starts from.
         power, centred_power: Exponents of the smooth preconditioner, from zero and from the first estimate's mean.
     """
 
     guess_steps: int = 30
     first_steps: int = 60
-    weight: float = 1e-3
-    rounding: float = 1e-2
     power: float = 0.5
     centred_power: float = 0.25
 
@@ -44,7 +37,6 @@ def convex(
     code: Code,
     *,
     prior: Prior | None = "smooth",
-    weight: float | None = None,
     code_kind: CodeKind = "network",
     switches: bool = True,
     tolerance: float = 1e-3,
@@ -60,8 +52,7 @@ def convex(
     * ``None``: near the one that is closest to zero;
     * ``"smooth"``: the same, preconditioned so that neighbouring places are alike;
     * ``"gaussian"``: the one closest to the mean of a first, smooth estimate, in the covariance of that estimate's
-      channels (empirical Bayes, nothing is learned from other images);
-    * ``"l1"``, ``"tv"``: least sum of magnitudes, or least total variation, added with a weight.
+      channels (empirical Bayes, nothing is learned from other images).
 
     The problem is convex, with two exceptions that have local minima: averages of an activation, and
     ``switches=False`` behind max pooling, where the currently largest entry of each region stands for the switch.
@@ -70,8 +61,6 @@ def convex(
         block: The block that made the code.
         code: Codes of ``N`` inputs.
         prior: What is assumed where the code leaves the input open.
-        weight: Weight of ``"l1"`` and ``"tv"``, in units of the root mean square of ``W^T`` times the code's values;
-            1e-3 where ``None``, small enough for the code to win wherever both speak.
         code_kind: ``"network"``, or ``"paper"`` for codes of ``Pooled(region, k)``: magnitude pooling, ``k`` kept.
         switches: Whether the switches of a max pooling are known.
         tolerance: An input has converged once the norm of all violations is at most this, relative to the
@@ -84,15 +73,15 @@ def convex(
         code's values.
 
     Raises:
-        ValueError: If the prior does not exist, a weight is given to a prior without one, or a number is out of range.
+        ValueError: If the prior does not exist, or ``max_steps`` is negative.
 
     Notes:
         With ``[l_i, u_i]`` the interval that the code leaves for ``(W x)_i``, the objective is
 
         .. math:: \frac{1}{2} \sum_i \operatorname{dist}((W x)_i, [l_i, u_i])^2
-            + \frac{\nu}{2} \|\min(x, 0)\|^2 + \lambda R(x),
+            + \frac{\nu}{2} \|\min(x, 0)\|^2.
 
-        ``R`` being the l1 norm or total variation, or absent. It is minimised by non-linear conjugate gradients
+        It is minimised by non-linear conjugate gradients
         (Polak and Ribière 1969, restarted), preconditioned by the prior, with a line search that is exact on the
         piecewise quadratic and costs no convolution. It never ascends, and every input stops by itself.
     """
@@ -101,41 +90,29 @@ def convex(
         raise ValueError(f"prior {prior!r} does not exist; use None or one of {', '.join(PRIORS)}")
     if max_steps < 0:
         raise ValueError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 0")
-    if weight is not None and (prior not in WEIGHTED or not 0 <= weight < math.inf):
-        raise ValueError(f"weight {weight} does not fit prior {prior!r}; only l1 and tv have one, at least 0")
     operator, spatial = block.operator, block.input_shape[1:]
     zero = code.values.new_zeros(len(code.values), *operator.input_shape)
     objective = Objective(
         operator, constraints(block, code, code_kind=code_kind, switches=switches), _negativity(block)
     )
     smooth = Smooth.of(spatial, config.power, zero)
-    preconditioner = Euclidean() if prior in {None, "l1"} else smooth
+    preconditioner = Euclidean() if prior is None else smooth
     start, used = zero, 0
     if isinstance(objective.constraints, UnknownSwitches):
         spread = replace(objective, constraints=objective.constraints.spread())
         steps = min(config.guess_steps, max_steps)
         guess = nonlinear_cg(spread, zero, smooth, tolerance=tolerance, max_steps=steps)
         start, used = guess.value, guess.steps
-    plain = prior in {None, "smooth"}
-    steps = max_steps - used if plain else min(config.first_steps, max_steps - used)
-    first = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
-    if plain:
-        return _non_negative(block, first)
-    start = first.value
+    steps = max_steps - used if prior != "gaussian" else min(config.first_steps, max_steps - used)
+    found = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
     if prior == "gaussian":
-        preconditioner = Gaussian.from_estimate(start, Smooth.of(spatial, config.centred_power, zero))
-        start = start.mean(tuple(range(2, zero.ndim)), keepdim=True).expand_as(zero)
-    else:
-        rounding = config.rounding * max(start.square().mean().sqrt().item(), tiny(zero))
-        # W^T grad f(0), the gradient at zero, gives the weight its unit
-        gradient = operator.adjoint(objective.constraints.evaluate(operator.forward(zero))[0])
-        factor = (config.weight if weight is None else weight) * norms(gradient) / zero[0].numel() ** 0.5
-        penalty = SmoothL1(rounding) if prior == "l1" else TotalVariation(rounding)
-        objective = replace(objective, penalty=penalty, weight=factor)
-    steps = max_steps - used - first.steps
-    second = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
-    history = torch.cat([first.history, second.history[1:]])
-    return _non_negative(block, replace(second, history=history))
+        preconditioner = Gaussian.from_estimate(found.value, Smooth.of(spatial, config.centred_power, zero))
+        start = found.value.mean(tuple(range(2, zero.ndim)), keepdim=True).expand_as(zero)
+        steps = max_steps - used - found.steps
+        second = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
+        found = replace(second, history=torch.cat([found.history, second.history[1:]]))
+    # behind a ReLU the input is not negative
+    return replace(found, value=found.value.clamp_min(0)) if block.nonnegative_input else found
 
 
 def _negativity(block: ConvBlock) -> float:
@@ -145,7 +122,3 @@ def _negativity(block: ConvBlock) -> float:
     operator = block.operator
     rows = math.prod(operator.output_shape[1:])
     return (operator.weight.double().square().sum() * rows / math.prod(operator.input_shape)).item()
-
-
-def _non_negative(block: ConvBlock, solution: Solution[Tensor]) -> Solution[Tensor]:
-    return replace(solution, value=solution.value.clamp_min(0)) if block.nonnegative_input else solution

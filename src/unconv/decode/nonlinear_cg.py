@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unconv.decode.constraints import Constraints
-from unconv.decode.priors import Penalty, Preconditioner
+from unconv.decode.priors import Preconditioner
 from unconv.linalg import column, dots, tiny
 from unconv.operators import LinearOperator
 from unconv.solvers.progress import BatchProgress
@@ -47,26 +47,21 @@ class Iterate:
 
 @dataclass(frozen=True)
 class Objective:
-    """The objective ``f(W x) + negativity / 2 * ||min(x, 0)||^2 + weight * penalty(x)`` of each input.
+    """The objective ``f(W x) + negativity / 2 * ||min(x, 0)||^2`` of each input.
 
     Attributes:
         operator: The map ``W``.
         constraints: What ``W x`` has to agree with, which gives ``f``.
         negativity: Weight of negative entries; 0 where the input may be negative.
-        penalty: A prior, or ``None``.
-        weight: Its weight. Shape ``(N,)``.
     """
 
     operator: LinearOperator
     constraints: Constraints
     negativity: float = 0.0
-    penalty: Penalty | None = None
-    weight: Tensor | None = None
 
     def at(self, rows: Tensor) -> Objective:
         """Return the objective of some of the inputs. ``rows``: indices, int64."""
-        weight = None if self.weight is None else self.weight[rows]
-        return replace(self, constraints=self.constraints.at(rows), weight=weight)
+        return replace(self, constraints=self.constraints.at(rows))
 
     def evaluate(self, x: Tensor, h: Tensor) -> Iterate:
         """Return the iterate at inputs whose ``h = W x`` is known."""
@@ -74,19 +69,14 @@ class Objective:
         if self.negativity:
             negative = x.clamp(max=0)
             squared = squared + self.negativity * dots(negative, negative)
-        value = squared / 2
-        if self.penalty is not None and self.weight is not None:
-            value = value + self.weight * self.penalty.value(x)
-        return Iterate(x, h, grad_h, squared.sqrt(), value)
+        return Iterate(x, h, grad_h, squared.sqrt(), squared / 2)
 
     def gradient(self, iterate: Iterate) -> Tensor:
         """Return the gradient with respect to ``x``; costs one ``W^T``."""
-        # g = W^T grad f(h) + negativity min(x, 0) + weight grad penalty(x)
+        # g = W^T grad f(h) + negativity min(x, 0)
         gradient = self.operator.adjoint(iterate.grad_h)
         if self.negativity:
             gradient = gradient.add_(iterate.x.clamp(max=0), alpha=self.negativity)
-        if self.penalty is not None and self.weight is not None:
-            gradient = gradient + column(self.weight, gradient) * self.penalty.gradient(iterate.x)
         return gradient
 
     def slope(self, iterate: Iterate, direction: Tensor, image: Tensor) -> Tensor:
@@ -94,8 +84,6 @@ class Objective:
         slope = dots(iterate.grad_h, image)
         if self.negativity:
             slope = slope + self.negativity * dots(iterate.x.clamp(max=0), direction)
-        if self.penalty is not None and self.weight is not None:
-            slope = slope + self.weight * dots(self.penalty.gradient(iterate.x), direction)
         return slope
 
     def curvature(self, iterate: Iterate, direction: Tensor, image: Tensor) -> Tensor:
@@ -104,8 +92,6 @@ class Objective:
         if self.negativity:
             below = (iterate.x < 0) * direction
             curvature = curvature + self.negativity * dots(below, below)
-        if self.penalty is not None and self.weight is not None:
-            curvature = curvature + self.weight * self.penalty.curvature(iterate.x, direction)
         return curvature
 
 
@@ -116,14 +102,12 @@ def nonlinear_cg(
     *,
     tolerance: float,
     max_steps: int,
-    line_search: LineSearchConfig | None = None,
 ) -> Solution[Tensor]:
     """Minimise from a start by conjugate gradients (Polak and Ribière 1969, restarted), preconditioned."""
     # An input has converged once the norm of its violations is at most ``tolerance``, relative to the norm of the
     # values in its code, or once the preconditioned gradient has fallen to the square of it. Along each direction
     # the derivative is followed by safeguarded Newton steps, which reach the minimum of a piecewise quadratic in a few
     # steps at no further product with W; a step that would raise the objective all the same is shortened.
-    config = line_search or LineSearchConfig()
     size = objective.constraints.size().clamp_min(tiny(start))
     result = start.clone()
     iterate = objective.evaluate(start, objective.operator.forward(start))
@@ -150,9 +134,7 @@ def nonlinear_cg(
                 along = torch.where(restart, -slope, along)
             stalled = stuck & steepest_taken
             steepest_taken = restart
-        converged = slope <= limit
-        if objective.penalty is None:
-            converged = converged | (progress.residual <= tolerance)
+        converged = (slope <= limit) | (progress.residual <= tolerance)
         ended = converged | stalled
         if ended.any():
             progress.end(stalled, "stalled")
@@ -165,7 +147,7 @@ def nonlinear_cg(
         if step == max_steps or not progress:
             break
         old_gradient, old_slope, old_value = gradient, slope, iterate.value
-        iterate = _line_search(objective, iterate, direction, along, config)
+        iterate = _line_search(objective, iterate, direction, along)
         stuck = iterate.value >= old_value
         progress.record(iterate.violation / size[progress.running])
     result[progress.running] = iterate.x
@@ -173,7 +155,11 @@ def nonlinear_cg(
 
 
 def _line_search(
-    objective: Objective, start: Iterate, direction: Tensor, slope: Tensor, config: LineSearchConfig
+    objective: Objective,
+    start: Iterate,
+    direction: Tensor,
+    slope: Tensor,
+    config: LineSearchConfig = LineSearchConfig(),
 ) -> Iterate:
     """Return where along a direction the derivative all but vanishes; the start where no step lowers the objective."""
     image = objective.operator.forward(direction)

@@ -1,4 +1,4 @@
-"""What is assumed about inputs where the code leaves them open: preconditioners (prior covariances) and penalties."""
+"""What is assumed about inputs where the code leaves them open: prior covariances, which precondition the solver."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-Prior = Literal["smooth", "gaussian", "l1", "tv"]
-PRIORS: tuple[Prior, ...] = ("smooth", "gaussian", "l1", "tv")
+Prior = Literal["smooth", "gaussian"]
+PRIORS: tuple[Prior, ...] = ("smooth", "gaussian")
 CORNER_FREQUENCY = 0.1  # cycles per place, from which on power falls
 SHRINKAGE = 0.3  # of an estimated covariance towards the identity
 
@@ -101,75 +101,3 @@ class Gaussian:
     def at(self, rows: Tensor) -> Gaussian:
         """Return the preconditioner of some of the inputs. ``rows``: indices, int64."""
         return Gaussian(self.channels[rows], self.places.at(rows))
-
-
-class Penalty(Protocol):
-    """A convex penalty on inputs."""
-
-    def value(self, x: Tensor) -> Tensor:
-        """Return the penalty. Shape ``(N, M, *spatial)`` to ``(N,)``."""
-        ...
-
-    def gradient(self, x: Tensor) -> Tensor:
-        """Return the gradient, of the shape of ``x``."""
-        ...
-
-    def curvature(self, x: Tensor, direction: Tensor) -> Tensor:
-        """Return the second derivative along a direction of a quadratic that touches at ``x`` from above. ``(N,)``."""
-        ...
-
-
-@dataclass(frozen=True)
-class SmoothL1:
-    """``sum sqrt(x^2 + e^2) - e``: few entries are non-zero; below ``rounding``, the ``e``, one counts as zero."""
-
-    rounding: float
-
-    def value(self, x: Tensor) -> Tensor:
-        """Return the penalty. Shape ``(N, M, *spatial)`` to ``(N,)``."""
-        return ((x.square() + self.rounding**2).sqrt() - self.rounding).flatten(1).sum(1)
-
-    def gradient(self, x: Tensor) -> Tensor:
-        """Return the gradient, of the shape of ``x``."""
-        return x / (x.square() + self.rounding**2).sqrt()
-
-    def curvature(self, x: Tensor, direction: Tensor) -> Tensor:
-        """Return the second derivative of the quadratic that touches at ``x`` from above. Shape ``(N,)``."""
-        return (direction.square() / (x.square() + self.rounding**2).sqrt()).flatten(1).sum(1)
-
-
-@dataclass(frozen=True)
-class TotalVariation:
-    """``sum sqrt(|grad x|^2 + e^2) - e`` over channels and places: edges are sharp, the rest is flat up to ``e``."""
-
-    rounding: float
-
-    def value(self, x: Tensor) -> Tensor:
-        """Return the penalty. Shape ``(N, M, *spatial)`` to ``(N,)``."""
-        return (self._length(self._steps(x)) - self.rounding).flatten(1).sum(1)
-
-    def gradient(self, x: Tensor) -> Tensor:
-        """Return the gradient, of the shape of ``x``."""
-        steps = self._steps(x)
-        return self._divergence(steps, self._length(steps))
-
-    def curvature(self, x: Tensor, direction: Tensor) -> Tensor:
-        """Return the second derivative of the quadratic that touches at ``x`` from above. Shape ``(N,)``."""
-        squares = torch.stack([d.square() for d in self._steps(direction)]).sum(0)
-        return (squares / self._length(self._steps(x))).flatten(1).sum(1)
-
-    def _steps(self, x: Tensor) -> list[Tensor]:
-        return [x.diff(dim=axis, append=x.narrow(axis, -1, 1)) for axis in range(2, x.ndim)]
-
-    def _length(self, steps: list[Tensor]) -> Tensor:
-        return (torch.stack([s.square() for s in steps]).sum(0) + self.rounding**2).sqrt()
-
-    @staticmethod
-    def _divergence(steps: list[Tensor], length: Tensor) -> Tensor:
-        result = torch.zeros_like(length)
-        for axis, step in enumerate(steps, start=2):
-            inner = length.shape[axis] - 1
-            flow = (step / length).narrow(axis, 0, inner)
-            result.narrow(axis, 0, inner).sub_(flow)
-            result.narrow(axis, 1, inner).add_(flow)
-        return result
