@@ -1,104 +1,69 @@
-"""The headline figure: how near a code lets one come, beside the paper's decoders, from committed results.
+"""The headline figure: how near VGG-19's features let one come, beside the paper's decoders, from committed results.
 
-``python experiments/headline.py RESULT ... --out FILE`` takes what ``decoding`` wrote about VGG-19, and for images what
-the former Gauss-Newton gave.
+``python experiments/headline.py --out docs/headline.svg`` reads what ``decoding.py`` (a block's own input) and
+``linear_inversion.py`` (the image) have put into ``experiments/results/vgg19``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from unconv.paper.paper_values import TABLE_3, TABLE_3_IMAGE
 
-LAYERS = {"features.5": "1", "features.10": "2"}
-POOLS = {"features.2": "1", "features.7": "2", "features.16": "3"}
-PAPER = {"input": "the paper's one step (VGG-16)", "image": "the paper's trained decoder\nbehind one step (VGG-16)"}
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-
-
-def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a result; those of the first studies name a block "stage" and its input "layer"."""
-    rows = []
-    for row in result["rows"]:
-        if "stage" in row:
-            recover = "input" if row["from"] == "layer" else row["from"]
-            row = row | {"block": row["stage"], "recover": recover}
-        rows.append(row)
-    return rows
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One way of decoding in the figure.
-
-    Attributes:
-        label: What the legend says.
-        colour: Its colour.
-        shape: Its marker.
-    """
-
-    label: str
-    colour: str
-    shape: str
-
-
-LAYER_MARKS = {
-    ("iht", "switches"): Mark("one step, ours", "#7f7f7f", "o"),
-    ("min-norm", "switches"): Mark("least norm", "#56b4e9", "s"),
-    ("convex", "switches"): Mark("equations and inequalities", "#0072b2", "^"),
-    ("convex, gaussian", "switches"): Mark("and a covariance", "#009e73", "v"),
+RESULTS = Path(__file__).parent / "results" / "vgg19"
+BLOCKS = {"features.5": "1", "features.10": "2"}
+METHODS = {
+    "iht": ("one step, ours", "#7f7f7f", "o"),
+    "min-norm": ("least norm", "#56b4e9", "s"),
+    "convex": ("equations and inequalities", "#0072b2", "^"),
+    "convex, gaussian": ("and a covariance", "#009e73", "v"),
 }
-IMAGE_MARKS = {
-    ("gauss-newton", "none"): Mark("features only", "#d55e00", "o"),
-    ("gauss-newton", "switches"): Mark("switches known", "#e69f00", "s"),
-    ("gauss-newton", "gates"): Mark("switches and gates known", "#cc79a7", "^"),
-}
+IMAGE = {"linear": ("linear decoder", "#d55e00", "o"), "refined": ("and twelve passes", "#cc79a7", "s")}
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+Errors = Mapping[str, Mapping[str, float]]
 
 
-def draw(results: Iterable[dict[str, Any]]) -> Figure:
-    """Mean relative errors on a logarithmic axis, above of a layer's input, below of the image."""
-    rows = [row for result in results for row in rows_of(result)]
+def draw(blocks: Mapping[str, Any], images: Mapping[str, Any]) -> Figure:
+    """Mean relative errors on a logarithmic axis, above of a block's input, below of the image."""
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
-    layers = {block: TABLE_3[number]["learned"] for block, number in LAYERS.items()}
-    images = {block: TABLE_3_IMAGE[number]["learned"] for block, number in POOLS.items()}
-    _panel(above, rows, "input", layers, {s: f"pool({n})\nfrom {s}" for s, n in LAYERS.items()}, LAYER_MARKS)
-    _panel(below, rows, "image", images, {s: f"from pool({n})\n{s}" for s, n in POOLS.items()}, IMAGE_MARKS)
-    above.set_title("A layer's input, from its own code", fontsize=10, loc="left")
-    below.set_title("The image, from the features of a pooling, without training", fontsize=10, loc="left")
+    found: dict[str, dict[str, float]] = {
+        f"pool({number})\nfrom {name}": {"paper": TABLE_3[number]["learned"]} for name, number in BLOCKS.items()
+    }
+    for row in blocks["rows"]:
+        found[f"pool({BLOCKS[row['block']]})\nfrom {row['block']}"][row["method"]] = row["relative_error"]
+    _panel(above, found, {"paper": ("the paper's one step (VGG-16)", "k", "D"), **METHODS})
+    above.set_title("A conv block's input, from its own code with known switches", fontsize=10, loc="left")
+    found = {}
+    for name, layer in images["layers"].items():
+        number = name.removeprefix("pool")
+        refined = fmean(image["errors"][-1] for image in layer["refined"]["none"])
+        found[f"from pool({number})"] = {
+            "paper": TABLE_3_IMAGE[number]["learned"], "linear": fmean(layer["linear"]), "refined": refined
+        }  # fmt: skip
+    _panel(below, found, {"paper": ("the paper's trained decoder\nbehind one step (VGG-16)", "k", "D"), **IMAGE})
+    below.set_title("The image, from the features of a pooling alone", fontsize=10, loc="left")
     below.set_xlabel("relative error (0.01 is one per cent; 1 is what an all-zero answer gets)")
-    below.set(xlim=(0.006, 1.6), xticks=TICKS)
+    below.set(xlim=(0.02, 1.6), xticks=TICKS)
     below.set_xticklabels([f"{tick:g}" for tick in TICKS])
     return figure
 
 
-def _panel(
-    panel: Any,
-    rows: list[dict[str, Any]],
-    recovered: str,
-    paper: dict[str, float],
-    labels: dict[str, str],
-    marks: dict[tuple[str, str], Mark],
-) -> None:
-    places = {block: -i for i, block in enumerate(paper)}
-    for block, place in places.items():
-        found = [r["relative_error"] for r in rows if (r["recover"], r["block"]) == (recovered, block)]
-        panel.plot([min([*found, paper[block]]), paper[block]], [place] * 2, color="#dddddd", linewidth=3, zorder=0)
-    panel.plot(list(paper.values()), list(places.values()), "kD", label=PAPER[recovered], markersize=8)
-    for (method, known), mark in marks.items():
-        chosen = [r for r in rows if (r["recover"], r["method"], r["side_info"]) == (recovered, method, known)]
-        errors = {row["block"]: row["relative_error"] for row in chosen if row["block"] in places}
-        heights = [places[block] for block in errors]
-        panel.plot(list(errors.values()), heights, mark.shape, color=mark.colour, label=mark.label, markersize=8)
-    panel.set(xscale="log", yticks=list(places.values()), ylim=(0.6 - len(paper), 0.5))
-    panel.set_yticklabels([labels[block] for block in places], fontsize=8)
+def _panel(panel: Any, errors: Errors, marks: Mapping[str, tuple[str, str, str]]) -> None:
+    for place, values in enumerate(errors.values()):
+        panel.plot([min(values.values()), values["paper"]], [-place] * 2, color="#dddddd", linewidth=3, zorder=0)
+    for method, (label, colour, shape) in marks.items():
+        points = [(values[method], -place) for place, values in enumerate(errors.values()) if method in values]
+        panel.plot(*zip(*points, strict=True), shape, color=colour, label=label, markersize=8)
+    panel.set(xscale="log", yticks=[-place for place in range(len(errors))], ylim=(0.6 - len(errors), 0.5))
+    panel.set_yticklabels(list(errors), fontsize=8)
     panel.grid(True, axis="x", which="both", color="#eeeeee", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -109,10 +74,10 @@ def _panel(
 def main() -> None:
     """Draw the figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path, nargs="+", help="JSON of decoding")
     parser.add_argument("--out", type=Path, required=True, help="SVG or PNG to write")
     chosen = parser.parse_args()
-    draw(json.loads(file.read_text()) for file in chosen.results).savefig(chosen.out, dpi=150)
+    blocks, images = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("decoding", "linear-inversion"))
+    draw(blocks, images).savefig(chosen.out, dpi=150)
 
 
 if __name__ == "__main__":

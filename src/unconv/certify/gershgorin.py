@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,30 +21,6 @@ from unconv.certify.supports import BlockPartition
 from unconv.operators import ConvOperator
 
 
-class Neighbours(Protocol):
-    """Who can stand beside a row."""
-
-    def rivals(self, size: Tensor, count: int, *, most: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield the largest entries beside the diagonal, by chunks of rows: first row, and shape ``(rows, count - 1)``.
-
-        ``size`` holds bounds on the magnitudes, ``(K, K, *shifts)``; ``most``: entries of one block in a support.
-        """
-        ...
-
-    def apart(self, channels: int) -> Tensor:
-        """Return the pairs of filters that never meet at any shift in a support of the model. ``(K, K)``, bool."""
-        ...
-
-
-def radius(neighbours: Neighbours, size: Tensor, count: int, *, twice: bool) -> Tensor:
-    """Return the largest sum of the off-diagonal magnitudes in a row of ``G_S`` over supports of ``count`` entries."""
-    best = torch.zeros(len(size), dtype=size.dtype)
-    for start, rivals in neighbours.rivals(size, count, most=2 if twice else 1):
-        rows = slice(start, start + len(rivals))
-        best[rows] = torch.maximum(best[rows], rivals.sum(1))
-    return best
-
-
 @dataclass(frozen=True)
 class RowNeighbours:
     """Rows of a matrix in blocks. ``labels``: block of each row, from 0 on; shape ``(rows,)``."""
@@ -53,7 +28,10 @@ class RowNeighbours:
     labels: Tensor
 
     def rivals(self, size: Tensor, count: int, *, most: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield as the protocol says."""
+        """Yield the largest entries beside the diagonal, by chunks of rows: first row, and ``(rows, count - 1)``.
+
+        ``size`` holds bounds on the magnitudes, ``(K, K, *shifts)``; ``most``: entries of one block in a support.
+        """
         size = size.flatten(1).clone().fill_diagonal_(0)
         top = torch.zeros(len(size), int(self.labels.max()) + 1, most, dtype=size.dtype)
         for block in range(top.shape[1]):
@@ -66,7 +44,7 @@ class RowNeighbours:
         yield 0, values.topk(min(count - 1, values.shape[1]), dim=1).values
 
     def apart(self, channels: int) -> Tensor:
-        """Return the pairs that share a block."""
+        """Return the pairs of filters that never meet in a support of the model: those of one block. ``(K, K)``."""
         return self.labels[:, None] == self.labels
 
 
@@ -103,7 +81,7 @@ class ShiftNeighbours:
         return ShiftNeighbours(classes, max(map(len, map(set, blocks.labels))) == 1)
 
     def rivals(self, size: Tensor, count: int, *, most: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield as the protocol says, for every kind of place."""
+        """Yield the same for every kind of place."""
         flat = size.flatten(2)
         channels, centre = flat.shape[1], flat.shape[2] // 2
         for groups in self.classes:
@@ -127,6 +105,18 @@ class ShiftNeighbours:
     def apart(self, channels: int) -> Tensor:
         """Return each filter with itself, where a channel is one block."""
         return torch.eye(channels, dtype=torch.bool) & self.one_block
+
+
+Neighbours = RowNeighbours | ShiftNeighbours
+
+
+def radius(neighbours: Neighbours, size: Tensor, count: int, *, twice: bool) -> Tensor:
+    """Return the largest sum of the off-diagonal magnitudes in a row of ``G_S`` over supports of ``count`` entries."""
+    best = torch.zeros(len(size), dtype=size.dtype)
+    for start, rivals in neighbours.rivals(size, count, most=2 if twice else 1):
+        rows = slice(start, start + len(rivals))
+        best[rows] = torch.maximum(best[rows], rivals.sum(1))
+    return best
 
 
 def _contains(larger: tuple[int | None, ...], smaller: tuple[int | None, ...]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,29 +17,8 @@ from unconv.errors import UnconvError
 from unconv.linalg import column, dots, norms
 from unconv.sparsity import AveragePool, Code, CodeKind, Window
 
-
-class Constraints(Protocol):
-    """A penalty ``f(h) = ||residual(h)||^2 / 2`` on ``h = W x``, zero exactly where ``h`` agrees with the code."""
-
-    def residual(self, h: Tensor) -> Tensor:
-        """Return the violation of each constraint. Shape ``(N, ...)``."""
-        ...
-
-    def evaluate(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient of ``f``, of the shape of ``h``, and ``||residual||^2``, shape ``(N,)``."""
-        ...
-
-    def curvature(self, h: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
-        """Return the second derivative along a direction, without kinks, given the gradient at ``h``. ``(N,)``."""
-        ...
-
-    def size(self) -> Tensor:
-        """Return the norm of the code's values, which violations are measured by. Shape ``(N,)``."""
-        ...
-
-    def at(self, rows: Tensor) -> Constraints:
-        """Return the constraints on some of the inputs. ``rows``: indices, int64."""
-        ...
+# A penalty f(h) = ||residual(h)||^2 / 2 on h = W x, zero exactly where h agrees with the code, is one of the three
+# classes below. ``size``: norm of the code's values, which violations are measured by; ``curvature``: without kinks.
 
 
 @dataclass(frozen=True)
@@ -171,6 +150,9 @@ class Averages:
     def _slope(self, h: Tensor) -> Tensor:
         at = h + self.bias
         return torch.func.jvp(self.activation, (at,), (torch.ones_like(at),))[1]
+
+
+Constraints = Intervals | UnknownSwitches | Averages
 
 
 def constraints(block: ConvBlock, code: Code, *, code_kind: CodeKind = "network", switches: bool = True) -> Constraints:

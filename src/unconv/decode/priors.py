@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,16 +16,8 @@ CORNER_FREQUENCY = 0.1  # cycles per place, from which on power falls
 SHRINKAGE = 0.3  # of an estimated covariance towards the identity
 
 
-class Preconditioner(Protocol):
-    """A positive definite map ``C`` on inputs: the prior covariance, so that ``<x, C^-1 x>`` measures distance."""
-
-    def apply(self, x: Tensor) -> Tensor:
-        """Return ``C x``. Shape ``(N, M, *spatial)``."""
-        ...
-
-    def at(self, rows: Tensor) -> Preconditioner:
-        """Return the preconditioner of some of the inputs. ``rows``: indices, int64."""
-        ...
+# A preconditioner is a positive definite map C on inputs, the prior covariance: <x, C^-1 x> measures distance. Inputs
+# have the shape (N, M, *spatial); ``at`` gives that of some of them.
 
 
 @dataclass(frozen=True)
@@ -101,3 +93,6 @@ class Gaussian:
     def at(self, rows: Tensor) -> Gaussian:
         """Return the preconditioner of some of the inputs. ``rows``: indices, int64."""
         return Gaussian(self.channels[rows], self.places.at(rows))
+
+
+Preconditioner = Euclidean | Smooth | Gaussian
