@@ -8,6 +8,7 @@ import pytest
 from faults import run, timed
 
 pytestmark = pytest.mark.slow  # minutes of whole runs: make test-faults
+KILLS = 20
 
 
 @pytest.fixture
@@ -52,12 +53,11 @@ def test_killed_at_random_times(place, words, undisturbed, check_complete):
     check_complete()
 
 
-@pytest.mark.slow
-def test_fifty_kills(place, words, undisturbed, check_complete, capsys):
+def test_many_kills(place, words, undisturbed, check_complete, capsys):
     chance = random.Random(2)
     kills = {"before a change of the file system": 0, "at a random time": 0}
     seconds = undisturbed.seconds
-    while sum(kills.values()) < 50:
+    while sum(kills.values()) < KILLS:
         shutil.rmtree(place / "run", ignore_errors=True)
         if sum(kills.values()) % 2:
             kind, fault = "before a change of the file system", {"die_at": chance.randint(1, len(undisturbed.changes))}
@@ -69,4 +69,4 @@ def test_fifty_kills(place, words, undisturbed, check_complete, capsys):
         _, rest = timed(check_complete)
         seconds = max(rest, 0.5)
     with capsys.disabled():
-        print(f"\n50 of 50 kills resumed to identical results: {kills}")
+        print(f"\n{KILLS} of {KILLS} kills resumed to identical results: {kills}")

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow  # minutes of whole runs: make test-faults
 
 
 def test_a_limit_on_file_size_is_one_line_and_the_run_goes_on_after_it(place, words, undisturbed, results):
-    # below the size of the page, above that of a part
-    ended = run(*words, cwd=place, file_size=40_000)
+    # below the size of the page, above that of a part and of a decoder
+    ended = run(*words, cwd=place, file_size=50_000)
     assert ended.status == 1
     assert "cannot write run" in ended.message
     assert "file too large; make room there and run the same command again" in ended.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from unconv.reporting.data import FEW, Record, Report, Series, best_from_features, done, recognisable, threshold
@@ -99,7 +100,7 @@ def state(record: Record) -> str:
 
 def caption(report: Report, rest: str = "") -> str:
     """Return the caption of a figure: model, weights, number of images, budget."""
-    weights = f" ({report.weights})" if report.weights else ""
+    weights = f" ({PurePath(report.weights).name})" if report.weights else ""
     budget = budget_name(report)
     return f"{report.model}{weights}, n = {report.images}{f', {budget}' if budget else ''}. {rest}".strip()
 
