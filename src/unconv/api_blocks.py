@@ -99,9 +99,9 @@ def rip(
         **options: As for ``invert``.
 
     Returns:
-        ``{"blocks": [{"layer", "k", "ratio": {"p01", "p50", "p99"}, "delta": {"lower", "upper"}, "delta_how",
-        "typical": [{"codes", "samples", "share", "confidence", "within", "low", "high", "text"}], "worst"}]}``:
-        ``typical`` is what most codes do, random ones and those of the images, ``worst`` the bracket in words.
+        A document ``{"blocks": [...]}``. A block has ``layer``, ``k``, ``ratio`` (``p01``, ``p50``, ``p99``), ``delta``
+        (``lower``, ``upper``), ``delta_how``, ``typical`` (what most codes do, random ones and those of the images) and
+        ``worst``, the bracket in words.
 
     Raises:
         UsageError: If an argument's value does not exist or is out of range.

@@ -111,6 +111,8 @@ def invert(
         )
     if (passes, budget) != (None, None) and method not in IN_PASSES:
         raise UsageError(f"passes and budget have no effect on {method}; leave them out, or use gauss-newton")
+    if None not in (passes, budget):
+        raise UsageError("passes and budget both say how much work is done; give one of them")
     out = options.get("out")
     if features is not None:
         if images is not None or out is not None or options.get("ray") is not None:

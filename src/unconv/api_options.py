@@ -105,8 +105,8 @@ def open_model(
 def check_numbers(**numbers: int | None) -> None:
     """Raise UsageError for a number below 1."""
     for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}; it is at least 1")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UsageError(f"{name} is {value!r}; it is a whole number, at least 1")
 
 
 def use_decoders(opened: Opened, x: Tensor, tasks: Sequence[Task], decoders: Files | None) -> None:

@@ -7,7 +7,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class LoadedModel:
     """
 
     name: str
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     preprocess: Preprocessing
     weights: WeightsIdentity
     missing: tuple[str, ...] = ()

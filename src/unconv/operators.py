@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import grad as conv_grad
 
+from unconv.errors import UsageError
+
 Boundary = Literal["full", "cropped"]
 """Whether the adjoint keeps its whole output (``ConvOperator.full``) or what lies on the unpadded input."""
 
@@ -38,6 +40,12 @@ class LinearOperator(Protocol):
     def adjoint(self, z: Tensor) -> Tensor:
         """Apply the adjoint. Shape ``(*batch, *output_shape)`` to ``(*batch, *input_shape)``."""
         ...
+
+
+def check_convolution(operator: object, or_else: str = "") -> None:
+    """Refuse what is no ``ConvOperator``, in one line (``UsageError``)."""
+    if not isinstance(operator, ConvOperator):
+        raise UsageError(f"operator is a {type(operator).__name__}; give a ConvOperator{or_else}")
 
 
 def per_axis(value: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
@@ -292,6 +300,8 @@ def adjoint_gap(operator: LinearOperator, x: Tensor, z: Tensor) -> float:
 
 
 def _batch_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> tuple[int, ...]:
+    if not isinstance(tensor, Tensor):
+        raise UsageError(f"{what} is a {type(tensor).__name__}; expected a tensor")
     if tensor.ndim < len(shape) or tuple(tensor.shape[tensor.ndim - len(shape) :]) != shape:
         raise ValueError(f"{what} has shape {tuple(tensor.shape)}; expected (*batch, {', '.join(map(str, shape))})")
     return tuple(tensor.shape[: tensor.ndim - len(shape)])

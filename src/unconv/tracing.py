@@ -139,6 +139,7 @@ def list_layers(model: nn.Module, x: Tensor, blocks: ConvBlocks | None = None) -
     Example:
         >>> import torch
         >>> from torch import nn
+        >>> from unconv.tracing import list_layers
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 10))
         >>> [(layer.name, layer.shape) for layer in list_layers(net.eval(), torch.zeros(1, 3, 16, 16))]
         [('0', (8, 16, 16)), ('1', (8, 16, 16)), ('2', (2048,)), ('3', (10,)), ('output', (10,))]

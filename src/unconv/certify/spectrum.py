@@ -20,7 +20,7 @@ from unconv.certify.correlations import CHUNK, largest_eigenvalue, table_of
 from unconv.certify.stability import certify
 from unconv.certify.supports import group_operators
 from unconv.errors import UsageError
-from unconv.operators import ConvOperator
+from unconv.operators import ConvOperator, check_convolution
 
 EPS = torch.finfo(torch.float64).eps
 WHOLE = 2**21  # entries of a matrix that is decomposed whole
@@ -91,8 +91,7 @@ def spectrum(operator: ConvOperator, *, circular: bool = False, whole: int = WHO
         >>> print(spectrum(difference, circular=True))
         singular values from 0 to 2; rank 7; 1 of 8 input dimensions unseen (fft)
     """
-    if not isinstance(operator, ConvOperator):
-        raise UsageError(f"operator is a {type(operator).__name__}; give a ConvOperator")
+    check_convolution(operator)
     operator = operator.to(torch.float64).to("cpu")
     if circular:
         values = circular_singular_values(operator)

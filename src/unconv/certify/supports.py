@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unconv.errors import UnconvError, UsageError
-from unconv.operators import Boundary, ConvOperator
+from unconv.operators import Boundary, ConvOperator, check_convolution
 from unconv.sparsity import Pooled, Region
 
 
@@ -164,13 +164,14 @@ def check_rows(weight: Tensor, what: str) -> None:
 def check_k(k: int, total: int) -> None:
     """Refuse a number of blocks in use that there are not (``UnconvError``)."""
     if not isinstance(k, Integral) or not 1 <= k <= total:
-        raise UnconvError(f"k is {k}; it counts the blocks in use, so it is an integer from 1 to their number, {total}")
+        raise UnconvError(
+            f"k is {k!r}; it counts the blocks in use, so it is an integer from 1 to their number, {total}"
+        )
 
 
 def validate_operator(operator: ConvOperator, region: Region, k: int, boundary: Boundary) -> ConvOperator:
     """Check the arguments of a model-RIP question, and give the operator that it asks about."""
-    if not isinstance(operator, ConvOperator):
-        raise UsageError(f"operator is a {type(operator).__name__}; give a ConvOperator, or ask delta_bracket")
+    check_convolution(operator, ", or ask delta_bracket")
     if boundary not in {"full", "cropped"}:
         raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
     check_rows(operator.weight, "filter")

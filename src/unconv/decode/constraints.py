@@ -156,7 +156,7 @@ Constraints = Intervals | UnknownSwitches | Averages
 
 
 def constraints(block: ConvBlock, code: Code, *, code_kind: CodeKind = "network", switches: bool = True) -> Constraints:
-    """Return all that the code of a block says about ``W x`` (paper.md, section 3)."""
+    """Return all that the code of a block says about ``W x``."""
     # Behind max pooling an entry that is not the maximum is at most that, and the maximum stands at its switch; where
     # the activation is flat (a zero of ReLU) the whole region is only bounded. Smooth activations that fall before
     # they rise (SiLU, GELU) turn a value below zero into the interval between its two preimages. Places that no

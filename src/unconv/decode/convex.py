@@ -43,7 +43,7 @@ def convex(
     max_steps: int = 200,
     config: ConvexConfig | None = None,
 ) -> Solution[Tensor]:
-    r"""Find the input that satisfies all that a code says about it (paper.md, section 3).
+    """Find the input that satisfies all that a code says about it.
 
     Minimises half the sum of squared violations: of the equations at the switches, of the inequalities at the
     places that are not the maximum and over the regions that ReLU set to zero, and of ``x >= 0`` where the block
@@ -76,10 +76,9 @@ def convex(
         ValueError: If the prior does not exist, or ``max_steps`` is negative.
 
     Notes:
-        With ``[l_i, u_i]`` the interval that the code leaves for ``(W x)_i``, the objective is
+        With ``[l_i, u_i]`` the interval that the code leaves for ``(W x)_i``, the objective is ::
 
-        .. math:: \frac{1}{2} \sum_i \operatorname{dist}((W x)_i, [l_i, u_i])^2
-            + \frac{\nu}{2} \|\min(x, 0)\|^2.
+            1/2 sum_i dist((W x)_i, [l_i, u_i])^2 + nu/2 ||min(x, 0)||^2.
 
         It is minimised by non-linear conjugate gradients
         (Polak and Ribière 1969, restarted), preconditioned by the prior, with a line search that is exact on the

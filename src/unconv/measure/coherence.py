@@ -10,7 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from unconv.operators import ConvOperator
+from unconv.operators import ConvOperator, check_convolution
 
 BLOCK_ENTRIES = 2**24  # of one block of inner products: 64 MB in float32
 
@@ -55,7 +55,9 @@ def coherence(operator: ConvOperator) -> Coherence:
 
     Raises:
         ValueError: If a filter is not finite; its index is named.
+        UsageError: If the operator is no convolution.
     """
+    check_convolution(operator)
     operator = operator.with_weight(_at_least_single(operator.weight))
     norms = operator.weight.flatten(1).norm(dim=1)
     bad = (~torch.isfinite(norms)).nonzero()

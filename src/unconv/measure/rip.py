@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unconv.errors import UsageError
 from unconv.linalg import norms
 from unconv.measure.coherence import correlation_table
-from unconv.operators import Boundary, ConvOperator
+from unconv.operators import Boundary, ConvOperator, check_convolution
 from unconv.sparsity import Pooled, Window
 
 Method = Literal["auto", "dense", "gram"]
@@ -129,7 +130,11 @@ def sample_ratios(
 
     Raises:
         ValueError: If an argument is out of range, or ``"gram"`` is asked for a cropped boundary.
+        UsageError: If the operator is no convolution, or the model no regions.
     """
+    check_convolution(operator)
+    if not isinstance(model, Pooled):
+        raise UsageError(f"model is a {type(model).__name__}; give the regions, such as Pooled(2)")
     if method not in get_args(Method):
         raise ValueError(f"method {method!r} is not known; use one of {', '.join(get_args(Method))}")
     operator = _bounded(operator, boundary)
