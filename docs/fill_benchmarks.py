@@ -33,13 +33,14 @@ def floors(document: Document) -> str:
 
 
 def profiles(document: Document) -> str:
-    """Where the time of a row that misses its target goes."""
-    rows = []
+    """The share of convolutions and poolings in the time of the steps that miss their target."""
+    shares: dict[str, list[float]] = {}
     for row in document["rows"]:
         if "profile" in row:
-            shares = ", ".join(f"`{entry['operation']}` {entry['percent']:.0f} %" for entry in row["profile"][:4])
-            rows.append((f"{row['name']}: {row['setting']}", shares))
-    return table(("missed", "share of the time"), rows) if rows else "No step misses its target."
+            counted = (e["percent"] for e in row["profile"] if "conv" in e["operation"] or "pool" in e["operation"])
+            shares.setdefault(row["name"], []).append(sum(counted))
+    said = (f"{name} {' to '.join(f'{s:.0f}' for s in sorted({min(v), max(v)}))} %" for name, v in shares.items())
+    return f"Convolutions and poolings take: {'; '.join(said)}." if shares else "No step misses its target."
 
 
 def peers(document: Document) -> str:

@@ -52,40 +52,42 @@ def measure(name: str) -> None:
     write_json(RESULTS / f"{name}.json", document | {"environment": environment()})
 
 
-def row(block: dict[str, Any]) -> str:
-    """One conv block as a line of a Markdown table."""
-    lower, upper = block["delta"]["lower"], block["delta"]["upper"]
-    ratio = f"{upper / lower:.2f}" if lower > 1e-6 else "-"
-    says = "vacuous" if upper >= 1 else f"`‖Wᵀz‖²` within {100 * upper:.3g} % of `‖z‖²`"
-    sampled = f"{block['ratio']['p01']:.3f} to {block['ratio']['p99']:.3f}"
-    cells = (
-        block.get("layer") or block["stage"],
-        f"{block['k']:,}",
-        sampled,
-        f"{lower:.3g}",
-        f"{upper:.3g}",
-        ratio,
-        says,
-    )
-    return f"| {' | '.join(cells)} |"
+def bracket(block: dict[str, Any]) -> str:
+    """Lower and upper bound of one conv block."""
+    return f"{block['delta']['lower']:.3g} to {block['delta']['upper']:.3g}"
+
+
+def sampled(block: dict[str, Any]) -> str:
+    """The first to the 99th percentile of the norms of random codes."""
+    return f"{block['ratio']['p01']:.3f} to {block['ratio']['p99']:.3f}"
 
 
 def table(name: str) -> str:
-    """The table of a marker, with the command that made it where that has options of its own."""
+    """The table of a marker: of a network, brackets at three numbers of regions in use, and the command."""
     if name in MADE:
         return MADE[name](json.loads(THM31.read_text())["ours"])
-    file = RESULTS / f"{name}.json"
-    if not file.exists():
-        return "*Not run here.*"
-    result = json.loads(file.read_text())
-    blocks = result.get("blocks") or result["stages"]
-    header = ("conv block", "k", "`‖Wᵀz‖ / ‖z‖` sampled", "lower bound", "upper bound", "their ratio", "says")
-    return "\n".join([
-        *lines(header),
-        *map(row, blocks),
-        "",
-        f"`{result['command']}`",
-    ])
+    runs = [json.loads((RESULTS / f"{name}{k}.json").read_text()) for k in ("-k2", "-k8", "")]
+    header = (
+        "conv block",
+        "`k` = 2",
+        "`k` = 8",
+        "`k` of images",
+        "bracket there",
+        "`‖Wᵀz‖ / ‖z‖` of random codes there",
+    )
+    rows = zip(*(run.get("blocks") or run["stages"] for run in runs), strict=True)
+    cells = [
+        (
+            many.get("layer") or many["stage"],
+            bracket(two),
+            bracket(eight),
+            f"{many['k']:,}",
+            bracket(many),
+            sampled(many),
+        )
+        for two, eight, many in rows
+    ]
+    return "\n".join([*lines(header), *(f"| {' | '.join(row)} |" for row in cells), "", f"`{runs[2]['command']}`"])
 
 
 def lines(header: tuple[str, ...]) -> list[str]:

@@ -48,7 +48,7 @@ def test_a_model_that_stops_is_a_row_with_its_reason(tmp_path, monkeypatch):
     good |= {"without_result": {"no gradient passes": 2}}
     text = page.fill(marks, {"rows": [good, row]})
     assert page.fill(text, {"rows": [good, row]}) == text
-    assert "| b | 64 | 9 | 2 | 3 never | 2.0e-07 | 0.12 | 0.12 | 0.12 | 2 |" in text
+    assert "| b | 9 | 2 | 0.12 | 0.12 | 0.12 | 3 never |" in text
     assert f"**stopped**: {row['failed']}" in text
     assert "1 of 2 models went through." in text
     assert "- 2 times no result: no gradient passes" in text

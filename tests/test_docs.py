@@ -87,7 +87,8 @@ def test_examples_in_docstrings_say_what_they_say(module):
 def test_every_page_is_one_of_the_site():
     index = (DOCS / "index.md").read_text()
     assert set(re.findall(r"\(examples/(\w+)\.rst\)", index)) <= {script.stem for script in GALLERY}
-    assert "\n*\n" in index  # the pages beside it
+    listed = re.findall(r"^([\w-]+)$", index, re.MULTILINE)
+    assert sorted(listed) == sorted({page.stem for page in DOCS.glob("*.md")} - {"README", "index"})
     assert len(GALLERY) >= 6
 
 
