@@ -105,8 +105,8 @@ def phase(sizes: Sizes, seed: int, *, effort: float) -> dict[str, float | str]:
 
 def run(*, seeds: int = 3, draws: int = 2000, effort: float = 0.1) -> dict[str, Any]:
     """The whole experiment."""
-    sizess = {replace(CENTRE, **{name: value}) for name, values in SWEEPS.items() for value in values}
-    ordered = sorted(sizess, key=lambda s: tuple(asdict(s).values()))
+    layers = {replace(CENTRE, **{name: value}) for name, values in SWEEPS.items() for value in values}
+    ordered = sorted(layers, key=lambda s: tuple(asdict(s).values()))
     began = time.perf_counter()
     rows = [
         measure(s, seed, draws=draws, effort=effort) for s in tqdm(ordered, desc="scaling") for seed in range(seeds)
@@ -134,7 +134,7 @@ def run(*, seeds: int = 3, draws: int = 2000, effort: float = 0.1) -> dict[str, 
             "delta_k lies between the last two.",
             f"The promise takes C = 1 and a failure probability of {FAILURE}.",
         ],
-        "sizess": {"seeds": seeds, "draws": draws, "effort": effort, "seconds": time.perf_counter() - began},
+        "settings": {"seeds": seeds, "draws": draws, "effort": effort, "seconds": time.perf_counter() - began},
     }
 
 
