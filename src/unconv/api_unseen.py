@@ -139,7 +139,7 @@ def open_images(model: Model, layer: str, images: Images | None, options: ModelO
     given = options.copy()
     given["limit"] = LIMIT if options.get("limit") is None else options.get("limit")
     opened, _ = open_model(model, images, given)
-    opened.example()
+    opened.network.layers(opened.example()).get(layer)
     opened.covered([layer], [layer])
     inputs = list(itertools.chain.from_iterable(batch.inputs for batch in opened.images))
     if len({x.shape for x in inputs}) > 1:

@@ -22,7 +22,18 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from unconv.conv_block import IMAGE, NO_ACTIVATION, Activation, ConvBlock, ConvBlocks, Skipped
 from unconv.errors import UnconvError
-from unconv.graph import Graph, Node, another_image, as_input_of, check_visible, evaluating, first_line, record, trace
+from unconv.graph import (
+    NOT_REACHED,
+    Graph,
+    Node,
+    another_image,
+    as_input_of,
+    check_visible,
+    evaluating,
+    first_line,
+    record,
+    trace,
+)
 from unconv.operators import ConvOperator
 from unconv.sparsity import AveragePool, Window
 
@@ -46,6 +57,7 @@ FUNCTIONAL = re.compile(r"conv(_transpose)?[123]d|convolution|deform_conv2d")
 CLASSES = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 CONV_ARGUMENTS = ("weight", "bias", "stride", "padding", "dilation", "groups")
+CHANGING_SHAPE = "the shape of its input depends on the image's values"
 TOLERANCE = 3e-3  # largest difference between a block and the network, relative to the largest value (TF32: 1e-3)
 
 
@@ -84,11 +96,9 @@ def find_conv_blocks(model: nn.Module, x: Tensor) -> ConvBlocks:
         cuts = _cut_all(graph, skipped)
         reasons = {path: _refusal(m) for path, m in model.named_modules() if _is_convolution(m)}
     called = {node.path for node in graph.nodes if not isinstance(node.operation, str)}
-    stopped = graph.stopped and f"not reached, the forward pass stopped: {graph.stopped}"
-    unreached = stopped or "never called in the forward pass"
     for path, reason in reasons.items():
         if path not in called:
-            skipped.setdefault(path, reason or unreached)
+            skipped.setdefault(path, reason or graph.unreached)
 
     if behind := _behind_patches(model, [cut.block for cut in cuts], skipped):
         skipped[behind] = "patch embedding only: attention takes over from the patches, and is no convolution to invert"
@@ -158,6 +168,9 @@ def _checked(
             skipped.setdefault(block.name, "the network takes another path in every forward pass")
             continue
         x, expected = kept.values[cut.start][0], kept.values[cut.end][1]
+        if x.shape[1:] != block.input_shape or not len(x):
+            skipped.setdefault(block.name, CHANGING_SHAPE if len(x) else NOT_REACHED)
+            continue
         try:
             with torch.no_grad():
                 difference = _difference(block.encode(x.to(block.operator.weight)).values, expected)

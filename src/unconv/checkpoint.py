@@ -306,6 +306,8 @@ def _flatten(content: Any, path: str, depth: int, versions: dict[str, Any]) -> I
     """Yield all tensors of nested dictionaries and lists, and collect torch's versions of modules."""
     if isinstance(content, _Array):
         content = content.tensor
+    if isinstance(content, list | tuple) and content and all(map(_is_pair, content)):
+        content = dict(content)  # what items() of a state dict gave
     if isinstance(content, Tensor) and path:
         yield path, content
     elif isinstance(content, Mapping | list | tuple) and depth:
@@ -316,6 +318,10 @@ def _flatten(content: Any, path: str, depth: int, versions: dict[str, Any]) -> I
         for key, value in content.items() if isinstance(content, Mapping) else enumerate(content):
             if isinstance(key, str | int):
                 yield from _flatten(value, f"{path}.{key}" if path else str(key), depth - 1, versions)
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str)
 
 
 def _read_safetensors(path: Path) -> tuple[OrderedDict[str, Tensor], Mapping[str, str]]:

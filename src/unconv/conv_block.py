@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unconv.errors import UnconvError, UsageError
+from unconv.io import near_names
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.sparsity import AveragePool, Code, Pooled, Window
 
@@ -226,5 +226,5 @@ class ConvBlocks:
             raise UsageError(f"{name!r} is no conv block, but a module with some; use one of {', '.join(inside)}")
         if reason := next((s.reason for s in self.skipped if s.module == name), None):
             raise UsageError(f"{name!r} is no conv block: {reason}")
-        near = self.names if len(self) <= 8 else difflib.get_close_matches(name, self.names, 5, 0.3)
+        near = self.names if len(self) <= 8 else near_names(name, self.names)
         raise UsageError(f"there is no conv block {name!r}; use one such as {', '.join(near or self.names[:5])}")

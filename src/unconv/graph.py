@@ -25,6 +25,7 @@ from unconv.errors import UnconvError
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, DataParallel, DistributedDataParallel)
 COPIES = {"clone", "contiguous", "detach"}
+NOT_REACHED = "this image does not reach it: values decide what runs; an image that reaches it has to come first"
 # functions that turn values into Python values or sizes, with which a forward pass can choose its way
 VALUE_READERS = {
     *("__array__", "__bool__", "__contains__", "__float__", "__index__", "__int__"),
@@ -71,6 +72,13 @@ class Graph:
             return None
         reader = self.nodes[node.users[0]]
         return reader if reader.inputs == (node.index,) else None
+
+    @property
+    def unreached(self) -> str:
+        """Why a module was not called."""
+        if self.stopped:
+            return f"not reached, the forward pass stopped: {self.stopped}"
+        return NOT_REACHED if self.reads_values else "never called in the forward pass"
 
     @property
     def path(self) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,19 @@ def display_name(path: str | os.PathLike[str], root: str | os.PathLike[str] | No
 def one_line(text: str) -> str:
     """Return text with every character escaped that does not print."""
     return "".join(map(_printable, text))
+
+
+def near_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """Return names near one that does not exist: its parts, the same end in the same module, or similar spelling."""
+    known = list(names)
+    parts = [n for n in known if n.startswith((f"{name}.", f"{name}["))]
+    module, _, end = name.rpartition(".")
+    beside = [n for n in known if module and n.startswith(f"{module}.")]
+    alike = [n for n in beside if n.rpartition(".")[2] == end]
+    similar = difflib.get_close_matches(name[:200], beside, count, 0.5) or difflib.get_close_matches(
+        name[:200], known, count, 0.5
+    )
+    return parts[-count:] or alike[-count:] or similar
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +15,17 @@ from torch import Tensor, nn
 from unconv.block_extraction import find_conv_blocks
 from unconv.conv_block import ConvBlocks, Skipped
 from unconv.errors import UnconvError, UsageError
-from unconv.graph import another_image, as_input_of, check_visible, evaluating, first_line, tensors_of, trace
+from unconv.graph import (
+    NOT_REACHED,
+    another_image,
+    as_input_of,
+    check_visible,
+    evaluating,
+    first_line,
+    tensors_of,
+    trace,
+)
+from unconv.io import near_names
 
 OUTPUT = "output"  # the layer that is the whole network
 ENDS = 8
@@ -103,8 +112,7 @@ class Layers:
         reason = next((s.reason for s in self.skipped if name == s.module or name.startswith(f"{s.module}.")), None)
         if reason:
             raise UsageError(f"{name!r} is no layer: {reason}")
-        parts = [n for n in self.names if n.startswith((f"{name}.", f"{name}["))]
-        near = parts[-3:] or difflib.get_close_matches(name, self.names, 3, 0.5) or list(self.ends())
+        near = near_names(name, self.names) or list(self.ends())
         raise UsageError(f"there is no layer {name!r}; use one such as {', '.join(near)}")
 
     def ends(self) -> tuple[str, ...]:
@@ -169,11 +177,8 @@ def list_layers(model: nn.Module, x: Tensor, blocks: ConvBlocks | None = None) -
             skipped[name] = reason
             continue
         layers.append(Layer(name, output.kind, output.input_shape, output.shape, name in ends, gradient))
-    unreached = f"not reached, the forward pass stopped: {once.stopped}"
     for path in _uncalled(model, {name.split("[")[0] for name in (*once.outputs, *once.skipped)}):
-        skipped[path] = (
-            RANDOM if path in unsteady else unreached if once.stopped else "never called in the forward pass"
-        )
+        skipped[path] = RANDOM if path in unsteady else graph.unreached
     if not layers and once.stopped:
         raise UnconvError(f"the network cannot take an input of shape {tuple(x.shape)}: {once.stopped}")
     left_out = tuple(Skipped(module, reason) for module, reason in skipped.items())
@@ -252,7 +257,7 @@ def _capture(model: nn.Module, names: Iterable[str], x: Tensor, *, inputs: bool)
         for name in wanted:
             path = name if name in modules else name.split("[")[0]
             if path not in modules:
-                near = difflib.get_close_matches(path, modules, 3, 0.5)
+                near = near_names(path, modules)
                 raise UsageError(f"the network has no module {path!r}" + (f"; near: {', '.join(near)}" if near else ""))
             if inputs:
                 before = partial(lambda name, _, *args: keep(name, {"": next(tensors_of(args))}), name)
@@ -340,8 +345,10 @@ def _run(model: nn.Module, batch: Tensor, *, gradients: bool = False) -> _Run:
         for place, y in places.items():
             if not y.is_floating_point():
                 run.skipped[path + place] = f"its output is {str(y.dtype).removeprefix('torch.')}, not floating-point"
-            elif not y.ndim or not len(y):
+            elif not y.ndim:
                 run.skipped[path + place] = "its output has no batch axis"
+            elif not len(y):
+                run.skipped[path + place] = NOT_REACHED
             else:
                 shape = _rows(y.shape, len(batch))
                 samples = [_sample(part) for part in y.detach().chunk(len(batch))]
@@ -395,6 +402,8 @@ def _unsteady(model: nn.Module, image: Tensor, first: _Run) -> set[str]:
 
 def _not_of_the_image(one: _Output, both: _Output, gradient: bool, unsteady: bool) -> str:
     """Return why an output is not one image's features, from one image and from a pair; empty if it is."""
+    if unsteady and gradient and both.full_shape == one.full_shape:
+        return ""  # called image by image
     if both.full_shape[0] != 2 * one.full_shape[0] or both.shape != one.shape:
         if len(both.full_shape) == len(one.full_shape) and both.full_shape[0] == 2 * one.full_shape[0]:
             return "its shape depends on the image's values"

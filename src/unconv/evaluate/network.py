@@ -184,7 +184,9 @@ def same_path(network: Network, captured: Captured) -> tuple[list[int], list[Ski
     places, skipped = [], []
     for i, name in enumerate(captured.batch.names):
         x = captured.batch.inputs[i : i + 1].to(network.device)
-        if captured.blocks.branches and execution_path(network.module, x) != captured.blocks.path:
+        blocks, inputs = captured.blocks, captured.inputs
+        reshaped = any(h.shape[1:] != blocks.get(n).input_shape for n, h in inputs.items())
+        if blocks.branches and (reshaped or execution_path(network.module, x) != blocks.path):
             skipped.append(SkippedImage(name, OTHER_PATH))
         else:
             places.append(i)
@@ -280,17 +282,20 @@ class Opened:
 
     def example(self) -> Tensor:
         """Return the first image that the network takes. Shape ``(1, C, H, W)``."""
-        refused: UnconvError | None = None
+        refused, shape = None, (0, 0)
         for number, batch in enumerate(self.images):
             for x in batch.inputs.split(1):
                 try:
                     self.network.layers(x)
                     return x
                 except UnconvError as error:
-                    refused = refused or error
+                    refused, shape = refused or error, tuple(x.shape)
             if number * self.images.batch_size >= LOOKED_AT:
                 break
         assert refused is not None  # a stream without a single image raises by itself
+        if shape[-1] in {1, 3, 4} and shape[1] not in {1, 3, 4}:
+            layout = f"the images look like (N, H, W, C), as {(len(self.images), *shape[1:])} says"
+            raise UsageError(f"{layout}; the network takes (N, C, H, W): give x.permute(0, 3, 1, 2)") from refused
         raise refused
 
     def covered(self, names: Sequence[str], wanted: Sequence[str] | None) -> tuple[list[str], list[dict[str, str]]]:
