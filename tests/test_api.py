@@ -286,6 +286,8 @@ def test_tensors_that_look_unprepared_are_named(network, capsys):
         (lambda net, x: unconv.invert(net, "0", x, code="papers"), "^code is 'papers'; use one of network, paper"),
         (lambda net, x: unconv.invert(net, "0", x, recover="input", method="gradient"), "use one of iht"),
         (lambda net, x: unconv.invert(net, "0", x[0]), r"shape \(3, 16, 16\); give a batch \(N, C, H, W\)"),
+        (lambda net, x: unconv.invert(net, "0", x.permute(0, 2, 3, 1)), r"^the images look like \(N, H, W, C\)"),
+        (lambda net, x: unconv.leakage(net, "nine", x, sigma=1), "no layer 'nine'; use one such as"),
         (lambda net, x: unconv.invert(net, "0", []), "images is empty"),
         (lambda net, x: unconv.invert(net, "0", x, weights="w.pth"), "this network has its own"),
         (lambda net, x: unconv.invert(net, "0", x, batch=0), "at least 1"),

@@ -137,6 +137,7 @@ def wrappings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "nested": {"run": {"best": {"generator": state}}},
         "parts": {part: {k.split(".")[1]: v for k, v in state.items() if k.startswith(part)} for part in PARTS},
         "list": [state],
+        "pairs": {"model": list(state.items())},
         "lightning with a loss": {"state_dict": lightning | {"criterion.weight": torch.ones(5)}},
         "lightning with a metric": {"state_dict": lightning | {"train_acc.correct": torch.tensor(3)}},
         "averaged": {**under("module.", state), "n_averaged": torch.tensor(5)},

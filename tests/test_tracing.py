@@ -8,6 +8,7 @@ from torch import nn
 
 import cases
 from cases import Net, conv
+from unconv.block_extraction import find_conv_blocks
 from unconv.errors import UnconvError, UsageError
 from unconv.tracing import capture, capture_inputs, execution_path, list_layers
 
@@ -74,6 +75,7 @@ def test_names_that_are_no_layer():
         "pair": r"no layer 'pair'; use one such as pair\[0\], pair\[1\]\[0\]",
         "text": "'text' is no layer: its output is of type str",
         "idle.0": "'idle.0' is no layer: never called in the forward pass",
+        "named.conv": r"there is no layer 'named.conv'; use one such as conv$",
     }.items():
         with pytest.raises(UsageError, match=message):
             layers.get(name)
@@ -158,6 +160,25 @@ def test_a_mask_that_picks_images_is_a_branch():
     assert layers.branches == ("",)
     assert execution_path(model, X / 4) == layers.path != execution_path(model, X * 2)
     assert list_layers(Net(lambda net, x: net.a(x.float()).double(), a=conv()), X).branches == ()
+
+
+@pytest.mark.parametrize("handed", ["rows of a mask", "image by image"])
+def test_experts_that_an_image_does_not_reach(handed):
+    def forward(net, x):
+        h, chosen = net.stem(x), (x.mean((1, 2, 3)) > 0.5).long()
+        if handed == "image by image":
+            return torch.cat([net.experts[int(i)](y[None]) for i, y in zip(chosen, h)])
+        y = torch.zeros_like(h)
+        for i, expert in enumerate(net.experts):
+            y[chosen == i] = expert(h[chosen == i])
+        return y
+
+    model = Net(forward, stem=conv(), experts=nn.ModuleList([conv(4, 4), conv(4, 4)]))
+    layers = list_layers(model, X / 4)
+    assert layers.names == ("stem", "experts.0", "output")
+    with pytest.raises(UsageError, match="this image does not reach it: values decide what runs"):
+        layers.get("experts.1")
+    assert find_conv_blocks(model, X / 4).names == ("stem", "experts.0")
 
 
 def test_an_image_that_takes_another_path():
