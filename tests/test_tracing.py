@@ -26,6 +26,8 @@ def test_every_module_is_a_layer_with_the_shape_of_its_features():
     assert (block.kind, block.input_shape, block.shape) == ("Sequential", (64, 16, 16), (128, 8, 8))
     assert (pooled.shape, layers.get("fc").shape, layers.get("output").shape) == ((512, 1, 1), (1000,), (1000,))
     assert layers.names.index("layer1.0.conv1") < layers.names.index("layer1.0") < layers.names.index("layer1")
+    with pytest.raises(UsageError, match=r"no layer 'layer2\.relu'; use one such as layer2\.0\.relu, layer2\.1\.relu$"):
+        layers.get("layer2.relu")
     # conv1 + bn1 + relu + maxpool is a conv block, named by its first and its last part
     assert [layers.get(name).block for name in ("conv1", "bn1", "maxpool", "layer1")] == [True, False, True, False]
 
@@ -75,7 +77,6 @@ def test_names_that_are_no_layer():
         "pair": r"no layer 'pair'; use one such as pair\[0\], pair\[1\]\[0\]",
         "text": "'text' is no layer: its output is of type str",
         "idle.0": "'idle.0' is no layer: never called in the forward pass",
-        "named.conv": r"there is no layer 'named.conv'; use one such as conv$",
     }.items():
         with pytest.raises(UsageError, match=message):
             layers.get(name)
