@@ -5,12 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 
 from cases import Net, branching, conv
 from unconv.errors import UnconvError
-from unconv.graph import Graph, evaluating, first_line, is_leaf, trace
+from unconv.graph import Graph, trace
 
 
 def operations(graph: Graph) -> list[str]:
@@ -49,11 +48,6 @@ def test_operations_that_do_nothing_leave_no_node():
     net = Net(forward, conv=conv(), same=nn.Identity(), drop=nn.Dropout2d(), act=nn.ReLU())
     graph = trace(net, torch.randn(1, 3, 5, 5))
     assert operations(graph) == ["input", "conv", "act", "output"]
-
-
-def test_dropout_that_is_never_switched_off_is_an_operation():
-    net = Net(lambda net, x: F.dropout(net.conv(x), 0.5, training=True), conv=conv())
-    assert operations(trace(net, torch.randn(1, 3, 5, 5))) == ["input", "conv", "dropout", "output"]
 
 
 def test_what_reads_a_tensor_changed_in_place_reads_the_change():
@@ -182,29 +176,6 @@ def test_the_network_and_its_input_are_left_as_they_were(fails):
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._forward_hooks_always_called for m in net.modules())
 
 
-def test_evaluating_restores_after_an_error():
-    net = nn.Sequential(conv(), nn.Dropout())
-
-    def fail() -> None:
-        with evaluating(net):
-            assert not net[1].training
-            assert not torch.is_grad_enabled()
-            raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError, match="no"):
-        fail()
-    assert net[1].training
-    assert torch.is_grad_enabled()
-
-
-def test_lazy_modules_stop_the_forward_pass_and_stay_lazy():
-    net = nn.Sequential(conv(), nn.ReLU(), nn.LazyConv2d(5, 3), nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert operations(graph) == ["input", "0", "1", "output"]
-    assert graph.stopped == "2 is not initialised; run one batch through the network first"
-    assert type(net[2]) is nn.LazyConv2d
-
-
 def test_the_input_follows_the_type_and_device_of_the_network():
     net = nn.Sequential(conv(), nn.ReLU())
     assert trace(net.double(), torch.randn(1, 3, 5, 5)).stopped is None
@@ -231,17 +202,3 @@ def test_compiled_networks_are_refused():
     net.compile()
     with pytest.raises(UnconvError, match="the network is compiled"):
         trace(net, torch.randn(1, 3, 5, 5))
-
-
-def test_leaves_are_torch_modules_but_not_its_containers():
-    class Own(nn.Conv2d):
-        pass
-
-    leaves = [nn.ReLU(), conv(), Own(3, 3, 3), nn.MultiheadAttention(4, 2), torchvision.ops.FrozenBatchNorm2d(3)]
-    assert all(is_leaf(m) for m in leaves)
-    assert not any(is_leaf(m) for m in [nn.Sequential(conv()), nn.ModuleList([conv()]), branching()])
-
-
-def test_first_line_of_an_error():
-    assert first_line(ValueError("one\ntwo")) == "one"
-    assert first_line(ValueError()) == "ValueError"

@@ -85,15 +85,6 @@ def test_whole_map_ties_go_to_the_first():
     assert code.switches.flatten().tolist() == [0, 1]
 
 
-def test_signed_pooling_is_torch_pooling():
-    h = draw(2, 3, 9, 7)
-    code = Pooled(Window.of(2, 3, stride=2, padding=1), signed=True).project(h)
-    values, switches = F.max_pool2d(h, 3, 2, 1, return_indices=True)
-    assert torch.equal(code.values, values)
-    assert code.switches is not None
-    assert torch.equal(code.switches, switches)
-
-
 def test_unpooling_is_torch_unpooling_where_regions_do_not_overlap():
     h = draw(2, 3, 8, 6)
     code = Pooled(2, signed=True).project(h)
@@ -188,28 +179,6 @@ def test_keep_largest_is_a_stable_sort(entries, k, dtype):
     assert kept == [float(v) if i in order else 0.0 for i, v in enumerate(entries)]
 
 
-LONG_ROWS = {
-    "noise": lambda g: torch.randn(2, 60_000, generator=g),
-    "mostly zero": lambda g: torch.randn(2, 60_000, generator=g) * (torch.rand(2, 60_000, generator=g) < 0.1),
-    "few values": lambda g: torch.randint(-3, 4, (2, 60_000), generator=g).float(),
-    "constant": lambda g: torch.ones(2, 60_000),
-    "one period of the sample": lambda g: torch.randn(14, generator=g).repeat(2, 60_000 // 14),
-    "all large where the sample looks": lambda g: (
-        torch.randn(2, 60_000, generator=g) + 10 * (torch.arange(60_000) % 14 == 0)
-    ),
-}
-
-
-@pytest.mark.parametrize("rows", LONG_ROWS.values(), ids=LONG_ROWS)
-@pytest.mark.parametrize("share", [0.001, 0.5, 0.98])
-def test_keep_largest_of_long_rows_is_a_stable_sort(rows, share):
-    values = rows(torch.Generator().manual_seed(0))
-    k = int(share * values.shape[1])
-    places = values.abs().argsort(dim=1, descending=True, stable=True)[:, :k]
-    expected = torch.zeros_like(values).scatter(1, places, values.gather(1, places))
-    assert torch.equal(keep_largest(values, k), expected)
-
-
 def test_keep_largest_in_half_precision_and_many_rows():
     values = draw(5, 3, 7).to(torch.bfloat16)
     kept = keep_largest(values, 4)
@@ -217,13 +186,6 @@ def test_keep_largest_in_half_precision_and_many_rows():
     assert torch.equal(kept[kept != 0], values[kept != 0])
     with pytest.raises(ValueError, match="at least 0"):
         keep_largest(values, -1)
-
-
-def test_top_k_is_a_dense_code():
-    code = TopK(3).project(draw(2, 4, 5))
-    assert code.switches is None
-    assert code.support().flatten(1).sum(1).tolist() == [3, 3]
-    assert torch.equal(code.dense(), code.values)
 
 
 @pytest.mark.parametrize("count_include_pad", [True, False])

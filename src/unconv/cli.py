@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import importlib
 import io
 import json
 import os
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         if not words or words == ["--version"]:
-            print(f"unconv {importlib.metadata.version('unconv')}" if words else WELCOME)
+            print(f"unconv {importlib.import_module('importlib.metadata').version('unconv')}" if words else WELCOME)
             return 0
         if words[0] in {"-h", "--help"}:
             print(overview())

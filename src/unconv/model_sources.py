@@ -23,7 +23,6 @@ from torch.nn.parameter import is_lazy
 from torchvision.models import WeightsEnum
 from torchvision.transforms import InterpolationMode
 
-from unconv import cifar_vgg
 from unconv.checkpoint import WeightsFile, WeightsMisfit, choose_weights, fit_weights, read_weights
 from unconv.errors import UnconvError, UsageError
 from unconv.io import display_name, one_line, reason
@@ -88,6 +87,8 @@ def preprocess_of(member: WeightsEnum) -> Preprocess:
 
 def bundled(weights: str | None) -> Built:
     """Return the small VGG that ships with the package."""
+    from unconv import cifar_vgg
+
     preprocess = Preprocess(mean=cifar_vgg.MEAN, std=cifar_vgg.STD)
     built = Built(cifar_vgg.CifarVGG(), preprocess, "", CIFAR_SIZE)
     file, key = (read_weights(bundled_weights()), None) if weights is None else _read(weights)

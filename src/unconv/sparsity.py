@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -20,7 +19,6 @@ from unconv.operators import per_axis
 Switches = Literal["known", "fixed"]
 CodeKind = Literal["network", "paper"]
 """What a block computes (signed pooling behind its activation), or ``M_known(W x, k)`` with unit filters (Table 3)."""
-LONG, SAMPLE = 50_000, 4096  # entries from which a sample pays, and its size
 
 
 @dataclass(frozen=True)
@@ -389,21 +387,5 @@ def _kth_largest(size: Tensor, k: int) -> Tensor:
     # numpy's vectorised selection is an order of magnitude faster than torch's; floats without a sign order as
     # their bits do, and integers have no NaN to look for
     bits = size.contiguous().view(torch.int32 if size.dtype == torch.float32 else torch.int64).numpy()
-    if n < LONG:
-        kth = np.partition(bits, n - k, axis=1)[:, n - k : n - k + 1].copy()
-    else:
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            kth = np.array(list(threads.map(lambda row: [_order_statistic(row, n - k)], bits)))
+    kth = np.partition(bits, n - k, axis=1)[:, n - k : n - k + 1].copy()
     return torch.from_numpy(kth).view(size.dtype)
-
-
-def _order_statistic(row: np.ndarray, rank: int) -> np.generic:
-    """Return the entry with ``rank`` entries before it in sorted order, selected within a bracket from a sample."""
-    sample = np.sort(row[:: len(row) // SAMPLE])
-    place, margin = rank * len(sample) // len(row), int(2 * len(sample) ** 0.5)
-    low, high = sample[max(place - margin, 0)], sample[min(place + margin, len(sample) - 1)]
-    inside = row[(row >= low) & (row <= high)]
-    rest = rank - np.count_nonzero(row < low)
-    if not 0 <= rest < len(inside):
-        inside, rest = row, rank
-    return np.partition(inside, rest)[rest]

@@ -223,28 +223,6 @@ def test_invert_an_image_and_a_blocks_input(document, photographs):
     assert convex["summary"]["relative_error"] < transpose["summary"]["relative_error"]
 
 
-def test_side_information_helps(document, photographs):
-    def error(side_info):
-        words = ("--layer", "2", "--images", photographs, "--side-info", side_info, "--passes", 200)
-        return document("invert", "cases:vgg", *words)["summary"]["relative_error"]
-
-    assert error("gates") < error("none")
-
-
-@pytest.mark.parametrize("method", ["linear", "gradient"])
-def test_other_methods_of_images(document, photographs, method):
-    passes = () if method == "linear" else ("--passes", 40)
-    found = document("invert", "cases:vgg", "--layer", "2", "--images", photographs, "--method", method, *passes)
-    assert found["method"] == method
-    assert found["summary"]["relative_error"] < 1
-
-
-def test_the_papers_code(document, photographs):
-    words = ("--layer", "3", "--images", photographs, "--code", "paper", "--region", 2, "--recover", "input")
-    found = document("invert", "cases:vgg", *words, "--method", "iht", "--side-info", "switches")
-    assert 0.3 < found["summary"]["relative_error"] < 1.2
-
-
 def test_several_layers_and_pictures(call, photographs, tmp_path):
     words = ("invert", "cases:vgg", "--layer", "2", "8", "--images", photographs, "--passes", 8, "--out", tmp_path)
     found = call(*words, "--json").document
@@ -301,14 +279,6 @@ def test_report_end_to_end_and_again(document, photographs, tmp_path):
         again = pq.read_table(run / "results.parquet").to_pylist()
         assert [r | {"seconds": 0} for r in again] == [r | {"seconds": 0} for r in rows]
     assert before
-
-
-def test_report_ends_within_its_budget_and_says_what_it_shows(call, photographs, tmp_path):
-    words = ("report", "cases:residual", "--images", photographs, "--samples", 5, "--budget", "20s")
-    ended = call(*words, "--out", tmp_path / "run", "--layers", "stem", "head")
-    assert ended.status == 0, ended.err
-    assert ended.out.splitlines()[-1] == f"page: {tmp_path / 'run' / 'report.html'}"
-    assert "stem" in ended.out
 
 
 def test_images_that_overflow_are_skipped_by_name(call, photographs, tmp_path):

@@ -95,15 +95,17 @@ def _invert(device: str) -> str:
 
 
 def _text(document: dict[str, Any]) -> str:
-    versions = {name: version or "absent" for name, version in (document["packages"] | document["optional"]).items()}
-    lines = [
+    versions = (
+        f"{name} {version or 'absent'}" for name, version in (document["packages"] | document["optional"]).items()
+    )
+    checks = document["checks"]
+    failed = [check["check"] for check in checks if not check["ok"]]
+    return "\n".join([
         f"python {document['python']} on {document['platform']}, {document['cpus']} CPUs",
         *(f"{device['device']}: {device['name']}" for device in document["devices"]),
-        ", ".join(f"{name} {version}" for name, version in versions.items()),
+        ", ".join(f"{name} {version or 'absent'}" for name, version in versions.items()),
         "",
-        *(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['check']}: {check['message']}" for check in document["checks"]),
+        *(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['check']}: {check['message']}" for check in checks),
         "",
-    ]
-    failed = [check["check"] for check in document["checks"] if not check["ok"]]
-    end = f"Does not work: {', '.join(failed)}." if failed else "Everything works. Next: unconv report cifar-vgg"
-    return "\n".join([*lines, end])
+        f"Does not work: {', '.join(failed)}." if failed else "Everything works. Next: unconv report cifar-vgg",
+    ])

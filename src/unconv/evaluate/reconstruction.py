@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from unconv.conv_block import IMAGE, SideInfo
 from unconv.errors import UnconvError, UsageError
-from unconv.evaluate.metrics import perceptual
 from unconv.evaluate.network import OTHER_PATH, TOO_LARGE, Captured, Network, is_out_of_memory, same_path
 from unconv.evaluate.noise import noisy_name, with_noise
 from unconv.images import quality
@@ -277,6 +277,15 @@ def _from_features(
     return Solved(result.value, result.status, result.passes, seconds, expected)
 
 
+def _lpips(true: Tensor, shown: Tensor) -> list[float] | None:
+    """Return LPIPS of each pair of pictures, where torchmetrics is installed."""
+    if find_spec("torchmetrics") is None:
+        return None
+    from unconv.evaluate.metrics import perceptual
+
+    return perceptual(true, shown)
+
+
 def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: bool) -> list[Reconstruction]:
     # relative_error = ||x^ - x|| / ||x|| on the tensor that the network receives; PSNR and SSIM on pixels in [0, 1]
     errors = relative_norm(solved.estimate - reference, reference).tolist()
@@ -290,7 +299,7 @@ def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: b
             scores = {
                 "psnr": decibels.tolist(),
                 "ssim": similarity.tolist(),
-                "lpips": perceptual(true, pictures),
+                "lpips": _lpips(true, pictures),
                 "same_class": judge and judge.same_class(reference, solved.estimate, true, pictures),
             }
     maps, expected = None, None
