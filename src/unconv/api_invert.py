@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,11 @@ from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.network import Images, Network, Opened
 from unconv.evaluate.reconstruction import DECODER, IN_PASSES, Recover, Settings, Task, reconstruct_features
 from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
-from unconv.inversion.calibration import Refinement
 from unconv.results import InvertResult
 from unconv.tracing import Layers
+
+if TYPE_CHECKING:
+    from unconv.inversion.calibration import Refinement
 
 SIDE_INFO: tuple[SideInfo, ...] = ("none", "switches", "gates")
 

@@ -95,9 +95,7 @@ def _invert(device: str) -> str:
 
 
 def _text(document: dict[str, Any]) -> str:
-    versions = (
-        f"{name} {version or 'absent'}" for name, version in (document["packages"] | document["optional"]).items()
-    )
+    versions = document["packages"] | document["optional"]
     checks = document["checks"]
     failed = [check["check"] for check in checks if not check["ok"]]
     return "\n".join([
