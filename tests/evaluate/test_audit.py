@@ -10,8 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import unconv
 from unconv.errors import UsageError
 from unconv.evaluate.audit import audit_document, audit_tasks, interval, mean_colours
-from unconv.evaluate.noise import add_noise, with_noise
-from unconv.evaluate.reconstruction import Task
+from unconv.evaluate.reconstruction import Task, add_noise, with_noise
 from unconv.images import InMemoryImages
 from unconv.preprocessing import Preprocess
 

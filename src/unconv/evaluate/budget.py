@@ -11,8 +11,7 @@ from torch import Tensor
 
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Network
-from unconv.evaluate.noise import noisy_name
-from unconv.evaluate.reconstruction import IN_PASSES, Task
+from unconv.evaluate.reconstruction import IN_PASSES, Task, noisy_name
 from unconv.inversion.calibration import CalibrationConfig, Refinement
 from unconv.inversion.frozen_network import LayerFunction
 from unconv.inversion.linear import EXAMPLES

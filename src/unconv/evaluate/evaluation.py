@@ -14,7 +14,6 @@ from torch import Tensor
 from unconv.errors import UnconvError
 from unconv.evaluate.budget import Clock
 from unconv.evaluate.network import Captured, CapturedStream, Network, none_left
-from unconv.evaluate.noise import noisy_name
 from unconv.evaluate.reconstruction import (
     IN_PASSES,
     ITERATIVE,
@@ -23,6 +22,7 @@ from unconv.evaluate.reconstruction import (
     Settings,
     Task,
     inputs_needed,
+    noisy_name,
     reconstruct,
 )
 from unconv.evaluate.run_directory import RunDirectory

@@ -18,8 +18,7 @@ from torchvision.transforms.v2 import functional as TF
 from unconv.conv_block import SideInfo
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Network
-from unconv.evaluate.noise import add_noise, noisy_name
-from unconv.evaluate.reconstruction import solver_config
+from unconv.evaluate.reconstruction import add_noise, noisy_name, solver_config
 from unconv.images import ImageStream, find_images
 from unconv.inversion.calibration import Refinement, calibrate
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders

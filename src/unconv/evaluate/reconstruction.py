@@ -15,7 +15,6 @@ from torch import Tensor
 from unconv.conv_block import IMAGE, SideInfo
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.network import OTHER_PATH, TOO_LARGE, Captured, Network, is_out_of_memory, same_path
-from unconv.evaluate.noise import noisy_name, with_noise
 from unconv.images import quality
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION
 from unconv.inversion.gauss_newton import GaussNewtonConfig
@@ -135,6 +134,28 @@ class Solved(NamedTuple):
     passes: Sequence[int | None]
     seconds: float
     expected: Tensor | None = None
+
+
+def noisy_name(layer: str, noise: float) -> str:
+    """Return the name under which what is fitted to a layer's noisy features is kept."""
+    return f"{layer} noise {noise:g}" if noise else layer
+
+
+def with_noise(features: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
+    """Return features with noise; that of an image depends on its seed alone. Shape ``(N, *shape)``."""
+    if not noise:
+        return features
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    each = [add_noise(y[None], noise, generator) for y, generator in zip(features, generators, strict=True)]
+    return torch.cat(each)
+
+
+def add_noise(features: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Return features ``y + noise * rms(y) * n`` with ``n`` of the normal distribution. Shape ``(N, *shape)``."""
+    if not noise:
+        return features
+    size = features.flatten(1).square().mean(1).sqrt().reshape(-1, *[1] * (features.ndim - 1))
+    return features + noise * size * torch.randn(features.shape, generator=generator).to(features)
 
 
 def inputs_needed(network: Network, x: Tensor, task: Task) -> tuple[str, ...]:

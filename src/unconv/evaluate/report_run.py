@@ -24,8 +24,7 @@ from unconv.evaluate.budget import (
 from unconv.evaluate.evaluation import Evaluation, Plan, Progress, Row, summarise
 from unconv.evaluate.linear_fit import calibrated, fit_linear, fitted_file, linear_document, random_weights
 from unconv.evaluate.network import CapturedStream, Network, Opened, same_path
-from unconv.evaluate.noise import noisy_name
-from unconv.evaluate.reconstruction import IN_PASSES, Settings, Task
+from unconv.evaluate.reconstruction import IN_PASSES, Settings, Task, noisy_name
 from unconv.evaluate.run_directory import MISSING, RunDirectory
 from unconv.evaluate.theory import (
     CertificateConfig,
