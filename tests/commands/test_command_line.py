@@ -154,7 +154,7 @@ def test_unseen(document, photographs, smooth_pictures, tmp_path):
 def test_audit(call, photographs, smooth_pictures, tmp_path):
     (tmp_path / "references").mkdir()
     smooth_pictures(tmp_path / "references", 8, (20, 20))
-    words = ("audit", "cases:vgg", "--images", photographs, "--layers", "2", "--size", 16, "--limit", 2, "--noise", 0.5)
+    words = ("audit", "cases:vgg", "--images", photographs, "--layer", "2", "--size", 16, "--limit", 2, "--noise", 0.5)
     words += ("--judge", "cases:without_convolutions", "--passes", 2, "--reference-images", tmp_path / "references")
     found = call(*words, "--out", tmp_path / "run", "--json").document["audit"]
     assert [(entry["attacker"], entry["noise"]) for entry in found["table"]] == [
@@ -224,7 +224,7 @@ def test_invert_an_image_and_a_blocks_input(document, photographs):
 
 
 def test_several_layers_and_pictures(call, photographs, tmp_path):
-    words = ("invert", "cases:vgg", "--layer", "2", "8", "--images", photographs, "--passes", 8, "--out", tmp_path)
+    words = ("invert", "cases:vgg", "--layers", "2", "8", "--images", photographs, "--passes", 8, "--out", tmp_path)
     found = call(*words, "--json").document
     assert [layer["layer"] for layer in found["layers"]] == ["2", "8"]
     for layer in ("2", "8"):
