@@ -61,6 +61,8 @@ def _text(document: dict[str, Any], options: Invert) -> str:
     ]
     if any(row["status"] == "max_steps" for row in rows):
         lines.append("max_steps: the solver was stopped by its passes; a larger --budget or --passes gives it more")
+    if any(row["status"] == "no_gain" for row in rows):
+        lines.append("no_gain: on reference images more passes made estimates worse, so refinement ended there")
     if options.out is not None:
         lines.append(f"in {options.out}: pictures, and results.parquet")
     return "\n".join(lines)
