@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unconv.adapters import to_deepinv, to_pylops, to_scipy
     from unconv.api_invert import invert, layers
     from unconv.api_report import audit, report
-    from unconv.api_unseen import leakage
+    from unconv.api_unseen import leakage, metamers
     from unconv.block_extraction import find_conv_blocks
     from unconv.conv_block import ConvBlock, ConvBlocks
     from unconv.errors import UnconvError, UsageError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from unconv.sparsity import Code, Pooled, SparsityModel, TopK
     from unconv.tracing import Layers, capture, capture_inputs
     from unconv.unseen.leakage import Leakage
+    from unconv.unseen.metamers import Metamer
 
 __all__ = [
     "Code",
@@ -35,6 +36,7 @@ __all__ = [
     "Layers",
     "Leakage",
     "LoadedModel",
+    "Metamer",
     "Pooled",
     "ReportResult",
     "Solution",
@@ -50,6 +52,7 @@ __all__ = [
     "layers",
     "leakage",
     "load_model",
+    "metamers",
     "report",
     "to_deepinv",
     "to_pylops",
@@ -59,7 +62,7 @@ __all__ = [
 _HOMES = {
     "api_invert": ("invert", "layers"),
     "api_report": ("audit", "report"),
-    "api_unseen": ("leakage",),
+    "api_unseen": ("leakage", "metamers"),
     "adapters": ("to_deepinv", "to_pylops", "to_scipy"),
     "errors": ("UnconvError", "UsageError"),
     "operators": ("ConvOperator",),
@@ -70,6 +73,7 @@ _HOMES = {
     "conv_block": ("ConvBlock", "ConvBlocks"),
     "tracing": ("Layers", "capture", "capture_inputs"),
     "unseen.leakage": ("Leakage",),
+    "unseen.metamers": ("Metamer",),
     "models": ("LoadedModel", "load_model"),
 }
 _HOME = {name: f"unconv.{home}" for home, names in _HOMES.items() for name in names}

@@ -17,6 +17,7 @@ from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.linear_fit import references_for, under_test
 from unconv.evaluate.network import Images, Opened
 from unconv.inversion.linear import fit_linear_decoders
+from unconv.tracing import capture as capture_features
 from unconv.unseen.attack import most_likely
 from unconv.unseen.image_prior import ImagePrior
 from unconv.unseen.leakage import (
@@ -29,6 +30,7 @@ from unconv.unseen.leakage import (
     beaten,
     quantisation_noise,
 )
+from unconv.unseen.metamers import Metamer, find_metamer
 from unconv.unseen.pixels import PixelFunction
 
 LIMIT = 8  # images, where no other number is given
@@ -132,6 +134,64 @@ def leakage(
     notes += [EMPTY] if noise == 0 else []
     notes += [BEATEN] if beaten(result) else []
     return replace(result, notes=tuple(notes))
+
+
+def metamers(
+    model: Model,
+    layer: str,
+    image: Images | None = None,
+    *,
+    psnr: float = 15.0,
+    tolerance: float = 1e-3,
+    passes: int = 1500,
+    directions: int = 0,
+    **options: Unpack[ModelOptions],
+) -> Metamer:
+    """Search for an image as different as wanted that a layer does not tell from a given one.
+
+    Args:
+        model: As for ``unconv.invert``.
+        layer: Any module that a gradient passes through, such as ``"features.17"``.
+        image: As the images of ``unconv.invert``; the first one counts.
+        psnr: Between the two images, at most, in dB. Where none is found there, it is raised by 5 dB at a time.
+        tolerance: Relative difference of features at which they count as equal, 1e-5 or more.
+        passes: Forward and backward passes of the search.
+        directions: Directions with the smallest ``||J v|| / ||v||`` , with the nullity of ``J``: a product per
+            number of the image.
+        **options: As for ``unconv.invert``.
+
+    Returns:
+        The two images and their relative difference, from plain forward passes; ``agrees`` says whether it is within
+        the tolerance.
+
+    Raises:
+        UsageError: If a number is out of range.
+        UnconvError: If no gradient passes from the layer to the image, or features are not finite.
+    """
+    for name, value, least in (("psnr", psnr, 5), ("tolerance", tolerance, 1e-5), ("passes", passes, 2)):
+        if not least <= value < math.inf:
+            raise UsageError(f"{name} is {value}; it is a number of at least {least}")
+    if directions and directions < 0:
+        raise UsageError(f"directions is {directions}; it is at least 0")
+    opened, x = open_images(model, layer, image, ModelOptions(**{**options, "limit": 1}))
+    pixels = PixelFunction(opened.network.function(layer, x.shape[1:]), opened.network.box)
+
+    def verify(shown: Tensor) -> Tensor:
+        features = capture_features(opened.network.module, [layer], pixels.to_input(shown))[layer]
+        if not features.isfinite().all():
+            raise UnconvError(f"the features of layer {layer!r} hold NaN or infinite values")
+        return features
+
+    return find_metamer(
+        pixels,
+        pixels.to_pixels(x),
+        verify,
+        psnr=psnr,
+        tolerance=tolerance,
+        passes=passes,
+        directions=directions,
+        seed=options.get("seed", 0),
+    )
 
 
 def open_images(model: Model, layer: str, images: Images | None, options: ModelOptions) -> tuple[Opened, Tensor]:

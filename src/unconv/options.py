@@ -272,6 +272,9 @@ class Unseen(ImageOptions):
         probes: Backward passes for each of the two estimates that the bounds are made of.
         reference_images: Folder of images like those under test, for the prior of bounds and attacks; packaged
             photographs where not given.
+        metamers: Passes in which to seek, for the first image, another one whose features agree, such as 1500; without
+            noise nothing else is done.
+        out: Folder for the pictures of metamers.
     """
 
     layer: OneOrSeveral = ()
@@ -281,6 +284,8 @@ class Unseen(ImageOptions):
     passes: int = 40
     probes: int = 32
     reference_images: Path | None = None
+    metamers: int | None = None
+    out: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,13 @@ def test_unseen(document, photographs, smooth_pictures, tmp_path):
     assert 0 < found["bayesian_bound"] < found["attained"]["linear"]
 
 
+def test_metamers(call, photographs, tmp_path):
+    words = ("unseen", "cases:vgg", "--images", photographs, "--layer", "8", "--size", 16, "--metamers", 40)
+    (found,) = call(*words, "--out", tmp_path / "found", "--json").document["metamers"]
+    assert 0 < found["passes"] <= 40
+    assert len(list((tmp_path / "found").glob("8-*.png"))) == 2
+
+
 def test_audit(call, photographs, smooth_pictures, tmp_path):
     (tmp_path / "references").mkdir()
     smooth_pictures(tmp_path / "references", 8, (20, 20))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from unconv.api_unseen import leakage
+from unconv.api_unseen import leakage, metamers
 from unconv.commands import format_table
 from unconv.errors import UsageError
+from unconv.images import save_image
 from unconv.options import Unseen
+from unconv.unseen.metamers import Metamer
+
+OF_LEAKAGE = ("passes", "probes", "reference_images")
 
 LEGEND = """\
 PSNR in dB, of pixels in [0, 1]. unbiased, any attacker: ceilings; no unbiased attacker, and no attacker at all on
@@ -17,11 +22,38 @@ sees nothing. bits: information per pixel, an estimate."""
 
 
 def run(options: Unseen) -> tuple[dict[str, Any], str]:
-    """Bound the leakage of layers; return the JSON document and its text."""
+    """Bound the leakage of layers, and seek metamers; return the JSON document and its text."""
     if not options.layer:
         raise UsageError(f"--layer is missing; see unconv layers {options.model}")
-    documents = [leakage(options.model, layer, **options.keywords()).document() for layer in options.layer]
-    return {"layers": documents}, _text(documents)
+    arguments = options.keywords()
+    search = arguments.pop("metamers", None)
+    out: Path | None = arguments.pop("out", None)
+    noise = {"sigma", "relative_sigma", "bits"} & set(arguments)
+    documents, texts = {}, []
+    if noise or search is None:
+        documents["layers"] = [leakage(options.model, layer, **arguments).document() for layer in options.layer]
+        texts.append(_text(documents["layers"]))
+    if search is not None:
+        kept = {name: value for name, value in arguments.items() if name not in {*noise, *OF_LEAKAGE}}
+        images = kept.pop("images", None)
+        found = [metamers(options.model, layer, images, passes=search, **kept) for layer in options.layer]
+        documents["metamers"] = [one.document() for one in found]
+        texts += [_sentence(one) for one in found]
+        for one in found:
+            if out is None:
+                break
+            out.mkdir(parents=True, exist_ok=True)
+            save_image(one.image, out / f"{one.layer}-image.png")
+            save_image(one.metamer, out / f"{one.layer}-metamer.png")
+    return documents, "\n".join(texts)
+
+
+def _sentence(found: Metamer) -> str:
+    return (
+        f"{found.layer}: an image at {found.psnr:.2f} dB from the first one has features that differ by "
+        f"{found.relative_difference:.2g} of their norm, after {found.passes} passes"
+        + (f"; {found.note}" if found.note else "")
+    )
 
 
 def _text(documents: list[dict[str, Any]]) -> str:

@@ -1,0 +1,233 @@
+"""Metamers of a layer: directions that it hardly sees, and images that differ while their features agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unconv.inversion.jacobian import Jacobian
+from unconv.linalg import norms, relative_norm, tiny
+from unconv.solvers.lbfgs import LbfgsConfig, lbfgs
+from unconv.stationary import Blocks, StationaryConfig, StationaryPreconditioner, average_normal_operator
+from unconv.unseen.pixels import PixelFunction
+
+PROBES = 32
+NEIGHBOURHOOD = 0.1  # standard deviation of the pixels around the image where the layer's average J^T J is taken
+VARIANCE = 0.04  # of a pixel, before anything is known of it
+PULL = 0.1  # relative difference of features that weighs as much as missing a tenth of the distance
+STEPS = LbfgsConfig(tolerance=0.98, memory=40, stalled=1e-3, patience=100)
+BATCH = 64  # columns of a Jacobian at a time
+
+
+@dataclass(frozen=True)
+class Metamer:
+    """An image that a layer does not tell from another one, as far as a search came.
+
+    Attributes:
+        layer: Name of the layer.
+        image: The image, in pixels. Shape ``(C, *spatial)``.
+        metamer: The other one.
+        psnr: Between the two, in dB, from pixels between 0 and 1; from the image's own range where these are not known.
+        relative_difference: ``||f(metamer) - f(image)|| / ||f(image)||``, from plain forward passes of the network.
+        tolerance: The largest relative difference at which features count as equal.
+        directions: Unit vectors that the layer hardly sees, the least visible first. Shape ``(n, C, *spatial)``.
+        visibility: ``||J v||`` of each, in units of the root mean square over all directions. Shape ``(n,)``;
+            the smallest singular value is at most the first one.
+        nullity: Number of singular values of ``J`` that are rounding; ``None`` where no directions were asked for.
+        passes: Forward and backward passes of the search for the image.
+        note: Why features differ by more than the tolerance; empty where they do not.
+    """
+
+    layer: str
+    image: Tensor = field(repr=False)
+    metamer: Tensor = field(repr=False)
+    psnr: float
+    relative_difference: float
+    tolerance: float
+    directions: Tensor = field(repr=False)
+    visibility: Tensor = field(repr=False)
+    nullity: int | None
+    passes: int
+    note: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the features agree to the tolerance."""
+        return self.relative_difference <= self.tolerance
+
+    def document(self) -> dict[str, Any]:
+        """The result as ``unconv unseen --json`` prints it.
+
+        Returns:
+            JSON's types only.
+        """
+        return {
+            "layer": self.layer,
+            "psnr": self.psnr,
+            "relative_difference": self.relative_difference,
+            "tolerance": self.tolerance,
+            "agrees": self.agrees,
+            "visibility": self.visibility.tolist(),
+            "nullity": self.nullity,
+            "numbers": self.image.numel(),
+            "passes": self.passes,
+            "note": self.note,
+        }
+
+
+def find_metamer(
+    function: PixelFunction,
+    image: Tensor,
+    verify: Callable[[Tensor], Tensor],
+    *,
+    psnr: float,
+    tolerance: float,
+    passes: int,
+    directions: int,
+    seed: int,
+) -> Metamer:
+    """Search for an image at a distance whose features agree.
+
+    From a random image at the distance, drawn where a block-circulant model of ``J^T J`` sees least, L-BFGS minimises
+    ``||f(x) - f(image)||^2``, the distance held by a penalty, preconditioned by the same model. Where that fails, the
+    distance is made smaller, by 5 dB at a time, while passes are left.
+
+    Args:
+        function: The layer.
+        image: Pixels. Shape ``(1, C, *spatial)``.
+        verify: A plain forward pass, pixels to features.
+        psnr: Between the image and its metamer, at most, in dB.
+        tolerance: Relative difference of features.
+        passes: Of the search, each time at most half of what is left.
+        directions: How many directions to find; 0 for none, which saves a product per number of the image.
+        seed: Of the random starts.
+
+    Returns:
+        The metamer that agrees; where none does, the one whose features come closest.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = _local_model(function, image, generator)
+    peak = 1.0 if function.box is not None else max((image.max() - image.min()).item(), torch.finfo(image.dtype).tiny)
+    features = verify(image)
+    best: tuple[float, Tensor] | None = None
+    left, wanted = passes, psnr
+    while left > 0 and (best is None or best[0] > tolerance):
+        distance = peak * 10 ** (-wanted / 20)
+        found, spent = _search(
+            function, image, model, distance, tolerance, left if best else math.ceil(left / 2), generator
+        )
+        difference = relative_norm(verify(found) - features, features).item()
+        if best is None or difference < best[0]:
+            best = difference, found
+        left, wanted = left - spent, wanted + 5
+    assert best is not None
+    hidden, visibility, nullity = image[:0], torch.zeros(0), None
+    if directions:
+        hidden, visibility, nullity = hidden_directions(function, image, directions)
+    mean = (best[1] - image).double().square().mean().item()
+    return Metamer(
+        layer=function.function.layer,
+        image=image[0],
+        metamer=best[1][0],
+        psnr=10 * math.log10(peak**2 / mean) if mean > 0 else math.inf,
+        relative_difference=best[0],
+        tolerance=tolerance,
+        directions=hidden,
+        visibility=visibility,
+        nullity=nullity,
+        passes=passes - left,
+        note=""
+        if best[0] <= tolerance
+        else f"none was found in {passes} passes, which does not show that there is none; give more passes",
+    )
+
+
+def _local_model(function: PixelFunction, image: Tensor, generator: torch.Generator) -> StationaryPreconditioner:
+    """Return a block-circulant model of the relative changes of features around an image."""
+    around = image + NEIGHBOURHOOD * torch.randn(PROBES, *image.shape[1:], generator=generator).to(image)
+    blocks = Blocks.of(image.shape[1:], [4] * (image.ndim - 2), 4)
+    config = StationaryConfig(probes=PROBES, smoothing=1, taper=0.0)
+    normal = average_normal_operator(function, around if function.box is None else around.clamp(0, 1), blocks, config)
+    with torch.no_grad():
+        normal = normal / norms(function(image)).double().square().clamp_min(torch.finfo(image.dtype).tiny).cpu()
+    covariance = VARIANCE * torch.eye(blocks.width, dtype=torch.complex128).expand(normal.shape)
+    return StationaryPreconditioner(normal.to(torch.complex128), covariance, blocks)
+
+
+def _search(
+    function: PixelFunction,
+    image: Tensor,
+    model: StationaryPreconditioner,
+    distance: float,
+    tolerance: float,
+    passes: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, int]:
+    """Return an image at a root mean square distance with features like another's, and the passes spent."""
+    nu = (tolerance / 20) ** 2
+    boxed = function.box is not None
+
+    def pixels(z: Tensor) -> Tensor:
+        # every z is an image within [0, 1]
+        return (1 - torch.cos(math.pi * z)) / 2 if boxed else z
+
+    centre = torch.arccos((1 - 2 * image).clamp(-1, 1)) / math.pi if boxed else image
+    direction = model.apply(torch.randn(image.shape, generator=generator).to(image), nu)
+    # the start at the distance, by bisection
+    low, high = 0.0, 4 * distance / direction.square().mean().sqrt().item()
+    for _ in range(40):
+        middle = (low + high) / 2
+        far = (pixels(centre + middle * direction) - image).square().mean().sqrt().item() > distance
+        low, high = (low, middle) if far else (middle, high)
+    with torch.no_grad():
+        features = function(image)
+    size = norms(features)
+
+    def evaluate(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            x = pixels(z)
+            # (||f(x) - f(image)|| / ||f(image)||)^2 + (p 10 (1 - d / distance)_+)^2, in units of the tolerance
+            difference = (function(x) - features).flatten(1).square().sum(1) / size**2
+            reached = (x - image).flatten(1).square().mean(1).sqrt() / distance
+            value = (difference + (PULL * 10 * (1 - reached).clamp_min(0)) ** 2) / (2 * tolerance**2)
+            return value.detach(), torch.autograd.grad(value.sum(), z)[0]
+
+    def metric(v: Tensor, value: Tensor, rows: Tensor) -> Tensor:
+        return model.apply(v, nu)
+
+    found = lbfgs(evaluate, centre + low * direction, max_passes=passes, metric=metric, config=STEPS)
+    return pixels(found.value), found.passes[0]
+
+
+def hidden_directions(function: PixelFunction, image: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
+    """Decompose the whole Jacobian at an image, at the cost of a product per number of the image.
+
+    Args:
+        function: The layer.
+        image: Pixels. Shape ``(1, C, *spatial)``.
+        count: Of directions.
+
+    Returns:
+        Unit vectors with the smallest ``||J v||``, shape ``(count, C, *spatial)``; ``||J v||`` of each, in units of the
+        root mean square over all directions; and the nullity, the number of singular values below rounding.
+    """
+    shape, numbers = image.shape[1:], image.numel()
+    batch = max(b for b in range(1, BATCH + 1) if numbers % b == 0)
+    jacobian = Jacobian(function, image.expand(batch, *shape).contiguous())
+    eye = torch.eye(numbers, dtype=image.dtype, device=image.device).reshape(numbers, *shape)
+    columns = torch.cat([jacobian.forward(part).flatten(1) for part in eye.split(batch)]).double()
+    squares, vectors = torch.linalg.eigh(columns @ columns.T)
+    values = squares.clamp_min(0).sqrt()
+    rounding = torch.finfo(image.dtype).eps * max(numbers, columns.shape[1]) ** 0.5 * values[-1]
+    directions = vectors[:, :count].T
+    mean = squares.sum().div(numbers).sqrt().clamp_min(tiny(squares))
+    visibility = norms(directions @ columns) / mean
+    # rounding of the eigenvalues does not keep the order of the smallest
+    order = visibility.argsort()
+    return directions[order].reshape(-1, *shape).to(image), visibility[order], int((values <= rounding).sum())
