@@ -239,6 +239,11 @@ def references_for(
     references = reference_images(shape, exclude=tested, seed=seed)
     dropped = references.dropped
     notes = [f"{dropped} packaged photographs show what is under test, and are no reference images"] if dropped else []
+    if not isinstance(network.preprocess, Preprocess) and len(tested) and shape[0] == 3:
+        notes.append(
+            "reference images have the mean colour and the contrast of the images under test, which an attacker"
+            " would not know; give mean and std as in training"
+        )
     return _prepared(network, references.images, tested), notes
 
 
