@@ -145,7 +145,7 @@ def _report(
         trained = [t.layer for t in tasks if t.method == DECODER]
         trained = [name for name in trained if network.conv_blocks(x).get(name).name in network.decoders]
         tasks = list(audit_tasks(tasks, noise, trained))
-        notes += [distance] if isinstance(distance := perceptual_distance(), str) else []
+    notes += [distance] if isinstance(distance := perceptual_distance(), str) else []
     network.judge, more = choose_judge(opened.loaded, network.module, x.to(network.device), judge)
     notes += more
     config = opened.description | settings
