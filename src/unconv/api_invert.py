@@ -137,7 +137,9 @@ def invert(
         notes += _fit_linear(opened, x, task, run, options)
         if budget is not None and passes is None:
             passes = _planned(opened.network, x, task, len(features), budget, run)
-        plan = Plan((task,), passes, settings, refinements=_calibrated(opened.network, task, passes, config, run))
+        plan = Plan(
+            (task,), passes, settings, refinements=_calibrated(opened.network, x.shape[1:], task, passes, config, run)
+        )
         passes = next(iter(plan.targets(task)), passes)
         found = reconstruct_features(opened.network, features, x.shape[1:], task, settings, passes)
         about = task.fields() | {"picture": None}
@@ -152,7 +154,7 @@ def invert(
         if budget is not None and passes is None:
             passes = _planned(opened.network, x, task, len(opened.images), budget, run)
         pictures = len(opened.images) if out is not None else 0
-        refinements = _calibrated(opened.network, task, passes, config, run)
+        refinements = _calibrated(opened.network, x.shape[1:], task, passes, config, run)
         plan = Plan((task,), passes, settings, pictures=pictures, keep=True, refinements=refinements)
         evaluation = Evaluation(opened.network, opened.images, plan, run)
         with progress_bar(evaluation.units(), progress) as bar:
@@ -226,7 +228,7 @@ def _planned(network: Network, x: Tensor, task: Task, images: int, budget: float
 
 
 def _calibrated(
-    network: Network, task: Task, passes: int | None, config: Any, run: RunDirectory
+    network: Network, shape: Sequence[int], task: Task, passes: int | None, config: Any, run: RunDirectory
 ) -> dict[str, Refinement]:
     """Return how far refinement of the layer pays, by reference images; nothing where a config is given."""
     if task.method != "gauss-newton" or config is not None:
@@ -236,7 +238,9 @@ def _calibrated(
 
     folder = None if isinstance(run, InMemoryRun) else run.path / "decoders"
     most = MOST_PASSES if passes is None else passes
-    found = calibrated(network, task.layer, (task.side_info,), most=most, folder=folder)
+    kinds = network.function(task.layer, shape).side_info_kinds
+    less = kinds[: kinds.index(task.side_info) + 1]
+    found = calibrated(network, task.layer, less, most=most, compare=True, folder=folder)
     return {} if found is None else {task.layer: found}
 
 

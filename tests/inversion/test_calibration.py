@@ -86,6 +86,10 @@ def test_the_best_number_of_passes():
     found = Refinement(1.0, {"none": (0.5, 0.5, 0.45, 0.52, 0.55), "switches": (0.5, 0.5, 0.499, 0.498)})
     assert [found.best("none", n) for n in (0, 1, 2, 3, 100)] == [0, 0, 2, 2, 2]
     assert found.best("switches", 100) == 0  # less than three percent
+    # gates that hinder at first are left aside then
+    slow = Refinement(1.0, {"none": (0.8, 0.8, 0.4, 0.3, 0.2), "gates": (0.8, 0.8, 0.7, 0.3, 0.1)})
+    assert [slow.helpful("gates", n) for n in (2, 3, 4)] == ["none", "gates", "gates"]
+    assert slow.helpful("switches", 4) == "switches"
     falling = Refinement(1.0, {"none": (0.8, 0.8, 0.4, 0.3, 0.2)})
     assert [falling.best("gates", n) for n in (1, 3, 4, 100)] == [0, 3, 4, 100]
     assert falling.foretold("gates", 8) == pytest.approx(0.1)  # from 2 to 4 passes it was halved

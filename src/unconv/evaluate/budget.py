@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,12 +13,10 @@ from torch import Tensor
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Network
 from unconv.evaluate.reconstruction import IN_PASSES, Task, noisy_name
-from unconv.inversion.calibration import CalibrationConfig, Refinement
-from unconv.inversion.frozen_network import LayerFunction
-from unconv.inversion.linear import EXAMPLES
-from unconv.inversion.regression import LinearConfig, Reading
-from unconv.stationary import StationaryConfig
-from unconv.tracing import capture
+
+if TYPE_CHECKING:
+    from unconv.inversion.calibration import Refinement
+    from unconv.inversion.frozen_network import LayerFunction
 
 MOST_PASSES = 150  # of a layer; from there on refinement gains next to nothing
 STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, MOST_PASSES)  # numbers of passes that a layer may get
@@ -49,6 +48,9 @@ def seconds_per_pass(network: Network, x: Tensor, layers: Sequence[str]) -> dict
 
 def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int) -> float:
     """Return roughly how long linear decoders take: references through the network, normal equations, all images."""
+    from unconv.inversion.regression import LinearConfig, Reading
+    from unconv.tracing import capture
+
     config, shapes = LinearConfig(), [network.layers(x).get(layer).shape for layer in layers]
     work = DRAWING * x[0].numel()
     for channels, *sizes in shapes:
@@ -124,6 +126,10 @@ def plan_passes(
 
 def calibration_passes() -> int:
     """Return the passes, of one image, that calibration of a layer takes where refinement pays."""
+    from unconv.inversion.calibration import CalibrationConfig
+    from unconv.inversion.linear import EXAMPLES
+    from unconv.stationary import StationaryConfig
+
     return CalibrationConfig().cost(EXAMPLES) + StationaryConfig().probes
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,10 +27,12 @@ from unconv.evaluate.reconstruction import (
 )
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.images import ImageStream, SkippedImage
-from unconv.inversion.calibration import Refinement
 from unconv.inversion.frozen_network import SIDE_INFO
 from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.io import reason
+
+if TYPE_CHECKING:
+    from unconv.inversion.calibration import Refinement
 
 MACHINE_SAYS = {reason(OSError(number, os.strerror(number))) for number in errno.errorcode}  # of images left out
 FIRST_PASSES = 8  # of the first round of refinement; every further round makes four times as many

@@ -108,6 +108,7 @@ def calibrated(
     kinds: Sequence[SideInfo],
     *,
     most: int,
+    compare: bool = False,
     noise: float = 0.0,
     folder: str | Path | None = None,
 ) -> Refinement | None:
@@ -137,6 +138,7 @@ def calibrated(
             estimates if network.box is None else network.box.project(estimates),
             kinds,
             most=most,
+            compare=compare,
             features=features,
             solver=solver_config(noise),
             known=known,

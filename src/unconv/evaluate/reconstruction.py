@@ -267,15 +267,19 @@ def _from_features(
     function = network.function(task.layer, shape)
     if task.method == "linear" and decoder is None:
         raise UnconvError(f"there is no linear decoder of layer {task.layer}")
+    chosen = decoder is not None and task.method == "gauss-newton" and settings.config is None
+    found = decoder.refinement if decoder is not None and chosen else None
     known = NO_SIDE_INFORMATION
     if x is not None and task.side_info != "none":
-        known = function.record(x, task.side_info)
+        use = task.side_info
+        if found is not None:
+            use = found.helpful(use, GaussNewtonConfig().passes if passes is None else passes)
+        known = function.record(x, use)
     preconditioner = None
     if task.method == "gauss-newton":
         preconditioner = network.preconditioner(task.layer, noisy_name(task.layer, task.noise))
     config = settings.config
     if config is None and task.method == "gauss-newton":
-        found = None if decoder is None else decoder.refinement
         config = solver_config(task.noise)
         config = config if found is None else replace(config, noise=found.noise)
     start = time.perf_counter()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unconv.conv_block import SideInfo
-from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.frozen_network import SIDE_INFO, LayerFunction
 from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
 from unconv.linalg import relative_norm, tiny
 from unconv.stationary import StationaryPreconditioner
@@ -64,6 +64,24 @@ class Refinement:
         # with more side information refinement pays wherever it does without
         return self.errors.get(side_info, self.errors["none"])
 
+    def helpful(self, side_info: SideInfo, passes: int) -> SideInfo:
+        """The part of what is known with which refinement comes nearest on reference images, all where untried.
+
+        Args:
+            side_info: What is known.
+            passes: Number of passes.
+
+        Returns:
+            The kind of side information to use.
+        """
+        if side_info not in self.errors:
+            return side_info
+        known: tuple[SideInfo, ...] = SIDE_INFO[: SIDE_INFO.index(side_info) + 1]
+        foretold: dict[SideInfo, float] = {
+            kind: self.foretold(kind, passes) for kind in reversed(known) if self.errors.get(kind)
+        }
+        return min(foretold, key=lambda kind: foretold[kind])
+
     def best(self, side_info: SideInfo, most: int) -> int:
         """The number of passes with the least error, as far as that was tried.
 
@@ -114,6 +132,7 @@ def calibrate(
     kinds: Sequence[SideInfo] = ("none",),
     *,
     most: int = 150,
+    compare: bool = False,
     features: Tensor | None = None,
     solver: GaussNewtonConfig | None = None,
     config: CalibrationConfig | None = None,
@@ -131,6 +150,7 @@ def calibrate(
         estimates: Of a linear decoder that has not seen them. The same shape.
         kinds: Kinds of side information that will be known.
         most: Largest number of passes that will be made.
+        compare: Whether each kind is tried even where refinement pays without it, to see which of them helps.
         features: Of the images, where they are not the function's own, such as noisy ones.
         solver: What refinement will be told.
         config: How it is tried.
