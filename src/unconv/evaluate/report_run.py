@@ -108,6 +108,7 @@ class ReportRun:
         self.control: dict[str, Any] = {}
         self.published = self.page_seconds = self.linear_seconds = self.certifying = 0.0
         self.planned, self.untried = False, []
+        self.plan_notes: list[str] = []
 
     def go(self, progress: Callable[..., None], ray: Any = None) -> tuple[dict[str, Any], list[Row], Path]:
         """Do everything that is missing; return the document, the rows and the page.
@@ -141,6 +142,8 @@ class ReportRun:
                 self._publish()
 
         self.evaluation.go(self.clock, say, publish, ray)
+        if self._plan_rest(len(images)):
+            self.evaluation.go(self.clock, say, publish, ray)
         self._certify(say)
         return self._publish()
 
@@ -234,7 +237,7 @@ class ReportRun:
         job, config, before = self.job, self.run.config, self.run.previous
         if job.budget is None:
             return config.get("passes")
-        if before.get("budget") == job.budget and "passes" in before:
+        if self._planned_before():
             passes = before["passes"]
         else:
             reserved = THEORY_SHARE * job.budget if self.blocks else 0.0
@@ -243,23 +246,48 @@ class ReportRun:
             passes |= plan_passes(job.tasks, tried, images, self.clock.left() - reserved, refinements)
             passes = {layer: max(n, before.get("passes", {}).get(layer, 0)) for layer, n in passes.items()}
         self.run.write_config(passes=passes)
-        refined = [task for task in job.tasks if task.method in IN_PASSES]
-        unrefined = dict.fromkeys(task.layer for task in refined if not passes[task.layer])
-        if unrefined:
-            self.notes.append(f"no time to refine {', '.join(unrefined)}; a larger budget goes on with that")
         evaluation = self.evaluation
         assert evaluation is not None
-        plan = replace(evaluation.plan, passes=passes, refinements=refinements)
+        self.plan_notes = self._notes_of(replace(evaluation.plan, passes=passes, refinements=refinements))
+        return passes
+
+    def _planned_before(self) -> bool:
+        """Whether this run has been planned within this budget by an earlier process."""
+        return self.run.previous.get("budget") == self.job.budget and "passes" in self.run.previous
+
+    def _plan_rest(self, images: int) -> bool:
+        """Give time that is left, since solvers converged early, to layers that got none; return whether any did."""
+        evaluation, job = self.evaluation, self.job
+        assert evaluation is not None
+        plan = evaluation.plan
+        if job.budget is None or evaluation.stopped or self._planned_before() or not isinstance(plan.passes, dict):
+            return False
+        idle = {name: cost for name, cost in plan.per_pass.items() if not (name in self.untried or plan.passes[name])}
+        left = (self.clock.left() - self.certifying - 2 * self.page_seconds) / evaluation.pace
+        more = plan_passes(job.tasks, idle, images, left, plan.refinements)
+        if not any(more.values()):
+            return False
+        evaluation.plan = replace(plan, passes=plan.passes | more)
+        self.run.write_config(passes=evaluation.plan.passes)
+        self.plan_notes = self._notes_of(evaluation.plan)
+        return True
+
+    def _notes_of(self, plan: Plan) -> list[str]:
+        """Say which layers a plan leaves, and where refinement does not pay."""
+        assert isinstance(plan.passes, dict)
+        refined = [task for task in self.job.tasks if task.method in IN_PASSES]
+        unrefined = dict.fromkeys(task.layer for task in refined if not plan.passes[task.layer])
+        notes = [f"no time to refine {', '.join(unrefined)}; a larger budget goes on with that"] if unrefined else []
         vain: dict[str, list[str]] = {}
         for task in refined:
             if plan.limit(task) == 0:
                 vain.setdefault(task.side_info, []).append(task.layer)
-        for kind, layers in vain.items():
-            self.notes.append(
-                f"{', '.join(layers)}: refinement, side information {kind}, gains nothing on reference images, so the "
-                f"estimate that it starts from stands"
-            )
-        return passes
+        notes += [
+            f"{', '.join(layers)}: refinement, side information {kind}, gains nothing on reference images, so the "
+            f"estimate that it starts from stands"
+            for kind, layers in vain.items()
+        ]
+        return notes
 
     def _counts(self) -> Any:
         names = [block.name for block in self.blocks.values()]
@@ -391,7 +419,7 @@ class ReportRun:
                 "input_shape": list(job.x.shape[1:]),
             },
             "command": job.command,
-            "notes": self.notes,
+            "notes": [*self.notes, *self.plan_notes],
             "stopped": evaluation.stopped,
             "audit": self._audit(),
             "control": "random" if job.control else None,
