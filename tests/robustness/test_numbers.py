@@ -50,7 +50,7 @@ def test_an_image_of_zeros_and_a_pruned_filter_do_not_stop_a_run(place, words, r
     assert ended.status == 0, ended.err
     found = json.loads(ended.out)
     assert found["skipped_images"] == []
-    assert found["layers"][0]["block"]["coherence"]["learned"]["signed"] is None
+    assert 0 < found["layers"][0]["block"]["coherence"]["learned"]["signed"] < 1  # of the filters that are left
     black = [row for row in results(place / "run") if row["file"] == "1b-black.png"]
     assert black
     assert all(row["relative_error"] is None or row["status"] for row in black)
@@ -72,7 +72,7 @@ def test_batches_change_rounding_only(place, words, undisturbed, results):
     words = ["3" if before == "--batch" else word for before, word in zip(("", *words), words)]
     assert run(*words, cwd=place).status == 0
     pairs = list(zip(undisturbed.results, results(place / "run"), strict=True))
-    numbers = {"relative_error", "psnr", "ssim", "status", "passes"}
+    numbers = {"relative_error", "expected_error", "psnr", "ssim", "status", "passes"}
     for a, b in pairs:
         assert {k: v for k, v in a.items() if k not in numbers} == {k: v for k, v in b.items() if k not in numbers}
         assert b["relative_error"] == pytest.approx(a["relative_error"], rel=BATCH_TOLERANCE)

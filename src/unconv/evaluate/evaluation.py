@@ -389,12 +389,15 @@ class Evaluation:
         return next((name for name in reversed(names) if self.run.has(name)), None)
 
     def rows(self) -> Iterator[Row]:
-        """Yield the latest row of every image and task, image after image; a block of them is in memory at a time."""
+        """Yield the latest row of every image and task, image after image; a block of them is in memory at a time.
+
+        An image that is skipped at one layer, where it makes NaN, has no rows at the others.
+        """
         for block in self.images.blocks():
-            rows: list[Row] = []
-            for index in range(len(self.plan.tasks)):
-                name = self.latest(block, index)
-                rows += [] if name is None else self.run.read(name)["rows"]
+            names = [self.latest(block, index) for index in range(len(self.plan.tasks))]
+            parts = [self.run.read(name) for name in names if name is not None]
+            skipped = {image["file"] for part in parts for image in part["skipped"]}
+            rows = [row for part in parts for row in part["rows"] if row["file"] not in skipped]
             yield from sorted(rows, key=lambda row: row["image"])
 
     def tensors(self, index: int) -> Iterator[tuple[int, Tensor | None, Tensor | None]]:
