@@ -185,8 +185,10 @@ def same_path(network: Network, captured: Captured) -> tuple[list[int], list[Ski
     for i, name in enumerate(captured.batch.names):
         x = captured.batch.inputs[i : i + 1].to(network.device)
         blocks, inputs = captured.blocks, captured.inputs
-        reshaped = any(h.shape[1:] != blocks.get(n).input_shape for n, h in inputs.items())
-        if blocks.branches and (reshaped or execution_path(network.module, x) != blocks.path):
+        if blocks.branches and (
+            any(h.shape[1:] != blocks.get(n).input_shape for n, h in inputs.items())
+            or execution_path(network.module, x) != blocks.path
+        ):
             skipped.append(SkippedImage(name, OTHER_PATH))
         else:
             places.append(i)
