@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from unconv.block_extraction import find_conv_blocks
+from unconv.conv_block import SIDE_INFO
 from unconv.decode.convex import convex
 from unconv.evaluate.network import open_device
-from unconv.inversion.frozen_network import SIDE_INFO, LayerFunction
+from unconv.inversion.frozen_network import LayerFunction
 from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
 from unconv.measure.rip import sample_ratios
 from unconv.models import load_model

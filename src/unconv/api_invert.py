@@ -23,7 +23,7 @@ from unconv.api_options import (
     ray_cluster,
     use_decoders,
 )
-from unconv.conv_block import SideInfo
+from unconv.conv_block import SIDE_INFO, SideInfo
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.network import Images, Network, Opened
 from unconv.evaluate.reconstruction import DECODER, IN_PASSES, Recover, Settings, Task, reconstruct_features
@@ -33,8 +33,6 @@ from unconv.tracing import Layers
 
 if TYPE_CHECKING:
     from unconv.inversion.calibration import Refinement
-
-SIDE_INFO: tuple[SideInfo, ...] = ("none", "switches", "gates")
 
 
 def layers(model: Model, image: Images | None = None, **options: Unpack[ModelOptions]) -> Layers:

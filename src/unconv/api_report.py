@@ -8,7 +8,6 @@ from typing import Any, Literal, Unpack
 
 from torch import Tensor
 
-from unconv.api_invert import SIDE_INFO
 from unconv.api_options import (
     REGION,
     Model,
@@ -21,7 +20,7 @@ from unconv.api_options import (
     run_path,
     use_decoders,
 )
-from unconv.conv_block import SideInfo
+from unconv.conv_block import SIDE_INFO, SideInfo
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.audit import audit_tasks
 from unconv.evaluate.metrics import choose_judge, perceptual_distance

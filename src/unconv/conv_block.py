@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from unconv.operators import ConvOperator, gaussian_like
 from unconv.sparsity import AveragePool, Code, Pooled, Window
 
 SideInfo = Literal["none", "switches", "gates"]
+SIDE_INFO: tuple[SideInfo, ...] = get_args(SideInfo)  # each kind includes those before it
 
 NONNEGATIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"}
 IMAGE = "image"

@@ -62,6 +62,11 @@ def test_the_document_has_means_the_most_exposed_image_and_what_was_stopped():
     assert "More than the mean colour (SSIM 0.80) leaks at a: the whole interval lies above it." in can
     assert "At b it is not shown" in can
     assert re.search(r"Noise of 0.2 .* mean SSIM from 0.\d{3} to 0.\d{3} at a", can)
+    assert "its passes ended first" in cannot
+    vain = [row | {"status": "no_gain" if row["status"] == "max_steps" else row["status"]} for row in rows_of(tasks)]
+    apart = audit_document(vain, tasks, flat)
+    assert apart["table"][0]["status"] == "1 of 3 ended where refinement gains nothing on reference images"
+    assert "its passes ended first" not in " ".join(apart["cannot_conclude"])
     assert "a layer is private" in cannot
     assert "no differential privacy" in cannot
 

@@ -211,6 +211,12 @@ def test_the_first_paragraph_answers_the_question(make: Make) -> None:
         "From layer2 on, it was not recovered within the budget: SSIM 0.400 and 18.0 dB there, SSIM 0.200 and" in first
     )
     assert "means over 2 images; at layer2 and fc the budget (at most 64 passes, 600 s) ended before" in first
+    report.document["layers"][-1]["inversion"] = [
+        r | {"no_gain": r["images"] - r["converged"]} for r in report.document["layers"][-1]["inversion"]
+    ]
+    apart = page_of(report).summary
+    assert "at layer2 the budget (" in apart
+    assert "; at fc refinement gained nothing on reference images" in apart
     for layer in report.document["layers"]:
         layer["inversion"] = [r for r in layer["inversion"] if r["method"] == "linear"]
     assert "by linear decoders, which see only what is linear" in page_of(report).summary

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from unconv.evaluate.reconstruction import DECODER, Task
+from unconv.evaluate.reconstruction import DECODER, NO_GAIN, Task
 from unconv.images import ImageStream, psnr, ssim
 from unconv.preprocessing import Preprocessing
 
@@ -86,16 +86,19 @@ def audit_document(rows: Iterable[Row], tasks: Sequence[Task], flat: Sequence[Ma
 
 def _entry(rows: Sequence[Row]) -> dict[str, Any]:
     done = [row for row in rows if row["relative_error"] is not None]
-    converged = sum(row["status"] == "converged" for row in done)
+    converged, no_gain = (sum(row["status"] == status for row in done) for status in ("converged", NO_GAIN))
+    stopped = len(done) - converged - no_gain
     passes = _mean([row["passes"] for row in done])
-    texts = [] if converged == len(done) else [f"{len(done) - converged} of {len(done)} stopped before convergence"]
+    texts = [f"{stopped} of {len(done)} stopped before convergence"] if stopped else []
     if texts and passes is not None:
         texts[0] += f", after {passes:.0f} passes"
+    texts += [f"{no_gain} of {len(done)} ended where refinement gains nothing on reference images"] if no_gain else []
     reasons = sorted({row["status"] for row in rows if row["relative_error"] is None})
     texts += [f"{len(rows) - len(done)} failed: {'; '.join(reasons)}"] if reasons else []
     entry: dict[str, Any] = {
         "images": len(done),
         "converged": converged,
+        "no_gain": no_gain,
         "failed": len(rows) - len(done),
         "status": "; ".join(texts) or "converged",
         "same_class": _mean([row.get("same_class") for row in done]),
@@ -152,7 +155,7 @@ def conclusions(document: Mapping[str, Any]) -> dict[str, list[str]]:
         "That a layer is private: attacks bound a leak from below. A decoder trained on many images, a generative model"
         " of such images or more passes may get more. What no attacker gets of noisy features: unconv unseen."
     )
-    stopped = [e for e in document["table"] if e["converged"] < e["images"]]
+    stopped = [e for e in document["table"] if e["converged"] + e["no_gain"] < e["images"]]
     if stopped:
         names = ", ".join(dict.fromkeys(e["layer"] for e in stopped))
         cannot.append(f"What refinement would reach at {names}: its passes ended first, and the number is theirs.")

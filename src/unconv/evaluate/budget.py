@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Network
-from unconv.evaluate.reconstruction import IN_PASSES, Task, noisy_name
+from unconv.evaluate.reconstruction import IN_PASSES, Task, refinement_of
 
 if TYPE_CHECKING:
     from unconv.inversion.calibration import Refinement
@@ -89,11 +89,7 @@ def plan_passes(
     the passes. A layer where refinement does not pay gets all passes at no cost: it makes none of them.
     """
     costs = {
-        layer: [
-            (t, (refinements or {}).get(noisy_name(layer, t.noise)) if t.method == "gauss-newton" else None)
-            for t in tasks
-            if t.layer == layer and t.method in IN_PASSES
-        ]
+        layer: [(t, refinement_of(t, refinements or {})) for t in tasks if t.layer == layer and t.method in IN_PASSES]
         for layer in per_pass
     }
     passes, left = dict.fromkeys(per_pass, 0), SHARE * max(seconds, 0.0)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from unconv.conv_block import SIDE_INFO
 from unconv.errors import UnconvError
 from unconv.evaluate.budget import Clock
 from unconv.evaluate.network import Captured, CapturedStream, Network, none_left
 from unconv.evaluate.reconstruction import (
     IN_PASSES,
     ITERATIVE,
+    NO_GAIN,
     QUALITY,
     Reconstruction,
     Settings,
@@ -24,10 +26,10 @@ from unconv.evaluate.reconstruction import (
     inputs_needed,
     noisy_name,
     reconstruct,
+    refinement_of,
 )
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.images import ImageStream, SkippedImage
-from unconv.inversion.frozen_network import SIDE_INFO
 from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.io import reason
 
@@ -39,7 +41,6 @@ FIRST_PASSES = 8  # of the first round of refinement; every further round makes 
 ROUNDS = [FIRST_PASSES << (2 * i) for i in range(10)]
 MEMORY = 0.8  # of a job's pace at the next one
 WITHOUT_LIMIT = 1 << 30
-NO_GAIN = "no_gain"  # the status of images whose refinement ended where more passes lost on reference images
 MEANS = ("relative_error", *QUALITY, "expected_error", "seconds", "passes")
 Progress = Callable[[str, int], None]
 Row = dict[str, Any]
@@ -76,7 +77,7 @@ class Plan:
         total = self.passes if isinstance(self.passes, int | None) else self.passes[task.layer]
         if total == 0:
             return []
-        found = self.refinements.get(noisy_name(task.layer, task.noise)) if task.method == "gauss-newton" else None
+        found = refinement_of(task, self.refinements)
         if total is None:
             config = self.settings.config or GaussNewtonConfig()
             total = config.passes if task.method == "gauss-newton" else None
@@ -88,7 +89,7 @@ class Plan:
 
     def limit(self, task: Task) -> int | None:
         """Return the number of passes from which on refinement does not pay; ``None`` where none is known."""
-        found = self.refinements.get(noisy_name(task.layer, task.noise)) if task.method == "gauss-newton" else None
+        found = refinement_of(task, self.refinements)
         best = None if found is None else found.best(task.side_info, WITHOUT_LIMIT)
         return None if best == WITHOUT_LIMIT else best
 
@@ -430,13 +431,14 @@ def summarise(rows: Iterable[Row], tasks: Sequence[Task]) -> list[dict[str, Any]
     for row in rows:
         key = tuple(row[name] for name in ("layer", "recover", "code", "method", "side_info", "noise"))
         values = sums.setdefault(key, {name: [0.0, 0] for name in MEANS})
-        count = counts.setdefault(key, {"images": 0, "converged": 0, "failed": 0, "reasons": set()})
+        count = counts.setdefault(key, {"images": 0, "converged": 0, "no_gain": 0, "failed": 0, "reasons": set()})
         if row["relative_error"] is None:
             count["failed"] += 1
             count["reasons"].add(row["status"])
             continue
         count["images"] += 1
         count["converged"] += row["status"] == "converged"
+        count["no_gain"] += row["status"] == NO_GAIN
         for name in MEANS:
             if row[name] is not None:
                 values[name][0] += row[name]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from unconv.inversion.invert import invert_features
 from unconv.linalg import norms, relative_norm
 from unconv.sparsity import CodeKind
 
+if TYPE_CHECKING:
+    from unconv.inversion.calibration import Refinement
+
 Recover = Literal["image", "input"]
 
 FEATURES_METHODS = ("linear", "gauss-newton", "gradient")
@@ -29,6 +32,7 @@ BLOCK_METHODS = ("iht", "transpose", "min-norm", "convex")
 DECODER = "decoder"
 METHODS = (*FEATURES_METHODS, DECODER, *BLOCK_METHODS)
 ITERATIVE = ("gauss-newton", "gradient", "convex")  # what takes time; the others are one step
+NO_GAIN = "no_gain"  # the status of images whose refinement ended where more passes lost on reference images
 IN_PASSES = ("gauss-newton", "gradient")
 QUALITY = ("psnr", "ssim", "lpips", "same_class")
 ERROR_WHITE = 0.25  # expected error that is white in its picture, as a share of the range of pixels
@@ -139,6 +143,11 @@ class Solved(NamedTuple):
 def noisy_name(layer: str, noise: float) -> str:
     """Return the name under which what is fitted to a layer's noisy features is kept."""
     return f"{layer} noise {noise:g}" if noise else layer
+
+
+def refinement_of(task: Task, refinements: Mapping[str, Refinement]) -> Refinement | None:
+    """Return how far refinement of a task pays, by ``noisy_name``; ``None`` where that was not tried."""
+    return refinements.get(noisy_name(task.layer, task.noise)) if task.method == "gauss-newton" else None
 
 
 def with_noise(features: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:

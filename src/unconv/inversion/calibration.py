@@ -10,8 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from unconv.conv_block import SideInfo
-from unconv.inversion.frozen_network import SIDE_INFO, LayerFunction
+from unconv.conv_block import SIDE_INFO, SideInfo
+from unconv.inversion.frozen_network import LayerFunction
 from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
 from unconv.linalg import relative_norm, tiny
 from unconv.stationary import StationaryPreconditioner

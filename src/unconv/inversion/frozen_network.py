@@ -16,13 +16,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from unconv.conv_block import SideInfo
+from unconv.conv_block import SIDE_INFO, SideInfo
 from unconv.errors import UnconvError, UsageError
 from unconv.graph import as_input_of, evaluating, first_line
 from unconv.inversion.convolution import CONVOLUTIONS, fixed_convolution
 from unconv.linalg import tiny
 
-SIDE_INFO: tuple[SideInfo, ...] = ("none", "switches", "gates")
 TOLERANCE = 1e-3  # of the largest feature, between the network's own features and those that are followed
 ROUNDINGS = 8  # in the type of the features, where that is more: bfloat16 has three digits
 

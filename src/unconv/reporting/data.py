@@ -163,6 +163,11 @@ def done(record: Record) -> bool:
     return record["converged"] >= record["images"]
 
 
+def out_of_time(record: Record) -> bool:
+    """Return whether passes ran out for an image before it converged, or before more of them gained nothing."""
+    return record["converged"] + record.get("no_gain", 0) < record["images"]
+
+
 def mean_colour(run: Path, pictures: Iterable[Picture], preprocessing: Mapping[str, Any]) -> dict[str, float]:
     """Return the mean metrics of answering with each image's own mean colour, from the originals' pictures."""
     found: dict[str, list[float]] = defaultdict(list)

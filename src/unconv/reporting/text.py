@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from unconv.reporting.data import FEW, Record, Report, Series, best_from_features, done, recognisable, threshold
+from unconv.reporting.data import (
+    FEW,
+    Record,
+    Report,
+    Series,
+    best_from_features,
+    done,
+    out_of_time,
+    recognisable,
+    threshold,
+)
 
 METHODS = {
     "linear": "linear decoder",
@@ -95,7 +105,9 @@ def state(record: Record) -> str:
     if done(record):
         return ""
     passes = "" if record["passes"] is None else f" after {number(round(record['passes']))} passes"
-    return f"{record['images'] - record['converged']} of {record['images']} not converged{passes}"
+    if out_of_time(record):
+        return f"{record['images'] - record['converged']} of {record['images']} not converged{passes}"
+    return f"refinement gains nothing on reference images{passes and f', it ended{passes}'}"
 
 
 def caption(report: Report, rest: str = "") -> str:
@@ -154,23 +166,33 @@ def _trust(report: Report, best: dict[int, tuple[Series, Record]]) -> str:
     """Return how far the best results go: converged, linear only, or stopped by the budget."""
     images = "one image" if report.images == 1 else f"{report.images} images"
     stopped = [report.names[i] for i in _stopped(report, best)]
+    vain = [report.names[i] for i in _alone(report, best, lambda record: not done(record) and not out_of_time(record))]
     linear = [i for i, (series, _) in best.items() if series.method == "linear"]
     bound = "what is read from a layer bounds from below what it holds"
+    clauses = [f"means over {images}"]
     if stopped:
-        budget = budget_name(report)
-        return (
-            f"How far to trust that: means over {images}; at {_and(stopped)} the budget"
-            f"{f' ({budget})' if budget else ''} ended before refinement converged: its limit, not the network's."
+        budget = f" ({name})" if (name := budget_name(report)) else ""
+        clauses.append(
+            f"at {_and(stopped)} the budget{budget} ended before refinement converged: its limit, not the network's"
         )
+    if vain:
+        clauses.append(f"at {_and(vain)} refinement gained nothing on reference images, and stopped")
+    if len(clauses) > 1:
+        return f"How far to trust that: {'; '.join(clauses if stopped else [*clauses, bound])}."
     if len(linear) == len(best):
         return f"How far to trust that: means over {images} by linear decoders, which see only what is linear; {bound}."
     return f"How far to trust that: means over {images}, all converged; {bound}."
 
 
 def _stopped(report: Report, best: dict[int, tuple[Series, Record]]) -> list[int]:
-    """Return the layers at which a method that knows the features alone has not converged for every image."""
+    """Return the layers at which passes ran out for a method that knows the features alone."""
+    return _alone(report, best, out_of_time)
+
+
+def _alone(report: Report, layers: Iterable[int], wanted: Callable[[Record], bool]) -> list[int]:
+    """Return the layers at which the record of a method that knows the features alone is one of those wanted."""
     alone = [records for series, records in report.series.items() if series.features_alone]
-    return [i for i in best if any(i in records and not done(records[i]) for records in alone)]
+    return [i for i in layers if any(i in records and wanted(records[i]) for records in alone)]
 
 
 def _values(record: Record) -> str:
