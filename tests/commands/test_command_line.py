@@ -110,7 +110,9 @@ SCHEMAS = {
                     "layer": TEXT,
                     "shape": SHAPE,
                     "linear": {"type": ["object", "null"]},
-                    "inversion": objects({**TASK, **MEANS, "images": COUNT, "converged": COUNT}, MORE),
+                    "inversion": objects(
+                        {**TASK, **MEANS, "images": COUNT, "converged": COUNT, "no_gain": COUNT}, MORE
+                    ),
                     "block": {"anyOf": [{"type": "null"}, BLOCK]},
                 },
                 ["kind"],
