@@ -81,6 +81,8 @@ class ReportOptions(RunOptions, total=False):
         budget: Seconds of wall-clock time in which to end, 600 where not given; no limit where ``None``.
         pictures: Number of images whose reconstructions are kept as pictures; 10 where not given.
         command: What the page says that makes it again; the call where ``None``.
+        started: Second of ``time.monotonic`` from which the budget counts, as where a process began; the call where
+            not given.
     """
 
     layers: Sequence[str] | Literal["all"] | None
@@ -88,6 +90,7 @@ class ReportOptions(RunOptions, total=False):
     budget: float | None
     pictures: int
     command: str | None
+    started: float
 
 
 def open_model(

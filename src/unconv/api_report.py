@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import Any, Literal, Unpack
 
@@ -125,6 +126,8 @@ def _report(
     """Do what ``report`` and ``audit`` share."""
     from unconv.reporting.page import write_report
 
+    started = options.get("started", time.monotonic())
+
     passes, budget = options.get("passes"), options.get("budget", BUDGET)
     pictures, reference_images = options.get("pictures", PICTURES), options.get("reference_images")
     check_numbers(passes=passes)
@@ -169,6 +172,7 @@ def _report(
         samples=settings["samples"],
         pictures=pictures,
         budget=budget,
+        started=started,
         decoders=linear_folder(options.get("decoders")),
         reference_images=reference_images,
         seed=options.get("seed", 0),

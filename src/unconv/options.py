@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from dataclasses import dataclass, fields
+import time
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -127,6 +128,7 @@ class Report(RunOptions):
     samples: int = 50
     pictures: int = 10
     control: Literal["random"] | None = None
+    started: float = field(init=False, default_factory=time.monotonic)  # before torch is imported
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ class Audit(RunOptions):
     noise: tuple[float, ...] = ()
     judge: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL [WEIGHTS]")] = ()
     pictures: int = 10
+    started: float = field(init=False, default_factory=time.monotonic)  # before torch is imported
 
 
 @dataclass(frozen=True)
@@ -374,11 +377,11 @@ def command_line(verb: str, options: Any) -> str:
     """Return the command that runs options again, without where results go and how they are shown."""
     positional = "name" if isinstance(options, Reproduce) else "model"
     line = ["unconv", verb, getattr(options, positional)]
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name not in {positional, "json", "debug", "out"} and value != field.default:
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.init and option.name not in {positional, "json", "debug", "out"} and value != option.default:
             values = value if isinstance(value, tuple) else (value,)
-            line += [OPTIONS.get(field.name, f"--{field.name}"), *map(str, values)]
+            line += [OPTIONS.get(option.name, f"--{option.name}"), *map(str, values)]
     return shlex.join(line)
 
 

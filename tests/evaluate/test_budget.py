@@ -55,14 +55,14 @@ def test_layers_without_iterations_get_no_passes():
 
 
 def test_a_budget_too_small_for_the_linear_part_says_what_is_needed():
-    check_linear(5, 10)
+    check_linear(5, Clock(10), 10)
     with pytest.raises(UnconvError, match=r"a budget of 2 s is too small.*about 7 s"):
-        check_linear(7, 2)
+        check_linear(7, Clock(2), 2)
 
 
 def test_the_clock():
     now = [0.0]
-    clock = Clock(10, lambda: now[0])
+    clock = Clock(10, now=lambda: now[0])
     now[0] = 4
     assert (clock.left(), clock.elapsed()) == (6, 4)
     assert Clock(None).left() == float("inf")

@@ -25,12 +25,15 @@ REFERENCES = 48  # images that linear decoders are fitted to
 # what else takes time, in multiply-adds: drawing all references, a value of the image; reading a number of a sample
 DRAWING, READING = 2e6, 800
 OVERHEAD = 1.8  # of all that beside multiply-adds in one product
-TIMED = 0.3  # seconds that a call is timed for
+TIMED = 0.3  # seconds that a call is timed for, at most
+TIMING_SHARE = 0.01  # of a budget that timing the calls of one kind takes, at most
 
 
-def seconds_per_pass(network: Network, x: Tensor, layers: Sequence[str]) -> dict[str, float]:
+def seconds_per_pass(
+    network: Network, x: Tensor, layers: Sequence[str], budget: float | None = None
+) -> dict[str, float]:
     """Measure a forward and a backward pass up to each layer, for one image ``(1, C, H, W)``."""
-    seconds = {}
+    seconds, timed = {}, _timed(budget, len(layers))
     for layer in layers:
         function = network.function(layer, x.shape[1:])
 
@@ -42,11 +45,11 @@ def seconds_per_pass(network: Network, x: Tensor, layers: Sequence[str]) -> dict
             if network.device.type == "cuda":
                 torch.cuda.synchronize()
 
-        seconds[layer] = _seconds(once)
+        seconds[layer] = _seconds(once, timed)
     return seconds
 
 
-def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int) -> float:
+def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int, budget: float) -> float:
     """Return roughly how long linear decoders take: references through the network, normal equations, all images."""
     from unconv.inversion.regression import LinearConfig, Reading
     from unconv.tracing import capture
@@ -61,16 +64,23 @@ def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: i
         rows = min(samples, config.max_operations / n**2)
         # half of the Gram matrix and the targets; what is read; about eight factorisations; two solutions, in float64
         work += rows * n * (0.65 * n + targets + READING) + 8 * 2 / 3 * n**3 + 4 * n**2 * targets
-    forward = _seconds(lambda: capture(network.module, layers, x))
+    timed = _timed(budget, 2)
+    forward = _seconds(lambda: capture(network.module, layers, x), timed)
     a = torch.ones(512, 512)
-    return forward * (1.3 * REFERENCES + 2 * images) + OVERHEAD * work * _seconds(lambda: torch.mm(a, a)) / 512**3
+    product = _seconds(lambda: torch.mm(a, a), timed)
+    return forward * (1.3 * REFERENCES + 2 * images) + OVERHEAD * work * product / 512**3
 
 
-def _seconds(do: Callable[[], object]) -> float:
+def _timed(budget: float | None, calls: int) -> float:
+    """Return the seconds that each of some calls is timed for."""
+    return TIMED if budget is None else min(TIMED, TIMING_SHARE * budget / calls)
+
+
+def _seconds(do: Callable[[], object], timed: float) -> float:
     """Return the mean seconds of a call, over a time in which others on the machine have their turns."""
     do()  # the first one warms up
     start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < TIMED or not calls:
+    while time.perf_counter() - start < timed or not calls:
         do()
         calls += 1
     return (time.perf_counter() - start) / calls
@@ -129,12 +139,12 @@ def calibration_passes() -> int:
     return CalibrationConfig().cost(EXAMPLES) + StationaryConfig().probes
 
 
-def check_linear(needed: float, budget: float) -> None:
-    """Refuse a budget that the linear part alone would exceed."""
-    if needed > budget:
+def check_linear(needed: float, clock: Clock, budget: float) -> None:
+    """Refuse a budget that opening the model, which is done, and the linear part would exceed."""
+    if needed > clock.left():
         raise UnconvError(
-            f"a budget of {budget:.0f} s is too small: linear decoders of these layers need about {needed:.0f} s; "
-            "give a larger budget, fewer layers or a smaller size"
+            f"a budget of {budget:.0f} s is too small: opening the model and linear decoders of these layers need "
+            f"about {clock.elapsed() + needed:.0f} s; give a larger budget, fewer layers or a smaller size"
         )
 
 
@@ -143,17 +153,20 @@ class Clock:
 
     Attributes:
         deadline: Seconds of ``time.monotonic``; ``None`` where there is no budget.
+        reserved: Seconds before it that are kept for what comes last.
     """
 
-    def __init__(self, budget: float | None, now: Callable[[], float] = time.monotonic) -> None:
-        """Start the clock."""
-        self.now = now
-        self.start = now()
+    def __init__(
+        self, budget: float | None, started: float | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start the clock, which ran before where ``started`` says so."""
+        self.now, self.reserved = now, 0.0
+        self.start = now() if started is None else started
         self.deadline = None if budget is None else self.start + budget
 
     def left(self) -> float:
-        """Return the seconds that are left, infinitely many without a budget."""
-        return float("inf") if self.deadline is None else self.deadline - self.now()
+        """Return the seconds that are left before what is reserved, infinitely many without a budget."""
+        return float("inf") if self.deadline is None else self.deadline - self.reserved - self.now()
 
     def elapsed(self) -> float:
         """Return the seconds since the start."""

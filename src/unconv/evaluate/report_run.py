@@ -43,6 +43,7 @@ from unconv.inversion.calibration import Refinement
 
 LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note")
 THEORY_SHARE = 0.1  # of a budget that certificates get
+LAST_PAGE = 2.0  # times what the linear page took are kept for the last one, which shows more
 PAGE_SHARE = 0.1  # of the time, at most, goes into pages between the first and the last; figures take seconds
 WritePage = Callable[[dict[str, Any], list[Row]], Path]
 
@@ -60,6 +61,7 @@ class ReportJob:
         samples: Random codes of the sampled model-RIP.
         pictures: Images whose reconstructions are kept as pictures.
         budget: Seconds; no limit where ``None``.
+        started: Second of ``time.monotonic`` from which they count.
         decoders: Folder of fitted linear decoders, or ``None``.
         reference_images: Folder of reference images, or ``None``.
         seed: Seed of everything random.
@@ -78,6 +80,7 @@ class ReportJob:
     samples: int
     pictures: int
     budget: float | None
+    started: float
     decoders: Path | None
     reference_images: str | Path | None
     seed: int
@@ -101,7 +104,7 @@ class ReportRun:
     def __init__(self, job: ReportJob, run: RunDirectory, write_page: WritePage) -> None:
         """Prepare; nothing is computed yet."""
         self.job, self.run, self.write_page = job, run, write_page
-        self.clock, self.blocks = Clock(job.budget), job.blocks()
+        self.clock, self.blocks = Clock(job.budget, job.started), job.blocks()
         self.notes = list(job.notes)
         self.evaluation: Evaluation | None = None
         self.left_out: list[dict[str, str]] = []
@@ -130,8 +133,9 @@ class ReportRun:
         self.evaluation = Evaluation(network, images, plan, self.run)
         self.evaluation.go(self.clock, say, ray=ray, rounds=1)
         self._publish()  # the linear page, before anything else
+        self.clock.reserved = LAST_PAGE * self.page_seconds
         self._cheap_theory(say)
-        per_pass = self.run.part("seconds_per_pass", lambda: seconds_per_pass(network, job.x, job.layers))
+        per_pass = self.run.part("seconds_per_pass", lambda: seconds_per_pass(network, job.x, job.layers, job.budget))
         refinements = self._calibrate(per_pass, len(images), say)
         passes = self._passes(len(images), per_pass, refinements)
         self.evaluation.plan = replace(plan, passes=passes, per_pass=per_pass, refinements=refinements)
@@ -151,12 +155,12 @@ class ReportRun:
         """Return the seconds until the last page, as foretold; ``None`` where nothing is known yet."""
         evaluation, job = self.evaluation, self.job
         if self.planned and evaluation is not None:
-            left = evaluation.pace * evaluation.seconds_left + self.certifying + 2 * self.page_seconds
+            left = evaluation.pace * evaluation.seconds_left + self.certifying + self.clock.reserved
         elif job.budget is not None:
             left = SHARE * (job.budget - self.linear_seconds) + self.linear_seconds - self.clock.elapsed()
         else:
             return None
-        return max(0.0, min(left, self.clock.left()))
+        return max(0.0, min(left, self.clock.left() + self.clock.reserved))
 
     def _calibrate(self, per_pass: Mapping[str, float], images: int, say: Progress) -> dict[str, Refinement]:
         """Return how far refinement of each layer pays, the cheapest layers first, as far as there is time."""
@@ -196,8 +200,8 @@ class ReportRun:
         ]
         if job.budget is not None and missing:
             missing = [*missing, *(layer for _, layer in wanted if job.control)]
-            self.linear_seconds = linear_seconds(job.opened.network, job.x, missing, images)
-            check_linear(self.linear_seconds, job.budget)
+            self.linear_seconds = linear_seconds(job.opened.network, job.x, missing, images, job.budget)
+            check_linear(self.linear_seconds, self.clock, job.budget)
         say("fitting linear decoders", 0)
         stored = self.run.read("references")
         for noise in dict.fromkeys(noise for noise, _ in wanted):
@@ -263,7 +267,7 @@ class ReportRun:
         if job.budget is None or evaluation.stopped or self._planned_before() or not isinstance(plan.passes, dict):
             return False
         idle = {name: cost for name, cost in plan.per_pass.items() if not (name in self.untried or plan.passes[name])}
-        left = (self.clock.left() - self.certifying - 2 * self.page_seconds) / evaluation.pace
+        left = (self.clock.left() - self.certifying) / evaluation.pace
         more = plan_passes(job.tasks, idle, images, left, plan.refinements)
         if not any(more.values()):
             return False
