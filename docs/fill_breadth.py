@@ -1,80 +1,88 @@
-"""Fill the tables of breadth.md from ``benchmarks/breadth.json``: ``python docs/fill_breadth.py``."""
+"""Fill the summary of breadth.md, and breadth.csv, from ``benchmarks/breadth.json``: ``python docs/fill_breadth.py``."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).with_name("breadth.md")
+TABLE = PAGE.with_suffix(".csv")
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "breadth.json"
-HEADER = ("model", "layers", "conv blocks", "first", "last map", "embedding", "left out")
+HEADER = ("model", "layers", "conv blocks", "first layer", "last map", "embedding", "left out")
+ROLES = ("first", "last", "embedding")
 TIMM = "timm/"
 
+Rows = list[dict[str, Any]]
 
-def table(rows: list[dict[str, Any]]) -> str:
+
+def table(rows: Rows) -> list[tuple[object, ...]]:
     """Every model that was tried, by name, with what came of it."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|---|--:|--:|--:|--:|--:|---|"]
-    for row in sorted(rows, key=lambda row: row["model"]):
-        name = row["model"].removeprefix(TIMM)
+    lines: list[tuple[object, ...]] = [HEADER]
+    for row in rows:
         if "failed" in row:
-            lines.append(f"| {name} | | | | | | **stopped**: {row['failed']} |")
+            lines.append((row["model"], "", "", "", "", "", f"stopped: {row['failed']}"))
             continue
-        left_out = "; ".join(f"{count} {reason.partition(':')[0]}" for reason, count in row["skipped"].items())
-        errors = [_error(row["inverted"][role]["linear"]) for role in ("first", "last", "embedding")]
-        cells = [name, row["layers"], row["blocks"], *errors, left_out]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        left_out = "; ".join(f"{count} {_short(reason)}" for reason, count in row["skipped"].items())
+        errors = (row["inverted"][role]["linear"] for role in ROLES)
+        shown = ("" if error is None else f"{error:.2g}" for error in errors)
+        lines.append((row["model"], row["layers"], row["blocks"], *shown, left_out))
+    return lines
 
 
-def summary(rows: list[dict[str, Any]]) -> str:
-    """How many went through, how far blocks are from the network at most, and why a layer was not inverted."""
+def summary(rows: Rows) -> str:
+    """How many went through, how far blocks are from the network at most, what was left out, and the median errors."""
     good = [row for row in rows if "failed" not in row]
-    lines = [f"{len(good)} of {len(rows)} models went through."]
+    from_timm = sum(row["model"].startswith(TIMM) for row in rows)
+    lines = [
+        f"- {len(good)} of {len(rows)} models went through ({len(rows) - from_timm} of torchvision, {from_timm} of timm)."
+    ]
     checked = [(row["difference"]["relative"], row) for row in good if row["difference"]]
     if checked:
         most, row = max(checked, key=lambda pair: pair[0])
         blocks = sum(row["blocks"] for row in good)
         lines.append(
-            f"The largest difference of any of {blocks:,} conv blocks from the network's own output is {most:.1e} of "
+            f"- The largest difference of any of {blocks:,} conv blocks from the network's own output is {most:.1e} of "
             f"its largest value (`{row['difference']['block']}` of {row['model']})."
         )
+    skipped: Counter[str] = Counter()
+    for row in good:
+        for reason, count in row["skipped"].items():
+            skipped[_short(reason)] += count
+    said = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
+    lines.append(f"- Convolutions that are no conv block, in all models together: {said}.")
+    medians = []
+    for role in ROLES:
+        errors = [row["inverted"][role]["linear"] for row in good]
+        medians.append(f"{statistics.median(error for error in errors if error is not None):.2g}")
+    lines.append(
+        "- Median relative error of the linear decoder: {} at the first layer, {} at the last map, {} at the pooled "
+        "embedding.".format(*medians)
+    )
     reasons: Counter[str] = Counter()
     for row in good:
-        for reason, count in row["without_result"].items():
-            reasons[reason] += count
-    lines += [f"\n- {count} times no result: {reason}" for reason, count in reasons.most_common()]
+        reasons.update(row["without_result"])
+    lines += [f"- {count} times no result: {reason}" for reason, count in reasons.most_common()]
     return "\n".join(lines)
 
 
-def _error(error: float | None) -> str:
-    return "–" if error is None else f"{error:.2g}"
+def _short(reason: str) -> str:
+    return re.split("[:;]", reason)[0]
 
 
-def fill(page: str, document: dict[str, Any]) -> str:
-    """The page with its tables.
-
-    Args:
-        page: The page, old tables or none between ``<!-- NAME -->`` and ``<!-- end -->``.
-        document: What ``benchmarks/breadth.py`` wrote.
-
-    Returns:
-        The page.
-    """
-    timm = [row for row in document["rows"] if row["model"].startswith(TIMM)]
-    rest = [row for row in document["rows"] if not row["model"].startswith(TIMM)]
-    parts = {
-        "summary": summary(document["rows"]),
-        "torchvision": table(rest),
-        "timm": table(timm) if timm else "None has been run yet.",
-    }
-    for name, text in parts.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page = pattern.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", page)
-    return page
+def main() -> None:
+    """Write both files."""
+    rows = sorted(json.loads(RESULTS.read_text())["rows"], key=lambda row: (row["model"].startswith(TIMM), row["model"]))
+    with TABLE.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(table(rows))
+    marked = re.compile(r"(<!-- summary -->\n).*?(<!-- end -->)", re.DOTALL)
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(marked.sub(lambda found: f"{found[1]}{summary(rows)}\n{found[2]}", page), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), json.loads(RESULTS.read_text())), encoding="utf-8")
+    main()
