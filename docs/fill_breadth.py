@@ -1,4 +1,4 @@
-"""Fill the summary of breadth.md, and breadth.csv, from ``benchmarks/breadth.json``: ``python docs/fill_breadth.py``."""
+"""Fill breadth.csv and the summary in breadth.md from ``benchmarks/breadth.json``: ``python docs/fill_breadth.py``."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ def summary(rows: Rows) -> str:
     """How many went through, how far blocks are from the network at most, what was left out, and the median errors."""
     good = [row for row in rows if "failed" not in row]
     from_timm = sum(row["model"].startswith(TIMM) for row in rows)
-    lines = [
-        f"- {len(good)} of {len(rows)} models went through ({len(rows) - from_timm} of torchvision, {from_timm} of timm)."
-    ]
+    sources = f"{len(rows) - from_timm} of torchvision, {from_timm} of timm"
+    lines = [f"- {len(good)} of {len(rows)} models went through ({sources})."]
     checked = [(row["difference"]["relative"], row) for row in good if row["difference"]]
     if checked:
         most, row = max(checked, key=lambda pair: pair[0])
@@ -76,7 +75,9 @@ def _short(reason: str) -> str:
 
 def main() -> None:
     """Write both files."""
-    rows = sorted(json.loads(RESULTS.read_text())["rows"], key=lambda row: (row["model"].startswith(TIMM), row["model"]))
+    rows = sorted(
+        json.loads(RESULTS.read_text())["rows"], key=lambda row: (row["model"].startswith(TIMM), row["model"])
+    )
     with TABLE.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(table(rows))
     marked = re.compile(r"(<!-- summary -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -1,8 +1,7 @@
 """Fill the tables of information.md from the committed results: ``python docs/fill_information.py``.
 
-A table stands between ``<!-- counts: FILE -->`` (what each conv block's code says) or ``<!-- block: FILE -->`` (from
-the code to the block's own input) and ``<!-- end -->``; ``FILE``, of ``experiments/decoding.py``, is under
-``experiments/results``, without ``.json``.
+A table, from the code of each conv block to the block's own input, stands between ``<!-- block: FILE -->`` and
+``<!-- end -->``; ``FILE``, of ``experiments/decoding.py``, is under ``experiments/results``, without ``.json``.
 """
 
 from __future__ import annotations
@@ -23,44 +22,22 @@ METHODS = {
 }
 
 
-def table(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def counts(result: dict[str, Any]) -> str:
-    """What each block's code says."""
-    header = ("conv block", "unknowns", "equations", "inequalities", "equations / unknowns")
-    rows = [
-        [name, *(f"{said[key]:,}" for key in header[1:4]), f"{said['equations'] / said['unknowns']:.2f}"]
-        for name, said in result["blocks"].items()
-    ]
-    return table(header, rows)
-
-
-def block(result: dict[str, Any]) -> str:
-    """Relative error and seconds of each decoder of a block's own input."""
-    found = {(row["block"], row["method"]): row for row in result["rows"]}
+def table(result: dict[str, Any]) -> str:
+    """Equations per unknown of each conv block, and the relative error of each decoder of its input."""
+    found = {(row["block"], row["method"]): row["relative_error"] for row in result["rows"]}
     shown = {method: name for method, name in METHODS.items() if any(method == m for _, m in found)}
-    rows = [[name, *(cell(found[name, method]) for method in shown)] for name in result["blocks"]]
-    said = f"mean over {result['finished']} images; seconds per image on one thread of a busy machine."
-    return table(("conv block", *shown.values()), rows) + f"\n\n{said}"
-
-
-def cell(row: dict[str, Any]) -> str:
-    """Error and seconds."""
-    seconds = f"{row['seconds']:.0f}" if row["seconds"] >= 10 else f"{row['seconds']:.2g}"
-    return f"{row['relative_error']:.3g}; {seconds} s"
+    header = ("conv block", "equations per unknown", *shown.values())
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for name, said in result["blocks"].items():
+        cells = (f"{said['equations'] / said['unknowns']:.2f}", *(f"{found[name, method]:.3g}" for method in shown))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def fill(page: str) -> str:
     """The page with every table as the results have it."""
-    marked = re.compile(r"(<!-- (counts|block): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    kinds = {"counts": counts, "block": block}
-    return marked.sub(
-        lambda m: f"{m[1]}{kinds[m[2]](json.loads((RESULTS / f'{m[3]}.json').read_text()))}\n{m[4]}", page
-    )
+    marked = re.compile(r"(<!-- block: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return marked.sub(lambda m: f"{m[1]}{table(json.loads((RESULTS / f'{m[2]}.json').read_text()))}\n{m[3]}", page)
 
 
 if __name__ == "__main__":
