@@ -1,4 +1,4 @@
-"""Fill the tables of benchmarks.md from ``benchmarks/{floors,peers}.json``: ``python docs/fill_benchmarks.py``."""
+"""Fill the tables of benchmarks.md from ``benchmarks/*.json``: ``python docs/fill_benchmarks.py``."""
 
 from __future__ import annotations
 
@@ -21,26 +21,22 @@ def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def floors(document: Document) -> str:
-    """Every step beside its floor, and its target."""
+    """Every step beside its floor, over all settings, and its target."""
+    steps: dict[str, list[Document]] = {}
+    for row in document["rows"]:
+        steps.setdefault(row["name"], []).append(row)
     rows = []
-    for row in document["rows"]:
-        low, high = row["quartiles"]
-        target = row["target"]
-        verdict = "" if target is None else f"≤ {target:g}, {'met' if row['ratio'] <= target else 'missed'}"
-        ratio = f"{row['ratio']:.3g} ({low:.3g} to {high:.3g})"
-        rows.append((row["name"], row["setting"], f"{1e3 * row['floor']:.3g}", ratio, verdict))
-    return table(("step", "setting", "floor, ms", "ratio: median (quartiles)", "target"), rows)
+    for name, found in steps.items():
+        target = found[0]["target"]
+        met = [row["ratio"] <= target for row in found if row["target"] is not None]
+        ratios = span([row["ratio"] for row in found])
+        rows.append((name, len(found), ratios, f"≤ {target:g}", f"{sum(met)} of {len(met)}"))
+    return table(("step", "settings", "ratio", "target", "met"), rows)
 
 
-def profiles(document: Document) -> str:
-    """The share of convolutions and poolings in the time of the steps that miss their target."""
-    shares: dict[str, list[float]] = {}
-    for row in document["rows"]:
-        if "profile" in row:
-            counted = (e["percent"] for e in row["profile"] if "conv" in e["operation"] or "pool" in e["operation"])
-            shares.setdefault(row["name"], []).append(sum(counted))
-    said = (f"{name} {' to '.join(f'{s:.0f}' for s in sorted({min(v), max(v)}))} %" for name, v in shares.items())
-    return f"Convolutions and poolings take: {'; '.join(said)}." if shares else "No step misses its target."
+def span(values: list[float]) -> str:
+    """From the least to the largest."""
+    return f"{min(values):.2g} to {max(values):.2g}"
 
 
 def peers(document: Document) -> str:
@@ -55,25 +51,17 @@ def peers(document: Document) -> str:
     return table(("problem, ours", "peer", "relative error", "steps ours / peer", "its time by ours"), rows)
 
 
-def short(floors: Document, peers: Document) -> str:
-    """What the tables say, in three sentences."""
-    kinds = {
-        "one-step IHT": "IHT",
-        "a step of IHT": "IHT",
-        "a step of the convex decoder": "the convex decoder",
-        "J and J^T": "Jacobian products",
-        "20480 ratios of model-RIP": "sampled model-RIP",
-    }
-    ratios: dict[str, list[float]] = {}
-    for row in floors["rows"]:
-        ratios.setdefault(kinds[row["name"]], []).append(row["ratio"])
-    said = "; ".join(f"{kind} {min(found):.2g} to {max(found):.2g}" for kind, found in ratios.items())
-    aimed = [row["ratio"] <= row["target"] for row in floors["rows"] if row["target"] is not None]
-    theirs = [row["ratio"] for row in peers["rows"] if row["ratio"] is not None]
-    return (
-        f"Our time by that of the bare calls: {said}. {sum(aimed)} of {len(aimed)} targets are met. Other libraries "
-        f"take {min(theirs):.2g} to {max(theirs):.2g} times our time to the same error."
-    )
+def spectra(document: Document) -> str:
+    """Every bound of the largest singular value, over all conv blocks."""
+    blocks = [row["bounds"] for row in document["rows"] if "bounds" in row]
+    attained = [bounds["attained (Lanczos)"]["value"] for bounds in blocks]
+    rows = []
+    for name in blocks[0]:
+        found = [bounds[name] for bounds in blocks]
+        ratios = [bound["value"] / norm for bound, norm in zip(found, attained, strict=True)]
+        seconds = sum(bound["seconds"] for bound in found)
+        rows.append((name, f"{min(ratios):.3f} to {max(ratios):.3f}", f"{seconds:.2g}"))
+    return table(("bound", "over the attained norm", "seconds"), rows)
 
 
 def setting(document: Document) -> str:
@@ -86,13 +74,12 @@ def setting(document: Document) -> str:
 
 def fill(page: str) -> str:
     """The page with every table as the results have it."""
-    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("floors", "peers")}
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("floors", "peers", "spectra")}
     made = {
-        "short": short(results["floors"], results["peers"]),
         "setting": setting(results["floors"]),
         "floors": floors(results["floors"]),
-        "profiles": profiles(results["floors"]),
         "peers": peers(results["peers"]),
+        "spectra": spectra(results["spectra"]),
     }
     marked = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return marked.sub(lambda found: f"{found[1]}{made[found[2]]}\n{found[3]}", page)
