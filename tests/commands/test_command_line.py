@@ -264,7 +264,7 @@ def test_a_table_says_what_its_numbers_are(call, photographs, tmp_path):
     assert "conv block" in call("layers", "cases:vgg", "--size", "16").out.splitlines()[0]
 
 
-def test_report_end_to_end_and_again(document, photographs, tmp_path):
+def test_report_end_to_end_and_again(document, call, photographs, tmp_path):
     words = ("cases:vgg", "--images", photographs, "--out", tmp_path / "run", "--samples", 10, "--batch", 2)
     found = document("report", *words, "--passes", 20)
     run = Path(found["run"])
@@ -288,6 +288,15 @@ def test_report_end_to_end_and_again(document, photographs, tmp_path):
         again = pq.read_table(run / "results.parquet").to_pylist()
         assert [r | {"seconds": 0} for r in again] == [r | {"seconds": 0} for r in rows]
     assert before
+
+    text = call("report", *words, "--passes", 20).out
+    assert text.startswith("From features alone, the image is recognisable")
+    for layer in found["layers"]:
+        starts = [layer["layer"], "x".join(map(str, layer["shape"]))]
+        (line,) = [line.split() for line in text.splitlines() if line.split()[:2] == starts]
+        errors = {i["side_info"]: i["relative_error"] for i in layer["inversion"] if i["method"] == "gauss-newton"}
+        shown = [f"{errors[side]:.4g}" if side in errors else "-" for side in ("none", "switches", "gates")]
+        assert line[3:6] == shown
 
 
 def test_images_that_overflow_are_skipped_by_name(call, photographs, tmp_path):

@@ -107,7 +107,8 @@ def state(record: Record) -> str:
     passes = "" if record["passes"] is None else f" after {number(round(record['passes']))} passes"
     if out_of_time(record):
         return f"{record['images'] - record['converged']} of {record['images']} not converged{passes}"
-    return f"refinement gains nothing on reference images{passes and f', it ended{passes}'}"
+    ended = f", it ended{passes}" if record["passes"] else ""
+    return f"refinement gains nothing on reference images{ended}"
 
 
 def caption(report: Report, rest: str = "") -> str:
