@@ -1,14 +1,17 @@
 """What layers cannot see, and what no attacker can do: ``python experiments/unseen.py --images DIR``.
 
-Writes ``experiments/results/unseen-cifar-vgg.json``; layers done before stay. ``DIR`` is CIFAR-10 as folders
-``train/CLASS`` and ``test/CLASS``: the images are one of each of eight classes, the reference images ten of each class
-of the training set. Noise is a tenth of the features' root mean square.
+For the bundled network, ``DIR`` is CIFAR-10 as folders ``train/CLASS`` and ``test/CLASS``: the images are one of each
+of eight classes, the reference images ten of each class of the training set. ``--model vgg19`` is VGG-19's blocks 1 to
+3 with ImageNet weights (``$UNCONV_DATA/vgg19-blocks1-3.safetensors``) at 112 pixels, ``DIR`` a folder of photographs and
+``--references`` another one, of which the first 64 count. Noise is a tenth of the features' root mean square. Writes
+``experiments/results/unseen-MODEL.json``; layers done before stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,20 @@ from typing import Any
 import torch
 
 import unconv
+from unconv.images import find_images
 from unconv.io import write_json
 
 RESULTS = Path(__file__).with_name("results")
 NOISE = 0.1
-LAYERS = [f"features.{n}" for n in range(21)] + ["classifier"]
+LAYERS = {
+    "cifar-vgg": [f"features.{n}" for n in range(21)] + ["classifier"],
+    "vgg19": [f"features.{n}" for n in (0, 1, 3, 4, 6, 8, 9, 11, 13, 15, 17, 18)],
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cifar-vgg": {"limit": 8, "passes": 20, "size": 32},
+    "vgg19": {"limit": 4, "passes": 20, "size": 112, "mean": [123.68, 116.779, 103.939], "std": [1.0]},
+}
+REFERENCES = 64  # photographs
 
 
 def of_classes(folder: Path, count: int, classes: int) -> list[Path]:
@@ -38,28 +50,37 @@ def linked(paths: list[Path], folder: Path) -> Path:
 def main() -> None:
     """Bound the leakage of every layer, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=LAYERS, default="cifar-vgg")
     parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--references", type=Path)
     parser.add_argument("--layers", nargs="+")
-    parser.add_argument("--limit", type=int, default=8)
-    parser.add_argument("--passes", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keywords: dict[str, Any] = {"limit": options.limit, "passes": options.passes, "relative_sigma": NOISE, "size": 32}
-    with tempfile.TemporaryDirectory() as folder:
+    layers, config = LAYERS[options.model], SETTINGS[options.model] | {"relative_sigma": NOISE}
+    keywords: dict[str, Any] = dict(config)
+    if options.model == "vgg19":
+        keywords["weights"] = os.path.join(os.environ["UNCONV_DATA"], "vgg19-blocks1-3.safetensors")
+        images = find_images([options.images])[: config["limit"]]
+        pool = find_images([options.references])[:REFERENCES]
+    else:
         images = of_classes(options.images / "test", 1, 8)
-        references = linked(of_classes(options.images / "train", 10, 10), Path(folder))
-        file = RESULTS / "unseen-cifar-vgg.json"
+        pool = of_classes(options.images / "train", 10, 10)
+    with tempfile.TemporaryDirectory() as folder:
+        references = linked(pool, Path(folder))
+        file = RESULTS / f"unseen-{options.model}.json"
         # layers done before stay, those named are done again
         found = json.loads(file.read_text())["leakage"] if file.exists() else []
-        for layer in options.layers or [name for name in LAYERS if name not in {row["layer"] for row in found}]:
+        for layer in options.layers or [name for name in layers if name not in {row["layer"] for row in found}]:
             found = [row for row in found if row["layer"] != layer]
-            result = unconv.leakage("cifar-vgg", layer, list(map(str, images)), reference_images=references, **keywords)
-            print(result, f"gap {result.gap_db:.2f} dB", flush=True)
-            found = sorted([*found, result.document()], key=lambda row: LAYERS.index(row["layer"]))
+            result = unconv.leakage(
+                options.model, layer, list(map(str, images)), reference_images=references, **keywords
+            )
+            print(result, f"gap {result.gap_db} dB", flush=True)
+            found = sorted([*found, result.document()], key=lambda row: layers.index(row["layer"]))
             environment = {"torch": torch.__version__, "threads": 1}
             write_json(
                 file,
-                {"leakage": found, "config": keywords, "images": [p.name for p in images], "environment": environment},
+                {"leakage": found, "config": config, "images": [p.name for p in images], "environment": environment},
             )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unconv.adapters import to_deepinv, to_pylops, to_scipy
     from unconv.api_invert import invert, layers
     from unconv.api_report import audit, report
-    from unconv.api_unseen import leakage, metamers
+    from unconv.api_unseen import leakage, metamers, uniqueness
     from unconv.block_extraction import find_conv_blocks
     from unconv.conv_block import ConvBlock, ConvBlocks
     from unconv.errors import UnconvError, UsageError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unconv.tracing import Layers, capture, capture_inputs
     from unconv.unseen.leakage import Leakage
     from unconv.unseen.metamers import Metamer
+    from unconv.unseen.uniqueness import Uniqueness
 
 __all__ = [
     "Code",
@@ -43,6 +44,7 @@ __all__ = [
     "SparsityModel",
     "TopK",
     "UnconvError",
+    "Uniqueness",
     "UsageError",
     "audit",
     "capture",
@@ -57,12 +59,13 @@ __all__ = [
     "to_deepinv",
     "to_pylops",
     "to_scipy",
+    "uniqueness",
 ]
 
 _HOMES = {
     "api_invert": ("invert", "layers"),
     "api_report": ("audit", "report"),
-    "api_unseen": ("leakage", "metamers"),
+    "api_unseen": ("leakage", "metamers", "uniqueness"),
     "adapters": ("to_deepinv", "to_pylops", "to_scipy"),
     "errors": ("UnconvError", "UsageError"),
     "operators": ("ConvOperator",),
@@ -74,6 +77,7 @@ _HOMES = {
     "tracing": ("Layers", "capture", "capture_inputs"),
     "unseen.leakage": ("Leakage",),
     "unseen.metamers": ("Metamer",),
+    "unseen.uniqueness": ("Uniqueness",),
     "models": ("LoadedModel", "load_model"),
 }
 _HOME = {name: f"unconv.{home}" for home, names in _HOMES.items() for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -16,6 +17,8 @@ from unconv.api_options import Model, ModelOptions, open_model
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.linear_fit import references_for, under_test
 from unconv.evaluate.network import Images, Opened
+from unconv.inversion.box import Box
+from unconv.inversion.frozen_network import LayerFunction
 from unconv.inversion.linear import fit_linear_decoders
 from unconv.tracing import capture as capture_features
 from unconv.unseen.attack import most_likely
@@ -32,6 +35,7 @@ from unconv.unseen.leakage import (
 )
 from unconv.unseen.metamers import Metamer, find_metamer
 from unconv.unseen.pixels import PixelFunction
+from unconv.unseen.uniqueness import Uniqueness, find_uniqueness
 
 LIMIT = 8  # images, where no other number is given
 BATCH = 4
@@ -156,8 +160,8 @@ def metamers(
         psnr: Between the two images, at most, in dB. Where none is found there, it is raised by 5 dB at a time.
         tolerance: Relative difference of features at which they count as equal, 1e-5 or more.
         passes: Forward and backward passes of the search.
-        directions: Directions with the smallest ``||J v|| / ||v||`` , with the nullity of ``J``: a product per
-            number of the image.
+        directions: How many directions with the smallest ``||J v|| / ||v||``: on images of at most 4096 numbers from
+            the whole Jacobian, with its nullity, at a product per number; on larger ones by search (LOBPCG).
         **options: As for ``unconv.invert``.
 
     Returns:
@@ -192,6 +196,50 @@ def metamers(
         directions=directions,
         seed=options.get("seed", 0),
     )
+
+
+def uniqueness(
+    model: Model,
+    layer: str,
+    image: Images | None = None,
+    *,
+    probes: int = 64,
+    whole: int = 3072,
+    **options: Unpack[ModelOptions],
+) -> Uniqueness:
+    """Bound the ball around an image in which no gate and no switch changes, and how well the layer sees it there.
+
+    In the ball the layer is one affine map; where its smallest singular value is above 0, no other image there has the
+    same features. Computed in float64. ``unconv.certify.relu.relu_bracket`` reaches farther, for one ReLU layer.
+
+    Args:
+        model: As for ``unconv.invert``.
+        layer: Any module that a gradient passes through, such as ``"features.2"``.
+        image: As the images of ``unconv.invert``; the first one counts.
+        probes: Random images that bound the gradients of gates, a forward pass each.
+        whole: Images of at most so many numbers get all singular values, at three passes per number.
+        **options: As for ``unconv.invert``.
+
+    Returns:
+        The radius and the smallest singular value, each from below and above.
+
+    Raises:
+        UsageError: If a number is out of range.
+        UnconvError: If no gradient passes from the layer to the image, features are not finite, or values of the image
+            choose the way through the network.
+    """
+    for name, value, least in (("probes", probes, 16), ("whole", whole, 0)):
+        if value < least:
+            raise UsageError(f"{name} is {value}; it is at least {least}")
+    opened, x = open_images(model, layer, image, ModelOptions(**{**options, "limit": 1}))
+    if branches := opened.network.layers(x).branches:
+        raise UnconvError(f"values choose the way in {branches[0]}, so the layer is no piecewise affine map")
+    network = copy.deepcopy(opened.network.module).double()
+    exact = LayerFunction(network, layer, x.shape[1:])
+    box = opened.network.box
+    pixels = PixelFunction(exact, None if box is None else Box(box.low.double(), box.high.double()))
+    image_pixels = pixels.to_pixels(x.double())
+    return find_uniqueness(pixels, image_pixels, probes=probes, whole=whole, seed=options.get("seed", 0))
 
 
 def open_images(model: Model, layer: str, images: Images | None, options: ModelOptions) -> tuple[Opened, Tensor]:

@@ -277,6 +277,8 @@ class Unseen(ImageOptions):
             photographs where not given.
         metamers: Passes in which to seek, for the first image, another one whose features agree, such as 1500; without
             noise nothing else is done.
+        unique: Say for the first image within which radius no gate and no switch changes, and how well the layer sees
+            it there; without noise nothing else is done.
         out: Folder for the pictures of metamers.
     """
 
@@ -288,6 +290,7 @@ class Unseen(ImageOptions):
     probes: int = 32
     reference_images: Path | None = None
     metamers: int | None = None
+    unique: bool = False
     out: Path | None = None
 
 

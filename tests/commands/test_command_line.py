@@ -160,6 +160,14 @@ def test_metamers(call, photographs, tmp_path):
     assert len(list((tmp_path / "found").glob("8-*.png"))) == 2
 
 
+def test_uniqueness(call, photographs):
+    words = ("unseen", "cases:vgg", "--images", photographs, "--layer", "8", "--size", 16, "--unique")
+    (found,) = call(*words, "--json").document["uniqueness"]
+    assert 0 < found["radius"][0] <= found["radius"][1] < 1
+    assert found["undetermined"] == 768 - 256
+    assert "no gate and no switch changes within" in call(*words).out
+
+
 def test_audit(call, photographs, smooth_pictures, tmp_path):
     (tmp_path / "references").mkdir()
     smooth_pictures(tmp_path / "references", 8, (20, 20))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unconv.api_unseen import leakage, metamers
+from unconv.api_unseen import leakage, metamers, uniqueness
 from unconv.commands import format_table
 from unconv.errors import UsageError
 from unconv.images import save_image
 from unconv.options import Unseen
 from unconv.unseen.metamers import Metamer
 
+OF_UNIQUENESS = "distances: Euclidean norms over all numbers of the image, pixels in [0, 1]; up to rounding of float64"
 OF_LEAKAGE = ("passes", "probes", "reference_images")
 
 LEGEND = """\
@@ -22,20 +23,25 @@ sees nothing. bits: information per pixel, an estimate."""
 
 
 def run(options: Unseen) -> tuple[dict[str, Any], str]:
-    """Bound the leakage of layers, and seek metamers; return the JSON document and its text."""
+    """Bound the leakage of layers, look around an image, seek metamers; return the JSON document and its text."""
     if not options.layer:
         raise UsageError(f"--layer is missing; see unconv layers {options.model}")
     arguments = options.keywords()
     search = arguments.pop("metamers", None)
+    unique = arguments.pop("unique", False)
     out: Path | None = arguments.pop("out", None)
     noise = {"sigma", "relative_sigma", "bits"} & set(arguments)
     documents, texts = {}, []
-    if noise or search is None:
+    if noise or (search is None and not unique):
         documents["layers"] = [leakage(options.model, layer, **arguments).document() for layer in options.layer]
         texts.append(_text(documents["layers"]))
+    kept = {name: value for name, value in arguments.items() if name not in {*noise, *OF_LEAKAGE}}
+    images = kept.pop("images", None)
+    if unique:
+        shown = [uniqueness(options.model, layer, images, **kept) for layer in options.layer]
+        documents["uniqueness"] = [one.document() for one in shown]
+        texts += [str(one) for one in shown] + [OF_UNIQUENESS]
     if search is not None:
-        kept = {name: value for name, value in arguments.items() if name not in {*noise, *OF_LEAKAGE}}
-        images = kept.pop("images", None)
         found = [metamers(options.model, layer, images, passes=search, **kept) for layer in options.layer]
         documents["metamers"] = [one.document() for one in found]
         texts += [_sentence(one) for one in found]

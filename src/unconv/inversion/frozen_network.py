@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from ast import literal_eval
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +17,14 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from unconv.block_extraction import MAX_POOL_OPTIONS
 from unconv.conv_block import SIDE_INFO, SideInfo
 from unconv.errors import UnconvError, UsageError
 from unconv.graph import as_input_of, evaluating, first_line
 from unconv.inversion.convolution import CONVOLUTIONS, fixed_convolution
 from unconv.linalg import tiny
+from unconv.operators import per_axis
+from unconv.sparsity import Window
 
 TOLERANCE = 1e-3  # of the largest feature, between the network's own features and those that are followed
 ROUNDINGS = 8  # in the type of the features, where that is more: bfloat16 has three digits
@@ -156,6 +160,26 @@ class LayerFunction:
         mode = _FrozenMode(known, violations=True)
         return self(x, mode=mode), mode.violations
 
+    def with_margins(self, x: Tensor, known: SideInformation) -> tuple[Tensor, list[Tensor]]:
+        """The features, and by how much each gate and each switch holds, on the known branches.
+
+        Where the rest of the network is affine, so are all of these in ``x``: the branches do not change.
+
+        Args:
+            x: Images. Shape ``(N, *input_shape)``.
+            known: Switches and gates, from ``record(images, "gates")``.
+
+        Returns:
+            Features of shape ``(N, *shape)``; for each activation its input less each of its kinks, shape
+            ``(N, K, *spatial, kinks)``; for each max pooling the entry that won less each entry of its region, shape
+            ``(N, K, *pooled, entries)``. A branch changes where one of them changes sign.
+
+        Raises:
+            UnconvError: If a pooling's regions differ in size.
+        """
+        mode = _FrozenMode(known, margins=True)
+        return self(x, mode=mode), mode.margins
+
     def record(self, x: Tensor, side_info: SideInfo) -> SideInformation:
         """The side information of true images.
 
@@ -267,12 +291,16 @@ class _NonlinearityMode(TorchFunctionMode):
     Attributes:
         write_back: Whether activations in place change the tensor that they were given.
         pools, activations: How many there were so far.
+        pooling: Name and options of the last pooling.
+        kinks: Where the last activation bends.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.write_back = False
         self.pools = self.activations = 0
+        self.pooling: tuple[str, dict[str, Any]] = ("", {})
+        self.kinks: tuple[float, ...] = ()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -286,6 +314,7 @@ class _NonlinearityMode(TorchFunctionMode):
             h, *numbers = _named(args, options, "input")
             numbers = numbers[: 5 if name.startswith("max") else 1]
             self.pools += 1
+            self.pooling = name, dict(zip(MAX_POOL_OPTIONS, numbers)) | options
             return self.pool(h, lambda h: pooling(h, *numbers, **options, return_indices=True))
         if name in PIECEWISE_LINEAR:
             in_place = own_name.endswith("_") or options.get("inplace", False) or any(a is True for a in args)
@@ -294,6 +323,7 @@ class _NonlinearityMode(TorchFunctionMode):
             numbers = [n for n in numbers if not isinstance(n, bool)]
             function = _hardsigmoid if name == "hardsigmoid" else getattr(F, name)
             self.activations += 1
+            self.kinks = _kinks(name, numbers, options)
             if in_place and self.write_back:
                 return h.copy_(self.activate(h.clone(), lambda h: function(h, *numbers, **options)))
             return self.activate(h, lambda h: function(h, *numbers, **options))
@@ -321,6 +351,34 @@ class _NonlinearityMode(TorchFunctionMode):
 def _named(args: tuple[Any, ...], options: dict[str, Any], name: str) -> tuple[Any, ...]:
     """Return positional arguments with the first one, which may have been given by name."""
     return args if args else (options.pop(name),)
+
+
+def _kinks(name: str, numbers: Sequence[Any], options: dict[str, Any]) -> tuple[float, ...]:
+    """Return where a piecewise linear activation bends."""
+    if name == "hardtanh":
+        ends = dict(zip(("min_val", "max_val"), numbers)) | options
+        return ends.get("min_val", -1.0), ends.get("max_val", 1.0)
+    return {"relu6": (0.0, 6.0), "hardsigmoid": (-3.0, 3.0)}.get(name, (0.0,))
+
+
+def _regions(name: str, options: dict[str, Any], spatial: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the flat places of each region of a max pooling, ``(*pooled, entries)``, and which are on the map."""
+    given: dict[str, Any] = {key: value for key, value in options.items() if key in MAX_POOL_OPTIONS}
+    if name.startswith("adaptive"):
+        pooled = per_axis(options.get("output_size") or given["kernel_size"], len(spatial), "pooled size")
+        if any(n % p for n, p in zip(spatial, pooled, strict=True)):
+            raise UnconvError(f"adaptive max pooling of {tuple(spatial)} to {pooled} has regions of different sizes")
+        given = {"kernel_size": tuple(n // p for n, p in zip(spatial, pooled, strict=True))}
+    given["stride"] = given.get("stride") or None
+    window = Window.of(len(spatial), given.pop("kernel_size"), **given)
+    places, inside = torch.zeros((), dtype=torch.int64), torch.ones((), dtype=torch.bool)
+    axes = zip(spatial, window.starts(spatial), window.kernel, window.dilation, strict=True)
+    for axis, (n, starts, kernel, dilation) in enumerate(axes):
+        own = torch.tensor(starts)[:, None] + dilation * torch.arange(kernel)
+        shape = [1] * (2 * len(spatial))
+        shape[axis], shape[axis + len(spatial)] = own.shape
+        places, inside = places * n + own.reshape(shape), inside & ((own >= 0) & (own < n)).reshape(shape)
+    return places.flatten(len(spatial)), inside.flatten(len(spatial))
 
 
 class _RecordingMode(_NonlinearityMode):
@@ -352,11 +410,12 @@ class _RecordingMode(_NonlinearityMode):
 class _FrozenMode(_NonlinearityMode):
     """Reads known switches and takes known branches."""
 
-    def __init__(self, known: SideInformation, *, violations: bool = False) -> None:
+    def __init__(self, known: SideInformation, *, violations: bool = False, margins: bool = False) -> None:
         super().__init__()
         self.known = known
         self.violations: list[tuple[Tensor, Tensor]] = []
-        self._wanted = violations
+        self.margins: list[Tensor] = []
+        self._wanted, self._margins = violations, margins
 
     def pool(self, h: Tensor, pooling: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         if self.known.side_info == "none":
@@ -369,6 +428,11 @@ class _FrozenMode(_NonlinearityMode):
             places = switches.permute(0, 2, 3, 1)
             values = h.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.flatten(1, 2))
             values = values.unflatten(1, places.shape[1:3]).permute(0, 3, 1, 2)
+        if self._margins:
+            places, inside = (part.to(h.device) for part in _regions(*self.pooling, h.shape[2:]))
+            # what lies beyond the border never wins: the winner stands in its place
+            entries = h.flatten(2)[:, :, places.clamp(0, math.prod(h.shape[2:]) - 1)]
+            self.margins.append((values[..., None] - entries) * inside)
         return self._compared(values, lambda: pooling(h)[0])
 
     def activate(self, h: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -378,6 +442,8 @@ class _FrozenMode(_NonlinearityMode):
         if slope.shape != h.shape:
             raise UnconvError(f"the gates have shape {tuple(slope.shape)}, the network {tuple(h.shape)}; give its own")
         y = h * slope
+        if self._margins:
+            self.margins.append(torch.stack([h - kink for kink in self.kinks], -1))
         return self._compared(y if offset is None else y + offset, lambda: function(h))
 
     def finish(self) -> None:

@@ -11,17 +11,16 @@ import torch
 from torch import Tensor
 
 from unconv.inversion.jacobian import Jacobian
-from unconv.linalg import norms, relative_norm, tiny
+from unconv.linalg import dots, norms, relative_norm, tiny
 from unconv.solvers.lbfgs import LbfgsConfig, lbfgs
-from unconv.stationary import Blocks, StationaryConfig, StationaryPreconditioner, average_normal_operator
+from unconv.stationary import StationaryPreconditioner
+from unconv.unseen.directions import BATCH, least_visible, local_model
 from unconv.unseen.pixels import PixelFunction
 
-PROBES = 32
-NEIGHBOURHOOD = 0.1  # standard deviation of the pixels around the image where the layer's average J^T J is taken
-VARIANCE = 0.04  # of a pixel, before anything is known of it
+WHOLE = 4096  # numbers of an image whose Jacobian is decomposed
+PROBES, STEPS_OF_DIRECTIONS = 4, 40  # of larger images
 PULL = 0.1  # relative difference of features that weighs as much as missing a tenth of the distance
 STEPS = LbfgsConfig(tolerance=0.98, memory=40, stalled=1e-3, patience=100)
-BATCH = 64  # columns of a Jacobian at a time
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class Metamer:
         directions: Unit vectors that the layer hardly sees, the least visible first. Shape ``(n, C, *spatial)``.
         visibility: ``||J v||`` of each, in units of the root mean square over all directions. Shape ``(n,)``;
             the smallest singular value is at most the first one.
-        nullity: Number of singular values of ``J`` that are rounding; ``None`` where no directions were asked for.
+        nullity: Number of singular values of ``J`` that are rounding; ``None`` where no directions were asked for, or
+            the image is too large to decompose ``J``.
         passes: Forward and backward passes of the search for the image.
         note: Why features differ by more than the tolerance; empty where they do not.
     """
@@ -111,7 +111,7 @@ def find_metamer(
         The metamer that agrees; where none does, the one whose features come closest.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = _local_model(function, image, generator)
+    model = local_model(function, image, generator)
     peak = 1.0 if function.box is not None else max((image.max() - image.min()).item(), torch.finfo(image.dtype).tiny)
     features = verify(image)
     best: tuple[float, Tensor] | None = None
@@ -145,18 +145,6 @@ def find_metamer(
         if best[0] <= tolerance
         else f"none was found in {passes} passes, which does not show that there is none; give more passes",
     )
-
-
-def _local_model(function: PixelFunction, image: Tensor, generator: torch.Generator) -> StationaryPreconditioner:
-    """Return a block-circulant model of the relative changes of features around an image."""
-    around = image + NEIGHBOURHOOD * torch.randn(PROBES, *image.shape[1:], generator=generator).to(image)
-    blocks = Blocks.of(image.shape[1:], [4] * (image.ndim - 2), 4)
-    config = StationaryConfig(probes=PROBES, smoothing=1, taper=0.0)
-    normal = average_normal_operator(function, around if function.box is None else around.clamp(0, 1), blocks, config)
-    with torch.no_grad():
-        normal = normal / norms(function(image)).double().square().clamp_min(torch.finfo(image.dtype).tiny).cpu()
-    covariance = VARIANCE * torch.eye(blocks.width, dtype=torch.complex128).expand(normal.shape)
-    return StationaryPreconditioner(normal.to(torch.complex128), covariance, blocks)
 
 
 def _search(
@@ -205,8 +193,8 @@ def _search(
     return pixels(found.value), found.passes[0]
 
 
-def hidden_directions(function: PixelFunction, image: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
-    """Decompose the whole Jacobian at an image, at the cost of a product per number of the image.
+def hidden_directions(function: PixelFunction, image: Tensor, count: int) -> tuple[Tensor, Tensor, int | None]:
+    """Decompose the whole Jacobian at an image, at the cost of a product per number; search it on a large one.
 
     Args:
         function: The layer.
@@ -215,9 +203,15 @@ def hidden_directions(function: PixelFunction, image: Tensor, count: int) -> tup
 
     Returns:
         Unit vectors with the smallest ``||J v||``, shape ``(count, C, *spatial)``; ``||J v||`` of each, in units of the
-        root mean square over all directions; and the nullity, the number of singular values below rounding.
+        root mean square over all directions; and the nullity, the number of singular values below rounding, ``None``
+        where ``J`` was searched.
     """
     shape, numbers = image.shape[1:], image.numel()
+    if numbers > WHOLE:
+        pulled = function.pull(image.expand(PROBES, *shape), torch.Generator().manual_seed(0))
+        mean = dots(pulled, pulled).mean().div(numbers).sqrt().clamp_min(tiny(image)).cpu()  # tr J^T J = E ||J^T u||^2
+        found, visibility = least_visible(function, image, count, steps=STEPS_OF_DIRECTIONS)
+        return found, visibility / mean, None
     batch = max(b for b in range(1, BATCH + 1) if numbers % b == 0)
     jacobian = Jacobian(function, image.expand(batch, *shape).contiguous())
     eye = torch.eye(numbers, dtype=image.dtype, device=image.device).reshape(numbers, *shape)

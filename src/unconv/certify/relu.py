@@ -1,0 +1,98 @@
+"""How far a ReLU layer keeps inputs apart: its lower Lipschitz constant between two bounds a factor of 2 apart.
+
+A unit that is on halfway between ``a`` and ``b`` is on at one of them, and moves by at least half of what it would
+without the ReLU. So ``||f(a) - f(b)|| >= sqrt(A) ||a - b|| / 2``, ``A`` being the least eigenvalue of ``W_S^T W_S`` for
+the rows ``S`` that are on there, and no constant above ``sqrt(A)`` holds around that point (Freeman and Haider 2025,
+arXiv 2502.09898).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unconv.certify.stability import certify
+from unconv.conv_block import ConvBlock
+from unconv.errors import UsageError
+
+ROUNDING = 1024 * torch.finfo(torch.float64).eps  # of the largest preactivation: what is nearer to 0 may have any sign
+
+
+@dataclass(frozen=True)
+class ReluBracket:
+    """Bounds of the largest ``kappa`` with ``||f(a) - f(b)|| >= kappa ||a - b||`` where ``(a + b) / 2`` is in a ball.
+
+    Attributes:
+        lower: Proven up to rounding, or, where not ``proven``, but for a chance of 1e-9.
+        upper: Reached by inputs near the centre, up to rounding.
+        proven: Whether the matrices were decomposed whole.
+        on: Units that are on in the whole ball, and at its centre.
+        inputs: Numbers of an input.
+        radius: Of the ball.
+    """
+
+    lower: float
+    upper: float
+    proven: bool
+    on: tuple[int, int]
+    inputs: int
+    radius: float
+
+    def __str__(self) -> str:
+        if self.upper == 0:
+            return f"{self.on[1]} units are on for {self.inputs} numbers: inputs beside this one have the same output"
+        chance = "" if self.proven else " (but for a chance of 1e-9)"
+        return (
+            f"outputs of inputs at a distance e, their middle within {self.radius:.3g}, differ by at least"
+            f" {self.lower:.3g} e{chance}, and near by some only by {self.upper:.3g} e"
+        )
+
+
+def relu_bracket(
+    block: ConvBlock, x: Tensor, *, radius: float = 0.0, steps: int = 200, whole: int = 1500, seed: int = 0
+) -> ReluBracket:
+    """Bound how far the ReLU of a conv block, before its pooling, keeps inputs apart.
+
+    Args:
+        block: A conv block with ReLU.
+        x: The centre of the ball, an input of the block. Shape ``(1, M, *spatial)``.
+        radius: Of the ball in which the middle of two inputs lies, a Euclidean norm. The inputs may be as far apart as
+            they like; those of the ball have their middle in it.
+        steps: Of Lanczos, as for ``unconv.certify.stability.certify``.
+        whole: Maps whose shorter side is at most this are decomposed whole.
+        seed: Of its random start.
+
+    Returns:
+        The bracket.
+
+    Raises:
+        UsageError: If the block has no ReLU, or the radius is no number of at least 0.
+        ValueError: If ``x`` is no single input of the block.
+    """
+    if block.activation.name != "relu":
+        raise UsageError(f"conv block {block.name} is {block.kind}; this bracket is of ReLU")
+    if not 0 <= radius < math.inf:
+        raise UsageError(f"radius is {radius}; it is a number of at least 0")
+    if tuple(x.shape) != (1, *block.input_shape):
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected {(1, *block.input_shape)}")
+    block = block.to(torch.float64)
+    h = block.preactivation(x.to(block.operator.weight))[0]
+    # a move of r changes <w, x> by at most r ||w||; at the border, where w is cropped, by less
+    reach = radius * block.operator.weight.flatten(1).norm(dim=1).reshape(-1, *[1] * block.operator.dims)
+    slack = ROUNDING * h.abs().max()
+    sure, here = h > reach + slack, h > -slack
+    inner = certify(block.operator, sure, steps=steps, seek=0, whole=whole, seed=seed)
+    outer = inner
+    if not torch.equal(sure, here):
+        outer = certify(block.operator, here, steps=steps, seek=0, whole=whole, seed=seed)
+    return ReluBracket(
+        lower=0.0 if inner.undetermined else inner.probabilistic_lower_bound / 2,
+        upper=0.0 if outer.undetermined else outer.interval[1],
+        proven=inner.proven,
+        on=(int(sure.sum()), int(here.sum())),
+        inputs=inner.unknowns,
+        radius=radius,
+    )
