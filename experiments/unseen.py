@@ -2,8 +2,8 @@
 
 For the bundled network, ``DIR`` is CIFAR-10 as folders ``train/CLASS`` and ``test/CLASS``: the images are one of each
 of eight classes, the reference images ten of each class of the training set. ``--model vgg19`` is VGG-19's blocks 1 to
-3 with ImageNet weights (``$UNCONV_DATA/vgg19-blocks1-3.safetensors``) at 112 pixels, ``DIR`` a folder of photographs and
-``--references`` another one, of which the first 64 count. Noise is a tenth of the features' root mean square. Writes
+3 with ImageNet weights (``$UNCONV_DATA/vgg19-blocks1-3.safetensors``) at 112 pixels, ``DIR`` a folder of photographs
+and ``--references`` another one, of which the first 64 count. Noise is a tenth of the features' root mean square. Writes
 ``experiments/results/unseen-MODEL.json``; layers done before stay.
 """
 
@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    layers, config = LAYERS[options.model], SETTINGS[options.model] | {"relative_sigma": NOISE}
+    layers = LAYERS[options.model]
+    config: dict[str, Any] = {**SETTINGS[options.model], "relative_sigma": NOISE}
     keywords: dict[str, Any] = dict(config)
     if options.model == "vgg19":
         keywords["weights"] = os.path.join(os.environ["UNCONV_DATA"], "vgg19-blocks1-3.safetensors")
