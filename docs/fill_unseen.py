@@ -6,28 +6,30 @@ A table stands between ``<!-- leakage: MODEL -->`` and ``<!-- end -->``.
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).with_name("unseen.md")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
-HEADER = ("layer", "unbiased attackers", "any attacker", "ours", "gap", "bits per pixel")
+HEADER = ("layer", "unbiased attackers", "any attacker", "ours", "gap", "bits per pixel", "images")
 
 
 def leakage(result: dict[str, Any]) -> str:
-    """The bracket by layer, as PSNR in dB."""
+    """The bracket by layer, as PSNR in dB; the gap with what two standard errors over the images are."""
     lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
     for row in result["leakage"]:
         psnr = row["psnr"]
         best = max(row["attained"], key=lambda name: psnr[name])
-        numbers = (psnr["unbiased_bound"], psnr["bayesian_bound"], psnr[best], row["gap_db"])
-        cells = [f"{n:.2f}" for n in numbers] + [f"{row['bits_per_pixel_estimate']:.2f}"]
+        numbers = (psnr["unbiased_bound"], psnr["bayesian_bound"], psnr[best])
+        margin = 10 * math.log10(1 + row["attained_margin"][best] / row["attained"][best])
+        cells = [*(f"{n:.2f}" for n in numbers), f"{row['gap_db']:.2f} ± {margin:.2f}"]
+        cells += [f"{row['bits_per_pixel_estimate']:.2f}", f"{row['images']}"]
         lines.append("| " + " | ".join([f"`{row['layer']}`", *cells]) + " |")
-    config, images = result["config"], len(result["images"])
-    count = "one image" if images == 1 else f"{images} images"
+    config = result["config"]
     noise = f"noise {config['relative_sigma']} of the features' root mean square"
-    lines += ["", f"{count}, {config['size']} pixels; {noise}; {config['passes']} passes of the attack."]
+    lines += ["", f"{config['size']} pixels; {noise}; {config['passes']} passes of the attack."]
     return "\n".join(lines)
 
 

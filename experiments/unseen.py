@@ -3,8 +3,8 @@
 For the bundled network, ``DIR`` is CIFAR-10 as folders ``train/CLASS`` and ``test/CLASS``: the images are one of each
 of eight classes, the reference images ten of each class of the training set. ``--model vgg19`` is VGG-19's blocks 1 to
 3 with ImageNet weights (``$UNCONV_DATA/vgg19-blocks1-3.safetensors``) at 112 pixels, ``DIR`` a folder of photographs
-and ``--references`` another one, of which the first 64 count. Noise is a tenth of the features' root mean square. Writes
-``experiments/results/unseen-MODEL.json``; layers done before stay.
+and ``--references`` another one, of which the first 64 count. Noise is a tenth of the features' root mean square.
+Writes ``experiments/results/unseen-MODEL.json``; layers done before stay.
 """
 
 from __future__ import annotations
@@ -54,17 +54,18 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--references", type=Path)
     parser.add_argument("--layers", nargs="+")
+    parser.add_argument("--limit", type=int, help="images of the named layers, where not those of the others")
     options = parser.parse_args()
     torch.set_num_threads(1)
     layers = LAYERS[options.model]
     config: dict[str, Any] = {**SETTINGS[options.model], "relative_sigma": NOISE}
-    keywords: dict[str, Any] = dict(config)
+    keywords: dict[str, Any] = config | ({} if options.limit is None else {"limit": options.limit})
     if options.model == "vgg19":
         keywords["weights"] = os.path.join(os.environ["UNCONV_DATA"], "vgg19-blocks1-3.safetensors")
-        images = find_images([options.images])[: config["limit"]]
+        images = find_images([options.images])[: keywords["limit"]]
         pool = find_images([options.references])[:REFERENCES]
     else:
-        images = of_classes(options.images / "test", 1, 8)
+        images = of_classes(options.images / "test", keywords["limit"] // 8, 8)
         pool = of_classes(options.images / "train", 10, 10)
     with tempfile.TemporaryDirectory() as folder:
         references = linked(pool, Path(folder))
@@ -79,10 +80,7 @@ def main() -> None:
             print(result, f"gap {result.gap_db} dB", flush=True)
             found = sorted([*found, result.document()], key=lambda row: layers.index(row["layer"]))
             environment = {"torch": torch.__version__, "threads": 1}
-            write_json(
-                file,
-                {"leakage": found, "config": config, "images": [p.name for p in images], "environment": environment},
-            )
+            write_json(file, {"leakage": found, "config": config, "environment": environment})
 
 
 if __name__ == "__main__":
