@@ -1,7 +1,7 @@
 """Time to equal error beside other people's solvers: ``python benchmarks/peers.py`` (``pip install 'unconv[bench]'``).
 
-Three problems: a layer's input from its code (PyLops, deepinv), a sparse code from a layer's input (scikit-learn,
-SPORCO), and the image from pool(1) (plain torch: Adam, L-BFGS). A peer makes the fewest steps that reach the best
+Two problems: a layer's input from its code (PyLops, deepinv), and a sparse code from a layer's input (scikit-learn,
+SPORCO). ``image_peers.py`` has the image. A peer makes the fewest steps that reach the best
 error it gets to (within 5 %), ours the fewest that reach the same; computing errors is not timed. Peers that are not
 installed are named and left out. Writes ``peers.json`` beside this file.
 """
@@ -17,37 +17,27 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from floors import CONV_2_1, POOL_1, SIDE, Row, photograph, seconds, vgg_start
+from floors import CONV_2_1, SIDE, Row, photograph, seconds, vgg_start
 from unconv.adapters import to_deepinv, to_pylops
 from unconv.block_extraction import find_conv_blocks
 from unconv.decode.convex import convex
 from unconv.decode.linear_system import equations
 from unconv.evaluate.run_directory import environment
-from unconv.inversion.frozen_network import LayerFunction
-from unconv.inversion.invert import invert_features
-from unconv.inversion.linear import fit_linear_decoders
-from unconv.inversion.reference_images import reference_images
 from unconv.io import write_json
 from unconv.linalg import relative_norm
 from unconv.measure.rip import draw_codes
 from unconv.paper.fig2 import SIZES
-from unconv.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from unconv.recover import htp
 from unconv.sparsity import Pooled
-from unconv.stationary import StationaryPreconditioner
 from unconv.tracing import capture_inputs
 
 SLACK = 1.05  # how near to the best error that a peer reaches counts as reaching it
 EXACT = 1e-6  # a smaller error is not asked for
-IMAGE_ERROR = 0.15  # nor one of the image
 STEPS = 64  # largest number of steps of both sides
-PASSES = 512  # the same for the image
 SHRINKAGE = 1e-3  # weight of the 1-norm, relative to the largest entry of W^T y (or W x)
 SIGNALS = 16  # sparse codes
-ADAM_RATE = 0.3  # the best of 0.03, 0.1, 0.3 and 1 on this image
 
 Solve = Callable[[int], Tensor]
 
@@ -60,11 +50,10 @@ def contest(
     ours: Solve,
     theirs: Solve,
     limit: int,
-    least: float = EXACT,
 ) -> Row:
-    """Return the times of both sides to the best error that the peer reaches, or to ``least``."""
+    """Return the times of both sides to the best error that the peer reaches, or to ``EXACT``."""
     best = min(error(theirs(steps)) for steps in _ladder(limit))
-    level = max(SLACK * best, least)
+    level = max(SLACK * best, EXACT)
     steps = {"ours": _fewest(ours, error, level, limit), "peer": _fewest(theirs, error, level, limit)}
     result: Row = {"name": name, "peer": peer, "method": method, "error": level, "steps": steps, "ratio": None}
     if steps["ours"] is not None and steps["peer"] is not None:
@@ -182,68 +171,6 @@ def sparse_problem() -> Iterator[Row]:
         yield contest("a sparse code, htp", "sporco", "ConvBPDN", error, ours, sporco, 2 * STEPS)
 
 
-def image_problem(side: int) -> Iterator[Row]:
-    """The image from pool(1), from the features alone and with the switches, beside plain torch."""
-    model, image = vgg_start(), photograph(side)
-    function = LayerFunction(model, POOL_1, image.shape[1:])
-    layers = [layer for layer in list(model.children())[: int(POOL_1)] if isinstance(layer, nn.Conv2d)]
-    unit, features = image.std().item(), function(image)
-    h = image
-    for layer in layers:
-        h = layer(h).relu()
-    switches = F.max_pool2d(h, 2, return_indices=True)[1].flatten(2)
-    # ours as unconv.invert works: what is fitted once per network is not on the clock
-    pixels = reference_images(image.shape[1:], exclude=image).images
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    references = (pixels - mean) / std
-    decoder = fit_linear_decoders(lambda x: {POOL_1: function(x)}, references.split(8), [POOL_1])[POOL_1]
-    assert decoder.residuals is not None
-    preconditioner = StationaryPreconditioner.of(function, references, decoder.residuals, decoder.weights.stride)
-    for side_info in ("none", "switches"):
-        known = function.record(image, side_info)
-
-        def loss(x: Tensor, known: Any = known, side_info: str = side_info) -> Tensor:
-            for layer in layers:
-                x = layer(x).relu()
-            pooled = x.flatten(2).gather(2, switches) if side_info == "switches" else F.max_pool2d(x, 2)
-            return (pooled.reshape(features.shape) - features).square().sum() / features.square().sum()
-
-        def adam(steps: int, loss: Callable[[Tensor], Tensor] = loss) -> Tensor:
-            x = torch.zeros_like(image).requires_grad_()
-            optimizer = torch.optim.Adam([x], lr=ADAM_RATE * unit)
-            for _ in range(steps):
-                optimizer.zero_grad()
-                loss(x).backward()
-                optimizer.step()
-            return x.detach()
-
-        def lbfgs(steps: int, loss: Callable[[Tensor], Tensor] = loss) -> Tensor:
-            # in units of the image's contrast and of a loss of its size, so that the first step has a sensible length
-            z = torch.zeros_like(image).requires_grad_()
-            optimizer = torch.optim.LBFGS([z], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
-
-            def closure() -> Tensor:
-                value = z.numel() * loss(unit * z)
-                z.grad = torch.autograd.grad(value, z)[0].contiguous()  # L-BFGS views it as a vector
-                return value.detach()
-
-            optimizer.step(closure)  # pyright: ignore[reportArgumentType]
-            return unit * z.detach()
-
-        def ours(passes: int, known: Any = known) -> Tensor:
-            return invert_features(
-                function, features, known, passes=passes, decoder=decoder, preconditioner=preconditioner
-            ).value
-
-        def error(estimate: Tensor) -> float:
-            return relative_norm(estimate - image, image).item()
-
-        for method, solve in (("Adam", adam), ("L-BFGS", lbfgs)):
-            yield contest(
-                f"the image, side information {side_info}", "torch", method, error, ours, solve, PASSES, IMAGE_ERROR
-            )
-
-
 def _is_there(module: str) -> bool:
     try:
         importlib.import_module(module)
@@ -260,7 +187,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("peers.json"))
     chosen = parser.parse_args()
     rows = []
-    for part in (sparse_problem(), layer_problem(chosen.side), image_problem(chosen.side)):
+    for part in (sparse_problem(), layer_problem(chosen.side)):
         for one in part:
             rows.append(one)
             ratio = "not reached" if one["ratio"] is None else f"{one['ratio']:.2f} times as long as ours"

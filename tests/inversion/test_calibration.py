@@ -82,6 +82,17 @@ def test_where_nothing_is_gained_the_linear_estimate_stays_and_side_information_
         assert found.foretold("none", 100) == found.errors["none"][0]
 
 
+def test_no_longer_trial_where_errors_rise():
+    function, fitted, x, _ = setup()
+    start = x + 1e-4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    others = function(x.flip(0))  # the features of other images lead away from the true ones
+    config = CalibrationConfig(noises=(1.0,), first=0, passes=(4, 8))
+    found = calibrate(function, fitted, x, start, features=others, config=config)
+    assert len(found.errors["none"]) == 5
+    assert found.best("none", 100) == 0
+    assert calibrate(function, fitted, x, start, features=others, config=config, known=found) is found
+
+
 def test_the_best_number_of_passes():
     found = Refinement(1.0, {"none": (0.5, 0.5, 0.45, 0.52, 0.55), "switches": (0.5, 0.5, 0.499, 0.498)})
     assert [found.best("none", n) for n in (0, 1, 2, 3, 100)] == [0, 0, 2, 2, 2]

@@ -43,6 +43,7 @@ from unconv.inversion.calibration import Refinement
 
 LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note")
 THEORY_SHARE = 0.1  # of a budget that certificates get
+CALIBRATION_SHARE = 0.4  # of what is left after the linear part that finding out how far refinement pays may take
 LAST_PAGE = 2.0  # times what the linear page took are kept for the last one, which shows more
 PAGE_SHARE = 0.1  # of the time, at most, goes into pages between the first and the last; figures take seconds
 WritePage = Callable[[dict[str, Any], list[Row]], Path]
@@ -142,7 +143,8 @@ class ReportRun:
         self.planned, self.certifying = True, sum(self._certificates().values())
 
         def publish() -> None:
-            if self.clock.elapsed() - self.published >= self.page_seconds / PAGE_SHARE:
+            due = self.clock.elapsed() - self.published >= self.page_seconds / PAGE_SHARE
+            if due and self.clock.left() > self.page_seconds:
                 self._publish()
 
         self.evaluation.go(self.clock, say, publish, ray)
@@ -173,13 +175,13 @@ class ReportRun:
         for number, (layer, noise) in enumerate(layers):
             decoder = job.opened.network.linear.get(noisy_name(layer, noise))
             unknown = decoder is None or decoder.refinement is None
-            share = SHARE * self.clock.left() / (len(layers) - number)
-            if unknown and calibration_passes() * per_pass[layer] > share:
+            share = self.clock.left() / (len(layers) - number)
+            if unknown and calibration_passes() * per_pass[layer] > CALIBRATION_SHARE * share:
                 self.untried.append(layer)
                 continue
             most = (self.run.config.get("passes") or {}).get(layer, MOST_PASSES)
             if job.budget is not None:
-                most = min(MOST_PASSES, int(share / (per_pass[layer] * images * len(kinds[layer, noise]))))
+                most = min(MOST_PASSES, int(SHARE * share / (per_pass[layer] * images * len(kinds[layer, noise]))))
             folder = self.run.path / "decoders"
             refinement = calibrated(
                 job.opened.network, layer, kinds[layer, noise], most=most, noise=noise, folder=folder

@@ -191,9 +191,22 @@ def calibrate(
             # with more side information refinement pays wherever it does without
             if "none" in found.errors and (found.pays_on("none") or (found.pays_on(kind) and kind in found.errors)):
                 break
-            if length >= len(found.errors.get(kind, ())):
+            tried = found.errors.get(kind, ())
+            if tried and not _may_gain(tried, length):
+                break
+            if length >= len(tried):
                 found = replace(found, errors=found.errors | {kind: errors(kind, length)})
     return found
+
+
+def _may_gain(errors: tuple[float, ...], passes: int) -> bool:
+    """Whether more passes can end below the linear estimate: some did, or the last half of them points there."""
+    last = len(errors) - 1
+    if last < 2 or last >= passes:
+        return True
+    half = last // 2
+    slope = (errors[half] - errors[last]) / (last - half)  # passes still to be made fall no faster
+    return min(*errors[1:], errors[last] - slope * (passes - last)) < errors[0]
 
 
 def _best_noise(error: Callable[[float], float], config: CalibrationConfig) -> float:
