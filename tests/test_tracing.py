@@ -9,6 +9,7 @@ from torch import nn
 import cases
 from cases import Net, conv
 from unconv.block_extraction import find_conv_blocks
+from unconv.cifar_vgg import CifarVGG
 from unconv.errors import UnconvError, UsageError
 from unconv.tracing import capture, capture_inputs, execution_path, list_layers
 
@@ -107,6 +108,8 @@ def test_ends_are_spread_over_the_depth(name, ends):
 
 def test_ends_of_small_and_of_uniform_networks():
     assert list_layers(nn.Sequential(conv(), nn.ReLU()), X).ends() == ("0", "1")
+    names = list_layers(CifarVGG(), torch.rand(1, 3, 64, 64)).ends()
+    assert names == ("features.5", "features.9", "features.12", "features.19", "features.20", "classifier")
     uniform = nn.Sequential(*[nn.Sequential(conv(3, 3), nn.ReLU()) for _ in range(20)])
     ends = list_layers(uniform, X).ends()
     assert len(ends) == 6

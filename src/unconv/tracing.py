@@ -122,7 +122,8 @@ class Layers:
             # the last layer at each resolution, and more in between where these are few
             last = [run[-1] for run in _runs(chosen)]
             others = [layer for layer in chosen if layer not in last]
-            last += _spread(others, max(0, min(ENDS - 2 - len(last), len(others))))
+            count = max(0, min(ENDS - 2 - len(last), len(others)))
+            last += [others[(2 * i + 1) * len(others) // (2 * count)] for i in range(count)]
             chosen = _spread([layer for layer in chosen if layer in last], ENDS)
         return tuple(layer.name for layer in chosen)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from unconv.conv_block import SIDE_INFO
 from unconv.errors import UnconvError
 from unconv.images import psnr, ssim
 from unconv.reporting.images import load
@@ -143,6 +144,10 @@ def read_report(
             key = Series(*(record[name] for name in Series._fields))
             spread = {metric: ends(v) for metric, v in found[i, key].items() if len(v) > 1}
             series.setdefault(key, {})[i] = record | {"spread": spread}
+    # layers without switches would bring gates first
+    kinds = list(dict.fromkeys((*key.group, key.method) for key in series))
+    order = {key: (kinds.index((*key.group, key.method)), SIDE_INFO.index(key.side_info)) for key in series}
+    series = {key: series[key] for key in sorted(series, key=order.__getitem__)}
     counted = max((r["images"] + r["failed"] for records in series.values() for r in records.values()), default=0)
     chosen = [pictures[i] for i in sorted(pictures)]
     preprocessing = settings.get("preprocessing") or {}
