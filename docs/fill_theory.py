@@ -1,14 +1,15 @@
-"""Measure brackets of delta_k; fill the tables of theory.md and brackets.md: ``python docs/fill_theory.py [NAME ...]``.
+"""Measure brackets of delta_k, fill brackets.csv and tables of theory.md: ``python docs/fill_theory.py [NAME ...]``.
 
 Every NAME (see ``RUNS``; all of a model by its first word, such as ``cifar-vgg``) is measured by its ``unconv rip``
 command and put into ``experiments/results/rip/NAME.json``. Weights and images are looked for in the current folder.
-Then, or at once where no NAME is given, the tables between ``<!-- table: NAME -->`` and ``<!-- end -->`` are filled,
-those of Theorem 3.1 from ``experiments/results/thm31-scaling.json``.
+Then, or at once where no NAME is given, brackets.csv is written from these, and the tables between
+``<!-- table: NAME -->`` and ``<!-- end -->`` are filled from ``experiments/results/thm31-scaling.json``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import re
@@ -22,7 +23,8 @@ from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
 from unconv.paper.thm31 import THEOREM, VARIABLES
 
-PAGES = (Path(__file__).with_name("theory.md"), Path(__file__).with_name("brackets.md"))
+PAGE = Path(__file__).with_name("theory.md")
+BRACKETS = PAGE.with_name("brackets.csv")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "rip"
 THM31 = RESULTS.with_name("thm31-scaling.json")
 CIFAR = ("rip", "cifar-vgg", "--size", "32", "--samples", "200")
@@ -52,42 +54,18 @@ def measure(name: str) -> None:
     write_json(RESULTS / f"{name}.json", document | {"environment": environment()})
 
 
-def bracket(block: dict[str, Any]) -> str:
-    """Lower and upper bound of one conv block."""
-    return f"{block['delta']['lower']:.3g} to {block['delta']['upper']:.3g}"
-
-
-def sampled(block: dict[str, Any]) -> str:
-    """The first to the 99th percentile of the norms of random codes."""
-    return f"{block['ratio']['p01']:.3f} to {block['ratio']['p99']:.3f}"
-
-
-def table(name: str) -> str:
-    """The table of a marker: of a network, brackets at three numbers of regions in use, and the command."""
-    if name in MADE:
-        return MADE[name](json.loads(THM31.read_text())["ours"])
-    runs = [json.loads((RESULTS / f"{name}{k}.json").read_text()) for k in ("-k2", "-k8", "")]
-    header = (
-        "conv block",
-        "`k` = 2",
-        "`k` = 8",
-        "`k` of images",
-        "bracket there",
-        "`‖Wᵀz‖ / ‖z‖` of random codes there",
-    )
-    rows = zip(*(run.get("blocks") or run["stages"] for run in runs), strict=True)
-    cells = [
-        (
-            many.get("layer") or many["stage"],
-            bracket(two),
-            bracket(eight),
-            f"{many['k']:,}",
-            bracket(many),
-            sampled(many),
-        )
-        for two, eight, many in rows
-    ]
-    return "\n".join([*lines(header), *(f"| {' | '.join(row)} |" for row in cells), "", f"`{runs[2]['command']}`"])
+def write_brackets() -> None:
+    """Write the bracket of every conv block at every number of regions in use, with the norms of random codes."""
+    header = ("network", "conv block", "k", "delta lower", "delta upper", "random norms p01", "random norms p99")
+    rows: list[tuple[object, ...]] = [header]
+    for name, (_, network, *_) in RUNS.items():
+        run = json.loads((RESULTS / f"{name}.json").read_text())
+        for block in run.get("blocks") or run["stages"]:
+            delta, ratio = block["delta"], block["ratio"]
+            numbers = (f"{n:.4g}" for n in (delta["lower"], delta["upper"], ratio["p01"], ratio["p99"]))
+            rows.append((network, block.get("layer") or block["stage"], block["k"], *numbers))
+    with BRACKETS.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def lines(header: tuple[str, ...]) -> list[str]:
@@ -132,8 +110,9 @@ MADE = {"thm31-exponents": exponents, "thm31-constant": constant, "thm33-one-ste
 
 def fill(page: str) -> str:
     """The page with every table as the results have it."""
+    ours = json.loads(THM31.read_text())["ours"]
     marked = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    return marked.sub(lambda found: f"{found[1]}{table(found[2])}\n{found[3]}", page)
+    return marked.sub(lambda found: f"{found[1]}{MADE[found[2]](ours)}\n{found[3]}", page)
 
 
 if __name__ == "__main__":
@@ -143,5 +122,5 @@ if __name__ == "__main__":
             sys.exit(f"no run {wanted!r}; use some of {', '.join(RUNS)}")
         for each in names:
             measure(each)
-    for page in PAGES:
-        page.write_text(fill(page.read_text()))
+    write_brackets()
+    PAGE.write_text(fill(PAGE.read_text()))
