@@ -71,6 +71,17 @@ def test_the_document_has_means_the_most_exposed_image_and_what_was_stopped():
     assert "no differential privacy" in cannot
 
 
+def test_intervals_end_where_means_can():
+    tasks = audit_tasks(TASKS, (), [])
+    rows = rows_of(tasks, images=2)
+    for row in rows:
+        row["ssim"], row["relative_error"] = (0.99, 0.01) if row["image"] else (0.5, 0.5)
+    first = audit_document(rows, tasks, [{"image": 0, "psnr": 12.0, "ssim": 0.1}])["table"][0]
+    assert (first["ssim"]["low"], first["ssim"]["high"]) == (-1, 1)
+    assert first["relative_error"]["low"] == 0
+    assert first["relative_error"]["high"] > 1
+
+
 def test_mean_colour_is_measured_over_all_images():
     x = torch.rand(3, 3, 16, 16)
     preprocess = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

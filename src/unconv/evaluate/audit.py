@@ -21,6 +21,7 @@ ATTACKERS = {
 }
 METRICS = ("psnr", "ssim", "relative_error", "lpips")
 LARGER_IS_MORE = ("psnr", "ssim")  # exposed; of the others the smallest value is
+LIMITS = {"psnr": (-math.inf, math.inf), "ssim": (-1, 1), "relative_error": (0, math.inf), "lpips": (0, math.inf)}
 LEVEL = 0.95
 Row = Mapping[str, Any]
 
@@ -110,7 +111,9 @@ def _entry(rows: Sequence[Row]) -> dict[str, Any]:
             continue
         values = [value for value, _ in found]
         worst, file = (max if name in LARGER_IS_MORE else min)(found)
-        low, high = interval(values) or (None, None)
+        # few images give intervals beyond what a mean can be
+        ends = interval(values)
+        low, high = (min(max(end, LIMITS[name][0]), LIMITS[name][1]) for end in ends) if ends else (None, None)
         entry[name] = {"mean": _mean(values), "low": low, "high": high, "worst": worst, "worst_file": file}
     return entry
 

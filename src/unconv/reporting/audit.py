@@ -34,11 +34,17 @@ def attack_chart(report: Report) -> Drawing | None:
         if (flat := audit["mean_colour"].get(metric)) is not None:
             axes.axhline(flat, color="#777777", linewidth=0.9, linestyle="--", label="mean colour")
         axes.plot([], [], color="#777777", marker="_", markersize=9, linestyle="", label="most exposed image")
+        if not n and entries:
+            # over the means: intervals of few images would squeeze them
+            means = [e[metric][part] for e in entries if e[metric] for part in ("mean", "worst")]
+            axes.set_ylim(min(0, *means) - 1, 1.1 * max(10, *means))
         axes.set_ylabel(name)
         name_layers(axes, report, range(len(report.names)), last=n == 1)
         if not n:
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-    caption(figure, report, f"Means; bars: {audit['interval']}. Hollow: not converged for every image.")
+    caption(
+        figure, report, f"Means; bars: {audit['interval']}, cut at the frame. Hollow: not converged for every image."
+    )
     return figure, _numbers(entries)
 
 
