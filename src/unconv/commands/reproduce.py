@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,16 @@ from unconv.reporting.reproduction import Section, svg, write_reproduction
 
 BUNDLED, CIFAR_SIZE = "cifar-vgg", 32
 PIXELS_PER_INCH = 80
+# options that not every experiment reads
+USED_BY = {
+    "draws": ("fig2",),
+    "samples": ("fig3", "thm33"),
+    "recovered": ("fig3",),
+    "steps": ("fig3",),
+    "fractions": ("fig3",),
+    "sizes": ("fig2", "thm31"),
+    "decoders": ("table3", "fig4"),
+}
 
 
 def run(options: Reproduce) -> tuple[dict[str, Any], str]:
@@ -114,6 +124,10 @@ def _result(name: str, opened: Opened) -> Result:
 
 
 def _check(options: Reproduce) -> None:
+    defaults = {field.name: field.default for field in fields(options)}
+    for name, used_by in USED_BY.items():
+        if options.name not in ("all", *used_by) and getattr(options, name) != defaults[name]:
+            raise UsageError(f"--{name} has no effect on {options.name}; it belongs to {' and '.join(used_by)}")
     for name in ("draws", "samples", "region", "steps"):
         if (value := getattr(options, name)) < 1:
             raise UsageError(f"--{name} is {value}; it is at least 1")
