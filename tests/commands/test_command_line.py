@@ -121,7 +121,7 @@ SCHEMAS = {
             "skipped_modules": LEFT_OUT,
             "model": {"type": "object"},
         },
-        ["command", "notes", "stopped", "audit", "control"],
+        ["command", "notes", "stopped", "audit", "leakage", "control"],
     ),
 }
 

@@ -134,6 +134,12 @@ def test_an_audit_from_end_to_end(audited):
     clean, noisy = (audit["table"][i]["relative_error"]["mean"] for i in (0, 1))
     assert clean < noisy < 1
     assert all(e["same_class"] is not None for e in audit["table"])
+    (bracket,) = result.document["leakage"]["table"]
+    assert (bracket["layer"], bracket["noise"]) == ("0.2", 0.5)
+    assert 0 < bracket["bound"] < min(bracket["attained"].values())
+    assert set(bracket["attained"]) == {"mean image", "linear decoder", "refined"}
+    assert any("no attacker gets more than" in sentence for sentence in audit["can_conclude"])
+    assert "What no attacker gets of noisy features" in result.page.read_text()
     # noisy results are the audit's alone
     assert len(result.layers[0]["inversion"]) == 3
     assert result.layers[0]["block"] is None

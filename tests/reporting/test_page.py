@@ -309,6 +309,16 @@ def test_an_audit_is_shown_with_what_can_and_cannot_be_concluded(make: Make) -> 
     assert (report.run / "figures/noise.svg").is_file()
 
 
+def test_what_no_attacker_gets_is_a_table_with_its_assumption(make: Make) -> None:
+    entry = {"layer": "layer1", "noise": 0.1, "best": "refined", "psnr": {"bound": 31.0, "best": 25.5}}
+    entry |= {"gap_db": 5.5, "bits_per_pixel": 1.25}
+    notes = ["no time for bounds of fc; unconv unseen tiny-net --layer fc --relative-sigma 0.1"]
+    found = page_of(make(leakage={"table": [entry], "assumption": "Assumed: Gaussian.", "notes": notes}))
+    for words in ("layer1 0.1 31.0 25.5 refined 5.50 1.25", "Assumed: Gaussian.", *notes):
+        assert words in found.text
+    assert "What no attacker gets" not in page_of(make()).text
+
+
 def test_remarks_and_failures_are_given(make: Make) -> None:
     report = make()
     report.document["layers"][1]["inversion"][0] |= {"failed": 1, "images": 1, "note": "NaN in one image"}

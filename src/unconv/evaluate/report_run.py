@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock, SideInfo
+from unconv.errors import UnconvError
 from unconv.evaluate.audit import audit_document, mean_colours
 from unconv.evaluate.budget import (
     MOST_PASSES,
@@ -22,7 +23,15 @@ from unconv.evaluate.budget import (
     seconds_per_pass,
 )
 from unconv.evaluate.evaluation import Evaluation, Plan, Progress, Row, summarise
-from unconv.evaluate.linear_fit import calibrated, fit_linear, fitted_file, linear_document, random_weights
+from unconv.evaluate.leakage import ASSUMPTION, PASSES, SUPPOSED, leakage_documents, leakage_table, sentences
+from unconv.evaluate.linear_fit import (
+    calibrated,
+    fit_linear,
+    fitted_file,
+    linear_document,
+    random_weights,
+    under_test,
+)
 from unconv.evaluate.network import CapturedStream, Network, Opened, same_path
 from unconv.evaluate.reconstruction import IN_PASSES, Settings, Task, noisy_name
 from unconv.evaluate.run_directory import MISSING, RunDirectory
@@ -45,6 +54,7 @@ LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note
 THEORY_SHARE = 0.1  # of a budget that certificates get
 CALIBRATION_SHARE = 0.4  # of what is left after the linear part that finding out how far refinement pays may take
 LAST_PAGE = 2.0  # times what the linear page took are kept for the last one, which shows more
+LEAKAGE_SHARE = 0.05  # that bounds of any attacker get
 PAGE_SHARE = 0.1  # of the time, at most, goes into pages between the first and the last; figures take seconds
 WritePage = Callable[[dict[str, Any], list[Row]], Path]
 
@@ -137,6 +147,7 @@ class ReportRun:
         self.clock.reserved = LAST_PAGE * self.page_seconds
         self._cheap_theory(say)
         per_pass = self.run.part("seconds_per_pass", lambda: seconds_per_pass(network, job.x, job.layers, job.budget))
+        self._bound_leakage(per_pass, say)
         refinements = self._calibrate(per_pass, len(images), say)
         passes = self._passes(len(images), per_pass, refinements)
         self.evaluation.plan = replace(plan, passes=passes, per_pass=per_pass, refinements=refinements)
@@ -190,6 +201,39 @@ class ReportRun:
                 found[noisy_name(layer, noise)] = refinement
             say(f"calibrating {layer}", 0)
         return found
+
+    def _bound_leakage(self, per_pass: Mapping[str, float], say: Progress) -> None:
+        """Bound what any attacker gets of the layers' noisy features, as far as a share of the budget goes."""
+        job = self.job
+        levels = sorted({task.noise for task in job.tasks if task.noise}) or [SUPPOSED]
+        left = float("inf") if job.budget is None else LEAKAGE_SHARE * job.budget
+        images = under_test(job.opened.images, tuple(job.x.shape[1:]))
+        missing = [layer for layer in job.layers if not self.run.has(self._bound_part(layer))]
+        for layer in sorted(missing, key=lambda name: per_pass[name]):
+            left -= PASSES * len(levels) * per_pass[layer]
+            if left < 0:
+                break
+            say(f"bounding leakage of {layer}", 0)
+            try:
+                part = {"levels": leakage_documents(job.opened.network, layer, levels, images, job.seed)}
+            except UnconvError as error:
+                part = {"levels": [], "note": f"{layer}: {error}"}
+            self.run.write_part(self._bound_part(layer), part)
+
+    def _bound_part(self, layer: str) -> str:
+        return f"leakage-{self.job.layers.index(layer):03d}"
+
+    def _leakage(self, rows: list[Row]) -> dict[str, Any]:
+        """Return the bounds found so far beside the best attacker of each, and the command for what is missing."""
+        parts = {layer: self.run.read(self._bound_part(layer)) for layer in self.job.layers}
+        found = {layer: part for layer, part in parts.items() if part is not MISSING}
+        missing = [layer for layer in self.job.layers if layer not in found]
+        notes = [part["note"] for part in found.values() if "note" in part]
+        if missing and self.planned:
+            command = f"unconv unseen {self.job.opened.loaded.name} --layer {' '.join(missing)} --relative-sigma 0.1"
+            notes.append(f"no time for bounds of {', '.join(missing)}; {command}")
+        table = leakage_table([document for part in found.values() for document in part["levels"]], rows)
+        return {"table": table, "assumption": ASSUMPTION, "notes": notes}
 
     def _fit(self, images: int, say: Progress) -> None:
         job, folder = self.job, self.run.path / "decoders"
@@ -413,6 +457,7 @@ class ReportRun:
         # one that could be read again has rows, whatever an earlier pass over the images said
         used = {row["file"] for row in evaluation.rows()}
         skipped |= {s["file"]: s for s in self.left_out if s["file"] not in skipped and s["file"] not in used}
+        leakage = self._leakage(list(evaluation.rows()))
         return {
             "run": str(self.run.path),
             "layers": layers,
@@ -427,17 +472,20 @@ class ReportRun:
             "command": job.command,
             "notes": [*self.notes, *self.plan_notes],
             "stopped": evaluation.stopped,
-            "audit": self._audit(),
+            "audit": self._audit(leakage["table"]),
+            "leakage": leakage,
             "control": "random" if job.control else None,
         }
 
-    def _audit(self) -> dict[str, Any] | None:
+    def _audit(self, bounds: list[dict[str, Any]]) -> dict[str, Any] | None:
         if not self.job.audit:
             return None
         opened, evaluation = self.job.opened, self.evaluation
         assert evaluation is not None
         flat = self.run.part("mean-colour", lambda: mean_colours(opened.images, opened.network.preprocess))
-        return audit_document(evaluation.rows(), self.job.tasks, flat)
+        audit = audit_document(evaluation.rows(), self.job.tasks, flat)
+        audit["can_conclude"] += sentences(bounds) if audit["noise"] else []
+        return audit
 
     def _publish(self) -> tuple[dict[str, Any], list[Row], Path]:
         assert self.evaluation is not None

@@ -98,6 +98,16 @@ def audit_table(report: Report) -> list[list[Any]]:
     return rows
 
 
+def leakage_table(report: Report) -> list[list[Any]]:
+    """Return what no attacker gets, by layer: its place, the noise, the best attacker, and the numbers as texts."""
+    rows = []
+    for entry in (report.document.get("leakage") or {}).get("table", []):
+        bound, best, gap = (entry["psnr"]["bound"], entry["psnr"]["best"], entry["gap_db"])
+        numbers = [words.number(value) for value in (bound, best, gap, entry["bits_per_pixel"])]
+        rows.append([report.names.index(entry["layer"]), f"{entry['noise']:g}", entry["best"], numbers])
+    return rows
+
+
 def _cell(found: Entry | None) -> tuple[float | None, list[str]]:
     if found is None:
         return None, []

@@ -17,7 +17,7 @@ import jinja2
 
 from unconv.io import replacing
 from unconv.reporting import text as words
-from unconv.reporting.audit import audit_table
+from unconv.reporting.audit import audit_table, leakage_table
 from unconv.reporting.data import METRICS, Record, Report, Series, printable, read_report, start_at
 from unconv.reporting.figures import draw_figures
 from unconv.reporting.images import EmbeddedImages, embed_images, encode
@@ -115,6 +115,7 @@ def _render(report: Report, pictures: EmbeddedImages, unseen: EmbeddedImages, fi
         expected=_expected(report, pictures),
         audit=report.document.get("audit"),
         attacks=audit_table(report),
+        leakage=leakage_table(report),
         numbers=encode(_numbers(report).encode(), KINDS[".csv"]),
         theory=_theory(report),
         directions=_directions(report, unseen),

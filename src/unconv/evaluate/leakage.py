@@ -1,0 +1,126 @@
+"""The leakage bracket of a run: what no attacker gets of noisy features, beside what the run's attackers got."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unconv.errors import UnconvError
+from unconv.evaluate.network import Network
+from unconv.evaluate.reconstruction import add_noise, noisy_name
+from unconv.unseen.image_prior import ImagePrior
+from unconv.unseen.leakage import LinearModel, decibels
+from unconv.unseen.pixels import PixelFunction
+
+IMAGES = 8  # at which the layer is linearised, and that the linear decoder is asked for
+PROBES, BATCH = 16, 4
+PASSES = 2 * PROBES + IMAGES  # of a layer and a level, roughly
+SUPPOSED = 0.1  # level of noise where a run has none
+ASSUMPTION = (
+    "Assumed: white Gaussian noise on the features, of one level for all images, and images from a Gaussian prior with"
+    " the reference images' covariance, over which the error is averaged; for photographs that is a model, no proof."
+)
+ATTACKERS = {"linear": "linear decoder", "gauss-newton": "refined"}
+
+
+def leakage_documents(
+    network: Network, layer: str, levels: Sequence[float], images: Tensor, seed: int
+) -> list[dict[str, Any]]:
+    """Bound the error of any attacker, and measure that of the linear decoder; see ``unconv.leakage``.
+
+    Args:
+        network: With linear decoders and reference images.
+        layer: Its name.
+        levels: Of noise, relative to the root mean square of an image's features.
+        images: As the network receives them. Shape ``(N, C, *spatial)``.
+        seed: Of probes and noise.
+
+    Returns:
+        A document for each level: the bound, and the mean squared error of each attacker, pixels between 0 and 1.
+
+    Raises:
+        UnconvError: If no gradient passes from the layer to the image, or there are no reference images.
+    """
+    references, images = network.references, images[:IMAGES].to(network.device)
+    if references is None:
+        raise UnconvError("there are no reference images for a prior, since values choose the way through the network")
+    references = references if isinstance(references, Tensor) else references()
+    function = PixelFunction(network.function(layer, images.shape[1:]), network.box)
+    with torch.no_grad():
+        features = torch.cat([function.function(part) for part in images.split(BATCH)])
+    if not features.isfinite().all():
+        raise UnconvError("its features hold NaN or infinite values")
+    # noise is relative to each image's own features: the least of them bounds all
+    size = features.flatten(1).double().square().mean(1).sqrt().min().item()
+    true = function.to_pixels(images)
+    prior = ImagePrior.of(function.to_pixels(references.to(network.device)))
+    model = LinearModel.of(function, true, prior, probes=PROBES, batch_size=BATCH, seed=seed)
+    documents = []
+    for level in levels:
+        bound = model.bound(level * size, probes=PROBES, batch_size=BATCH, seed=seed + 1)
+        attained = {"mean image": (true - prior.mean.to(true)).double().square().mean().item()}
+        decoder = network.linear.get(noisy_name(layer, level), network.linear.get(layer))
+        if decoder is not None:
+            noisy = add_noise(features, level, torch.Generator().manual_seed(seed))
+            found = function.to_pixels(decoder(noisy, images.shape[1:]).to(true))
+            found = found if function.box is None else found.clamp(0, 1)
+            error = (found - true).double().square().mean().item()
+            attained |= {"linear decoder": error} if math.isfinite(error) else {}
+        documents.append({
+            "layer": layer,
+            "noise": level,
+            "bound": bound.bayes,
+            "in_pixels": function.box is not None,
+            "bits_per_pixel": bound.bits_per_pixel,
+            "attained": attained,
+            "images": len(images),
+        })
+    return documents
+
+
+def leakage_table(documents: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return documents with the best attacker of each, those of a run's rows included, and PSNR in dB."""
+    errors: dict[tuple[str, float, str], list[float]] = {}
+    for row in rows:
+        if row["method"] in ATTACKERS and row["side_info"] == "none" and row["psnr"] is not None:
+            key = row["layer"], row["noise"], ATTACKERS[row["method"]]
+            errors.setdefault(key, []).append(10 ** (-row["psnr"] / 10))
+    table = []
+    for document in documents:
+        attained = dict(document["attained"])
+        if document["in_pixels"]:
+            own = {a: v for (layer, level, a), v in errors.items() if (layer, level) == _key(document)}
+            attained |= {attacker: sum(values) / len(values) for attacker, values in own.items()}
+        best = min(attained, key=lambda attacker: attained[attacker])
+        pixels, bound, ours = document["in_pixels"], document["bound"], attained[best]
+        gap = 10 * math.log10(ours / bound) if ours > 0 and bound > 0 else None
+        table.append({
+            **document,
+            "attained": attained,
+            "best": best,
+            "psnr": {"bound": decibels(bound) if pixels else None, "best": decibels(ours) if pixels else None},
+            "gap_db": gap,
+        })
+    return table
+
+
+def _key(document: Mapping[str, Any]) -> tuple[str, float]:
+    return document["layer"], document["noise"]
+
+
+def sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return, for the largest noise, what no attacker gets at each layer."""
+    largest = max((entry["noise"] for entry in table), default=0.0)
+    shown = [e for e in table if e["noise"] == largest and e["psnr"]["bound"] is not None]
+    if not shown:
+        return []
+    each = "; ".join(
+        f"{e['psnr']['bound']:.1f} dB at {e['layer']} ({e['best']}: {e['psnr']['best']:.1f} dB)"
+        for e in shown
+        if e["psnr"]["best"] is not None
+    )
+    return [f"With noise of {largest:g} of the features' size no attacker gets more than {each}. {ASSUMPTION}"]
