@@ -37,7 +37,7 @@ def attack_chart(report: Report) -> Drawing | None:
         if not n and entries:
             # over the means: intervals of few images would squeeze them
             means = [e[metric][part] for e in entries if e[metric] for part in ("mean", "worst")]
-            axes.set_ylim(min(0, *means) - 1, 1.1 * max(10, *means))
+            axes.set_ylim(min([0, *means]) - 1, 1.1 * max([10, *means]))
         axes.set_ylabel(name)
         name_layers(axes, report, range(len(report.names)), last=n == 1)
         if not n:
