@@ -1,9 +1,9 @@
 """Fill the tables of reproduction.md from the committed results: ``python docs/fill_reproduction.py``.
 
 A table stands between ``<!-- table: FILE CHOICE -->`` and ``<!-- end -->``; ``FILE`` is under ``experiments/results``,
-without ``.json``. ``CHOICE``, a JSON object, may name ``tables`` by their captions, ``columns`` by their numbers,
-and texts, ``without``, whose rows are left out. Every result names the command that made it, which is put under its
-table.
+without ``.json``. ``CHOICE``, a JSON object, may name ``tables`` by their captions, ``columns`` by their numbers (by
+caption where there are several tables), and texts, ``without``, whose rows are left out. Every result names the command
+that made it, which is put under its table.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def tables(name: str, choice: Mapping[str, Any]) -> str:
     for caption in captions:
         header, rows = found[caption]
         columns = choice.get("columns", range(len(header)))
+        columns = columns[caption] if isinstance(columns, dict) else columns
         rows = [[row[i] for i in columns] for row in rows if not set(choice.get("without", ())) & set(map(str, row))]
         lines += [f"*{caption}*", ""] if len(captions) > 1 else []
         lines += markdown([header[i] for i in columns], rows)

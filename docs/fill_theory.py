@@ -93,19 +93,7 @@ def constant(ours: dict[str, Any]) -> str:
     )
 
 
-def one_step(ours: dict[str, Any]) -> str:
-    """One-step IHT beside Theorem 3.3's bound."""
-    header = ("`M`", "`delta_2k`", "error, true switches", "found switches", "bound")
-    rows = []
-    for found in ours["one_step"]:
-        bound = "silent" if found["bound_upper"] is None else f"{found['bound_upper']:.3g}"
-        errors = (f"{found[key]:.2g}" for key in ("error_true_switches", "error_found_switches"))
-        span = f"{found['lower_2k']:.2g} to {found['upper_2k']:.2g}"
-        rows.append(f"| {found['M']} | {span} | {' | '.join(errors)} | {bound} |")
-    return "\n".join([*lines(header), *rows])
-
-
-MADE = {"thm31-exponents": exponents, "thm31-constant": constant, "thm33-one-step": one_step}
+MADE = {"thm31-exponents": exponents, "thm31-constant": constant}
 
 
 def fill(page: str) -> str:
