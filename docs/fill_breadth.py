@@ -35,7 +35,7 @@ def table(rows: Rows) -> list[tuple[object, ...]]:
 
 
 def summary(rows: Rows) -> str:
-    """How many went through, how far blocks are from the network at most, what was left out, and the median errors."""
+    """How many went through, how far blocks are from the network at most, what was left out, median errors."""
     good = [row for row in rows if "failed" not in row]
     from_timm = sum(row["model"].startswith(TIMM) for row in rows)
     sources = f"{len(rows) - from_timm} of torchvision, {from_timm} of timm"
@@ -48,12 +48,10 @@ def summary(rows: Rows) -> str:
             f"- The largest difference of any of {blocks:,} conv blocks from the network's own output is {most:.1e} of "
             f"its largest value (`{row['difference']['block']}` of {row['model']})."
         )
-    skipped: Counter[str] = Counter()
-    for row in good:
-        for reason, count in row["skipped"].items():
-            skipped[_short(reason)] += count
-    said = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
-    lines.append(f"- Convolutions that are no conv block, in all models together: {said}.")
+    skipped = sum(count for row in good for count in row["skipped"].values())
+    lines.append(
+        f"- {skipped} convolutions are no conv block; the table has the reasons. Their outputs are layers all the same."
+    )
     medians = []
     for role in ROLES:
         errors = [row["inverted"][role]["linear"] for row in good]
