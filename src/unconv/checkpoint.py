@@ -91,20 +91,15 @@ class WeightsMisfit(UnconvError):
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a weights file holds.
-
-    Attributes:
-        path: The file.
-        state: All tensors, on the CPU, with dots between the names of nested dictionaries
-            (``state_dict.module.conv.weight``); where the file has them, torch's versions of modules in ``_metadata``.
-        sha256: Of the file's bytes.
-        preprocessing: The preprocessing that the file itself names (the safetensors metadata key
-            ``preprocessing``, the JSON of ``Preprocess.describe``), where it does.
-    """
+    """What a weights file holds."""
 
     path: Path
+    # all tensors, on the CPU, with dots between the names of nested dictionaries (state_dict.module.conv.weight);
+    # where the file has them, torch's versions of modules in _metadata
     state: OrderedDict[str, Tensor]
     sha256: str
+    # the preprocessing that the file itself names (the safetensors metadata key preprocessing, the JSON of
+    # Preprocess.describe), where it does
     preprocessing: Preprocess | None = None
 
 

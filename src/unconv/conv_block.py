@@ -24,14 +24,9 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Activation:
-    """A function that is applied to every entry.
+    """A function that is applied to every entry."""
 
-    Attributes:
-        name: Its name in ``torch.nn.functional``; ``"none"`` for the identity.
-        function: The function, out of place.
-    """
-
-    name: str
+    name: str  # its name in torch.nn.functional; "none" for the identity
     function: Callable[[Tensor], Tensor]
 
     @property
@@ -170,12 +165,7 @@ class ConvBlock:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A module that was left out, and why.
-
-    Attributes:
-        module: Its path.
-        reason: The reason, in one line.
-    """
+    """A module that was left out, and why."""
 
     module: str
     reason: str

@@ -156,17 +156,11 @@ class SkippedImage:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one size, prepared for a network.
+    """Images of one size, prepared for a network."""
 
-    Attributes:
-        names: File names, as ``display_name`` shows them.
-        inputs: Shape ``(N, C, H, W)``, float32.
-        indices: Place of each image in the list of images.
-    """
-
-    names: tuple[str, ...]
-    inputs: Tensor
-    indices: tuple[int, ...]
+    names: tuple[str, ...]  # file names, as display_name shows them
+    inputs: Tensor  # shape (N, C, H, W), float32
+    indices: tuple[int, ...]  # place of each image in the list of images
 
 
 class ImageStream:

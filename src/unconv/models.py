@@ -40,15 +40,10 @@ from unconv.preprocessing import Numbers, Preprocess, Preprocessing, UserPreproc
 
 @dataclass(frozen=True)
 class WeightsIdentity:
-    """Which weights a model has.
+    """Which weights a model has."""
 
-    Attributes:
-        source: Where they come from, in words: a file, a torchvision name, or ``"random, seed 0"``.
-        sha256: Of the weights file's bytes; without a file, of the names, types, shapes and bytes of all tensors.
-    """
-
-    source: str
-    sha256: str
+    source: str  # where they come from, in words: a file, a torchvision name, or "random, seed 0"
+    sha256: str  # of the weights file's bytes; without a file, of the names, types, shapes and bytes of all tensors
 
 
 @dataclass(frozen=True)

@@ -134,14 +134,11 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class UserPreprocess:
-    """A user's own function from a PIL image to a tensor.
+    """A user's own function from a PIL image to a tensor."""
 
-    Attributes:
-        function: Takes an RGB PIL image, returns a tensor of shape ``(C, H, W)`` (or ``(1, C, H, W)``).
-        inverse: A preprocessing whose ``to_pixels`` undoes the function's normalisation, where one is known.
-    """
-
+    # takes an RGB PIL image, returns a tensor of shape (C, H, W) (or (1, C, H, W))
     function: Callable[[Image.Image], Tensor]
+    # a preprocessing whose to_pixels undoes the function's normalisation, where one is known
     inverse: Preprocess | None = None
 
     def __call__(self, image: Image.Image) -> Tensor:

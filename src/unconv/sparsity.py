@@ -145,15 +145,10 @@ Region = int | tuple[int, ...] | Window | Literal["map"]
 
 @dataclass(frozen=True)
 class AveragePool:
-    """Average pooling: one linear equation per region instead of a switch.
-
-    Attributes:
-        window: The regions.
-        count_include_pad: Whether places in the padding count in the mean.
-    """
+    """Average pooling: one linear equation per region instead of a switch."""
 
     window: Window
-    count_include_pad: bool = True
+    count_include_pad: bool = True  # whether places in the padding count in the mean
 
     def forward(self, h: Tensor) -> Tensor:
         """Return the mean of each region. Shape ``(N, K, *spatial)`` to ``(N, K, *pooled)``."""

@@ -23,41 +23,28 @@ Features = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StationaryConfig:
-    """How the average of ``J^T J`` and the covariance of residuals are estimated.
+    """How the average of ``J^T J`` and the covariance of residuals are estimated."""
 
-    Attributes:
-        block: Largest number of pixels per axis of a block. The stride of the layer is the natural one; smaller ones
-            take what differs between the places of a larger block for the same on average, and cost less.
-        probes: Backward passes that the average of ``J^T J`` is taken from.
-        batch_size: Backward passes at a time.
-        smoothing: Neighbouring frequencies on each side that matrices are averaged over; together with the number of
-            images there have to be several times more samples than numbers in a block.
-        taper: Share of each axis, at both ends, over which images are faded out, so that borders are not taken for
-            detail.
-        least_variance: Variances are raised by this share of their mean.
-        seed: Seed of the probes.
-    """
-
+    # largest number of pixels per axis of a block. The stride of the layer is the natural one; smaller ones take what
+    # differs between the places of a larger block for the same on average, and cost less.
     block: int = 4
-    probes: int = 16
+    probes: int = 16  # backward passes that the average of J^T J is taken from
     batch_size: int = 4
+    # neighbouring frequencies on each side that matrices are averaged over; together with the number of images there
+    # have to be several times more samples than numbers in a block
     smoothing: int = 2
+    # share of each axis, at both ends, over which images are faded out, so that borders are not taken for detail
     taper: float = 0.1
-    least_variance: float = 1e-3
+    least_variance: float = 1e-3  # variances are raised by this share of their mean
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Images as blocks of pixels on a grid, padded with zeros where the blocks do not divide the image.
+    """Images as blocks of pixels on a grid, padded with zeros where the blocks do not divide the image."""
 
-    Attributes:
-        image_shape: Shape ``(C, *spatial)``.
-        block: Pixels per axis of a block.
-    """
-
-    image_shape: tuple[int, ...]
-    block: tuple[int, ...]
+    image_shape: tuple[int, ...]  # shape (C, *spatial)
+    block: tuple[int, ...]  # pixels per axis of a block
 
     @staticmethod
     def of(image_shape: Sequence[int], stride: Sequence[int], largest: int) -> Blocks:

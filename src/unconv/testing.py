@@ -83,13 +83,9 @@ class OperatorConformance:
 
 @dataclass(frozen=True)
 class MatrixOperator:
-    """A dense matrix as an operator; the small problems of ``SolverConformance`` are made of it.
+    """A dense matrix as an operator; the small problems of ``SolverConformance`` are made of it."""
 
-    Attributes:
-        matrix: Shape ``(m, n)``.
-    """
-
-    matrix: Tensor
+    matrix: Tensor  # shape (m, n)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

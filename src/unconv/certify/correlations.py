@@ -24,15 +24,10 @@ FINE_GRID = 160  # channels up to which 64 frequencies per axis are affordable, 
 
 @dataclass(frozen=True)
 class Table:
-    """Correlations of the rows of ``W``.
+    """Correlations of the rows of ``W``."""
 
-    Attributes:
-        values: At every shift. Shape ``(K, K, *shifts)``, float64.
-        error: How far off each may be, at any shift. Shape ``(K, K)``.
-    """
-
-    values: Tensor
-    error: Tensor
+    values: Tensor  # at every shift; shape (K, K, *shifts), float64
+    error: Tensor  # how far off each may be, at any shift; shape (K, K)
 
     @property
     def reach(self) -> tuple[int, ...]:

@@ -28,18 +28,11 @@ BATCH = 2**21  # Gram entries diagonalised at once: 16 MB
 
 @dataclass(frozen=True)
 class Exact:
-    """A model-RIP constant by enumeration.
+    """A model-RIP constant by enumeration."""
 
-    Attributes:
-        delta: The constant, up to the rounding of the eigenvalues.
-        ceiling: ``delta`` and all that this rounding can hide: an upper bound.
-        attained: The vector that attains it, and its value from ``W^T z``.
-        subspaces: Number of subspaces looked at.
-    """
-
-    delta: float
-    ceiling: float
-    attained: LowerBound
+    delta: float  # the constant, up to the rounding of the eigenvalues
+    ceiling: float  # delta and all that this rounding can hide: an upper bound
+    attained: LowerBound  # the vector that attains it, and its value from W^T z
     subspaces: int
 
 

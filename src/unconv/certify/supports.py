@@ -19,13 +19,10 @@ from unconv.sparsity import Pooled, Region
 
 @dataclass(frozen=True)
 class BlockPartition:
-    """The blocks of one channel: a support holds at most one place of each (two, for sums of two vectors).
+    """The blocks of one channel: a support holds at most one place of each (two, for sums of two vectors)."""
 
-    Attributes:
-        labels: Per axis, the block index of each place, -1 where the place lies in no block. Two places share
-            a block if all their labels agree.
-    """
-
+    # per axis, the block index of each place, -1 where the place lies in no block. Two places share a block if all
+    # their labels agree.
     labels: tuple[tuple[int, ...], ...]
 
     @property

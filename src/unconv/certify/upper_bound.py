@@ -62,17 +62,12 @@ class UpperBound:
 
 @dataclass(frozen=True)
 class LayerBounds:
-    """What is proven about one layer at the full boundary.
+    """What is proven about one layer at the full boundary."""
 
-    Attributes:
-        single: Upper bound on ``delta_k``.
-        double: Upper bound on ``delta_2k``, at least that on ``delta_k``.
-        largest_k: The largest number of regions in use, up to 64, for which ``delta_k < 1`` is proven by the first
-            argument; 0 where it is not even for one.
-    """
-
-    single: UpperBound
-    double: UpperBound
+    single: UpperBound  # upper bound on delta_k
+    double: UpperBound  # upper bound on delta_2k, at least that on delta_k
+    # the largest number of regions in use, up to 64, for which delta_k < 1 is proven by the first argument; 0 where
+    # it is not even for one
     largest_k: int
 
 
@@ -161,21 +156,13 @@ def _worst(bounds: list[UpperBound]) -> UpperBound:
 
 @dataclass(frozen=True)
 class RowBounds:
-    """Rows that may hold as much of a support as they can, and what is asked of them.
-
-    Attributes:
-        given: Their operator.
-        table: Its correlations, nothing cropped.
-        blocks: The blocks of one channel,
-        channels: and how many channels have such blocks.
-        neighbours: Who can stand beside a row.
-    """
+    """Rows that may hold as much of a support as they can, and what is asked of them."""
 
     given: ConvOperator
-    table: Table
-    blocks: BlockPartition
-    channels: int
-    neighbours: Neighbours
+    table: Table  # its correlations, nothing cropped
+    blocks: BlockPartition  # the blocks of one channel,
+    channels: int  # and how many channels have such blocks
+    neighbours: Neighbours  # who can stand beside a row
 
     @cached_property
     def magnitudes(self) -> Tensor:

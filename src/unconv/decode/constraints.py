@@ -68,16 +68,10 @@ class Intervals:
 
 @dataclass(frozen=True)
 class UnknownSwitches:
-    """Max pooling without switches: each region's largest entry now, the least violation, stands for its switch.
+    """Max pooling without switches: each region's largest entry now, the least violation, stands for its switch."""
 
-    Attributes:
-        non_maximal: Bounds of every place.
-        maximal: Lower bound of each region's largest entry. Shape ``(N, K, *pooled)``.
-        window: The regions.
-    """
-
-    non_maximal: Intervals
-    maximal: Tensor
+    non_maximal: Intervals  # bounds of every place
+    maximal: Tensor  # lower bound of each region's largest entry; shape (N, K, *pooled)
     window: Window
 
     def residual(self, h: Tensor) -> Tensor:
@@ -112,19 +106,12 @@ class UnknownSwitches:
 
 @dataclass(frozen=True)
 class Averages:
-    """``average(activation(h + bias)) = values``; linear without activation, else linearised at ``h``.
-
-    Attributes:
-        pooling: The average.
-        activation: Elementwise.
-        bias: Broadcasts against ``h``.
-        values: Shape ``(N, K, *pooled)``.
-    """
+    """``average(activation(h + bias)) = values``; linear without activation, else linearised at ``h``."""
 
     pooling: AveragePool
-    activation: Callable[[Tensor], Tensor]
-    bias: Tensor
-    values: Tensor
+    activation: Callable[[Tensor], Tensor]  # elementwise
+    bias: Tensor  # broadcasts against h
+    values: Tensor  # shape (N, K, *pooled)
 
     def residual(self, h: Tensor) -> Tensor:
         """Return computed minus given averages. Shape ``(N, K, *pooled)``."""

@@ -21,19 +21,14 @@ class Equations:
 
     Without average pooling ``A`` is ``W`` with all rows zeroed that the code leaves open, so a place that two
     overlapping regions name counts once. Average pooling over known gates adds the pooling matrix.
-
-    Attributes:
-        operator: The map ``W``.
-        target: Right-hand sides; zero where there is no equation. Shape ``(N, K, *spatial)``, or
-            ``(N, K, *pooled)`` behind average pooling.
-        mask: Rows of ``W`` that take part. Shape ``(N, K, *spatial)``, bool.
-        average: The pooling behind the mask, where it averages.
     """
 
     operator: LinearOperator
+    # right-hand sides; zero where there is no equation; shape (N, K, *spatial), or (N, K, *pooled) behind
+    # average pooling.
     target: Tensor
-    mask: Tensor
-    average: AveragePool | None = None
+    mask: Tensor  # rows of W that take part; shape (N, K, *spatial), bool
+    average: AveragePool | None = None  # the pooling behind the mask, where it averages
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``A x``. Shape ``(N, *input_shape)`` to the shape of ``target``."""

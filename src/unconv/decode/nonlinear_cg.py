@@ -17,16 +17,11 @@ from unconv.solvers.solution import Solution
 
 @dataclass(frozen=True)
 class LineSearchConfig:
-    """How exactly the minimum along a direction is sought; no step of the search costs a product with ``W``.
+    """How exactly the minimum along a direction is sought; no step of the search costs a product with ``W``."""
 
-    Attributes:
-        newton_steps: Largest number of safeguarded Newton steps on the derivative,
-        slope_tolerance: which end where it has fallen to this share of its first value.
-        max_backtracks: Times that a step which raises the objective all the same is quartered, before none is made.
-    """
-
-    newton_steps: int = 5
-    slope_tolerance: float = 0.1
+    newton_steps: int = 5  # largest number of safeguarded Newton steps on the derivative,
+    slope_tolerance: float = 0.1  # which end where it has fallen to this share of its first value
+    # times that a step which raises the objective all the same is quartered, before none is made
     max_backtracks: int = 12
 
 
@@ -47,17 +42,11 @@ class Iterate:
 
 @dataclass(frozen=True)
 class Objective:
-    """The objective ``f(W x) + negativity / 2 * ||min(x, 0)||^2`` of each input.
-
-    Attributes:
-        operator: The map ``W``.
-        constraints: What ``W x`` has to agree with, which gives ``f``.
-        negativity: Weight of negative entries; 0 where the input may be negative.
-    """
+    """The objective ``f(W x) + negativity / 2 * ||min(x, 0)||^2`` of each input."""
 
     operator: LinearOperator
-    constraints: Constraints
-    negativity: float = 0.0
+    constraints: Constraints  # what W x has to agree with, which gives f
+    negativity: float = 0.0  # weight of negative entries; 0 where the input may be negative
 
     def at(self, rows: Tensor) -> Objective:
         """Return the objective of some of the inputs. ``rows``: indices, int64."""

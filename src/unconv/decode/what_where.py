@@ -41,21 +41,13 @@ class Mirrored:
 
 @dataclass(frozen=True)
 class Card:
-    """What a decoder's file says of it.
+    """What a decoder's file says of it."""
 
-    Attributes:
-        stage: The conv block whose code it decodes.
-        layers: Its layers, from the code to the image.
-        encoder_sha256: Which weights the encoder has.
-        preprocessing: How the images were prepared, as ``describe`` says it, without sizes.
-        config: How it was trained.
-    """
-
-    stage: str
-    layers: tuple[Mirrored, ...]
-    encoder_sha256: str
-    preprocessing: dict[str, Any]
-    config: dict[str, Any]
+    stage: str  # the conv block whose code it decodes
+    layers: tuple[Mirrored, ...]  # its layers, from the code to the image
+    encoder_sha256: str  # which weights the encoder has
+    preprocessing: dict[str, Any]  # how the images were prepared, as describe says it, without sizes
+    config: dict[str, Any]  # how it was trained
 
 
 def mirror(chain: Sequence[ConvBlock]) -> tuple[Mirrored, ...]:

@@ -30,20 +30,14 @@ PAIR_COST = 100  # multiply-adds of a convolution that take as long as one look-
 
 @dataclass(frozen=True)
 class SparseCodes:
-    """A batch of model-k-sparse codes, by their active entries.
+    """A batch of model-k-sparse codes, by their active entries."""
 
-    Attributes:
-        channels: Channel of each entry. Shape ``(N, k)``, int64.
-        places: Flat index of its place in the channel's map. Shape ``(N, k)``, int64; no entry is named twice
-            in one code with non-zero values.
-        values: Its value. Shape ``(N, k)``.
-        shape: Shape of the dense activation, ``(K, *spatial)``.
-    """
-
-    channels: Tensor
+    channels: Tensor  # channel of each entry; shape (N, k), int64
+    # flat index of its place in the channel's map; shape (N, k), int64; no entry is named twice in one code with
+    # non-zero values.
     places: Tensor
-    values: Tensor
-    shape: tuple[int, ...]
+    values: Tensor  # its value; shape (N, k)
+    shape: tuple[int, ...]  # shape of the dense activation, (K, *spatial)
 
     def dense(self) -> Tensor:
         """The codes spelled out. Shape ``(N, K, *spatial)``."""

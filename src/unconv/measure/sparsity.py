@@ -70,15 +70,10 @@ class NonZeros:
 
 @dataclass(frozen=True)
 class BlockSparsity:
-    """Shares of non-zeros of one conv block.
+    """Shares of non-zeros of one conv block."""
 
-    Attributes:
-        activation: After the activation function.
-        pooled: After the pooling; the same as ``activation`` where the block has none.
-    """
-
-    activation: NonZeros = NonZeros()
-    pooled: NonZeros = NonZeros()
+    activation: NonZeros = NonZeros()  # after the activation function
+    pooled: NonZeros = NonZeros()  # after the pooling; the same as activation where the block has none
 
     def __add__(self, other: BlockSparsity) -> BlockSparsity:
         return BlockSparsity(self.activation + other.activation, self.pooled + other.pooled)

@@ -22,31 +22,18 @@ Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 @dataclass(frozen=True)
 class Context:
-    """A network and images to reproduce the paper's experiments on.
-
-    Attributes:
-        model: Its name, for the notes.
-        network: The network.
-        images: The images.
-        blocks: The conv blocks at the size of the first image.
-        names: The blocks that the weights reach, in execution order.
-        shape: Of the first image's input, ``(C, H, W)``.
-        region: Side of the pooling imposed on a block that has none.
-        seed: Seed of everything random.
-        progress: Called with a message as the work goes on.
-        skipped: Images that the last pass left out.
-    """
+    """A network and images to reproduce the paper's experiments on."""
 
     model: str
     network: Network
     images: ImageStream
-    blocks: ConvBlocks
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
-    region: int = 2
+    blocks: ConvBlocks  # the conv blocks at the size of the first image
+    names: tuple[str, ...]  # the blocks that the weights reach, in execution order
+    shape: tuple[int, ...]  # of the first image's input, (C, H, W)
+    region: int = 2  # side of the pooling imposed on a block that has none
     seed: int = 0
-    progress: Callable[[str], None] = lambda message: None
-    skipped: list[SkippedImage] = field(default_factory=list)
+    progress: Callable[[str], None] = lambda message: None  # called with a message as the work goes on
+    skipped: list[SkippedImage] = field(default_factory=list)  # images that the last pass left out
 
     def captured(self, names: Sequence[str]) -> Iterator[Captured]:
         """Yield the images batch by batch with the inputs of the named blocks."""

@@ -19,21 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table or figure.
-
-    Attributes:
-        title: Its heading.
-        run: Computes it with options, and with a function that opens the network where it needs one.
-        tables: Header and rows of a result, by caption.
-        draw: The figure of a result, where it has one.
-        suffix: Of its figure's file; pictures are no vectors.
-    """
+    """One table or figure."""
 
     title: str
+    # computes it with options, and with a function that opens the network where it needs one
     run: Callable[[Reproduce, Callable[[], Context]], Result]
-    tables: Callable[[Result], Mapping[str, Table]]
-    draw: Callable[[Result], Figure | None] = lambda result: None
-    suffix: str = ".svg"
+    tables: Callable[[Result], Mapping[str, Table]]  # header and rows of a result, by caption
+    draw: Callable[[Result], Figure | None] = lambda result: None  # the figure of a result, where it has one
+    suffix: str = ".svg"  # of its figure's file; pictures are no vectors
 
 
 def _decoders(options: Any, context: Context) -> dict[str, OpenedDecoder]:

@@ -24,21 +24,13 @@ THEOREM = {"k": 0.5, "M": -0.5, "l": -1.0, "D": 0.5, "K": 0.0}  # exponents of d
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of one Gaussian layer, named as in the paper.
+    """The sizes of one Gaussian layer, named as in the paper."""
 
-    Attributes:
-        k: Non-zeros.
-        M: Channels of the input.
-        l: Length of a filter.
-        D: Length of the input.
-        K: Number of filters.
-    """
-
-    k: int = 8
-    M: int = 32
-    l: int = 5
-    D: int = 32
-    K: int = 96
+    k: int = 8  # non-zeros
+    M: int = 32  # channels of the input
+    l: int = 5  # length of a filter
+    D: int = 32  # length of the input
+    K: int = 96  # number of filters
 
     def operator(self, seed: int) -> ConvOperator:
         """Return the layer, in float64, with filters of variance ``1 / (M l)``."""

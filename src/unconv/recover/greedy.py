@@ -19,17 +19,11 @@ from unconv.sparsity import Code, SparsityModel
 
 @dataclass(frozen=True)
 class GreedyConfig:
-    """When a greedy solver gives an input up, and how long it fits values.
+    """When a greedy solver gives an input up, and how long it fits values."""
 
-    Attributes:
-        patience: Number of steps within which the best residual has to fall,
-        least_fall: by this share of it; an input whose residual does not has stalled.
-        fit_steps: Largest number of conjugate-gradient steps of one least-squares fit.
-    """
-
-    patience: int = 10
-    least_fall: float = 1e-6
-    fit_steps: int = 60
+    patience: int = 10  # number of steps within which the best residual has to fall,
+    least_fall: float = 1e-6  # by this share of it; an input whose residual does not has stalled
+    fit_steps: int = 60  # largest number of conjugate-gradient steps of one least-squares fit
 
 
 DEFAULTS = GreedyConfig()

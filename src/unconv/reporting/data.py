@@ -54,29 +54,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Report:
-    """A report as its page and figures show it; texts are printable, paths are as in the rows.
-
-    Attributes:
-        document: The report's JSON document.
-        config: Settings of the run.
-        environment: Versions and machine.
-        series: Records by series and place of the layer.
-        pictures: The first images that have pictures.
-        images: Number of images.
-        ranged: Number of images that the ranges are of.
-        expected: Place of the layer, file, expected and true relative error of the linear decoders' estimates.
-        baseline: Mean over the pictured originals, by metric, of answering with the image's mean colour.
-    """
+    """A report as its page and figures show it; texts are printable, paths are as in the rows."""
 
     document: dict[str, Any]
     config: dict[str, Any]
     environment: dict[str, Any]
-    series: dict[Series, dict[int, Record]]
-    pictures: list[Picture]
+    series: dict[Series, dict[int, Record]]  # records by series and place of the layer
+    pictures: list[Picture]  # the first images that have pictures
     images: int
-    ranged: int
+    ranged: int  # number of images that the ranges are of
+    # place of the layer, file, expected and true relative error of the linear decoders' estimates
     expected: list[tuple[int, str, float, float]]
-    baseline: dict[str, float]
+    baseline: dict[str, float]  # mean over the pictured originals, by metric, of answering with the image's mean colour
 
     @property
     def layers(self) -> list[dict[str, Any]]:

@@ -21,19 +21,12 @@ MARGIN = 1.08
 
 @dataclass
 class EmbeddedImages:
-    """The pictures that go into a page.
+    """The pictures that go into a page."""
 
-    Attributes:
-        uris: Data URI by path.
-        unread: Reason by path, for files that are no readable picture.
-        images: How many of the images are in, from the first on; that one always.
-        edge: No picture's longer side has more pixels than this.
-    """
-
-    uris: dict[str, str] = field(default_factory=dict)
-    unread: dict[str, str] = field(default_factory=dict)
-    images: int = 0
-    edge: int = EDGES[0]
+    uris: dict[str, str] = field(default_factory=dict)  # data URI by path
+    unread: dict[str, str] = field(default_factory=dict)  # reason by path, for files that are no readable picture
+    images: int = 0  # how many of the images are in, from the first on; that one always
+    edge: int = EDGES[0]  # no picture's longer side has more pixels than this
 
 
 def embed_images(run: Path, images: Sequence[Sequence[str]], budget: int) -> EmbeddedImages:

@@ -32,17 +32,11 @@ Cell = tuple[float | None, list[str]]  # what it sorts by, and its lines
 
 @dataclass(frozen=True)
 class PageLimits:
-    """How large a page gets.
+    """How large a page gets."""
 
-    Attributes:
-        page: Bytes of the whole page.
-        spare: Bytes kept free at least for what is no picture.
-        patterns: Bytes of the pictures of directions that codes show least.
-    """
-
-    page: int = 10_000_000
-    spare: int = 400_000
-    patterns: int = 1_000_000
+    page: int = 10_000_000  # bytes of the whole page
+    spare: int = 400_000  # bytes kept free at least for what is no picture
+    patterns: int = 1_000_000  # bytes of the pictures of directions that codes show least
 
 
 def write_report(

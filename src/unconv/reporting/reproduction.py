@@ -55,21 +55,13 @@ nav a { margin-right: 1rem } li { margin: .2rem 0 }
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment on the page.
+    """One experiment on the page."""
 
-    Attributes:
-        name: Its name on the command line.
-        title: Its heading.
-        tables: Header and rows, by caption.
-        figure: Its figure, where it has one.
-        notes: The setting, and every difference with its cause.
-    """
-
-    name: str
+    name: str  # its name on the command line
     title: str
-    tables: Mapping[str, Table]
-    figure: Figure | None
-    notes: Sequence[str]
+    tables: Mapping[str, Table]  # header and rows, by caption
+    figure: Figure | None  # its figure, where it has one
+    notes: Sequence[str]  # the setting, and every difference with its cause
 
 
 def write_reproduction(

@@ -11,19 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Bidiagonal:
-    """The upper bidiagonal matrix ``B`` with ``A V = U B``, after as many steps as it has columns.
+    """The upper bidiagonal matrix ``B`` with ``A V = U B``, after as many steps as it has columns."""
 
-    Attributes:
-        alphas: Diagonal of ``B``.
-        betas: Entries above the diagonal, one fewer.
-        next_beta: Norm of what ``A^T U`` has outside of ``V``; the singular vectors' residuals are multiples of it.
-        exhausted: Whether that is rounding, so that ``B`` holds all singular values that the start can reach.
-    """
-
-    alphas: list[float]
-    betas: list[float]
-    next_beta: float
-    exhausted: bool
+    alphas: list[float]  # diagonal of B
+    betas: list[float]  # entries above the diagonal, one fewer
+    next_beta: float  # norm of what A^T U has outside of V; the singular vectors' residuals are multiples of it
+    exhausted: bool  # whether that is rounding, so that B holds all singular values that the start can reach
 
     def matrix(self) -> Tensor:
         """Return ``B`` in float64. Shape ``(steps, steps)``."""

@@ -20,23 +20,15 @@ Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LbfgsConfig:
-    """How the quasi-Newton steps are made.
+    """How the quasi-Newton steps are made."""
 
-    Attributes:
-        tolerance: An input has converged once its residual is at most this.
-        memory: Number of past steps kept.
-        armijo: Share of the decrease promised by the slope that a step has to make.
-        shrink: Least and largest factor of a step that was too long.
-        stalled: An input is done where its value has fallen by less than this share in ``patience`` evaluations.
-        patience: See ``stalled``.
-    """
-
-    tolerance: float = 1e-4
-    memory: int = 10
-    armijo: float = 1e-4
-    shrink: tuple[float, float] = (0.1, 0.5)
+    tolerance: float = 1e-4  # an input has converged once its residual is at most this
+    memory: int = 10  # number of past steps kept
+    armijo: float = 1e-4  # share of the decrease promised by the slope that a step has to make
+    shrink: tuple[float, float] = (0.1, 0.5)  # least and largest factor of a step that was too long
+    # an input is done where its value has fallen by less than this share in patience evaluations
     stalled: float = 1e-4
-    patience: int = 10
+    patience: int = 10  # see stalled
 
 
 @dataclass
