@@ -23,21 +23,13 @@ CodeKind = Literal["network", "paper"]
 
 @dataclass(frozen=True)
 class Window:
-    """The regions of a pooling: a window that slides over each channel's map.
+    """The regions of a pooling: a window that slides over each channel's map."""
 
-    Attributes:
-        kernel: Size of the window, one number per spatial axis.
-        stride: Step between windows; overlapping where it is smaller than the kernel.
-        padding: Places added on both sides that never win.
-        dilation: Step between the places of one window.
-        ceil_mode: Whether a last, partial window covers what the stride leaves over.
-    """
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    ceil_mode: bool = False
+    kernel: tuple[int, ...]  # size of the window, one number per spatial axis
+    stride: tuple[int, ...]  # step between windows; overlapping where it is smaller than the kernel
+    padding: tuple[int, ...]  # places added on both sides that never win
+    dilation: tuple[int, ...]  # step between the places of one window
+    ceil_mode: bool = False  # whether a last, partial window covers what the stride leaves over
 
     @staticmethod
     def of(

@@ -24,16 +24,11 @@ KEPT_CANDIDATES = 8  # vectors of each kind that go on to exchanges
 
 @dataclass(frozen=True)
 class LowerBound:
-    """A lower bound on a model-RIP constant, with its witness.
+    """A lower bound on a model-RIP constant, with its witness."""
 
-    Attributes:
-        delta: ``| ratio^2 - 1 |`` less all that rounding can have added.
-        ratio: ``||W^T z|| / ||z||``.
-        witness: The vector ``z`` of the model, of unit norm. Shape ``(K, *spatial)``, float64.
-    """
-
-    delta: float
-    ratio: float
+    delta: float  # | ratio^2 - 1 | less all that rounding can have added
+    ratio: float  # ||W^T z|| / ||z||
+    # the vector z of the model, of unit norm; shape (K, *spatial), float64
     witness: Tensor = field(repr=False)
 
 

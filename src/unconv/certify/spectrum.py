@@ -32,24 +32,16 @@ Count = tuple[int, int]
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Extreme singular values, rank and null space of a linear map ``W``, each between two bounds.
+    """Extreme singular values, rank and null space of a linear map ``W``, each between two bounds."""
 
-    Attributes:
-        shape: Outputs and inputs.
-        largest: Largest singular value.
-        smallest: Smallest of its ``min(shape)`` singular values; 0 where its rows and its columns are dependent.
-        rank: Singular values above rounding, ``max(shape) eps`` times the largest.
-        nullity: Dimensions of the input that ``W`` does not see.
-        how: ``"fft"`` and ``"dense"``: exact up to rounding; ``"bounds"``: proven up to rounding; ``"bounds, chance"``:
-            the lower end of ``smallest``, and what follows from it for rank and nullity, may fail with probability
-            1e-9 over a random start.
-    """
-
-    shape: tuple[int, int]
-    largest: Interval
-    smallest: Interval
-    rank: Count
-    nullity: Count
+    shape: tuple[int, int]  # outputs and inputs
+    largest: Interval  # largest singular value
+    smallest: Interval  # smallest of its min(shape) singular values; 0 where its rows and its columns are dependent
+    rank: Count  # singular values above rounding, max(shape) eps times the largest
+    nullity: Count  # dimensions of the input that W does not see
+    # "fft" and "dense": exact up to rounding; "bounds": proven up to rounding; "bounds, chance": the
+    # lower end of smallest, and what follows from it for rank and nullity, may fail with probability 1e-9 over a
+    # random start
     how: str
 
     def __str__(self) -> str:

@@ -43,21 +43,13 @@ MOST_PROVEN = 64  # regions in use up to which ``largest_k`` looks
 
 @dataclass(frozen=True)
 class UpperBound:
-    """A proven upper bound on a model-RIP constant.
-
-    Attributes:
-        value: The bound.
-        above: Bound on ``lambda_max(G_S) - 1`` over all supports.
-        below: Bound on ``1 - lambda_min(G_S)``, at most 1 since ``G_S`` is positive semidefinite.
-        how: Which argument gave ``above``: ``"gershgorin"``, ``"spectral"`` or ``"thresholded"``.
-        bounds: ``lambda_max(G_S) - 1`` by each argument that was tried.
-    """
+    """A proven upper bound on a model-RIP constant."""
 
     value: float
-    above: float
-    below: float
-    how: str
-    bounds: dict[str, float]
+    above: float  # bound on lambda_max(G_S) - 1 over all supports
+    below: float  # bound on 1 - lambda_min(G_S), at most 1 since G_S is positive semidefinite
+    how: str  # which argument gave above: "gershgorin", "spectral" or "thresholded"
+    bounds: dict[str, float]  # lambda_max(G_S) - 1 by each argument that was tried
 
 
 @dataclass(frozen=True)

@@ -19,28 +19,20 @@ Found = tuple[float, tuple[int, int] | None]  # a value, and the pair of filters
 
 @dataclass(frozen=True)
 class Coherence:
-    """Largest cosines between the filters of one bank; pairs with a filter of zeros have none and do not count.
+    """Largest cosines between the filters of one bank; pairs with a filter of zeros have none and do not count."""
 
-    Attributes:
-        signed: Maximum of the cosine over pairs of whole filters ``i != j``; Table 4's learned row. 0 without a pair.
-        absolute: Maximum of its magnitude.
-        shifted: Maximum of the magnitude over all pairs and all relative shifts that two rows of ``W`` can have, also
-            of one filter with its own non-zero shifts: the coherence of the rows of ``W`` away from the border.
-        signed_pair: A pair ``(i, j)`` that attains ``signed``; ``None`` for a single filter.
-        absolute_pair: A pair that attains ``absolute``; ``None`` for a single filter.
-        shifted_pair: A pair that attains ``shifted``; ``None`` where no two rows overlap.
-        shift: Places of the input, one number per axis, by which filter ``j`` of that pair stands after filter ``i``.
-        zero_filters: Number of filters that are zero.
-    """
-
+    # maximum of the cosine over pairs of whole filters i != j; Table 4's learned row. 0 without a pair.
     signed: float
-    absolute: float
+    absolute: float  # maximum of its magnitude
+    # maximum of the magnitude over all pairs and all relative shifts that two rows of W can have, also of one
+    # filter with its own non-zero shifts: the coherence of the rows of W away from the border
     shifted: float
-    signed_pair: tuple[int, int] | None
-    absolute_pair: tuple[int, int] | None
-    shifted_pair: tuple[int, int] | None
+    signed_pair: tuple[int, int] | None  # a pair (i, j) that attains signed; None for a single filter
+    absolute_pair: tuple[int, int] | None  # a pair that attains absolute; None for a single filter
+    shifted_pair: tuple[int, int] | None  # a pair that attains shifted; None where no two rows overlap
+    # places of the input, one number per axis, by which filter j of that pair stands after filter i
     shift: tuple[int, ...] | None
-    zero_filters: int = 0
+    zero_filters: int = 0  # number of filters that are zero
 
 
 def coherence(operator: ConvOperator) -> Coherence:

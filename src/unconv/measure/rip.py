@@ -57,29 +57,17 @@ class SparseCodes:
 
 @dataclass(frozen=True)
 class RatioSummary:
-    """Distribution of sampled ratios ``r = ||W^T z|| / ||z||``.
-
-    Attributes:
-        samples: Number of ratios.
-        p01: 1 % quantile.
-        p50: Median.
-        p99: 99 % quantile.
-        min: Smallest.
-        max: Largest.
-        mean: Mean.
-        std: Standard deviation, with ``samples - 1``; 0 for one sample.
-        delta: Largest ``|r^2 - 1|``: the model-RIP constant that the samples imply, a lower bound of the true one.
-    """
+    """Distribution of sampled ratios ``r = ||W^T z|| / ||z||``."""
 
     samples: int
-    p01: float
-    p50: float
-    p99: float
+    p01: float  # 1 % quantile
+    p50: float  # median
+    p99: float  # 99 % quantile
     min: float
     max: float
     mean: float
-    std: float
-    delta: float
+    std: float  # standard deviation, with samples - 1; 0 for one sample
+    delta: float  # largest |r^2 - 1|: the model-RIP constant that the samples imply, a lower bound of the true one
 
     @staticmethod
     def of(ratios: Tensor) -> RatioSummary:

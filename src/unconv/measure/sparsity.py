@@ -17,22 +17,14 @@ class NonZeros:
     """Share of non-zero entries over images, with what its standard error needs.
 
     Only integers are kept, so sums are exact: the same in any order, batching and number of processes.
-
-    Attributes:
-        images: Number of images.
-        entries: Number of entries ``e_i`` over all images.
-        nonzeros: Number of non-zero entries ``c_i`` over all images.
-        entries_squared: Sum of ``e_i^2``.
-        nonzeros_squared: Sum of ``c_i^2``.
-        cross: Sum of ``e_i c_i``.
     """
 
     images: int = 0
-    entries: int = 0
-    nonzeros: int = 0
-    entries_squared: int = 0
-    nonzeros_squared: int = 0
-    cross: int = 0
+    entries: int = 0  # number of entries e_i over all images
+    nonzeros: int = 0  # number of non-zero entries c_i over all images
+    entries_squared: int = 0  # sum of e_i^2
+    nonzeros_squared: int = 0  # sum of c_i^2
+    cross: int = 0  # sum of e_i c_i
 
     @staticmethod
     def of(values: Tensor) -> NonZeros:

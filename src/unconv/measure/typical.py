@@ -18,23 +18,15 @@ from unconv.errors import UsageError
 
 @dataclass(frozen=True)
 class TypicalRatio:
-    """What most codes do, with a confidence that holds for every distribution of independent codes.
+    """What most codes do, with a confidence that holds for every distribution of independent codes."""
 
-    Attributes:
-        samples: Codes that were drawn.
-        share: Share of all codes that both statements are about; less than was asked for where the sample is too small.
-        confidence: Probability, over the sample, that each statement is true.
-        within: At least the share of all codes have ``|ratio - 1|`` at most this.
-        low: At least the share of all codes have a ratio of at least this
-        high: and at most this.
-    """
-
-    samples: int
+    samples: int  # codes that were drawn
+    # share of all codes that both statements are about; less than was asked for where the sample is too small
     share: float
-    confidence: float
-    within: float
-    low: float
-    high: float
+    confidence: float  # probability, over the sample, that each statement is true
+    within: float  # at least the share of all codes have |ratio - 1| at most this
+    low: float  # at least the share of all codes have a ratio of at least this
+    high: float  # and at most this
 
     def __str__(self) -> str:
         return f"{self.sentence('codes')} ({self.samples} drawn)"
