@@ -45,17 +45,7 @@ def to_scipy(operator: LinearOperator) -> scipy.sparse.linalg.LinearOperator:
 
 
 def to_pylops(operator: LinearOperator) -> Any:
-    """An operator for PyLops' solvers, with its shapes as ``dims`` and ``dimsd``.
-
-    Args:
-        operator: Any linear operator of ours.
-
-    Returns:
-        A ``pylops.LinearOperator``.
-
-    Raises:
-        UnconvError: If PyLops is not installed.
-    """
+    """An operator for PyLops' solvers, its shapes as ``dims`` and ``dimsd``; UnconvError without PyLops."""
     pylops = _package("pylops")
     flat = _Flat(operator)
     made = pylops.LinearOperator(dtype=flat.dtype, dims=operator.input_shape, dimsd=operator.output_shape)
@@ -65,18 +55,7 @@ def to_pylops(operator: LinearOperator) -> Any:
 
 
 def to_deepinv(operator: LinearOperator) -> Any:
-    """A linear physics for deepinv's solvers and networks; tensors stay tensors, with the batch in front.
-
-    Args:
-        operator: Any linear operator of ours; ``physics.A`` is its ``forward`` and ``physics.A_adjoint`` its
-            ``adjoint``.
-
-    Returns:
-        A ``deepinv.physics.LinearPhysics`` without noise.
-
-    Raises:
-        UnconvError: If deepinv is not installed.
-    """
+    """A ``LinearPhysics`` without noise, ``A`` being ``forward``, for deepinv; UnconvError without deepinv."""
     physics = _package("deepinv.physics")
     _, device = _kind(operator)
 

@@ -45,12 +45,5 @@ class CifarVGG(nn.Module):
         self.classifier = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores of a batch of normalised RGB images.
-
-        Args:
-            x: Images. Shape ``(N, 3, H, W)`` with ``H, W >= 8``.
-
-        Returns:
-            Scores. Shape ``(N, classes)``.
-        """
+        """Class scores ``(N, classes)`` of normalised RGB images ``(N, 3, H, W)`` with ``H, W >= 8``."""
         return self.classifier(self.features(x).mean(dim=(2, 3)))

@@ -173,19 +173,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ConvBlocks:
-    """The conv blocks of a network.
-
-    Attributes:
-        blocks: In the order of execution.
-        skipped: Convolutions that are no conv block, and what else was left out.
-        path: What ``unconv.tracing.execution_path`` gives for the image that they were found with.
-        branches: Modules in which values may decide what runs; without any, every image takes the same path.
-    """
+    """The conv blocks of a network, in the order of execution, and what was left out."""
 
     blocks: tuple[ConvBlock, ...]
     skipped: tuple[Skipped, ...] = ()
-    path: str = ""
-    branches: tuple[str, ...] = ()
+    path: str = ""  # what execution_path gives for the image that they were found with
+    branches: tuple[str, ...] = ()  # modules in which values may decide what runs; without any, all take the same path
 
     def __iter__(self) -> Iterator[ConvBlock]:
         return iter(self.blocks)

@@ -77,16 +77,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read one image, upright, as RGB with 8 bits per channel; its content decides the format, not its extension.
 
     Transparency is laid on white, 16 bits per channel are rounded to 8, of an animation the first frame is taken.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The image.
-
-    Raises:
-        UnconvError: If it cannot be read; the message is the reason, without the file's name.
-        OSError: If the machine fails rather than the file (too many open files, a lost mount).
+    UnconvError gives the reason, without the file's name; OSError where the machine fails rather than the file.
     """
     path = Path(path)
     try:
@@ -166,17 +157,9 @@ class Batch:
 class ImageStream:
     """Batches of prepared images, in order and in constant memory; it can be run through many times.
 
-    A batch is closed when it is full or when the next image has another size, so the order of the paths is the
-    order of the images. What cannot be read is skipped, by name and with its reason.
-
-    Attributes:
-        paths: The files.
-        preprocess: From an RGB PIL image to a tensor of shape ``(C, H, W)``.
-        batch_size: Largest number of images in a batch.
-        root: Folder that names are relative to.
-        need_one: Whether a pass without a single usable image is an error.
-        first: Index of the first image.
-        skipped: What the last pass, so far, left out.
+    A batch is closed when it is full or when the next image has another size, so the order of the paths is the order of
+    the images. What cannot be read is skipped, by name and with its reason; ``skipped`` has what the last pass, so far,
+    left out. With ``need_one`` a pass without a single usable image is an error.
     """
 
     def __init__(

@@ -19,17 +19,7 @@ LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Write a file under a temporary name, flush it, and rename it.
-
-    Args:
-        file: Where to; its folder exists.
-
-    Yields:
-        The temporary name, of an empty file that is new: a link that somebody has put there is not followed.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left behind then.
-    """
+    """Write a file under the temporary name that is yielded, flush and rename it; nothing is left of an error."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:

@@ -146,23 +146,11 @@ def adopt_model(
     mean: Numbers | None = None,
     std: Numbers | None = None,
 ) -> LoadedModel:
-    """Take a network that the caller has built, with its preprocessing. It is copied, and left as it is.
+    """Take a network that the caller has built; it is copied, and left as it is.
 
-    How an image is prepared is decided by the first of these that says it: ``mean`` and ``std``; ``preprocess``; the
-    module's own attribute ``preprocess``; the default, pixels in ``[0, 1]`` at the image's own size.
-
-    Args:
-        module: The network.
-        preprocess: From an RGB PIL image to a tensor of shape ``(C, H, W)``.
-        size: As for ``load_model``.
-        mean: As for ``load_model``.
-        std: As for ``load_model``.
-
-    Returns:
-        The model; its module is on the CPU.
-
-    Raises:
-        UnconvError: If the network cannot be copied, or its weights are not numbers.
+    How an image is prepared is decided by the first of these that says it: ``mean`` and ``std``; ``preprocess``, from
+    an RGB PIL image to a tensor ``(C, H, W)``; the module's own attribute ``preprocess``; the default, pixels in ``[0,
+    1]`` at the image's own size.
     """
     normal = _checked(size, mean, std)
     name = type(module).__name__

@@ -155,34 +155,14 @@ class ConvOperator:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution ``W x``.
-
-        Args:
-            x: Inputs. Shape ``(*batch, M, *spatial)``.
-
-        Returns:
-            Shape ``(*batch, K, *output_spatial)``.
-
-        Raises:
-            ValueError: If the shape is not a batch of ``input_shape``.
-        """
+        """The convolution ``W x``: ``(*batch, M, *spatial)`` to ``(*batch, K, *output)``; else a ValueError."""
         batch = _batch_shape(x, self.input_shape, "input")
         flat = x if len(batch) == 1 else x.reshape(-1, *self.input_shape)
         h = CONVOLVE[self.dims](flat, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
         return h if len(batch) == 1 else h.reshape(*batch, *self.output_shape)
 
     def adjoint(self, z: Tensor) -> Tensor:
-        """The transposed convolution ``W^T z``.
-
-        Args:
-            z: Activations. Shape ``(*batch, K, *output_spatial)``.
-
-        Returns:
-            Shape ``(*batch, M, *spatial)``.
-
-        Raises:
-            ValueError: If the shape is not a batch of ``output_shape``.
-        """
+        """The transposed one ``W^T z``: ``(*batch, K, *output)`` to ``(*batch, M, *spatial)``; else a ValueError."""
         batch = _batch_shape(z, self.output_shape, "activation")
         flat = z if len(batch) == 1 else z.reshape(-1, *self.output_shape)
         x = CONVOLVE_ADJOINT[self.dims](
@@ -194,10 +174,10 @@ class ConvOperator:
         return x if len(batch) == 1 else x.reshape(*batch, *self.input_shape)
 
     def norm(self, *, tolerance: float = 1e-6, max_steps: int = 300, seed: int = 0) -> float:
-        """Spectral norm ``max ||W x|| / ||x||`` by Golub-Kahan-Lanczos bidiagonalisation.
+        """Spectral norm ``max ||W x|| / ||x||``, from below, by Golub-Kahan-Lanczos bidiagonalisation.
 
-        The value approaches the norm from below. Filters are scaled to a largest entry of 1 first, so the norm is as
-        exact for filters of 1e-25 as for those of 1.
+        Filters are scaled to a largest entry of 1 first, so the norm is as exact for filters of 1e-25 as for those of
+        1.
 
         Args:
             tolerance: Stop when the estimate of the squared norm has moved by less than this, relatively, over the
@@ -206,15 +186,10 @@ class ConvOperator:
             seed: Seed of the random start.
 
         Returns:
-            The norm; 0 for zero filters.
-
-        Raises:
-            ValueError: If ``max_steps`` is below 1 or ``tolerance`` below 0.
+            The norm.
         """
         from unconv.solvers.lanczos import bidiagonalise
 
-        if max_steps < 1 or not tolerance >= 0:
-            raise ValueError(f"max_steps is {max_steps} and tolerance {tolerance}; expected at least 1 and at least 0")
         scale = self.weight.abs().max().item()
         if scale == 0:
             return 0.0
@@ -282,16 +257,7 @@ def gaussian_like(weight: Tensor, seed: int) -> Tensor:
 
 
 def adjoint_gap(operator: LinearOperator, x: Tensor, z: Tensor) -> float:
-    """How far ``adjoint`` is from being one: the largest ``|<Wx, z> - <x, W^T z>|`` relative to ``||Wx|| ||z||``.
-
-    Args:
-        operator: Any linear operator.
-        x: Inputs. Shape ``(batch, *input_shape)``.
-        z: Activations. Shape ``(batch, *output_shape)``.
-
-    Returns:
-        The largest relative gap over the batch; rounding only, for an exact adjoint.
-    """
+    """The largest ``|<Wx, z> - <x, W^T z>|`` of a batch, relative to norms: rounding only, for an exact adjoint."""
     h, a = operator.forward(x), operator.adjoint(z)
     left = (h * z).flatten(1).sum(1)
     right = (x * a).flatten(1).sum(1)

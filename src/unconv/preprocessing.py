@@ -43,26 +43,16 @@ class Preprocessing(Protocol):
 class Preprocess:
     """Resize, centre crop, and ``(scale * pixels - mean) / std`` with pixels in ``[0, 1]``, as torchvision does it.
 
-    Attributes:
-        resize: Length of the shorter side in pixels after resizing; ``None`` keeps the image's size.
-        crop: Side of the centred square that is kept, in pixels; ``None`` keeps everything.
-        mean: Subtracted from each channel.
-        std: Divides each channel.
-        scale: 1 where the network counts pixels in ``[0, 1]``, 255 where it counts them in ``[0, 255]``.
-        bgr: Whether the network reads blue, green, red.
-        interpolation: How resizing interpolates (with antialiasing).
-
-    Raises:
-        ValueError: If a value is out of range or not finite.
+    ValueError if a value is out of range or not finite.
     """
 
-    resize: int | None = None
-    crop: int | None = None
+    resize: int | None = None  # length of the shorter side in pixels; None keeps the image's size
+    crop: int | None = None  # side of the centred square that is kept, in pixels; None keeps everything
     mean: Channels = (0.0, 0.0, 0.0)
     std: Channels = (1.0, 1.0, 1.0)
-    scale: float = 1.0
-    bgr: bool = False
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    scale: float = 1.0  # 1 where the network counts pixels in [0, 1], 255 where it counts them in [0, 255]
+    bgr: bool = False  # whether the network reads blue, green, red
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # with antialiasing
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):

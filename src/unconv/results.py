@@ -82,29 +82,16 @@ class InvertResult:
 
     @property
     def estimate(self) -> Tensor:
-        """What was recovered, as one batch. Shape ``(N, *shape)``.
-
-        Raises:
-            UnconvError: If the images differ in size; ``estimates`` has them one by one.
-        """
+        """What was recovered, as one batch ``(N, *shape)``; UnconvError if sizes differ, see ``estimates``."""
         return _stacked(self.estimates, "estimates")
 
     @property
     def reference(self) -> Tensor:
-        """What it should be, as one batch. Shape ``(N, *shape)``.
-
-        Raises:
-            UnconvError: If the images differ in size, or are not known; ``references`` has them one by one.
-        """
+        """What it should be, as one batch ``(N, *shape)``; UnconvError if sizes differ or the images are not known."""
         return _stacked(self.references, "references")
 
     def document(self) -> dict[str, Any]:
-        """The result as ``unconv invert --json`` prints it.
-
-        Returns:
-            ``{"layer", "recover", "code", "method", "side_info", "images", "summary", "skipped", "notes"}``, JSON's
-            types only; ``summary`` holds means over the images.
-        """
+        """Return the result as ``unconv invert --json`` prints it; ``summary`` holds means over the images."""
         images = [{name: row.get(name) for name in ("file", *COLUMNS, "picture")} for row in self.rows]
         known = {name: [float(v) for image in images if (v := image[name]) is not None] for name in MEANS}
         return {

@@ -80,20 +80,11 @@ class Blocks:
 
 
 def average_normal_operator(features: Features, images: Tensor, blocks: Blocks, config: StationaryConfig) -> Tensor:
-    """The average of ``J^T J`` over places and images, one Hermitian matrix per frequency.
+    """The average of ``J^T J`` over places and images: Hermitian matrices, shape ``(*frequencies, width, width)``.
 
     For features ``u`` of independent random signs, ``J^T u`` has covariance ``J^T J``: one backward pass per sample,
-    and an estimate without negative eigenvalues whose error is relative to each eigenvalue.
-
-    Args:
-        features: The network up to a layer, differentiable, from images ``(N, C, *spatial)``.
-        images: Where to linearise. Shape ``(N, C, *spatial)``; probes take turns.
-        blocks: The blocks.
-        config: How to estimate.
-
-    Returns:
-        The matrices, complex, shape ``(*frequencies, width, width)``, the frequencies as ``torch.fft.rfftn`` of the
-        grid has them.
+    and an estimate without negative eigenvalues whose error is relative to each eigenvalue. Frequencies are those of
+    ``torch.fft.rfftn`` of the grid.
     """
     generator = torch.Generator().manual_seed(config.seed)
     pulls = []
@@ -107,32 +98,14 @@ def average_normal_operator(features: Features, images: Tensor, blocks: Blocks, 
 
 
 def residual_covariance(residuals: Tensor, blocks: Blocks, config: StationaryConfig) -> Tensor:
-    """The covariance of residual images, one Hermitian matrix per frequency, with a least variance added.
-
-    Args:
-        residuals: Shape ``(N, C, *spatial)``.
-        blocks: The blocks.
-        config: How to estimate.
-
-    Returns:
-        Positive definite matrices as ``average_normal_operator`` has them.
-    """
+    """The covariance of residual images ``(N, C, *spatial)`` by frequency, with a least variance: positive definite."""
     covariance = smoothed_covariance(residuals, blocks, config)
     mean = covariance.diagonal(dim1=-2, dim2=-1).real.mean().clamp_min(torch.finfo(torch.float32).tiny)
     return covariance + config.least_variance * mean * torch.eye(blocks.width)
 
 
 def smoothed_covariance(samples: Tensor, blocks: Blocks, config: StationaryConfig) -> Tensor:
-    """The covariance of images that are alike at every block, from samples of mean zero: smoothed periodograms.
-
-    Args:
-        samples: Shape ``(N, C, *spatial)``.
-        blocks: The blocks.
-        config: How to smooth.
-
-    Returns:
-        One Hermitian matrix per frequency, in units of a variance per pixel.
-    """
+    """The covariance by frequency, per pixel, of images of mean zero, alike at every block: smoothed periodograms."""
     split = blocks.split(samples.detach().float().cpu())
     axes, grid = blocks.axes, blocks.grid
     for axis, g in zip(axes, grid, strict=True):
@@ -153,27 +126,13 @@ class StationaryPreconditioner:
     """The posterior covariance ``M = (H / nu + C^-1)^-1`` of a linear Gaussian model that is alike at every place.
 
     ``H`` is the average of ``J^T J``, ``C`` the covariance of what a linear decoder misses, ``nu`` the variance of a
-    feature around its linearisation. With ``C = L L^H`` and ``L^H H L = U diag(s) U^H`` per frequency,
-    ``M = L U diag(1 / (1 + s / nu)) U^H L^H``: any ``nu`` at the cost of a product.
-
-    Attributes:
-        blocks: The blocks.
-        unit: ``mean(diag H) * mean(diag C)``, the natural unit of ``nu``.
-        factor: ``L U``. Shape ``(*frequencies, width, width)``.
-        gains: ``s``. Shape ``(*frequencies, width)``.
+    feature around its linearisation, with ``unit = mean(diag H) mean(diag C)`` its natural unit. With ``C = L L^H`` and
+    ``L^H H L = U diag(s) U^H`` per frequency, ``M = L U diag(1 / (1 + s / nu)) U^H L^H``: any ``nu`` at the cost of a
+    product. ``factor`` is ``L U``, ``gains`` is ``s``.
     """
 
     def __init__(self, normal: Tensor, covariance: Tensor, blocks: Blocks) -> None:
-        """Factorise.
-
-        Args:
-            normal: From ``average_normal_operator``.
-            covariance: From ``residual_covariance``.
-            blocks: The blocks of both.
-
-        Raises:
-            UnconvError: If the matrices are not those of the blocks.
-        """
+        """Factorise ``H`` and ``C``, matrices per frequency; UnconvError if they are not those of the blocks."""
         if normal.shape != covariance.shape or normal.shape[-1] != blocks.width:
             raise UnconvError(
                 f"matrices of shapes {tuple(normal.shape)} and {tuple(covariance.shape)} are not those of blocks of "
@@ -196,17 +155,9 @@ class StationaryPreconditioner:
         stride: Sequence[int],
         config: StationaryConfig | None = None,
     ) -> StationaryPreconditioner:
-        """The preconditioner of a layer, from reference images and what its linear decoder misses in some of them.
+        """The preconditioner of a layer, from reference images and what its linear decoder misses in unseen ones.
 
-        Args:
-            features: The network up to the layer, differentiable, from images ``(N, C, *spatial)``.
-            references: Reference images. Shape ``(N, C, *spatial)``.
-            residuals: What the linear decoder misses in images that it has not seen. Shape ``(n, C, *spatial)``.
-            stride: Pixels per position and axis; empty where the layer has no positions.
-            config: How to estimate.
-
-        Returns:
-            The preconditioner.
+        ``stride``: pixels per position and axis; empty where the layer has no positions.
         """
         config = config or StationaryConfig()
         shape = references.shape[1:]
@@ -218,15 +169,7 @@ class StationaryPreconditioner:
         )
 
     def apply(self, v: Tensor, nu: Tensor | float) -> Tensor:
-        """The product ``M v``.
-
-        Args:
-            v: Shape ``(N, C, *spatial)``.
-            nu: Variance of a feature, one for all images or one per image, shape ``(N,)``.
-
-        Returns:
-            The same shape.
-        """
+        """The product ``M v``, shape ``(N, C, *spatial)``; ``nu`` is one number, or one per image, shape ``(N,)``."""
         axes, grid = self.blocks.axes, self.blocks.grid
         factor, gains = self.factor.to(v.device), self.gains.to(v.device)
         spectrum = torch.fft.rfftn(self.blocks.split(v).float(), dim=axes).movedim(1, -1).movedim(0, -2)

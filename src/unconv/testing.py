@@ -30,22 +30,11 @@ class OperatorConformance:
     tolerance: float = 1e-12
 
     def operators(self) -> Iterable[LinearOperator]:
-        """The operators under test, small enough for a dense matrix.
-
-        Returns:
-            At least one operator.
-
-        Raises:
-            NotImplementedError: If the subclass does not supply them.
-        """
+        """Return the operators under test, at least one, small enough for a dense matrix."""
         raise NotImplementedError("return the operators under test")
 
     def check(self, operator: LinearOperator) -> None:
-        """All checks on one operator: shapes, linearity, dense matrix, adjoint, ``torch.func.vjp``, batching.
-
-        Args:
-            operator: The operator.
-        """
+        """Check one operator: shapes, linearity, dense matrix, adjoint, ``torch.func.vjp``, batching."""
         x = self._draw(3, operator.input_shape, seed=1)
         z = self._draw(3, operator.output_shape, seed=2)
         h, a = operator.forward(x), operator.adjoint(z)
@@ -116,26 +105,11 @@ class SolverConformance:
     tolerance: float = 1e-3
 
     def solve(self, operator: LinearOperator, target: Tensor) -> Solution[Tensor]:
-        """Solve for a batch.
-
-        Args:
-            operator: The map ``A``; here a ``MatrixOperator``.
-            target: Right-hand sides. Shape ``(N, m)``.
-
-        Returns:
-            Solutions of shape ``(N, n)``.
-
-        Raises:
-            NotImplementedError: If the subclass does not supply it.
-        """
+        """Solve ``A x = target`` for a batch: ``A`` a ``MatrixOperator``, targets ``(N, m)``, solutions ``(N, n)``."""
         raise NotImplementedError("run the solver under test")
 
     def systems(self) -> Iterable[tuple[MatrixOperator, Tensor]]:
-        """Solvable systems: square, wide and tall, four right-hand sides each.
-
-        Yields:
-            Operator and right-hand sides.
-        """
+        """Yield solvable systems: square, wide and tall, four right-hand sides each."""
         generator = torch.Generator().manual_seed(0)
         for m, n in [(12, 12), (8, 20), (20, 8)]:
             u, _, v = torch.linalg.svd(torch.randn(m, n, dtype=torch.float64, generator=generator), full_matrices=False)

@@ -62,19 +62,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers of a network.
-
-    Attributes:
-        layers: In the order of execution.
-        skipped: Modules whose output is no layer, and why.
-        path: What ``execution_path`` gives for the image that they were found with.
-        branches: Modules in which values may decide what runs; without any, every image takes the same path.
-    """
+    """The layers of a network, in the order of execution, and the modules whose output is none."""
 
     layers: tuple[Layer, ...]
     skipped: tuple[Skipped, ...] = ()
-    path: str = ""
-    branches: tuple[str, ...] = ()
+    path: str = ""  # what execution_path gives for the image that they were found with
+    branches: tuple[str, ...] = ()  # modules in which values may decide what runs; without any, all take the same path
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -218,19 +211,9 @@ def capture(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, Tens
 
 
 def capture_inputs(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, Tensor]:
-    """What modules read on a batch, in the manner of ``capture``: the true inputs of conv blocks.
+    """What modules read on a batch, in the manner of ``capture``: the true inputs of conv blocks, ``(N, M, *spatial)``.
 
-    Args:
-        model: The network.
-        names: Paths of modules.
-        x: The batch. Shape ``(N, *input)``.
-
-    Returns:
-        Per name, the first tensor that the module reads. Shape ``(N, M, *spatial)``; several rows per image where
-        another axis (frames, patches) is folded into the batch.
-
-    Raises:
-        UnconvError: As for ``capture``.
+    Several rows per image where another axis (frames, patches) is folded into the batch.
     """
     inputs = _capture(model, names, x, inputs=True)
     return {name: _check_finite(f"the input of {name}", y, len(x)) for name, y in inputs.items()}

@@ -42,20 +42,7 @@ def exact_delta(
     """``delta_k`` (``delta_2k`` if ``twice``) from the eigenvalues of ``G_S`` on every maximal support ``S``.
 
     Smaller supports lie inside maximal ones, and eigenvalues of a principal part lie between those of the whole.
-
-    Args:
-        operator: The convolution, as it is.
-        region: Pooling region without overlaps, or ``"map"`` for one region per channel.
-        k: Number of regions in use.
-        twice: Whether to take sums of two vectors: up to two entries per region, ``2 k`` in all.
-        boundary: ``"full"`` or ``"cropped"``.
-
-    Returns:
-        The constant.
-
-    Raises:
-        UnconvError: If there are more than a million subspaces, regions overlap, a filter is zero or not finite,
-            or ``k`` is not between 1 and the number of regions.
+    Regions that overlap, or more than a million subspaces, are refused (UnconvError).
     """
     operator = validate_operator(operator, region, k, boundary)
     spatial, channels = operator.output_shape[1:], operator.output_shape[0]

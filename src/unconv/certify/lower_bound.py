@@ -61,25 +61,9 @@ def lower_bound(
     From many starts, for the largest and for the smallest ratio: the projected power method
     ``z <- P(+-G z + c z)``, whose every step gains (truncated power method, Yuan and Zhang 2013; ``P`` is the
     projection onto the model); for small supports also greedy growth, where each entry joins that moves the
-    extreme eigenvalue of the small Gram matrix most, and exchanges of one entry while any gains.
-
-    Args:
-        operator: The convolution, as it is.
-        region: Pooling region, or ``"map"`` for one region per channel. Where regions overlap, only places that
-            share none are used, so that the witness is admissible in any reading.
-        k: Number of regions in use.
-        twice: Whether to search among sums of two vectors: up to two entries per region, ``2 k`` in all.
-        boundary: ``"full"`` (``W^T`` keeps its whole output) or ``"cropped"`` (to the input).
-        effort: Work, in units of some seconds on two cores.
-        seed: Seed of the starts.
-
-    Returns:
-        The largest deviation found.
-
-    Raises:
-        UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
-        UsageError: If there is no such boundary.
-        ValueError: If ``effort`` is negative or no number.
+    extreme eigenvalue of the small Gram matrix most, and exchanges of one entry while any gains. Where regions
+    overlap, only places that share none are used, so that the witness is admissible in any reading. Arguments and
+    errors are those of ``delta_bracket``.
     """
     if not 0 <= effort < math.inf:
         raise ValueError(f"effort is {effort}; it multiplies the work of the search, so it is finite and at least 0")

@@ -100,18 +100,7 @@ def spectrum(operator: ConvOperator, *, circular: bool = False, whole: int = WHO
 
 
 def circular_singular_values(operator: ConvOperator, spatial: tuple[int, ...] | None = None) -> Tensor:
-    """All singular values of a convolution whose map wraps around, on its own map or on one of another size.
-
-    Args:
-        operator: The convolution; its padding does not matter.
-        spatial: Size of the map; the operator's own where ``None``.
-
-    Returns:
-        The ``min(outputs, inputs)`` values, float64, in no order.
-
-    Raises:
-        UsageError: If the map is not a whole number of strides.
-    """
+    """All singular values, float64, of a convolution whose map, of its own size or another, wraps around."""
     sizes = operator.input_shape[1:] if spatial is None else spatial
     for n, stride in zip(sizes, operator.stride, strict=True):
         if n % stride:

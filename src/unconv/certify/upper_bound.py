@@ -82,41 +82,18 @@ def upper_bound(
     - *thresholded*: ``G = P + N`` with ``N`` the entries clipped to ``[-r, r]``: the spectral bound of ``P`` plus
       Gershgorin's of ``N``, the best of several ``r``. (Any ``r`` gives a feasible point of the dual of the
       semidefinite relaxation of sparse principal components, d'Aspremont et al. 2007.) For whole maps, entries
-      between places of one channel never meet and are left out of both.
+      between places of one channel never meet and are left out of both. ``refine=False`` leaves this argument out,
+      which takes most of the time.
 
-    A cropped ``W^T z`` is a part of the full one, so ``above`` of the full boundary holds for the cropped one.
-
-    Args:
-        operator: The convolution.
-        region: Pooling region, or ``"map"`` for one region per channel.
-        k: Number of regions in use.
-        twice: Whether to bound the constant over sums of two vectors.
-        boundary: ``"full"`` or ``"cropped"``.
-        refine: Whether to try the third argument, which takes most of the time.
-
-    Returns:
-        The bound. Beyond 1 it says nothing about invertibility.
-
-    Raises:
-        UnconvError: If a filter is zero or not finite, or ``k`` is not between 1 and the number of regions.
-        UsageError: If there is no such boundary or region, or the operator is no ``ConvOperator``.
+    A cropped ``W^T z`` is a part of the full one, so ``above`` of the full boundary holds for the cropped one. Beyond 1
+    the bound says nothing about invertibility. Arguments and errors are those of ``delta_bracket``.
     """
     groups = _groups(validate_operator(operator, region, k, boundary), region)
     return _worst([group.bound(k, twice=twice, refine=refine) for group in groups])
 
 
 def layer_bounds(operator: ConvOperator, region: Region, k: int, *, refine: bool = True) -> LayerBounds:
-    """Proven upper bounds on ``delta_k`` and ``delta_2k`` at once, and how far ``delta < 1`` is proven.
-
-    Args:
-        operator: The convolution.
-        region: Pooling region, or ``"map"`` for one region per channel.
-        k: Number of regions in use.
-        refine: As for ``upper_bound``.
-
-    Returns:
-        The bounds; errors are those of ``upper_bound``.
-    """
+    """Bound ``delta_k`` and ``delta_2k`` at once, and say how far ``delta < 1`` is proven; as ``upper_bound``."""
     groups = _groups(validate_operator(operator, region, k, "full"), region)
     single, double = (
         _worst([group.bound(k, twice=twice, refine=refine) for group in groups]) for twice in (False, True)

@@ -47,15 +47,18 @@ def convex(
 
     Minimises half the sum of squared violations: of the equations at the switches, of the inequalities at the
     places that are not the maximum and over the regions that ReLU set to zero, and of ``x >= 0`` where the block
-    reads the output of a ReLU. Many inputs satisfy everything; the prior says which one is returned:
+    reads the output of a ReLU. With ``[l_i, u_i]`` the interval that the code leaves for ``(W x)_i``, that is ::
 
-    * ``None``: near the one that is closest to zero;
-    * ``"smooth"``: the same, preconditioned so that neighbouring places are alike;
-    * ``"gaussian"``: the one closest to the mean of a first, smooth estimate, in the covariance of that estimate's
-      channels (empirical Bayes, nothing is learned from other images).
+        1/2 sum_i dist((W x)_i, [l_i, u_i])^2 + nu/2 ||min(x, 0)||^2.
 
-    The problem is convex, with two exceptions that have local minima: averages of an activation, and
-    ``switches=False`` behind max pooling, where the currently largest entry of each region stands for the switch.
+    Many inputs satisfy everything; the prior says which one is returned: with ``None`` one near zero; with ``"smooth"``
+    the same, preconditioned so that neighbouring places are alike; with ``"gaussian"`` the one closest to the mean of a
+    first, smooth estimate, in the covariance of that estimate's channels (empirical Bayes).
+
+    Non-linear conjugate gradients (Polak and Ribière 1969, restarted), preconditioned by the prior, with a line search
+    that is exact on the piecewise quadratic and costs no convolution; it never ascends. The problem is convex, with two
+    exceptions that have local minima: averages of an activation, and ``switches=False`` behind max pooling, where the
+    currently largest entry of each region stands for the switch.
 
     Args:
         block: The block that made the code.
@@ -74,15 +77,6 @@ def convex(
 
     Raises:
         ValueError: If the prior does not exist, or ``max_steps`` is negative.
-
-    Notes:
-        With ``[l_i, u_i]`` the interval that the code leaves for ``(W x)_i``, the objective is ::
-
-            1/2 sum_i dist((W x)_i, [l_i, u_i])^2 + nu/2 ||min(x, 0)||^2.
-
-        It is minimised by non-linear conjugate gradients
-        (Polak and Ribière 1969, restarted), preconditioned by the prior, with a line search that is exact on the
-        piecewise quadratic and costs no convolution. It never ascends, and every input stops by itself.
     """
     config = config or ConvexConfig()
     if prior is not None and prior not in PRIORS:

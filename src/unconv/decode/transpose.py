@@ -11,19 +11,9 @@ from unconv.sparsity import Code
 
 
 def transpose(operator: LinearOperator, code: Code, *, norm: Tensor | None = None) -> Tensor:
-    """``W^T`` of the unpooled code (paper, section 1), rescaled where a norm is given (Table 3).
+    """``W^T`` of the unpooled code (paper, section 1), ``(N, *input_shape)``, rescaled to norms ``(N,)``.
 
-    Args:
-        operator: The map ``W``.
-        code: Codes of ``N`` inputs.
-        norm: Norm that each result gets. Shape ``(N,)``. Table 3 uses the true ``||x||``, which the code does not
-            tell, so its error is one of direction only. A code of zeros gives zero.
-
-    Returns:
-        Shape ``(N, *input_shape)``.
-
-    Raises:
-        ValueError: If there is not one norm per input.
+    Table 3 uses the true ``||x||``, which the code does not tell, so its error is one of direction only.
     """
     estimate = operator.adjoint(code.dense())
     if norm is None:

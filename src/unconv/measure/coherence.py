@@ -92,13 +92,8 @@ def correlation_table(operator: ConvOperator) -> Tensor:
     places ``p`` and ``p + a`` whose patches the border does not crop (all of them on ``operator.full()``). Per
     axis, ``r = dilation * (kernel - 1) // stride`` is the farthest at which two patches overlap. At stride and
     dilation 1 that is ``sum_u w_i(u) w_j(u - a)`` with ``r = kernel - 1``: filter ``i`` against filter ``j``
-    moved by ``a`` taps. ``[i, j, r + a] == [j, i, r - a]``; pairs of different groups have 0.
-
-    Args:
-        operator: The convolution, its filters taken as they are.
-
-    Returns:
-        Shape ``(K, K, *(2 r + 1))``; half precision is computed and returned in float32.
+    moved by ``a`` taps. ``[i, j, r + a] == [j, i, r - a]``; pairs of different groups have 0. Shape
+    ``(K, K, *(2 r + 1))``; half precision becomes float32.
     """
     weight = _at_least_single(operator.weight)
     groups, each = operator.groups, len(weight) // operator.groups

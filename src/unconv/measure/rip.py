@@ -141,21 +141,8 @@ def draw_codes(
     """Random model-k-sparse codes: ``k`` regions without replacement, a place in each, values uniform on [-1, 1].
 
     Everything is drawn on the CPU in float64, so every device, type and batch size gets the same codes. Where
-    two overlapping regions draw the same place, the second one's value is 0.
-
-    Args:
-        operator: The convolution whose output map has the regions; its device and type are those of the codes.
-        model: The regions.
-        k: Number of active regions of each code.
-        samples: Number of codes.
-        seed: Seed.
-        batch: Codes at a time; all where ``None``.
-
-    Returns:
-        Batches of codes, ``samples`` in all, drawn as they are asked for.
-
-    Raises:
-        ValueError: If an argument is out of range.
+    two overlapping regions draw the same place, the second one's value is 0. Batches of ``batch`` codes, ``samples`` in
+    all, are drawn as they are asked for; their device and type are the operator's.
     """
     channels, spatial = operator.output_shape[0], operator.output_shape[1:]
     window = model.window(spatial)

@@ -73,10 +73,7 @@ class BlockSparsity:
 
 @dataclass
 class SparsityStatistics:
-    """Streaming statistics of every conv block: memory does not grow with the images.
-
-    Each process updates its own; ``merge`` joins them, and the result equals that of one process exactly.
-    """
+    """Streaming statistics of every conv block: memory does not grow with images, and sums are exact in any order."""
 
     blocks: dict[str, BlockSparsity] = field(default_factory=dict)  # by name, in order of first update
 
@@ -90,17 +87,7 @@ class SparsityStatistics:
         return len(self.blocks)
 
     def update(self, block: str, activated: Tensor, pooled: Tensor | None = None) -> None:
-        """Count one batch of one conv block.
-
-        Args:
-            block: Name of the conv block.
-            activated: What its activation function returned. Shape ``(N, K, *spatial)``.
-            pooled: What its pooling returned, shape ``(N, K, *pooled)``; ``None`` where it has none.
-
-        Raises:
-            UnconvError: If an activation is NaN or infinite.
-            ValueError: If the two batches differ in size.
-        """
+        """Count a batch ``(N, K, *spatial)``, and the same pooled; UnconvError where it is not finite."""
         if pooled is not None and len(pooled) != len(activated):
             raise ValueError(f"{len(activated)} activations and {len(pooled)} pooled ones; expected the same images")
         if not torch.isfinite(activated).all():
@@ -117,20 +104,7 @@ class SparsityStatistics:
 
 
 def k_from(fraction: float, regions: int) -> int:
-    """The ``k`` of M(h, k) that keeps a conv block's measured share of its regions.
-
-    The rule is ``round(fraction * regions)``, halves to even, and at least 1.
-
-    Args:
-        fraction: Share of non-zeros after pooling, 0 to 1 (``BlockSparsity.pooled.fraction``).
-        regions: Number of regions of one code, over all channels.
-
-    Returns:
-        ``k``, between 1 and ``regions``.
-
-    Raises:
-        ValueError: If the fraction is not between 0 and 1, or there is no region.
-    """
+    """Return ``k = max(1, round(fraction * regions))``: the share of a code's regions that a conv block has in use."""
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction of non-zeros is {fraction}; expected one between 0 and 1 (not percent)")
     if regions < 1:

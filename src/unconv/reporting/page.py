@@ -48,15 +48,7 @@ def write_report(
 ) -> Path:
     """Write ``figures/`` and ``report.html`` of a run directory; equal arguments and pictures give equal bytes.
 
-    Args:
-        path: The run directory; pictures are read from there.
-        document: The report's JSON document, as far as there is one: layers may lack inversions, blocks their theory.
-        rows: Results, one per image and task.
-        config: Settings of the run.
-        environment: Versions and machine.
-
-    Returns:
-        Path of the page.
+    The document may be partial: layers may lack inversions, blocks their theory. Pictures are read from the directory.
     """
     report = read_report(path, document, rows, config, environment)
     return write_page(path, report, draw_figures(report, path))

@@ -36,10 +36,9 @@ def cgls(
 ) -> Solution[Tensor]:
     """Minimise ``||A x - target||`` by CGLS (Hestenes and Stiefel 1952; Björck 1996, section 7.4).
 
-    The iterates differ from the start by vectors in the range of ``A^T``, so from zero the limit is the minimiser of
-    least norm. Every input of the batch has its own step lengths and stops by itself, once ``||A x - target|| <=
-    tolerance * ||target||`` or ``||A^T (target - A x)|| <= slope_tolerance * ||A^T target||``; those of ``skip``, shape
-    ``(N,)``, bool, keep their start. ``history`` holds ``||A x - target|| / ||target||``.
+    From zero the limit is the minimiser of least norm. Each input stops by itself, once ``||A x - target|| <= tolerance
+    ||target||`` or ``||A^T (target - A x)|| <= slope_tolerance ||A^T target||``; those of ``skip``, shape ``(N,)``,
+    bool, keep their start. ``history`` holds ``||A x - target|| / ||target||``.
     """
     gradient = system.adjoint(target)
     size, limit = norms(target), slope_tolerance * norms(gradient)

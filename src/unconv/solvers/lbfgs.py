@@ -70,20 +70,9 @@ def lbfgs(
 
     Where a trial lowers its function by a share of what the slope promises, it is taken, and the next direction tried
     at full length; where it does not, a shorter one is tried (quadratic interpolation). The first step has full length
-    with a metric, and else Polyak's, which knows that the least value is zero. Inputs that are done are not evaluated
-    any more.
-
-    Args:
-        evaluate: Values, shape ``(R,)``, and gradients of the functions of ``R`` inputs, in one pass.
-        start: Where to begin. Shape ``(N, *shape)``.
-        max_passes: Number of evaluations, the first one included; the start comes back where it is 0.
-        size: The residual of an input is ``sqrt(2 value) / size``; 1 where ``None``. Shape ``(N,)``.
-        metric: First inverse Hessian, symmetric and positive definite; a multiple of the identity where ``None``.
-        config: How steps are made.
-        watch: Called with all points after every evaluation.
-
-    Returns:
-        The best points, shape ``(N, *shape)``; ``history`` holds their residuals, beginning with the start's.
+    with a ``metric`` (first inverse Hessian), and else Polak's, which knows that the least value is zero.
+    ``max_passes`` counts evaluations, the start's included. The residual of an input is ``sqrt(2 value) / size``;
+    ``watch`` is called with all points after every evaluation.
     """
     config, best = config or LbfgsConfig(), start.clone()
     size = start.new_ones(len(start)) if size is None else size

@@ -25,13 +25,7 @@ class BatchProgress:
     """Which inputs of a batch still run, how the others ended, how far each came and what it has cost.
 
     A solver keeps the data of the running inputs only: ``running`` are their places in the batch, and after ``keep``
-    it selects those that go on.
-
-    Attributes:
-        running: Places of the running inputs in the batch. Shape ``(R,)``, int64.
-        passes: Forward and backward passes made for each input of the batch. Shape ``(N,)``, float64; one of them
-            alone counts as half a pass.
-        history: Relative residuals, one tensor of shape ``(N,)`` before the first step and after each one.
+    it selects those that go on. ``passes`` counts forward and backward passes, one of them alone as half a pass.
     """
 
     def __init__(self, residual: Tensor) -> None:
