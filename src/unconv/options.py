@@ -314,7 +314,7 @@ Experiment = Literal[
 
 @dataclass(frozen=True)
 class Reproduce(BlockOptions):
-    """A table or figure of the paper, ours beside theirs; with "all" everything that runs for the model, as a page.
+    """A table or figure of the paper, ours beside theirs; with "all" everything that runs for the model.
 
     Attributes:
         model: The network, as for every verb; vgg16 has the paper's weights from torch's cache, or give --weights;
@@ -328,7 +328,7 @@ class Reproduce(BlockOptions):
         fractions: Half of Algorithm 2's lambda, as fractions of max |Wx|; the first is the figure's, a table has all.
         region: Side of the pooling imposed on a conv block that has none.
         sizes: k M l D K of fig2 and thm31: non-zeros, channels, length of a filter, length of the input, filters.
-        out: Folder for the JSON with its settings, the figure, and the page of "all".
+        out: Folder for the JSON with its settings, and the figure.
     """
 
     model: str = "vgg16"

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from tqdm import tqdm
 
 from unconv.commands import format_table, print_skipped
@@ -19,7 +20,7 @@ from unconv.options import Reproduce, command_line
 from unconv.paper import paper_values
 from unconv.paper.context import Context, Result, context_of
 from unconv.paper.experiments import EXPERIMENTS
-from unconv.reporting.reproduction import Section, svg, write_reproduction
+from unconv.reporting.style import STYLE
 
 BUNDLED, CIFAR_SIZE = "cifar-vgg", 32
 PIXELS_PER_INCH = 80
@@ -87,27 +88,14 @@ def _all(options: Reproduce) -> tuple[dict[str, Any], str]:
             left_out.append(f"{name}: {error}")
             continue
         _write(replace(options, name=name), results[name], out)
-    page = write_reproduction(
-        out / "reproduction.html",
-        f"The paper's tables and figures on {options.model}",
-        [
-            Section(name, shown.title, shown.tables(result), shown.draw(result), result["notes"])
-            for name, result in results.items()
-            for shown in [EXPERIMENTS[name]]
-        ],
-        command=command_line("reproduce", options),
-        environment=environment(),
-        left_out=left_out,
-    )
     document = {
         "name": "all",
         "paper": {name: result["paper"] for name, result in results.items()},
         "ours": {name: result["ours"] for name, result in results.items()},
         "notes": [f"{name}: {note}" for name, result in results.items() for note in result["notes"]] + left_out,
-        "page": str(page),
     }
     text = "\n\n".join(_text(result) for result in results.values())
-    return document, "\n".join([text, "", *(f"left out, {line}" for line in left_out), f"page: {page}"])
+    return document, "\n".join([text, "", *(f"left out, {line}" for line in left_out), f"in {out}"])
 
 
 def _result(name: str, opened: Opened) -> Result:
@@ -152,10 +140,11 @@ def _write(options: Reproduce, result: Result, out: Path) -> None:
         write_json(out / f"{result['name']}.json", document | {"environment": environment()})
         experiment = EXPERIMENTS[result["name"]]
         figure, file = experiment.draw(result), out / f"{result['name']}{experiment.suffix}"
-        if figure is not None and file.suffix == ".svg":
-            file.write_text(svg(figure), encoding="utf-8")
-        elif figure is not None:
-            figure.savefig(file, dpi=PIXELS_PER_INCH, metadata={"Software": None})
+        # without a date and with a fixed salt, equal results give equal files
+        metadata = {"Date": None, "Creator": None} if file.suffix == ".svg" else {"Software": None}
+        if figure is not None:
+            with matplotlib.rc_context({name: STYLE[name] for name in ("svg.hashsalt", "svg.fonttype")}):
+                figure.savefig(file, dpi=PIXELS_PER_INCH, metadata=metadata)
     except OSError as error:
         raise UnconvError(f"cannot write to {out}: {error.strerror}") from error
 

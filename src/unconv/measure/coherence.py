@@ -14,24 +14,17 @@ from unconv.operators import ConvOperator, check_convolution
 
 BLOCK_ENTRIES = 2**24  # of one block of inner products: 64 MB in float32
 
-Found = tuple[float, tuple[int, int] | None]  # a value, and the pair of filters that has it
-
 
 @dataclass(frozen=True)
 class Coherence:
     """Largest cosines between the filters of one bank; pairs with a filter of zeros have none and do not count."""
 
-    # maximum of the cosine over pairs of whole filters i != j; Table 4's learned row. 0 without a pair.
+    # maximum of the cosine over pairs of whole filters i != j; Table 4's learned row; 0 without a pair
     signed: float
     absolute: float  # maximum of its magnitude
     # maximum of the magnitude over all pairs and all relative shifts that two rows of W can have, also of one
     # filter with its own non-zero shifts: the coherence of the rows of W away from the border
     shifted: float
-    signed_pair: tuple[int, int] | None  # a pair (i, j) that attains signed; None for a single filter
-    absolute_pair: tuple[int, int] | None  # a pair that attains absolute; None for a single filter
-    shifted_pair: tuple[int, int] | None  # a pair that attains shifted; None where no two rows overlap
-    # places of the input, one number per axis, by which filter j of that pair stands after filter i
-    shift: tuple[int, ...] | None
     zero_filters: int = 0  # number of filters that are zero
 
 
@@ -43,7 +36,7 @@ def coherence(operator: ConvOperator) -> Coherence:
             channels, so their cosine is 0. That of Gaussian filters is ``coherence(operator.gaussian(seed))``.
 
     Returns:
-        The three values, and where they are attained.
+        The three values.
 
     Raises:
         ValueError: If a filter is not finite; its index is named.
@@ -60,29 +53,26 @@ def coherence(operator: ConvOperator) -> Coherence:
     undefined = zero.reshape(groups, -1)
     grouped = undefined[:, :, None] | undefined[:, None, :]
     # filters of different groups are orthogonal, so with groups no maximum is below 0
-    signed: Found = (0.0, (0, count // groups)) if groups > 1 else (-math.inf, None)
-    absolute, shifted, at = signed, (0.0, None), None
+    signed = absolute = 0.0 if groups > 1 else -math.inf
+    shifted = 0.0
     for shift, start, block in _inner_products(operator.normalised()):
         if not any(shift):
             itself = block.diagonal(start, 1, 2)
             without = grouped[:, start : start + block.shape[1]]
             block.masked_fill_(without, -math.inf)
             itself.fill_(-math.inf)
-            signed = max(signed, _largest(block, start), key=lambda found: found[0])
+            signed = max(signed, block.max().item())
             block.abs_().masked_fill_(without, -math.inf)
             itself.fill_(-math.inf)
-            absolute = max(absolute, _largest(block, start), key=lambda found: found[0])
+            absolute = max(absolute, block.max().item())
             block.masked_fill_(without, 0.0)
             itself.zero_()
-        found = _largest(block.abs_(), start)
-        if found[0] > shifted[0]:
-            shifted, at = found, tuple(s * d for s, d in zip(shift, operator.dilation, strict=True))
+        shifted = max(shifted, block.abs_().max().item())
     zeros = int(zero.sum())
     if count - zeros < 2:
-        signed = absolute = (0.0, None)
+        signed = absolute = 0.0
     # rounding can carry the cosine of two equal filters past 1
-    tops = [min(found[0], 1.0) for found in (signed, absolute, shifted)]
-    return Coherence(tops[0], tops[1], tops[2], signed[1], absolute[1], shifted[1], at, zeros)
+    return Coherence(min(signed, 1.0), min(absolute, 1.0), min(shifted, 1.0), zeros)
 
 
 def correlation_table(operator: ConvOperator) -> Tensor:
@@ -133,14 +123,6 @@ def _inner_products(operator: ConvOperator) -> Iterator[tuple[Sequence[int], int
         right = grouped[(..., *behind)].flatten(2).transpose(1, 2)
         for start in range(0, each, rows):
             yield shift, start, left[:, start : start + rows] @ right
-
-
-def _largest(block: Tensor, start: int) -> Found:
-    """Return the largest entry of a block of ``_inner_products``."""
-    _, rows, each = block.shape
-    where = int(block.argmax())
-    group, row, column = where // (rows * each), where // each % rows, where % each
-    return block.flatten()[where].item(), (group * each + start + row, group * each + column)
 
 
 def _at_least_single(weight: Tensor) -> Tensor:

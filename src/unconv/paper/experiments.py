@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 class Experiment:
     """One table or figure."""
 
-    title: str
     # computes it with options, and with a function that opens the network where it needs one
     run: Callable[[Reproduce, Callable[[], Context]], Result]
     tables: Callable[[Result], Mapping[str, Table]]  # header and rows of a result, by caption
@@ -33,55 +32,26 @@ def _decoders(options: Any, context: Context) -> dict[str, OpenedDecoder]:
     return open_decoders(context.network, context.blocks, options.decoders)
 
 
+def _fig3(options: Any, context: Callable[[], Context]) -> Result:
+    return fig3.run(context(), options.samples, options.recovered, options.steps, options.fractions)
+
+
 EXPERIMENTS = {
-    "prop1": Experiment(
-        "Proposition 1: perfect reconstruction, and filters in pairs",
-        lambda options, context: prop1.run(context()),
-        prop1.tables,
-        prop1.draw,
-    ),
-    "fig1": Experiment(
-        "Figure 1: the architecture", lambda options, context: fig1.run(context()), fig1.tables, fig1.draw
-    ),
+    "prop1": Experiment(lambda options, context: prop1.run(context()), prop1.tables, prop1.draw),
+    "fig1": Experiment(lambda options, context: fig1.run(context()), fig1.tables, fig1.draw),
     "fig2": Experiment(
-        "Figure 2: one-dimensional Gaussian layers",
-        lambda options, context: fig2.run(options.draws, options.seed, Sizes(*options.sizes)),
-        fig2.tables,
-        fig2.draw,
+        lambda options, context: fig2.run(options.draws, options.seed, Sizes(*options.sizes)), fig2.tables, fig2.draw
     ),
-    "thm31": Experiment(
-        "Theorem 3.1: the sufficient condition",
-        lambda options, context: thm31.run(Sizes(*options.sizes)),
-        thm31.tables,
-    ),
-    "thm33": Experiment(
-        "Theorem 3.3: one-step IHT and its bound",
-        lambda options, context: thm33.run(draws=options.samples, seed=options.seed),
-        thm33.tables,
-    ),
-    "table1": Experiment(
-        "Table 1: CIFAR-10 with random and with learned filters", lambda options, context: table1.run(), table1.tables
-    ),
-    "table2": Experiment("Table 2: sparsity", lambda options, context: table2.run(context()), table2.tables),
-    "fig3": Experiment(
-        "Figure 3: model-RIP of a late layer",
-        lambda options, context: fig3.run(
-            context(), options.samples, options.recovered, options.steps, options.fractions
-        ),
-        fig3.tables,
-        fig3.draw,
-    ),
+    "thm31": Experiment(lambda options, context: thm31.run(Sizes(*options.sizes)), thm31.tables),
+    "thm33": Experiment(lambda options, context: thm33.run(draws=options.samples, seed=options.seed), thm33.tables),
+    "table1": Experiment(lambda options, context: table1.run(), table1.tables),
+    "table2": Experiment(lambda options, context: table2.run(context()), table2.tables),
+    "fig3": Experiment(_fig3, fig3.tables, fig3.draw),
     "table3": Experiment(
-        "Table 3: one-step IHT in activation space and in image space",
-        lambda options, context: table3.run(found := context(), _decoders(options, found)),
-        table3.tables,
+        lambda options, context: table3.run(found := context(), _decoders(options, found)), table3.tables
     ),
     "fig4": Experiment(
-        "Figure 4: decoded images",
-        lambda options, context: fig4.run(found := context(), _decoders(options, found)),
-        fig4.tables,
-        fig4.draw,
-        ".png",
+        lambda options, context: fig4.run(found := context(), _decoders(options, found)), fig4.tables, fig4.draw, ".png"
     ),
-    "table4": Experiment("Table 4: coherence", lambda options, context: table4.run(context()), table4.tables),
+    "table4": Experiment(lambda options, context: table4.run(context()), table4.tables),
 }

@@ -78,13 +78,6 @@ def number(value: Any, missing: str = "–", digits: int = 3) -> str:
     return text.replace("-", "−") if value else "0"
 
 
-def cell(value: Any, missing: str = "–") -> str:
-    """Return a cell of a plain table: floats with four significant digits, shapes as 3x32x32."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return missing if value is None else "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
 def series_name(series: Series) -> str:
     """Return a line's name within its group."""
     return f"{METHODS.get(series.method, series.method)}, {SIDES.get(series.side_info, series.side_info)}"
