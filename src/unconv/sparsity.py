@@ -223,17 +223,9 @@ class Code:
         return self.dense() != 0
 
     def with_switches(self, switches: Switches | Tensor) -> Code:
-        """The same values at other places.
+        """The same values at switches ``"known"`` (as they are), ``"fixed"`` (first places) or given, as flat indices.
 
-        Args:
-            switches: ``"known"`` (as they are, ``M_known``), ``"fixed"`` (the first place of each region,
-                ``M_fixed``), or flat indices of the shape of ``values``.
-
-        Returns:
-            The new code.
-
-        Raises:
-            ValueError: If the code has no switches, or a given switch lies outside its region.
+        ValueError if the code has no switches, or a given switch lies outside its region.
         """
         if not isinstance(self.pooling, Window) or self.switches is None:
             raise ValueError("this code has no max pooling, so no switches to replace")

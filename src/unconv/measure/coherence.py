@@ -31,16 +31,8 @@ class Coherence:
 def coherence(operator: ConvOperator) -> Coherence:
     """Signed, absolute and shift-aware coherence of a filter bank; shifts are streamed, no table is held.
 
-    Args:
-        operator: The convolution; the size of its input does not matter. Filters of different groups see different
-            channels, so their cosine is 0. That of Gaussian filters is ``coherence(operator.gaussian(seed))``.
-
-    Returns:
-        The three values.
-
-    Raises:
-        ValueError: If a filter is not finite; its index is named.
-        UsageError: If the operator is no convolution.
+    The size of the operator's input does not matter. Filters of different groups see different channels, so their
+    cosine is 0. ValueError names a filter that is not finite.
     """
     check_convolution(operator)
     operator = operator.with_weight(_at_least_single(operator.weight))

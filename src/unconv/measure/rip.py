@@ -91,28 +91,21 @@ def sample_ratios(
     boundary: Boundary = "full",
     method: Method = "auto",
 ) -> Tensor:
-    """Ratios ``||W^T z|| / ||z||`` of random model-k-sparse codes ``z``.
+    """Ratios ``||W^T z|| / ||z||`` of random model-k-sparse codes ``z``, shape ``(samples,)``.
 
     Two methods give the same ratios up to rounding. ``"dense"`` is the transposed convolution; ``"gram"`` needs the
     full boundary and sums ``z^T (W W^T) z`` over pairs of active entries, from the correlation table, in float64:
-    fast for few active entries.
+    fast for few active entries. ``"auto"`` takes the one that needs fewer operations.
 
     Args:
-        operator: The convolution ``W``.
+        operator: The convolution ``W``; half precision counts as float32.
         model: Its regions; a ``k`` of its own must agree with ``k``.
         k: Number of active regions of each code.
         samples: Number of codes.
         seed: Seed of the codes, which depend on nothing else but the shape, the regions and ``k``.
         boundary: ``"full"`` keeps the whole of ``W^T z``, as in the paper; ``"cropped"`` cuts it to the unpadded
             input, so filters at the border lose part of their norm.
-        method: One of the two, or ``"auto"`` for the one that needs fewer operations.
-
-    Returns:
-        Shape ``(samples,)``, in the type of the filters (float32 for half precision).
-
-    Raises:
-        ValueError: If an argument is out of range, or ``"gram"`` is asked for a cropped boundary.
-        UsageError: If the operator is no convolution, or the model no regions.
+        method: How they are computed.
     """
     check_convolution(operator)
     if not isinstance(model, Pooled):

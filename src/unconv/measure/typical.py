@@ -40,24 +40,13 @@ class TypicalRatio:
 
 
 def typical_ratio(ratios: Tensor, *, share: float = 0.99, confidence: float = 0.95) -> TypicalRatio:
-    """Bound the ratios of most codes by order statistics of a sample.
+    """Bound the ratios of most codes by order statistics of a sample of independent codes, shape ``(n,)``.
 
     ``within`` is the smallest order statistic ``X_(j)`` of ``|ratio - 1|`` with ``P(B < j) >= confidence``, ``B``
     binomial of ``n`` draws at ``share``: then the ``share`` quantile lies at or below it. ``low`` and ``high`` are
     ``X_(r)`` and ``X_(n + 1 - r)`` of the ratios with the largest ``r`` for which ``P(B < n + 1 - 2 r) >= confidence``:
     a two-sided tolerance interval. Where not even the smallest and the largest value enclose the share that was asked
-    for, the largest one that they do enclose is spoken of.
-
-    Args:
-        ratios: Of independent codes. Shape ``(n,)``, at least two.
-        share: Share of all codes to speak of.
-        confidence: Probability with which what is said is true.
-
-    Returns:
-        The statements.
-
-    Raises:
-        UsageError: If a share is not between 0 and 1, or the ratios are fewer than two or not finite.
+    for, the largest one that they do enclose is spoken of. UsageError for fewer than two ratios, or not finite ones.
 
     Example:
         >>> import torch

@@ -25,23 +25,9 @@ def activation_recovery(
     """Find a code in the model whose transposed convolution is near a real input (paper, Algorithm 2).
 
     (1) the minimiser of ``||x - W^T z||^2 / 2 + weight ||z||_1``; (2) its projection onto the model, with the switches
-    of its own pooling (``M_known``); (3) the same minimisation with zeros wherever the projection has them.
-
-    Args:
-        operator: The map ``W``.
-        x: Inputs. Shape ``(N, *input_shape)``.
-        model: The union of subspaces.
-        weight: Half of the paper's lambda, the same in both minimisations; ``default_weight(operator, x)`` where
-            ``None``.
-        tolerance: A minimisation has converged once its duality gap is at most this times ``||x||^2 / 2``.
-        max_steps: Largest number of steps of each minimisation, at least 1.
-
-    Returns:
-        The codes, with the switches of (2); ``history`` holds the relative duality gap of (3). An input has
-        converged if both minimisations have.
-
-    Raises:
-        ValueError: If ``x`` is no finite batch of inputs, or ``weight`` or ``max_steps`` is out of range.
+    of its own pooling (``M_known``); (3) the same minimisation with zeros wherever the projection has them. ``weight``
+    is half of the paper's lambda. Arguments, ``history`` (that of (3)) and errors are those of ``fista``; an input has
+    converged if both minimisations have.
     """
     if weight is None:
         weight = default_weight(operator, x).clamp_min(1e-30)

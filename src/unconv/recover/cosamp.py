@@ -23,25 +23,11 @@ def cosamp(
 ) -> Solution[SparseRecovery]:
     """Compressive sampling matching pursuit (Needell and Tropp 2009), model-based (Baraniuk et al. 2010).
 
-    The error of a code lies in sums of two codes, so the support of the residual's proxy ``W (x - W^T z)`` among
-    those is merged with that of ``z``; least squares on the merged support, by conjugate gradients; projection of the
-    result back onto the model. A second fit on what is left makes every iterate a function of its support, as in
-    subspace pursuit (Dai and Milenkovic 2009), so a support that repeats itself is the end. There is no step size.
-
-    Args:
-        operator: The map ``W``.
-        x: Inputs. Shape ``(N, *input_shape)``.
-        model: The union of subspaces, given by its projection.
-        tolerance: An input has converged once ``||x - W^T z|| <= tolerance * ||x||``.
-        max_steps: Largest number of steps, at least 1.
-
-    Returns:
-        The best recoveries; ``history`` holds ``||x - W^T z|| / ||x||`` of the iterates, which need not fall. An input
-        has stalled once its support repeats, or its best residual has not fallen by a millionth within ten steps:
-        with noise in ``x``, that is the regular end.
-
-    Raises:
-        ValueError: If ``x`` is no finite batch of the operator's inputs, or ``max_steps`` is below 1.
+    The error of a code lies in sums of two codes, so the support of the residual's proxy ``W (x - W^T z)`` among those
+    is merged with that of ``z``; least squares on the merged support, by conjugate gradients; projection of the result
+    back onto the model. A second fit on what is left makes every iterate a function of its support, as in subspace
+    pursuit (Dai and Milenkovic 2009), so a support that repeats itself is the end (``"stalled"``: with noise in ``x``,
+    the regular one). There is no step size. Arguments, results and errors are those of ``niht``.
     """
 
     def step(current: Iterate, running: Tensor) -> tuple[Iterate, Tensor]:

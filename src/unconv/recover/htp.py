@@ -28,22 +28,8 @@ def htp(
     gradients from where the step has led. The gradient vanishes on the support of such values, so they set the step
     size themselves, ``mu = ||z||^2 / ||W^T z||^2``. Where the new support fits no better than the old one, the step is
     made again as short as normalised IHT's acceptance test asks for. So, for exact projections, the residual falls
-    whenever the support changes, no support comes twice, and one that repeats itself is the end.
-
-    Args:
-        operator: The map ``W``.
-        x: Inputs. Shape ``(N, *input_shape)``.
-        model: The union of subspaces, given by its projection ``M``.
-        tolerance: An input has converged once ``||x - W^T z|| <= tolerance * ||x||``.
-        max_steps: Largest number of supports, at least 1.
-
-    Returns:
-        The best recoveries; ``history`` holds ``||x - W^T z|| / ||x||`` of the iterates. An input has stalled once its
-        support repeats, or its best residual has not fallen by a millionth within ten steps: with noise in ``x``,
-        that is the regular end.
-
-    Raises:
-        ValueError: If ``x`` is no finite batch of the operator's inputs, or ``max_steps`` is below 1.
+    whenever the support changes, no support comes twice, and one that repeats itself is the end (``"stalled"``: with
+    noise in ``x``, the regular one). Arguments, results and errors are those of ``niht``.
     """
 
     def advance(current: Iterate, running: Tensor, tested: Tensor) -> Iterate:
