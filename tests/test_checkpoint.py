@@ -1,6 +1,5 @@
 import argparse
 import hashlib
-import json
 import subprocess
 import sys
 import warnings
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 
 from unconv.checkpoint import WeightsFile, choose_weights, fit_weights, hash_state, is_finite, read_weights
 from unconv.errors import UnconvError, UsageError
-from unconv.preprocessing import Preprocess
 
 
 class Small(nn.Module):
@@ -129,7 +127,6 @@ def wrappings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "lightning with a loss": {"state_dict": lightning | {"criterion.weight": torch.ones(5)}},
         "lightning with a metric": {"state_dict": lightning | {"train_acc.correct": torch.tensor(3)}},
         "averaged": {**under("module.", state), "n_averaged": torch.tensor(5)},
-        "the same twice": {"model": state, "model_ema": {k: v.clone() for k, v in state.items()}},
         "smaller ema": {"model": state, "ema": {"conv.weight": torch.ones(3, 2, 3, 3)}},
         "optimiser": {"model": state, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3, 2, 3, 3)}}}},
         "discriminator": {"net_g": state, "net_d": other},
@@ -240,13 +237,6 @@ def test_tied_weights_that_are_stored_once_are_not_missing():
     assert fit(model, held({"0.weight": torch.ones(2, 2)})) == ()
 
 
-def test_a_safetensors_file_can_name_its_preprocessing(tmp_path):
-    caffe = Preprocess(224, 224, (123.68, 116.779, 103.939), scale=255.0)
-    text = json.dumps(caffe.describe())
-    saved(tmp_path / "w.safetensors", seeded().state_dict(), preprocessing=text, format="pt")
-    assert read_weights(tmp_path / "w.safetensors").preprocessing == caffe
-
-
 # what does not fit
 
 
@@ -289,12 +279,6 @@ def test_a_file_that_does_not_exist_is_wrong_usage(tmp_path, name):
         read_weights(tmp_path / name)
 
 
-def scripted(path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.script(nn.Linear(3, 2)).save(str(path))
-
-
 @pytest.mark.parametrize(
     ("cause", "save"),
     [
@@ -304,9 +288,8 @@ def scripted(path: Path) -> None:
             "fractions.Fraction",
             lambda path: torch.save({"state_dict": nn.Linear(3, 2).state_dict(), "lr": Fraction(1, 3)}, path),
         ),
-        ("a TorchScript program", scripted),
     ],
-    ids=["module", "list of modules", "extra", "program"],
+    ids=["module", "list of modules", "extra"],
 )
 def test_a_file_that_needs_code_is_refused_with_a_recipe_that_works_on_it(tmp_path, monkeypatch, cause, save):
     monkeypatch.chdir(tmp_path)

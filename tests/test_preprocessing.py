@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -55,7 +53,6 @@ def test_to_pixels_undoes_the_normalisation(width, height, resize, crop, scale):
     preprocess = Preprocess(resize, side, (0.1, 0.2, 0.3), (0.5, 0.7, 0.9), scale)
     batch = preprocess(image)[None]
     torch.testing.assert_close(preprocess.to_pixels(batch)[0], plain, rtol=0, atol=1e-6)
-    assert Preprocess.from_description(json.loads(json.dumps(preprocess.describe()))) == preprocess
 
 
 def test_bgr_flips_before_the_mean_is_subtracted():
@@ -75,14 +72,6 @@ def test_a_narrow_strip_is_not_blown_up_beyond_pillows_limit():
     strip = Image.new("RGB", (30_000, 1))
     with pytest.raises(UnconvError, match=r"30000x1 pixels are too narrow to resize to 224"):
         Preprocess(resize=224, crop=224)(strip)
-
-
-@pytest.mark.parametrize(
-    "description", [{"size": 3}, {"mean": 3}, {"mean": None}, {"scale": [1]}, {"std": {}}], ids=str
-)
-def test_descriptions_of_something_else_are_refused(description):
-    with pytest.raises(ValueError, match=r".+"):
-        Preprocess.from_description(description)
 
 
 @pytest.mark.parametrize(

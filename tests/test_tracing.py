@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -127,20 +126,12 @@ def test_layers_that_the_gradient_does_not_reach(how):
     assert {layer.name: layer.gradient for layer in layers} == {"a": True, "b": False, "output": False}
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_random_layers_are_left_out_and_called_so(seed):
-    torch.manual_seed(seed)
-    # whether this one runs b is drawn, at every call
-    drawn = Net(lambda net, x: net.c(net.b(net.a(x)) if torch.rand(()) < 0.5 else net.a(x)), a=conv(3, 8), b=conv(8, 8),
-                c=conv(8, 8))  # fmt: skip
-    rng = np.random.default_rng(seed)
-    seldom = Net(lambda net, x: net.c(net.b(net.a(x)) if rng.random() < 0.3 else net.a(x)), a=conv(3, 8), b=conv(8, 8),
-                 c=conv(8, 8))  # fmt: skip
-    for model, random in ((model, {"c", "output"}) for model in (cases.random(), drawn, seldom)):
-        layers = list_layers(model.eval(), X)
-        assert layers.names[0] == "a"
-        assert set(layers.names) <= {"a", "b"}
-        assert {s.module for s in layers.skipped if "forward passes of one image differ" in s.reason} - {"b"} == random
+def test_random_layers_are_left_out_and_called_so():
+    layers = list_layers(cases.random().eval(), X)
+    assert layers.names == ("a",)
+    reasons = {s.module: s.reason for s in layers.skipped}
+    assert set(reasons) == {"c", "output"}
+    assert all("forward passes of one image differ" in reason for reason in reasons.values())
 
 
 def test_features_whose_shape_depends_on_the_image():

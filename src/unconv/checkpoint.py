@@ -6,7 +6,6 @@ import argparse
 import collections
 import difflib
 import hashlib
-import json
 import os
 import pathlib
 import pickle
@@ -29,7 +28,6 @@ from torch import Tensor, nn
 
 from unconv.errors import UnconvError, UsageError
 from unconv.io import display_name, one_line, reason
-from unconv.preprocessing import Preprocess
 
 # the largest published models stay below 1 MB; a long header is millions of names to make objects of
 MAX_HEADER_BYTES = 10_000_000
@@ -41,7 +39,6 @@ RECIPE = (
     "hasattr(v, 'state_dict')} if isinstance(o, (dict, list, tuple)) else o; "
     "torch.save(f(torch.load(FILE, map_location='cpu', weights_only=False)), 'weights.pth')"
 )
-PROGRAM_RECIPE = "import torch; torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pth')"
 
 
 class _DType:
@@ -98,9 +95,6 @@ class WeightsFile:
     # where the file has them, torch's versions of modules in _metadata
     state: OrderedDict[str, Tensor]
     sha256: str
-    # the preprocessing that the file itself names (the safetensors metadata key preprocessing, the JSON of
-    # Preprocess.describe), where it does
-    preprocessing: Preprocess | None = None
 
 
 def read_weights(path: str | Path) -> WeightsFile:
@@ -120,8 +114,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     except OSError as error:
         raise UnconvError(f"cannot read {name}: {reason(error)}") from error
     if path.suffix.lower() == ".safetensors":
-        state, metadata = _read_safetensors(path)
-        return WeightsFile(path, state, sha256, _stated_preprocessing(metadata, name))
+        return WeightsFile(path, _read_safetensors(path), sha256)
     state: OrderedDict[str, Tensor] = OrderedDict()
     versions: OrderedDict[str, Any] = OrderedDict()
     for key, value in _flatten(_read_pickle(path), "", MAX_DEPTH, versions):
@@ -149,7 +142,7 @@ def choose_weights(module: nn.Module, file: WeightsFile, key: str | None = None)
         if not chosen:
             raise UsageError(f"{name} holds no weights of the model under {key!r}; it does under {_labels(held)}")
     chosen = _best(file.state, target, chosen)
-    if len(chosen) > 1 and not _equal(file.state, target, chosen):
+    if len(chosen) > 1:
         raise UsageError(
             f"{len(chosen)} sets of weights in {name} fit the model: {_labels(chosen)}; "
             f"choose one with weights='{name}:{chosen[0].rstrip('.')}'"
@@ -259,16 +252,6 @@ def _best(state: Mapping[str, Tensor], target: Mapping[str, Tensor], prefixes: l
     return [p for p in best if not any(len(q) < len(p) and sets[p] & sets[q] for q in best)]
 
 
-def _equal(state: Mapping[str, Tensor], target: Mapping[str, Tensor], prefixes: list[str]) -> bool:
-    """Return whether all sets are the same numbers, so that there is nothing to choose."""
-    first, *others = [[state.get(prefix + name) for name in target] for prefix in prefixes]
-    return all(
-        a is b or (a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b))
-        for other in others
-        for a, b in zip(first, other, strict=True)
-    )
-
-
 def _labels(prefixes: Any) -> str:
     names = [prefix.rstrip(".") or "(nothing)" for prefix in prefixes]
     return ", ".join(map(_shown, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
@@ -319,7 +302,7 @@ def _is_pair(item: Any) -> bool:
     return isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str)
 
 
-def _read_safetensors(path: Path) -> tuple[OrderedDict[str, Tensor], Mapping[str, str]]:
+def _read_safetensors(path: Path) -> OrderedDict[str, Tensor]:
     try:
         with open(path, "rb") as start:
             claimed = struct.unpack("<Q", start.read(8).ljust(8, b"\0"))[0]
@@ -327,22 +310,9 @@ def _read_safetensors(path: Path) -> tuple[OrderedDict[str, Tensor], Mapping[str
             raise ValueError(f"its header claims {claimed} bytes; at most {MAX_HEADER_BYTES} are read")
         # the library itself checks every offset against the file's length
         with safe_open(path, framework="pt", device="cpu") as file:
-            keys = list(file.keys())
-            return OrderedDict((key, file.get_tensor(key)) for key in keys), file.metadata() or {}
+            return OrderedDict((key, file.get_tensor(key)) for key in list(file.keys()))
     except Exception as error:
         raise UnconvError(f"{display_name(path)} is not a readable safetensors file ({reason(error)})") from error
-
-
-def _stated_preprocessing(metadata: Mapping[str, str], name: str) -> Preprocess | None:
-    if "preprocessing" not in metadata:
-        return None
-    try:
-        description = json.loads(metadata["preprocessing"])
-        if not isinstance(description, dict):
-            raise ValueError("expected a JSON object")
-        return Preprocess.from_description(description)
-    except (ValueError, RecursionError) as error:
-        raise UnconvError(one_line(f"{name}: its metadata key preprocessing cannot be used: {error}")) from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -351,8 +321,6 @@ def _read_pickle(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
-            if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-                raise _needs_code(name, "a TorchScript program", PROGRAM_RECIPE)
             # torch.save never compresses, so this is another archive or a decompression bomb
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise UnconvError(f"{name} is a compressed archive; unpack it and give the weights file inside")
@@ -365,16 +333,13 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         # torch's message is a page of advice around one line
         match = re.search(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)", str(error))
-        raise _needs_code(name, one_line(match[1] if match else str(error).strip().split("\n")[0])[:200]) from error
+        cause = one_line(match[1] if match else str(error).strip().split("\n")[0])[:200]
+        raise UnconvError(
+            f"{name} holds something other than tensors ({cause}) and is refused, since loading it could run code; "
+            f"where you trust it, keep its tensors only: {RECIPE}"
+        ) from error
     except Exception as error:
         # torch and zipfile raise almost anything on damaged files: RuntimeError, EOFError, KeyError, struct.error, ...
         raise UnconvError(
             f"{name} is damaged or no weights file ({reason(error)}); give a .safetensors, .pt or .pth file"
         ) from error
-
-
-def _needs_code(name: str, cause: str, recipe: str = RECIPE) -> UnconvError:
-    return UnconvError(
-        f"{name} holds something other than tensors ({cause}) and is refused, since loading it could run code; "
-        f"where you trust it, keep its tensors only: {recipe}"
-    )

@@ -14,6 +14,7 @@ import traceback
 from typing import Any
 
 from unconv.errors import UnconvError, UsageError
+from unconv.io import one_line
 from unconv.options import VERBS, in_options
 
 COMPLETION, SHELLS = "--tyro-print-completion", ("bash", "zsh", "fish")
@@ -121,9 +122,7 @@ def _without_frame(box: str) -> str:
 def _fail(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    message = " ".join(message.split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in message)
-    print(f"unconv: {line}", file=sys.stderr)
+    print(f"unconv: {one_line(' '.join(message.split()))}", file=sys.stderr)
     return status
 
 

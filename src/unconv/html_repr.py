@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from unconv.io import one_line
+
 TILES = 32
 EDGE = 128  # pixels: smaller pictures are shown enlarged
 
@@ -77,7 +79,7 @@ def stretched(batch: Tensor) -> Tensor:
 
 def escape(text: str) -> str:
     """Return text as HTML; what does not print (terminal escapes, marks that reverse the direction) is spelled out."""
-    return html.escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+    return html.escape(one_line(text))
 
 
 def _text(value: object) -> str:

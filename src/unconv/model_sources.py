@@ -60,7 +60,6 @@ class Built:
             self.missing, self.note = fit_weights(self.module, state, display_name(file.path))
         except WeightsMisfit as error:
             raise UnconvError(f"{error}; {otherwise}" if otherwise else str(error)) from error
-        self.preprocess = file.preprocessing or self.preprocess
 
 
 def model_names() -> list[str]:
@@ -117,7 +116,7 @@ def from_torchvision(spec: str, weights: str | None, size: int | None, download:
             built.module = _build_torchvision(spec, None, size, num_classes=classes)
         otherwise = f"a {spec} that was changed goes in as module:callable, weights of another network with its name"
         built.fill(weights, file, state, otherwise)
-        built.assumed = None if file.preprocessing else ASSUMED_IMAGENET
+        built.assumed = ASSUMED_IMAGENET
         return built
     # vgg16's IMAGENET1K_FEATURES fills the classifier, which its authors did not publish, with NaN
     for name in [k for k, v in state.items() if v.is_floating_point() and v.isnan().all()]:
@@ -258,7 +257,7 @@ def from_callable(spec: str, weights: str | None, size: int | None) -> Built:
         built.fill(weights, file, choose_weights(module, file, key), f"give weights of the network that {shown} makes")
     if own is not None:
         built.preprocess = of_user(own)
-    elif built.preprocess == Preprocess():
+    else:
         built.assumed = assumed_preprocessing(shown, size, "size,")
     return built
 

@@ -87,10 +87,10 @@ def load_model(
     """Load a model by name, with its weights and its preprocessing.
 
     How an image is prepared is decided by the first of these that says it: ``mean`` and ``std``; the attribute
-    ``preprocess`` of a user's model; the weights file's own ``preprocessing``; torchvision's transforms for these
-    weights, or timm's for this network; the default (``cifar-vgg``: CIFAR's statistics, the image's own size;
-    torchvision: ImageNet's, 224x224; ``module:callable``: pixels in ``[0, 1]``, the image's own size). With
-    ``size``, the shorter side is resized to it and the centre square cropped, whatever the rest says.
+    ``preprocess`` of a user's model; torchvision's transforms for these weights, or timm's for this network; the
+    default (``cifar-vgg``: CIFAR's statistics, the image's own size; torchvision: ImageNet's, 224x224;
+    ``module:callable``: pixels in ``[0, 1]``, the image's own size). With ``size``, the shorter side is resized to it
+    and the centre square cropped, whatever the rest says.
 
     Args:
         spec: ``"cifar-vgg"``, a torchvision name (built for as many classes as the weights file has), ``"timm/NAME"``

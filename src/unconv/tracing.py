@@ -31,7 +31,6 @@ OUTPUT = "output"  # the layer that is the whole network
 ENDS = 8
 SAMPLES = 4096  # entries of a layer that are compared between two forward passes
 TOLERANCE = 1e-3  # relative to the largest, of that comparison
-RUNS = 6  # further forward passes of one image, in which a drawn path may show itself
 MIXED = 0.03  # the same, between an image alone and in a batch
 MIXES = "its output for one image depends on the other images of the batch"
 RANDOM = "it is random: forward passes of one image differ (dropout that is left on, noise, a drawn path)"
@@ -159,20 +158,20 @@ def list_layers(model: nn.Module, x: Tensor, blocks: ConvBlocks | None = None) -
     ends = {name for block in blocks for name in (block.name, block.output)}
 
     layers: list[Layer] = []
-    skipped, unsteady = dict(once.skipped), _unsteady(model, image, once)
+    skipped = dict(once.skipped)
     for name, output in once.outputs.items():
         with_gradient, both = again.outputs.get(name), pair.outputs.get(name)
         varies = with_gradient is not None and _differ(output.samples[0], with_gradient.samples[0])
         gradient = with_gradient is not None and with_gradient.gradient
         reason = _not_of_the_image(output, both, gradient, varies or bool(graph.reads_values)) if both else ""
-        if varies or name in unsteady:
+        if varies:
             reason = RANDOM
         if reason:
             skipped[name] = reason
             continue
         layers.append(Layer(name, output.kind, output.input_shape, output.shape, name in ends, gradient))
     for path in _uncalled(model, {name.split("[")[0] for name in (*once.outputs, *once.skipped)}):
-        skipped[path] = RANDOM if path in unsteady else graph.unreached
+        skipped[path] = graph.unreached
     if not layers and once.stopped:
         raise UnconvError(f"the network cannot take an input of shape {tuple(x.shape)}: {once.stopped}")
     left_out = tuple(Skipped(module, reason) for module, reason in skipped.items())
@@ -375,13 +374,6 @@ def _sample(y: Tensor) -> Tensor:
 def _differ(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
     comparable = a.device.type != "meta" and a.shape == b.shape and a.numel() > 0
     return comparable and bool((a - b).abs().max() > tolerance * a.abs().max())
-
-
-def _unsteady(model: nn.Module, image: Tensor, first: _Run) -> set[str]:
-    """Return the layers that differ from a first forward pass in some other ones of the same image."""
-    others = [_run(model, image).outputs for _ in range(RUNS)] if image.device.type != "meta" else []
-    pairs = [(name, first.outputs.get(name), other.get(name)) for other in others for name in {*first.outputs, *other}]
-    return {name for name, a, b in pairs if a is None or b is None or _differ(a.samples[0], b.samples[0])}
 
 
 def _not_of_the_image(one: _Output, both: _Output, gradient: bool, unsteady: bool) -> str:

@@ -14,7 +14,7 @@ from tests.reporting.conftest import MadeReport
 from unconv.reporting import figures
 
 Make = Callable[..., MadeReport]
-NAMES = {"error-depth", "retained", "theory", "contact-sheet"}
+NAMES = {"error-depth", "retained", "contact-sheet"}
 
 
 def test_every_figure_is_written_three_times_and_again_with_equal_bytes(make: Make) -> None:
@@ -104,17 +104,6 @@ def test_expected_errors_stand_against_true_ones(make: Make) -> None:
     assert drawn is not None
     assert drawn[1][1] == ["conv1", "cat.png", 0.3, pytest.approx(0.08)]
     assert len(drawn[1]) == 1 + 4 * 2
-
-
-def test_only_blocks_that_were_measured_are_drawn(make: Make) -> None:
-    made = make()
-    made.document["layers"][0]["block"] |= {"sparsity": None, "rip": None}
-    drawn = figures.conv_block_theory(made.read())
-    assert drawn is not None
-    nonzero, coherence, rip = drawn[0].axes
-    assert [list(line.get_xdata()) for line in nonzero.lines] == [[1], [1]]
-    assert [list(line.get_ydata()) for line in coherence.lines] == [[0.5, 0.6], [0.1, 0.1]]
-    assert [list(s[:, 1]) for c in rip.collections for s in c.get_segments()] == [[0.9, 1.1]] * 2
 
 
 def test_nothing_is_drawn_of_nothing(make: Make) -> None:

@@ -504,16 +504,6 @@ def weights(folder: Path, flag: Path) -> list[Case]:
         add(f"{name}-tensors.safetensors", save(tensors))
         add(f"{name}-tensors.pth", saved(tensors))
     add("page-in-metadata.safetensors", save(state(), {"note": "<script>alert(1)</script>\n\x1b[31m"}), "used")
-    for name, text in {
-        "text": "caffe",
-        "list": "[1]",
-        "zero": '{"std": [0, 1, 1]}',
-        "deep": "[" * 20_000,
-        "huge": '{"resize": 1e400}',
-        "markup": '{"<script>": 1}',
-    }.items():
-        add(f"preprocessing-{name}.safetensors", save(state(), {"preprocessing": text}), reason="preprocessing")
-
     for name, attack in attacks(flag).items():
         reason = "refused, since loading it could run code"
         add(f"{name}.pkl.pth", attack.dumps(), reason=reason)
@@ -629,7 +619,6 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield ".tif", encoded("TIFF", compression="tiff_lzw")
     yield ".tif", encoded("TIFF", compression="tiff_deflate")
     yield ".safetensors", save(state())
-    yield ".safetensors", save(state(), {"preprocessing": '{"resize": 8, "mean": [0, 0, 0]}'})
     yield ".pth", saved(state())
     yield ".pth", saved({"state_dict": {f"module.{k}": v for k, v in state().items()}, "epoch": 3})
     yield ".pth", saved(state(), _use_new_zipfile_serialization=False)

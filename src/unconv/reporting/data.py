@@ -15,6 +15,7 @@ import torch
 from unconv.conv_block import SIDE_INFO
 from unconv.errors import UnconvError
 from unconv.images import psnr, ssim
+from unconv.io import one_line
 from unconv.reporting.images import load
 
 METRICS = ("relative_error", "psnr", "ssim")
@@ -224,7 +225,7 @@ def start_at(report: Report) -> tuple[Series, int] | None:
 def printable(value: Any) -> Any:
     """Return texts with what does not print spelt out, and ``None`` for numbers that are not finite."""
     if isinstance(value, str):
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
+        return one_line(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

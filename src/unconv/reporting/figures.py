@@ -45,7 +45,6 @@ def draw_figures(report: Report, run: Path) -> dict[str, Path]:
         "error-depth": lambda: error_by_layer(report),
         "retained": lambda: retained_detail(report),
         "calibration": lambda: calibration(report),
-        "theory": lambda: conv_block_theory(report),
         "contact-sheet": lambda: contact_sheet(report, run),
     }
     folder = run / "figures"
@@ -166,38 +165,6 @@ def calibration(report: Report) -> Drawing | None:
     axes.set(xlabel="expected relative error", ylabel="relative error", xlim=(0, most), ylim=(0, most))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
     caption(figure, report, "Linear decoders; an image a point.")
-    return figure, table
-
-
-def conv_block_theory(report: Report) -> Drawing | None:
-    """Draw non-zeros, filter coherence and the sampled RIP ratio of the conv blocks."""
-    table: Table = [["layer", "measure", "of", "low", "value", "high"]]
-    for i, block in report.blocks.items():
-        for of, value in (block.get("sparsity") or {}).items():
-            table.append([report.names[i], "non-zero", of, None, value, None])
-        for of, values in (block.get("coherence") or {}).items():
-            table.append([report.names[i], "coherence", of, None, (values or {}).get("signed"), None])
-        for r in block.get("rip") or []:
-            if r["boundary"] == "full" and r["filters"] != "learned":
-                table.append([report.names[i], "RIP ratio", r["filters"], r["p01"], r["p50"], r["p99"]])
-    table = [table[0], *(row for row in table[1:] if row[4] is not None)]
-    labels = {"non-zero": "non-zero (%)", "coherence": "coherence, signed", "RIP ratio": "RIP ratio"}
-    panels = [measure for measure in labels if any(row[1] == measure for row in table[1:])]
-    if not panels:
-        return None
-    figure = Figure((2.6 * len(panels) + 0.6, 2.9), layout="constrained")
-    for axes, measure in zip(axes_of(figure, 1, len(panels)), panels):
-        rows = [row for row in table[1:] if row[1] == measure]
-        for n, of in enumerate(dict.fromkeys(row[2] for row in rows)):
-            mine = [row for row in rows if row[2] == of]
-            x = [list(report.blocks).index(report.names.index(row[0])) for row in mine]
-            axes.plot(x, [row[4] for row in mine], color=COLOURS[n], marker=MARKERS[n], linestyle="", label=of)
-            if measure == "RIP ratio":
-                axes.vlines(x, [row[3] for row in mine], [row[5] for row in mine], color=COLOURS[n])
-        axes.set_title(labels[measure])
-        axes.legend(fontsize=7)
-        name_layers(axes, report, list(report.blocks))
-    caption(figure, report, "Conv blocks; bars: 1st to 99th percentile of sampled codes.")
     return figure, table
 
 
