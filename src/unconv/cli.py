@@ -17,7 +17,6 @@ from unconv.errors import UnconvError, UsageError
 from unconv.io import one_line
 from unconv.options import VERBS, in_options
 
-COMPLETION, SHELLS = "--tyro-print-completion", ("bash", "zsh", "fish")
 WELCOME = """\
 unconv says how much of an image is still in each layer of a convolutional network, and shows it.
 
@@ -28,7 +27,6 @@ unconv says how much of an image is still in each layer of a convolutional netwo
   unconv invert mymodels:build --layer layer1 --images photos/ --out pictures/
 
   unconv --help                           all verbs; unconv VERB --help shows the options of one
-  unconv --tyro-print-completion bash     completion for your shell: bash, zsh or fish
 
 In Python: import unconv; unconv.invert("cifar-vgg", "features.3", "photos/")"""
 DESCRIPTION = "How much of the input is still in a layer of a CNN, and what does it look like?"
@@ -92,19 +90,14 @@ def parse(arguments: list[str]) -> Any:
     """Return the options of a verb (a class of ``unconv.options``), ``None`` where help was printed."""
     import tyro
 
-    if arguments[:1] == [COMPLETION] and arguments[1:] not in ([shell] for shell in SHELLS):
-        raise UsageError(f"{COMPLETION} needs the name of your shell: {', '.join(SHELLS)}")
-    verb, config = arguments[0], (tyro.conf.FlagCreatePairsOff,)
-    if not verb.startswith("-") and verb not in VERBS:
+    verb = arguments[0]
+    if verb not in VERBS:
         raise UsageError(f"there is no verb {verb}; use one of {', '.join(VERBS)}; see unconv --help")
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            if verb in VERBS:
-                return tyro.cli(VERBS[verb], prog=f"unconv {verb}", args=arguments[1:], config=config)
-            return tyro.extras.subcommand_cli_from_dict(
-                VERBS, prog="unconv", description=DESCRIPTION, args=arguments, config=config
-            )
+            config = (tyro.conf.FlagCreatePairsOff,)
+            return tyro.cli(VERBS[verb], prog=f"unconv {verb}", args=arguments[1:], config=config)
     except SystemExit as stop:
         if not stop.code:
             return None

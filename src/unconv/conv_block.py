@@ -78,23 +78,6 @@ class ConvBlock:
     def __repr__(self) -> str:
         return f"ConvBlock({self.name}: {self.kind}, {self.input_shape} -> {self.code_shape})"
 
-    def _repr_html_(self) -> str:
-        from unconv import html_repr
-
-        weight = self.operator.weight
-        rows = {
-            "conv block": self.name,
-            "parts": self.kind,
-            "input": self.input_shape,
-            "code": self.code_shape,
-            "filters": tuple(weight.shape),
-            "reads": self.source or "something that is not the output of one block",
-        }
-        # a single tap per filter is no picture
-        if not html_repr.is_picture(weight) or max(weight.shape[2:]) < 2:
-            return html_repr.table(rows)
-        return html_repr.table(rows) + html_repr.mosaic(weight, "The first filters, each scaled to its own range")
-
     @property
     def kind(self) -> str:
         """Its parts in the order of the paper, such as ``"conv+bn+relu+maxpool"``."""
@@ -185,16 +168,6 @@ class ConvBlocks:
 
     def __len__(self) -> int:
         return len(self.blocks)
-
-    def _repr_html_(self) -> str:
-        from unconv import html_repr
-
-        table = html_repr.grid(
-            ("conv block", "parts", "input", "code", "reads"),
-            [(b.name, b.kind, b.input_shape, b.code_shape, b.source) for b in self.blocks],
-        )
-        left_out = html_repr.grid(("left out", "why"), [(s.module, s.reason) for s in self.skipped])
-        return table + left_out if self.skipped else table
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,12 +14,6 @@ from unconv.io import one_line
 
 TILES = 32
 EDGE = 128  # pixels: smaller pictures are shown enlarged
-
-
-def table(rows: Mapping[str, object]) -> str:
-    """Return a table of names and escaped values, one pair per row."""
-    body = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows.items())
-    return f"<table>{body}</table>"
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -21,22 +21,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Channels = tuple[float, float, float]
 Numbers = str | float | Sequence[float]
 INTERPOLATIONS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-
-
-class Preprocessing(Protocol):
-    """What the rest of the package asks of a preprocessing."""
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return the network's input, shape ``(C, H, W)``, made from an RGB image."""
-        ...
-
-    def to_pixels(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Return pixels, ``[0, 1]`` for real images and not clipped, made from inputs ``(*batch, C, H, W)``."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Return what ``config.json`` keeps of it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -125,6 +109,9 @@ class UserPreprocess:
         owner = self.function if hasattr(self.function, "__qualname__") else type(self.function)
         inverse = None if self.inverse is None else self.inverse.describe()
         return {"function": f"{owner.__module__}:{owner.__qualname__}", "inverse": inverse}
+
+
+Preprocessing = Preprocess | UserPreprocess
 
 
 def of_user(function: Callable[[Image.Image], Tensor]) -> Preprocessing:

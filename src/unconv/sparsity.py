@@ -175,31 +175,10 @@ class Code:
     shape: tuple[int, ...]
     pooling: Window | AveragePool | None = None
 
-    def _described(self) -> tuple[str, str]:
-        kind = {type(None): "dense", Window: "max-pooled", AveragePool: "average-pooled"}[type(self.pooling)]
-        return kind, f"{100 * (self.values != 0).double().mean().item():.1f} %"
-
     def __repr__(self) -> str:
-        kind, nonzero = self._described()
-        return f"Code({kind} {tuple(self.values.shape)} of {self.shape}, {nonzero} non-zero)"
-
-    def _repr_html_(self) -> str:
-        from unconv import html_repr
-
-        kind, nonzero = self._described()
-        rows: dict[str, object] = {
-            "inputs": len(self.values),
-            "values of one": tuple(self.values.shape[1:]),
-            "activation": self.shape,
-            "pooling": kind,
-            "switches": "none" if self.switches is None else "known",
-            "non-zero": nonzero,
-        }
-        if self.values.ndim != 4 or self.values.numel() == 0:
-            return html_repr.table(rows)
-        maps = self.values[0, : html_repr.TILES].unsqueeze(1)
-        caption = f"First {len(maps)} channels of the first input, each scaled to its own range"
-        return html_repr.table(rows) + html_repr.mosaic(maps, caption)
+        kind = {type(None): "dense", Window: "max-pooled", AveragePool: "average-pooled"}[type(self.pooling)]
+        nonzero = 100 * (self.values != 0).double().mean().item()
+        return f"Code({kind} {tuple(self.values.shape)} of {self.shape}, {nonzero:.1f} % non-zero)"
 
     def dense(self) -> Tensor:
         """Return the dense form ``(N, K, *spatial)``: every value at its switch, or averages spread back."""

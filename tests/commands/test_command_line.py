@@ -349,7 +349,6 @@ VGG = ("cases:vgg", "--size", 16)
         (["train-decoder", *VGG], 2, "^--layer is missing"),
         (["train-decoder", *VGG, "--layer", "0"], 2, "^--images is missing"),
         (["reproduce", "table9"], 2, "table9"),
-        (["--tyro-print-completion", "nosh"], 2, "name of your shell: bash, zsh, fish"),
     ],
 )
 def test_errors_are_one_line(call, words, status, message):
@@ -390,14 +389,6 @@ def test_unconv_alone_says_what_to_do_next(call):
     assert len(ended.out.splitlines()) < 20
     for word in re.findall(r"^  unconv (\S+)", ended.out, re.MULTILINE):
         assert word in VERBS or word.startswith("--")
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_every_verb(call, shell):
-    ended = call("--tyro-print-completion", shell)
-    assert ended.status == 0
-    assert all(verb in ended.out for verb in VERBS)
-    assert "--side-info" in ended.out
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("10m", 600), ("90s", 90), ("1h", 3600), ("1.5", 1.5)])

@@ -161,7 +161,7 @@ def test_everything_from_files_is_escaped(make: Make) -> None:
 def test_printable_shows_what_would_not_be_seen() -> None:
     assert printable("a\nb\t\x00") == "a\\nb\\t\\x00"
     assert printable("\u202eevil") == "\\u202eevil"
-    assert printable("\udcff") == "\\udcff"
+    assert printable("\udcff") == "\\xff"
     assert printable({"ü": ["日本", 3, None]}) == {"ü": ["日本", 3, None]}
     printable("".join(map(chr, range(0x11000)))).encode("utf-8")
 
@@ -170,7 +170,7 @@ def test_equal_data_give_equal_bytes(make: Make) -> None:
     report = make()
     first = report.write_all().read_bytes()
     assert report.write_all().read_bytes() == first
-    assert first.count(b"data:image/svg+xml") == 4
+    assert first.count(b"data:image/svg+xml") == 3
     assert not list(report.run.rglob("*.part"))
 
 

@@ -46,24 +46,6 @@ class Solution(Generic[T]):
         """Relative residual of each input's best iterate, the start not counted. Shape ``(N,)``."""
         return self.history[1:].amin(0) if self.steps else self.history[0]
 
-    def _ended(self) -> str:
-        counts = {s: self.status.count(s) for s in dict.fromkeys(self.status)}
-        return ", ".join(f"{n} {s}" for s, n in counts.items())
-
     def __repr__(self) -> str:
-        return f"Solution({self._ended()}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"
-
-    def _repr_html_(self) -> str:
-        from unconv import html_repr
-
-        rows: dict[str, object] = {
-            "ended": self._ended(),
-            "steps": self.steps,
-            "residual, smallest to largest": f"{self.residual.min().item():.3g} to {self.residual.max().item():.3g}",
-        }
-        picture = ""
-        if isinstance(self.value, Tensor):
-            rows["value"] = tuple(self.value.shape)
-            if html_repr.is_picture(self.value):
-                picture = html_repr.mosaic(self.value, "The value, each input scaled to its own range")
-        return html_repr.table(rows) + picture
+        ended = ", ".join(f"{self.status.count(s)} {s}" for s in dict.fromkeys(self.status))
+        return f"Solution({ended}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"
