@@ -36,16 +36,10 @@ from unconv.model_sources import BUNDLED, CIFAR_SIZE
 def sparsity(
     model: Model, images: Images | None = None, *, blocks: Sequence[str] | None = None, **options: Unpack[ModelOptions]
 ) -> dict[str, Any]:
-    """Share of non-zeros of conv blocks over images, in percent (Table 2).
+    """Share of non-zeros of conv blocks over images, in percent (Table 2); arguments as for ``invert``.
 
-    Args:
-        model: As for ``invert``.
-        images: As for ``invert``.
-        blocks: Names of conv blocks; all where ``None``.
-        **options: As for ``invert``.
-
-    Returns:
-        ``{"blocks": [{"layer", "activation", "pooled"}], "skipped": [{"file", "reason"}]}``.
+    ``blocks`` are names of conv blocks, all where ``None``. Returns ``{"blocks": [{"layer", "activation", "pooled"}],
+    "skipped": [{"file", "reason"}]}``.
     """
     opened, progress = open_model(model, images, options)
     names = [block.name for block in opened.blocks(opened.example(), blocks)]
@@ -54,15 +48,9 @@ def sparsity(
 
 
 def coherence(model: Model, *, blocks: Sequence[str] | None = None, **options: Unpack[ModelOptions]) -> dict[str, Any]:
-    """Coherence of the filters of conv blocks, learned beside Gaussian (Table 4).
+    """Coherence of the filters of conv blocks, learned beside Gaussian (Table 4); arguments as for ``sparsity``.
 
-    Args:
-        model: As for ``invert``.
-        blocks: Names of conv blocks; all where ``None``.
-        **options: As for ``invert``.
-
-    Returns:
-        ``{"blocks": [{"layer", "learned": {"signed", "absolute", "shifted"}, "random": {...}}]}``.
+    Returns ``{"blocks": [{"layer", "learned": {"signed", "absolute", "shifted"}, "random": {...}}]}``.
     """
     opened, _ = open_model(model, None, options)
     seed = options.get("seed", 0)
@@ -165,7 +153,7 @@ def train_decoder(
         **options: As for ``invert``; ``batch`` is that of a step, 32 where not given.
 
     Returns:
-        ``{"layer", "run", "decoder", "encoder_sha256", "images", "resumed_from", "curve", "validation", "skipped"}``.
+        What ``unconv train-decoder --json`` prints.
     """
     from unconv.evaluate.decoder_training import Recipe, train
 

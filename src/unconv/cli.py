@@ -34,14 +34,7 @@ GOES_ON = "the same command goes on from what is finished"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb.
-
-    Args:
-        arguments: What follows ``unconv``; taken from the process where ``None``.
-
-    Returns:
-        The exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-    """
+    """Run one verb with what follows ``unconv``; return 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
     try:

@@ -19,12 +19,7 @@ from unconv.solvers.solution import Solution
 
 
 class OperatorConformance:
-    """What every linear operator must satisfy.
-
-    Attributes:
-        dtype: Type in which the checks run.
-        tolerance: Largest relative error allowed.
-    """
+    """What every linear operator must satisfy in a ``dtype``, with relative errors of at most ``tolerance``."""
 
     dtype: torch.dtype = torch.float64
     tolerance: float = 1e-12
@@ -96,11 +91,7 @@ class MatrixOperator:
 
 
 class SolverConformance:
-    """What every solver of ``A x = target`` must satisfy, whatever solution it prefers.
-
-    Attributes:
-        tolerance: Residual that the solver reaches on the well-conditioned systems below.
-    """
+    """What every solver of ``A x = target`` must satisfy: a residual of ``tolerance`` on well-conditioned systems."""
 
     tolerance: float = 1e-3
 

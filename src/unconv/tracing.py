@@ -212,7 +212,7 @@ def capture(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, Tens
 def capture_inputs(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, Tensor]:
     """What modules read on a batch, in the manner of ``capture``: the true inputs of conv blocks, ``(N, M, *spatial)``.
 
-    Several rows per image where another axis (frames, patches) is folded into the batch.
+    Several rows per image where another axis (frames, patches) is folded into the batch. Errors as for ``capture``.
     """
     inputs = _capture(model, names, x, inputs=True)
     return {name: _check_finite(f"the input of {name}", y, len(x)) for name, y in inputs.items()}

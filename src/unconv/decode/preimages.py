@@ -16,9 +16,8 @@ REACH = 1e4  # pre-activations beyond this count as infinite
 def preimages(activation: Activation, values: Tensor) -> tuple[Tensor, Tensor]:
     """Return pre-activations, and where they are determined (bool); both of the shape of ``values``.
 
-    Activations of CNNs increase strictly to the right of zero until they saturate, so every value above that
-    at zero has one preimage there, found by bisection in float64. Smooth ones may dip below zero to the
-    left of it (SiLU, GELU): values at or below the one at zero are left open.
+    Activations increase strictly to the right of zero until they saturate: there each value has one preimage, found by
+    bisection in float64. To the left smooth ones may dip (SiLU, GELU): values up to the one at zero are left open.
     """
     name, function = activation.name, activation.function
     if name == "none":

@@ -120,10 +120,9 @@ def _random_codes(context: Context, block: ConvBlock, k: int, samples: int) -> d
 def _recovered(
     context: Context, name: str, share: float, images: int, steps: int, fractions: Sequence[float]
 ) -> tuple[Recovered, int]:
-    """Return what Algorithm 2 finds for the block's input, and how many recoveries ran out of steps.
+    """Return what Algorithm 2 finds, one entry per image by row and fraction, and how many recoveries ran out of steps.
 
-    By row and fraction, one entry per image of ``||W^T z|| / ||z||``, of ``||W^T z - x|| / ||x||``, and of the
-    share of ``||x||^2`` that the means of its channels make up.
+    Of each ``||W^T z|| / ||z||``, ``||W^T z - x|| / ||x||``, and the share of ``||x||^2`` in its channels' means.
     """
     source = context.blocks.get(name).source
     names = [source, name] if source is not None and source in context.blocks.names else [name]
