@@ -187,9 +187,14 @@ class ConvOperator:
 
         Returns:
             The norm.
+
+        Raises:
+            ValueError: If ``max_steps`` is below 1 or ``tolerance`` below 0.
         """
         from unconv.solvers.lanczos import bidiagonalise
 
+        if max_steps < 1 or not tolerance >= 0:
+            raise ValueError(f"max_steps is {max_steps} and tolerance {tolerance}; expected at least 1 and at least 0")
         scale = self.weight.abs().max().item()
         if scale == 0:
             return 0.0

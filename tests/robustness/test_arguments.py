@@ -170,18 +170,6 @@ TABLE = [
     ("certify", over(certify, W), {"mask": st.just(torch.ones(4, 6, 5)), "start": st.just(torch.ones(2, 6))}),
     ("coherence", lambda **given: coherence(W.with_weight(**given)), {"weight": BAD_FILTERS}),
     # images
-    (
-        "Preprocess",
-        Preprocess,
-        {
-            "resize": BELOW_1,
-            "crop": BELOW_1,
-            "scale": st.floats().filter(lambda v: v not in {1.0, 255.0}),
-            "mean": st.lists(st.floats(0, 1), max_size=5).filter(lambda v: len(v) != 3).map(tuple),
-            "std": st.tuples(st.just(1.0), st.just(1.0), NOT_POSITIVE | NOT_FINITE),
-            "interpolation": WORDS,
-        },
-    ),
     ("channels", over(channels, name="mean"), {"value": st.text(alphabet="abc,;. -", max_size=9) | NOT_FINITE}),
     ("normalisation", over(normalisation, 0), {"std": NOT_POSITIVE | NOT_FINITE}),
     ("ImageStream", over(ImageStream, [], Preprocess()), {"batch_size": BELOW_1}),
