@@ -229,14 +229,6 @@ def test_a_batch_norm_in_training_mode_reads_the_batch_and_is_left_as_it_was():
     assert not model.bn.running_mean.any()
 
 
-def test_lazy_modules_are_not_initialised():
-    model = nn.Sequential(conv(), nn.LazyConv2d(5, 3))
-    layers = list_layers(model, X)
-    assert layers.names == ("0",)
-    assert "1 is not initialised; run one batch through the network first" in layers.skipped[0].reason
-    assert type(model[1]) is nn.LazyConv2d
-
-
 def test_shapes_alone_on_the_meta_device():
     layers = list_layers(cases.vgg().to("meta"), torch.empty(1, 3, 8, 8, device="meta"))
     assert layers.get("8").shape == (16, 2, 2)

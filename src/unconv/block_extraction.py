@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -94,7 +93,7 @@ def find_conv_blocks(model: nn.Module, x: Tensor) -> ConvBlocks:
     with evaluating(model):
         graph = record(model, image)
         cuts = _cut_all(graph, skipped)
-        reasons = {path: _refusal(m) for path, m in model.named_modules() if _is_convolution(m)}
+        reasons = {path: _refusal(m) for path, m in model.named_modules() if isinstance(m, _ConvNd)}
     called = {node.path for node in graph.nodes if not isinstance(node.operation, str)}
     for path, reason in reasons.items():
         if path not in called:
@@ -133,9 +132,8 @@ def _cut_all(graph: Graph, skipped: dict[str, str]) -> list[_Cut]:
             if FUNCTIONAL.fullmatch(conv):
                 path = node.path or "the network itself"
                 skipped.setdefault(path, f"calls {conv} as a function; only nn.Conv modules are conv blocks")
-        elif _is_convolution(conv):
-            reason = _refusal(conv, node)
-            if reason or not isinstance(conv, _ConvNd):
+        elif isinstance(conv, _ConvNd):
+            if reason := _refusal(conv, node):
                 skipped.setdefault(node.path, reason)
             elif node.path in called:
                 skipped.setdefault(node.path, "called several times; the conv block is the first call")
@@ -212,12 +210,6 @@ def _behind_patches(model: nn.Module, blocks: Sequence[ConvBlock], skipped: Coll
     return ".".join(level[0] for level in shared) if paths else ""
 
 
-def _is_convolution(module: nn.Module) -> bool:
-    """Return whether a module is a convolution of any kind, transposed and quantised ones included."""
-    kind = type(module)
-    return isinstance(module, _ConvNd) or ("quantized" in kind.__module__ and "Conv" in kind.__name__)
-
-
 def _cut(graph: Graph, node: Node, conv: _ConvNd) -> tuple[ConvBlock, Node, str | None]:
     """Return a convolution's block, the block's last node, and the path of the batch norm that ended it, if any."""
     conv = cast(_ConvNd, _plain_convolution(conv, node.input_shape))  # without a refusal there is one
@@ -249,14 +241,10 @@ def _cut(graph: Graph, node: Node, conv: _ConvNd) -> tuple[ConvBlock, Node, str 
     return ConvBlock(node.path, operator, bias, activation, pooling, None, nonnegative, batch_norm), end, stopper
 
 
-def _refusal(conv: nn.Module, call: Node | None = None) -> str:
+def _refusal(conv: _ConvNd, call: Node | None = None) -> str:
     """Return why a convolution, with its call where there is one, cannot be a conv block; empty where it can."""
-    if not isinstance(conv, _ConvNd):
-        return "quantised filters; give the floating-point network"
     if isinstance(conv, _ConvTransposeNd):
         return "transposed convolution"
-    if any(is_lazy(p) for p in conv.parameters()):
-        return "not initialised; run one batch through the network first"
     if not conv.weight.is_floating_point():
         return f"filters of type {conv.weight.dtype}; only real floating-point ones are supported"
     dims = conv.weight.ndim - 2

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -15,7 +14,6 @@ import torch.utils.checkpoint as checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
@@ -132,45 +130,36 @@ def evaluating(model: nn.Module, *, gradients: bool = False, freeze: bool = True
 
     That is: the attributes and buffers of every module, and which parameters need gradients (``freeze=False`` leaves
     them alone, which torch.func's transforms ask for). Checkpointed parts run plainly (checkpointing has no second
-    derivatives), and modules that are not initialised refuse to run.
+    derivatives).
     """
     # all of them, not only the training flag: a forward pass may leave activations on its modules
-    modules = list(model.named_modules())
-    saved = [(module, dict(vars(module)), dict(module._buffers)) for _, module in modules]
+    modules = list(model.modules())
+    saved = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
     buffers: list[tuple[Tensor, int, Tensor]] = []
     parameters = list(model.parameters()) if freeze else []
-    flags = [(p, p.requires_grad) for p in parameters if not is_lazy(p) and not p.is_inference()]
-    with ExitStack() as hooks:
-        for path, module in modules:
-            if any(is_lazy(p) for p in module._parameters.values() if p is not None):
-                # such a module has a hook of its own that would initialise it: stay ahead of that
-                hooks.callback(module.register_forward_pre_hook(partial(_refuse_lazy, path), prepend=True).remove)
-        try:
-            if any(module.training for _, module in modules):
-                model.eval()
-            # torch's own modules change no buffer in evaluation mode, and count no version in training mode
-            for module in (m for _, m in modules if m.training or not is_leaf(m)):
-                own = [b for b in module._buffers.values() if b is not None and not is_lazy(b) and not b.is_inference()]
-                buffers += [(b, -1 if module.training else b._version, b.clone()) for b in own]
-            for parameter, _ in flags:
-                parameter.requires_grad_(False)
-            with torch.inference_mode(False), torch.set_grad_enabled(gradients), _without_checkpoints():
-                yield
-        finally:
-            for module, attributes, own_buffers in saved:
-                vars(module).clear()
-                vars(module).update(attributes)
-                module._buffers.clear()
-                module._buffers.update(own_buffers)
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
-            for buffer, version, values in buffers:
-                if buffer._version != version:
-                    buffer.data.copy_(values)  # without a new version, which a backward pass would object to
-
-
-def _refuse_lazy(path: str, *_: Any) -> None:
-    raise ValueError(f"{path} is not initialised; run one batch through the network first")
+    flags = [(p, p.requires_grad) for p in parameters if not p.is_inference()]
+    try:
+        if any(module.training for module in modules):
+            model.eval()
+        # torch's own modules change no buffer in evaluation mode, and count no version in training mode
+        for module in (m for m in modules if m.training or not is_leaf(m)):
+            own = [b for b in module._buffers.values() if b is not None and not b.is_inference()]
+            buffers += [(b, -1 if module.training else b._version, b.clone()) for b in own]
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients), _without_checkpoints():
+            yield
+    finally:
+        for module, attributes, own_buffers in saved:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(own_buffers)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for buffer, version, values in buffers:
+            if buffer._version != version:
+                buffer.data.copy_(values)  # without a new version, which a backward pass would object to
 
 
 @contextmanager
@@ -190,7 +179,7 @@ def _without_checkpoints() -> Iterator[None]:
 
 def as_input_of(model: nn.Module, x: Tensor) -> Tensor:
     """Return an input on the device and in the floating-point type of a network's first parameter."""
-    weight = next((p for p in model.parameters() if p.is_floating_point() and not is_lazy(p)), None)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     if weight is None:
         return x
     return x.to(weight.device, weight.dtype if x.is_floating_point() else x.dtype)
@@ -212,7 +201,7 @@ def first_line(error: Exception) -> str:
 
 def is_leaf(module: nn.Module) -> bool:
     """Return whether a module is one operation: torch's own except containers, and every kind of convolution."""
-    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, CONTAINERS)
+    own = type(module).__module__.startswith("torch.nn.") and not isinstance(module, CONTAINERS)
     own = own and "forward" not in vars(module)  # one that was replaced may do anything
     return own or isinstance(module, _ConvNd | FrozenBatchNorm2d)
 
