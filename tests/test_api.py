@@ -139,7 +139,7 @@ def test_a_blocks_input_is_what_its_parts_compute(network, folder):
     assert torch.equal(found.reference, inner)
     assert torch.allclose(found.estimate, convex(block, block.encode(inner)).value, atol=1e-5)
     assert found.psnr.isnan().all()
-    assert found._repr_html_().count("<img") == 4
+    assert "<img" not in found._repr_html_()
 
 
 def test_the_papers_code_measures_its_k(network, folder):

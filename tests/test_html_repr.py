@@ -33,10 +33,3 @@ def test_a_picture_holds_its_pixels():
     assert image.size == (4, 5)
     assert image.getpixel((1, 2)) == tuple((255 * pixels[:, 2, 1]).round().int().tolist())
     assert "&quot;x&quot;" in html_repr.picture(pixels, 'say "x"')
-
-
-def test_a_mosaic_sets_tiles_in_rows_of_eight():
-    (image,) = pictures(html_repr.mosaic(torch.rand(11, 1, 3, 3), "tiles"))
-    assert image.size == (8 * 4, 2 * 4)
-    (many,) = pictures(html_repr.mosaic(torch.zeros(100, 3, 2, 2), "tiles"))
-    assert many.size == (8 * 3, 4 * 3)

@@ -131,14 +131,10 @@ class InvertResult:
         from unconv import html_repr
 
         pair = self.pictures[i] if self.pictures else None
-        if pair is not None and html_repr.is_picture(pair[1][None]):
-            true = None if pair[0] is None else html_repr.picture(pair[0], "original")
-            return true, html_repr.picture(pair[1], "reconstruction")
-        reference = self.references[i]
-        if reference is None or reference.ndim != 3:
+        if pair is None or len(pair[1]) not in {1, 3}:
             return None, None
-        true, recovered = (x[:SHOWN].unsqueeze(1) for x in (reference, self.estimates[i]))
-        return html_repr.mosaic(true, "first channels of the truth"), html_repr.mosaic(recovered, "and of the estimate")
+        true = None if pair[0] is None else html_repr.picture(pair[0], "original")
+        return true, html_repr.picture(pair[1], "reconstruction")
 
 
 @dataclass(frozen=True, eq=False)
