@@ -55,8 +55,9 @@ def run(opened: Opened, chosen: argparse.Namespace, result: dict[str, Any], save
             if index == 0:
                 said = constraints(block, code)
                 assert isinstance(said, Intervals)  # an average is none
-                told, bounded = said.count()
-                counts = {"unknowns": x[0].numel(), "equations": told.item(), "inequalities": bounded.item()}
+                told = int((said.lower == said.upper).sum())
+                bounded = int(said.lower.isfinite().sum() + said.upper.isfinite().sum()) - 2 * told
+                counts = {"unknowns": x[0].numel(), "equations": told, "inequalities": bounded}
                 result["blocks"] = result.get("blocks", {}) | {name: counts}
             for method in chosen.block_methods:
                 start = time.perf_counter()

@@ -263,11 +263,9 @@ def test_a_png_holds_the_rounded_and_clipped_pixels(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
 
 
-def test_a_jpeg_and_a_grey_picture_can_be_written(tmp_path):
-    save_image(torch.full((3, 8, 8), 0.5), tmp_path / "x.JPG")
+def test_a_grey_picture_can_be_written(tmp_path):
     save_image(torch.full((1, 8, 8), 0.5), str(tmp_path / "grey.png"))
-    for name in ["x.JPG", "grey.png"]:
-        np.testing.assert_allclose(np.asarray(Image.open(tmp_path / name)), 128, atol=2)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "grey.png")), 128)
 
 
 def test_writing_replaces_a_file_whole_and_leaves_nothing_behind_on_failure(tmp_path, monkeypatch):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
 from typing import Any, TypeGuard, cast
 
 import torch
@@ -99,8 +98,6 @@ def find_conv_blocks(model: nn.Module, x: Tensor) -> ConvBlocks:
         if path not in called:
             skipped.setdefault(path, reason or graph.unreached)
 
-    if behind := _behind_patches(model, [cut.block for cut in cuts], skipped):
-        skipped[behind] = "patch embedding only: attention takes over from the patches, and is no convolution to invert"
     if not cuts and not skipped:
         raise UnconvError("the network has no convolution; it needs an nn.Conv1d, nn.Conv2d or nn.Conv3d")
     if not cuts and graph.stopped:
@@ -197,17 +194,6 @@ def _difference(values: Tensor, expected: Tensor) -> float:
         return 0.0
     largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
     return float((values - expected.to(values)).abs().max() / largest.to(values))
-
-
-def _behind_patches(model: nn.Module, blocks: Sequence[ConvBlock], skipped: Collection[str]) -> str:
-    """Return the path of a vision transformer's blocks; nothing where it has other convolutions than patches."""
-    operators = [block.operator for block in blocks if block.source == IMAGE]
-    patches = [op for op in operators if tuple(op.weight.shape[2:]) == op.stride and min(op.stride) > 1]
-    if not blocks or skipped or len(patches) < len(blocks):
-        return ""
-    paths = [path.split(".") for path, module in model.named_modules() if "attention" in type(module).__name__.lower()]
-    shared = takewhile(lambda level: len(set(level)) == 1, zip(*paths))
-    return ".".join(level[0] for level in shared) if paths else ""
 
 
 def _cut(graph: Graph, node: Node, conv: _ConvNd) -> tuple[ConvBlock, Node, str | None]:

@@ -337,15 +337,12 @@ def to_uint8(pixels: Tensor) -> np.ndarray:
 
 
 def save_image(pixels: Tensor, path: str | Path) -> None:
-    """Write pixels as ``to_uint8`` shows them to a ``.png`` (exact) or ``.jpg``, whole or not at all."""
+    """Write pixels as ``to_uint8`` shows them to a ``.png``, whole or not at all."""
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in {".png", ".jpg", ".jpeg"}:
-        raise ValueError(f"cannot write {display_name(path)}; its name ends in .png, .jpg or .jpeg")
-    # encoded in memory: where a disk is full, Pillow's JPEG encoder says so without the reason
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"cannot write {display_name(path)}; its name ends in .png")
     encoded = io.BytesIO()
-    options = {"format": "PNG"} if suffix == ".png" else {"format": "JPEG", "quality": 92, "subsampling": 0}
-    Image.fromarray(to_uint8(pixels)).save(encoded, **options)
+    Image.fromarray(to_uint8(pixels)).save(encoded, "PNG")
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(encoded.getbuffer())

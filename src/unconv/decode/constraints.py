@@ -59,12 +59,6 @@ class Intervals:
         lower = flat.reshape(self.lower.shape)
         return Intervals(lower, torch.maximum(lower, self.upper))
 
-    def count(self) -> tuple[Tensor, Tensor]:
-        """Return the number of equations and of inequalities of each input, each of shape ``(N,)``."""
-        equal = self.lower == self.upper
-        bounds = (self.lower.isfinite().long() + self.upper.isfinite().long()).masked_fill(equal, 0)
-        return equal.flatten(1).sum(1), bounds.flatten(1).sum(1)
-
 
 @dataclass(frozen=True)
 class UnknownSwitches:

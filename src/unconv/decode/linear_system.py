@@ -40,11 +40,6 @@ class Equations:
         h = y if self.average is None else self.average.adjoint(y, self.mask.shape[2:])
         return self.operator.adjoint(h * self.mask)
 
-    def count(self) -> Tensor:
-        """Return the number of equations of each input. Shape ``(N,)``."""
-        rows = self.mask if self.average is None else self.average.forward(self.mask.to(self.target.dtype)) > 0
-        return rows.flatten(1).sum(1)
-
 
 def equations(block: ConvBlock, code: Code, *, gates: Tensor | None = None) -> Equations:
     """Return what the code of a block says about its input in linear equations."""
