@@ -222,12 +222,8 @@ def _prefixes(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> list
         for prefix, name in _splits(key):
             if name in target:
                 scores[prefix] = max(scores.get(prefix, 0), 1 + (tensor.shape == target[name].shape))
-    if scores:
-        return [prefix for prefix, score in scores.items() if score == max(scores.values())]
-    # names of an old version: the modules' names have to do
-    modules = {parent for key in target for parent in _parents(key)}
-    prefixes = [p for key in state for parent in _parents(key) for p, name in _splits(parent) if name in modules]
-    return [min(prefixes, key=len, default="")]
+    # names of an old version, which a module may translate, stand as they are
+    return [prefix for prefix, score in scores.items() if score == max(scores.values())] or [""]
 
 
 def _splits(key: str) -> Iterator[tuple[str, str]]:
