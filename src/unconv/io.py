@@ -67,17 +67,15 @@ def one_line(text: str) -> str:
     return "".join(map(_printable, text))
 
 
-def near_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+def near_names(name: str, names: Iterable[str]) -> list[str]:
     """Return names near one that does not exist: its parts, the same end in the same module, or similar spelling."""
     known = list(names)
     parts = [n for n in known if n.startswith((f"{name}.", f"{name}["))]
     module, _, end = name.rpartition(".")
     beside = [n for n in known if module and n.startswith(f"{module}.")]
     alike = [n for n in beside if n.rpartition(".")[2] == end]
-    similar = difflib.get_close_matches(name[:200], beside, count, 0.5) or difflib.get_close_matches(
-        name[:200], known, count, 0.5
-    )
-    return parts[-count:] or alike[-count:] or similar
+    similar = [difflib.get_close_matches(name[:200], some, 3, 0.5) for some in (beside, known)]
+    return parts[-3:] or alike[-3:] or similar[0] or similar[1]
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,21 +15,9 @@ from unconv.decode.priors import PRIORS, Euclidean, Gaussian, Prior, Smooth
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Code, CodeKind
 
-
-@dataclass(frozen=True)
-class ConvexConfig:
-    """How the steps of ``convex`` are shared out, and what its priors assume.
-
-    Attributes:
-        guess_steps: Steps of a first guess that spreads each value over its region, where switches are unknown.
-        first_steps: Steps of the smooth estimate that ``"gaussian"`` starts from.
-        power, centred_power: Exponents of the smooth preconditioner, from zero and from the first estimate's mean.
-    """
-
-    guess_steps: int = 30
-    first_steps: int = 60
-    power: float = 0.5
-    centred_power: float = 0.25
+GUESS_STEPS = 30  # of a first guess that spreads each value over its region, where switches are unknown
+FIRST_STEPS = 60  # of the smooth estimate that "gaussian" starts from
+POWER, CENTRED_POWER = 0.5, 0.25  # of the smooth preconditioner, from zero and from the first estimate's mean
 
 
 def convex(
@@ -41,7 +29,6 @@ def convex(
     switches: bool = True,
     tolerance: float = 1e-3,
     max_steps: int = 200,
-    config: ConvexConfig | None = None,
 ) -> Solution[Tensor]:
     """Find the input that satisfies all that a code says about it.
 
@@ -69,7 +56,6 @@ def convex(
         tolerance: An input has converged once the norm of all violations is at most this, relative to the
             norm of the code's values, or once the gradient has fallen to the square of it.
         max_steps: Largest number of steps, the first estimate's counted in; each costs one ``W`` and one ``W^T``.
-        config: How the steps are shared out, and what the priors assume.
 
     Returns:
         Inputs, shape ``(N, M, *spatial)``; ``history`` holds the norm of all violations relative to the norm of the
@@ -78,7 +64,6 @@ def convex(
     Raises:
         ValueError: If the prior does not exist, or ``max_steps`` is negative.
     """
-    config = config or ConvexConfig()
     if prior is not None and prior not in PRIORS:
         raise ValueError(f"prior {prior!r} does not exist; use None or one of {', '.join(PRIORS)}")
     if max_steps < 0:
@@ -88,18 +73,18 @@ def convex(
     objective = Objective(
         operator, constraints(block, code, code_kind=code_kind, switches=switches), _negativity(block)
     )
-    smooth = Smooth.of(spatial, config.power, zero)
+    smooth = Smooth.of(spatial, POWER, zero)
     preconditioner = Euclidean() if prior is None else smooth
     start, used = zero, 0
     if isinstance(objective.constraints, UnknownSwitches):
         spread = replace(objective, constraints=objective.constraints.spread())
-        steps = min(config.guess_steps, max_steps)
+        steps = min(GUESS_STEPS, max_steps)
         guess = nonlinear_cg(spread, zero, smooth, tolerance=tolerance, max_steps=steps)
         start, used = guess.value, guess.steps
-    steps = max_steps - used if prior != "gaussian" else min(config.first_steps, max_steps - used)
+    steps = max_steps - used if prior != "gaussian" else min(FIRST_STEPS, max_steps - used)
     found = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
     if prior == "gaussian":
-        preconditioner = Gaussian.from_estimate(found.value, Smooth.of(spatial, config.centred_power, zero))
+        preconditioner = Gaussian.from_estimate(found.value, Smooth.of(spatial, CENTRED_POWER, zero))
         start = found.value.mean(tuple(range(2, zero.ndim)), keepdim=True).expand_as(zero)
         steps = max_steps - used - found.steps
         second = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)

@@ -14,15 +14,10 @@ from unconv.operators import LinearOperator
 from unconv.solvers.progress import BatchProgress
 from unconv.solvers.solution import Solution
 
-
-@dataclass(frozen=True)
-class LineSearchConfig:
-    """How exactly the minimum along a direction is sought; no step of the search costs a product with ``W``."""
-
-    newton_steps: int = 5  # largest number of safeguarded Newton steps on the derivative,
-    slope_tolerance: float = 0.1  # which end where it has fallen to this share of its first value
-    # times that a step which raises the objective all the same is quartered, before none is made
-    max_backtracks: int = 12
+# of the line search, no step of which costs a product with W
+NEWTON_STEPS = 5  # most safeguarded Newton steps on the derivative,
+SLOPE_TOLERANCE = 0.1  # which end where it has fallen to this share of its first value
+MAX_BACKTRACKS = 12  # times that a step which raises the objective all the same is quartered, before none is made
 
 
 @dataclass(frozen=True)
@@ -143,13 +138,7 @@ def nonlinear_cg(
     return progress.solution(result)
 
 
-def _line_search(
-    objective: Objective,
-    start: Iterate,
-    direction: Tensor,
-    slope: Tensor,
-    config: LineSearchConfig = LineSearchConfig(),
-) -> Iterate:
+def _line_search(objective: Objective, start: Iterate, direction: Tensor, slope: Tensor) -> Iterate:
     """Return where along a direction the derivative all but vanishes; the start where no step lowers the objective."""
     image = objective.operator.forward(direction)
 
@@ -160,8 +149,8 @@ def _line_search(
     length, low = torch.zeros_like(slope), torch.zeros_like(slope)
     high = torch.full_like(slope, torch.inf)
     first, iterate = slope.abs(), start
-    for _ in range(config.newton_steps):
-        settled = slope.abs() <= config.slope_tolerance * first
+    for _ in range(NEWTON_STEPS):
+        settled = slope.abs() <= SLOPE_TOLERANCE * first
         if settled.all():
             break
         # Newton on the derivative, bisection where it leaves the bracket [low, high]
@@ -173,10 +162,10 @@ def _line_search(
         length = torch.where(settled, length, torch.where(inside, newton, between))
         iterate = move(length)
         slope = objective.slope(iterate, direction, image)
-    for backtrack in range(config.max_backtracks):
+    for backtrack in range(MAX_BACKTRACKS):
         raised = ~(iterate.value <= start.value)
         if not raised.any():
             break
-        length = torch.where(raised, length / 4 if backtrack < config.max_backtracks - 1 else 0.0, length)
+        length = torch.where(raised, length / 4 if backtrack < MAX_BACKTRACKS - 1 else 0.0, length)
         iterate = move(length)
     return iterate

@@ -16,17 +16,9 @@ from unconv.solvers.progress import statuses
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Code, SparsityModel
 
-
-@dataclass(frozen=True)
-class GreedyConfig:
-    """When a greedy solver gives an input up, and how long it fits values."""
-
-    patience: int = 10  # number of steps within which the best residual has to fall,
-    least_fall: float = 1e-6  # by this share of it; an input whose residual does not has stalled
-    fit_steps: int = 60  # largest number of conjugate-gradient steps of one least-squares fit
-
-
-DEFAULTS = GreedyConfig()
+PATIENCE = 10  # steps within which the best residual has to fall,
+LEAST_FALL = 1e-6  # by this share of it; an input whose residual does not has stalled
+FIT_STEPS = 60  # most conjugate-gradient steps of one least-squares fit
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,6 @@ def run_greedy(
     *,
     tolerance: float,
     max_steps: int,
-    config: GreedyConfig = DEFAULTS,
 ) -> Solution[SparseRecovery]:
     """Repeat a step from ``z = 0``, keep each input's best iterate, and let each input stop by itself."""
     check_input(operator, x, max_steps)
@@ -91,8 +82,8 @@ def run_greedy(
         best = current.where(better, best)
         least.append(torch.where(better, history[-1], least[-1]))
         converged = converged | (running & (least[-1] <= tolerance))
-        if len(least) > config.patience + 1:
-            fixed = fixed | (least[-1] > (1 - config.least_fall) * least[-1 - config.patience])
+        if len(least) > PATIENCE + 1:
+            fixed = fixed | (least[-1] > (1 - LEAST_FALL) * least[-1 - PATIENCE])
         stalled = stalled | (running & fixed & ~converged)
     recovery = SparseRecovery(best.code, best.reconstruction)
     return Solution(recovery, torch.stack(history), statuses(converged, stalled))
@@ -106,15 +97,12 @@ def fit(
     *,
     skip: Tensor,
     tolerance: float,
-    config: GreedyConfig = DEFAULTS,
 ) -> Tensor:
     """Return values on a support that bring ``W^T z`` nearest to ``x``, ten times as accurate as the solver."""
     accuracy = 0.1 * tolerance
     slope = max(accuracy, 10 * torch.finfo(x.dtype).eps)
     system = _Columns(operator, support)
-    fitted = cgls(
-        system, x, start=start, skip=skip, tolerance=accuracy, slope_tolerance=slope, max_steps=config.fit_steps
-    )
+    fitted = cgls(system, x, start=start, skip=skip, tolerance=accuracy, slope_tolerance=slope, max_steps=FIT_STEPS)
     return fitted.value
 
 

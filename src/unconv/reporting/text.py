@@ -63,17 +63,17 @@ THEORY = {
 }
 
 
-def number(value: Any, missing: str = "–", digits: int = 3) -> str:
-    """Return a value as text: floats with significant digits, whole numbers with their thousands apart, shapes."""
+def number(value: Any) -> str:
+    """Return a value as text: floats with three digits, whole numbers with their thousands apart, shapes."""
     if value is None:
-        return missing
+        return "–"
     if isinstance(value, list | tuple):
         return " × ".join(map(str, value))
-    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 10**digits - 0.5):
+    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 999.5):
         return f"{round(value):,}".replace("-", "−")
     if not isinstance(value, float):
         return str(value)
-    mantissa, _, exponent = f"{value:#.{digits}g}".removesuffix(".").partition("e")
+    mantissa, _, exponent = f"{value:#.3g}".removesuffix(".").partition("e")
     text = f"{mantissa}e{int(exponent)}" if exponent else mantissa
     return text.replace("-", "−") if value else "0"
 
