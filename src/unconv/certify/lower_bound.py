@@ -27,7 +27,6 @@ class LowerBound:
     """A lower bound on a model-RIP constant, with its witness."""
 
     delta: float  # | ratio^2 - 1 | less all that rounding can have added
-    ratio: float  # ||W^T z|| / ||z||
     # the vector z of the model, of unit norm; shape (K, *spatial), float64
     witness: Tensor = field(repr=False)
 
@@ -43,7 +42,7 @@ def deviation_of(operator: ConvOperator, z: Tensor) -> LowerBound:
     taps = operator.output_shape[0] // operator.groups * math.prod(operator.weight.shape[2:])
     slip = 2 * (taps + 2) * unit * (spread * (x.abs() + spread * taps * unit)).sum().item()
     slip += 2 * (x.numel() + z.numel() + 8) * unit * (square + 1)
-    return LowerBound(max(abs(square - 1) - slip, 0.0), math.sqrt(square), z)
+    return LowerBound(max(abs(square - 1) - slip, 0.0), z)
 
 
 def lower_bound(
