@@ -8,6 +8,11 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
 
+def draw(*shape, seed=0, dtype=torch.float64):
+    """Gaussian numbers by seed."""
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
 class Net(nn.Module):
     """A small network whose forward pass is given as a function of the module and its input."""
 

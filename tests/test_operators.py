@@ -7,13 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cases import draw
 from unconv.linalg import relative_norm
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.testing import OperatorConformance
-
-
-def draw(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 @st.composite

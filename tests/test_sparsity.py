@@ -9,11 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cases import draw
 from unconv.sparsity import AveragePool, Code, Pooled, TopK, Window, keep_largest
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def regions(window, spatial):

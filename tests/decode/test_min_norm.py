@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cases import draw
 from unconv.conv_block import Activation, ConvBlock, identity
 from unconv.decode.linear_system import Equations, equations
 from unconv.decode.min_norm import min_norm
@@ -15,10 +16,6 @@ from unconv.testing import SolverConformance
 
 RELU = Activation("relu", torch.relu)
 NONE = Activation("none", identity)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def make_stage(activation=RELU, pooling=None, bias=True, filters=7, stride=1):

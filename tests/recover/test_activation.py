@@ -4,13 +4,10 @@ import numpy as np
 import torch
 from sklearn.linear_model import Lasso
 
+from cases import draw
 from unconv.operators import ConvOperator
 from unconv.recover import activation_recovery, iht
 from unconv.sparsity import Pooled
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def lasso(matrix, x, weight):

@@ -5,14 +5,11 @@ from itertools import combinations
 import pytest
 import torch
 
+from cases import draw
 from unconv.recover import cosamp
 from unconv.recover.cosamp import doubled_support
 from unconv.sparsity import Code, Pooled, TopK
 from unconv.testing import MatrixOperator
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

@@ -5,14 +5,11 @@ import pytest
 import torch
 from sklearn.linear_model import Lasso
 
+from cases import draw
 from unconv.operators import ConvOperator
 from unconv.recover import fista
 from unconv.recover.fista import default_weight
 from unconv.testing import MatrixOperator
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def lasso(matrix, x, weight):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
 
+from cases import draw
 from unconv.operators import ConvOperator
 from unconv.recover import cosamp, htp, niht
 from unconv.sparsity import Pooled, TopK, Window
@@ -15,10 +16,6 @@ from unconv.testing import MatrixOperator, SolverConformance
 
 SOLVERS = [niht, htp, cosamp]
 each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.__name__)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def sparse(draws, n, k, seed):

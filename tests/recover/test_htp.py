@@ -2,13 +2,10 @@
 
 import torch
 
+from cases import draw
 from unconv.recover import htp
 from unconv.sparsity import TopK
 from unconv.testing import MatrixOperator
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def test_values_are_the_least_squares_fit_on_the_support():

@@ -5,15 +5,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cases import draw
 from unconv.operators import ConvOperator
 from unconv.recover import iht
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Pooled, TopK
 from unconv.testing import MatrixOperator
-
-
-def draw(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 @settings(max_examples=40, deadline=None)

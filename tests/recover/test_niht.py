@@ -2,16 +2,13 @@
 
 import torch
 
+from cases import draw
 from unconv.operators import ConvOperator
 from unconv.recover import iht, niht
 from unconv.recover.greedy import Iterate
 from unconv.recover.niht import normalised_step
 from unconv.sparsity import Pooled, TopK
 from unconv.testing import MatrixOperator
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def test_the_residual_never_rises_where_iht_of_unit_step_diverges():

@@ -2,12 +2,9 @@
 
 import torch
 
+from cases import draw
 from unconv.solvers.cgls import cgls
 from unconv.testing import MatrixOperator, SolverConformance
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 class TestCglsConformance(SolverConformance):
