@@ -48,7 +48,6 @@ def test_solution_is_the_pseudo_inverse_of_the_rows_that_the_code_names(pooling,
         offset = 0 if stage.bias is None else stage.bias[:, None].expand(-1, 42).flatten()
         expected = torch.linalg.pinv(dense[rows]) @ (h - offset)[rows]
         assert torch.allclose(solution.value[n].flatten(), expected, atol=1e-6)
-        assert int(system.count()[n]) == int(rows.sum())
         if activation is RELU:
             assert (h[rows] > 0).all()
 
@@ -57,8 +56,7 @@ def test_a_place_that_two_regions_name_is_one_equation():
     stage = make_stage(NONE, Window.of(2, 3, stride=1))
     code = stage.encode(draw(1, 3, 6, 7))
     system = equations(stage, code)
-    assert system.count().item() < code.values[0].numel()
-    assert system.mask.sum() == system.count()
+    assert system.mask.sum() < code.values[0].numel()
 
 
 def test_contradictions_end_in_least_squares():
@@ -118,4 +116,4 @@ def test_smooth_activations_are_inverted_where_they_determine_the_input(function
 def test_regions_that_the_papers_code_drops_are_no_equations():
     stage = make_stage(NONE, Window.of(2, 2), bias=False)
     code = Pooled(2, k=5).project(stage.operator.forward(draw(1, 3, 6, 7)))
-    assert equations(stage, code).count().item() == 5
+    assert equations(stage, code).mask.sum() == 5
