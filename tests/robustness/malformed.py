@@ -30,17 +30,11 @@ LIMIT = "more pixels than Pillow's limit"
 
 @dataclass(frozen=True)
 class Case:
-    """One file.
+    """One file."""
 
-    Attributes:
-        path: Where it is.
-        expected: Whether it can be used; ``"either"`` for random damage, which may hit nothing of weight.
-        reason: Part of the reason where it is refused.
-    """
-
-    path: Path
-    expected: Expected
-    reason: str = ""
+    path: Path  # where it is
+    expected: Expected  # whether it can be used; "either" for random damage, which may hit nothing of weight
+    reason: str = ""  # part of the reason where it is refused
 
 
 # images
@@ -170,14 +164,7 @@ STRANGE_NAMES = (
 
 
 def images(folder: Path) -> list[Case]:
-    """Malformed and odd images.
-
-    Args:
-        folder: Where they go; empty.
-
-    Returns:
-        The cases, all of them directly in the folder.
-    """
+    """Malformed and odd images."""
     cases: list[Case] = []
 
     def add(name: str | bytes, content: bytes, expected: Expected, reason: str = "") -> None:
@@ -470,15 +457,7 @@ def in_archive(pickled: bytes) -> bytes:
 
 
 def weights(folder: Path, flag: Path) -> list[Case]:
-    """Malformed and malicious weights.
-
-    Args:
-        folder: Where they go; empty.
-        flag: A file that appears if code from one of them runs.
-
-    Returns:
-        The cases.
-    """
+    """Malformed and malicious weights."""
     cases: list[Case] = []
 
     def add(name: str | bytes, content: bytes, expected: Expected = "refused", reason: str = "") -> None:
@@ -606,11 +585,7 @@ def weights(folder: Path, flag: Path) -> list[Case]:
 
 
 def seeds() -> Iterator[tuple[str, bytes]]:
-    """Small whole files to start mutations from.
-
-    Yields:
-        A suffix and the bytes.
-    """
+    """Small whole files to start mutations from."""
     for kind in FORMATS:
         yield f".{kind.lower()}", encoded(kind)
     yield ".gif", encoded("GIF", Image.new("P", (8, 8)), save_all=True, append_images=[Image.new("P", (8, 8), 1)])
