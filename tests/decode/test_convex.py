@@ -3,31 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.decode.conftest import draw, make_stage
 
-from unconv.conv_block import Activation, ConvBlock, identity
 from unconv.decode.constraints import constraints
 from unconv.decode.convex import convex
 from unconv.linalg import relative_norm
-from unconv.operators import ConvOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
 
-ACTIVATIONS = {"none": Activation("none", identity), "relu": Activation("relu", torch.relu)}
-
 TINY = {"shape": (1, 5, 6), "filters": 8}
-
-
-def make_stage(pooling, activation="relu", *, shape=(3, 9, 10), filters=5, **geometry):
-    generator = torch.Generator().manual_seed(0)
-    kernel = [3] * (len(shape) - 1)
-    weight = torch.randn(filters, shape[0], *kernel, generator=generator, dtype=torch.float64) / 3
-    bias = torch.randn(filters, generator=generator, dtype=torch.float64) / 3
-    operator = ConvOperator(weight, shape, padding=1, **geometry)
-    return ConvBlock("conv", operator, bias, ACTIVATIONS[activation], pooling, "image", True)
-
-
-def draw(stage, n=2, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(n, *stage.input_shape, generator=generator, dtype=torch.float64)
 
 
 def contradictory(stage, seed=3):
