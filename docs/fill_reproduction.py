@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from unconv.paper.experiments import EXPERIMENTS
-from unconv.reporting import text as words
 
 PAGE = Path(__file__).with_name("reproduction.md")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
@@ -24,8 +23,11 @@ DECODERS = " ".join(f"experiments/decoders/vgg19-caffe-features.{n}.safetensors"
 
 
 def cell(value: Any) -> str:
-    """One cell of a Markdown table."""
-    return words.cell(value, "").replace("|", "\\|")
+    """One cell of a Markdown table: floats with four significant digits, shapes as 3x32x32."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return "" if value is None else text.replace("|", "\\|")
 
 
 def markdown(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
