@@ -39,24 +39,16 @@ HANDED_ON = {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Flatten", "Ident
 
 @dataclass(frozen=True)
 class Layer:
-    """One module's output, at its first call.
+    """One module's output, at its first call."""
 
-    Attributes:
-        name: Path of the module, with the place in its output where that is a tuple or dict: ``layer1``,
-            ``encoder[0]``, ``head['logits']``. ``output`` is the whole network's.
-        kind: Class of the module.
-        input_shape: Shape of the first tensor that it reads, without the batch axis.
-        shape: Shape of its output for one image, without the batch axis.
-        block: Whether a conv block is named by it: by its convolution, or by the module that ends it.
-        gradient: Whether autograd records a way from the image to here.
-    """
-
+    # path of the module, with the place in its output where that is a tuple or dict: layer1, encoder[0],
+    # head['logits']. output is the whole network's.
     name: str
-    kind: str
-    input_shape: tuple[int, ...]
-    shape: tuple[int, ...]
-    block: bool = False
-    gradient: bool = True
+    kind: str  # class of the module
+    input_shape: tuple[int, ...]  # shape of the first tensor that it reads, without the batch axis
+    shape: tuple[int, ...]  # shape of its output for one image, without the batch axis
+    block: bool = False  # whether a conv block is named by it: by its convolution, or by the module that ends it
+    gradient: bool = True  # whether autograd records a way from the image to here
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,10 @@ from unconv.sparsity import Code, SparsityModel
 
 @dataclass(frozen=True)
 class SparseRecovery:
-    """A sparse code, and what the transposed operator makes of it.
+    """A sparse code, and what the transposed operator makes of it."""
 
-    Attributes:
-        code: The code ``z``.
-        reconstruction: ``W^T z``. Shape ``(N, *input_shape)``.
-    """
-
-    code: Code
-    reconstruction: Tensor
+    code: Code  # the code z
+    reconstruction: Tensor  # W^T z; shape (N, *input_shape)
 
 
 def iht(
