@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
 from unconv.errors import UnconvError
+from unconv.graph import first_line
 from unconv.models import LoadedModel, adopt_model, load_model
 from unconv.preprocessing import Preprocessing
 
@@ -78,6 +79,8 @@ def choose_judge(
         own.classes(x)
     except UnconvError as error:
         return None, [str(error)]
+    except Exception as error:  # a head for images of another size; the layers before it can be inverted
+        return None, [f"no top-1 classes: {loaded.name} takes no input of shape {tuple(x.shape)}: {first_line(error)}"]
     return own, []
 
 
