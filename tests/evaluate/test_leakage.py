@@ -90,6 +90,9 @@ def test_the_table_has_the_best_attacker_of_the_run():
         "With noise of 0.1 of the features' size no attacker gets more than 40.0 dB at a (refined: 28.2 dB)" in sentence
     )
     assert ASSUMPTION in sentence
+    (easier,) = leakage_table([document], [row | {"psnr": 41.0}])
+    assert easier["gap_db"] < 0
+    assert sentences([easier]) == []
     (alone,) = leakage_table([document | {"in_pixels": False}], [row])
     assert alone["best"] == "linear decoder"
     assert sentences([alone]) == []

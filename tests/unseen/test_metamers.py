@@ -56,6 +56,20 @@ def test_hidden_directions_are_those_of_the_dense_jacobian(image):
     assert visibility.max() <= 1e-4
 
 
+def test_directions_of_a_large_image_are_seen_as_little_as_a_product_says():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 5, padding=2), nn.ReLU()).eval()
+    large = torch.rand(1, 3, 38, 38, generator=torch.Generator().manual_seed(1))
+    found = unconv.metamers(net, "1", large, passes=2, directions=2)
+    assert found.nullity is None
+    moved = [torch.func.jvp(net, (large,), (v[None],))[1].norm().item() for v in found.directions]
+    random = torch.randn(40, *large.shape[1:])
+    typical = [torch.func.jvp(net, (large,), (v[None] / v.norm(),))[1].norm().item() for v in random]
+    mean = torch.tensor(typical).square().mean().sqrt().item()
+    assert found.visibility.tolist() == pytest.approx([m / mean for m in moved], rel=0.1)
+    assert max(moved) < 0.5 * min(typical)
+
+
 @pytest.mark.parametrize("words", [{"psnr": 1}, {"tolerance": 0.0}, {"passes": 1}, {"directions": -1}], ids=str)
 def test_wrong_arguments(image, words: dict[str, Any]):
     with pytest.raises(UsageError, match="at least"):

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unconv.certify.stability import certify
+from unconv.certify.stability import certify, least_singular_value
 from unconv.conv_block import ConvBlock
 from unconv.errors import UsageError
+from unconv.operators import ConvOperator
 
 ROUNDING = 1024 * torch.finfo(torch.float64).eps  # of the largest preactivation: what is nearer to 0 may have any sign
 
@@ -28,7 +29,7 @@ class ReluBracket:
     Attributes:
         lower: Proven up to rounding, or, where not ``proven``, but for a chance of 1e-9.
         upper: Reached by inputs near the centre, up to rounding.
-        proven: Whether the matrices were decomposed whole.
+        proven: Whether all singular values were found.
         on: Units that are on in the whole ball, and at its centre.
         inputs: Numbers of an input.
         radius: Of the ball.
@@ -52,7 +53,7 @@ class ReluBracket:
 
 
 def relu_bracket(
-    block: ConvBlock, x: Tensor, *, radius: float = 0.0, steps: int = 200, whole: int = 1500, seed: int = 0
+    block: ConvBlock, x: Tensor, *, radius: float = 0.0, steps: int = 200, whole: int = 3072, seed: int = 0
 ) -> ReluBracket:
     """Bound how far the ReLU of a conv block, before its pooling, keeps inputs apart.
 
@@ -62,7 +63,7 @@ def relu_bracket(
         radius: Of the ball in which the middle of two inputs lies, a Euclidean norm. The inputs may be as far apart as
             they like; those of the ball have their middle in it.
         steps: Of Lanczos, as for ``unconv.certify.stability.certify``.
-        whole: Maps whose shorter side is at most this are decomposed whole.
+        whole: Inputs of at most so many numbers get all singular values, so that the lower bound is proven.
         seed: Of its random start.
 
     Returns:
@@ -84,15 +85,22 @@ def relu_bracket(
     reach = radius * block.operator.weight.flatten(1).norm(dim=1).reshape(-1, *[1] * block.operator.dims)
     slack = ROUNDING * h.abs().max()
     sure, here = h > reach + slack, h > -slack
-    inner = certify(block.operator, sure, steps=steps, seek=0, whole=whole, seed=seed)
-    outer = inner
-    if not torch.equal(sure, here):
-        outer = certify(block.operator, here, steps=steps, seek=0, whole=whole, seed=seed)
-    return ReluBracket(
-        lower=0.0 if inner.undetermined else inner.probabilistic_lower_bound / 2,
-        upper=0.0 if outer.undetermined else outer.interval[1],
-        proven=inner.proven,
-        on=(int(sure.sum()), int(here.sum())),
-        inputs=inner.unknowns,
-        radius=radius,
-    )
+    inner, lower_proven = _least(block.operator, sure, steps, whole, seed)
+    outer, _ = (inner, True) if torch.equal(sure, here) else _least(block.operator, here, steps, whole, seed)
+    count = math.prod(block.input_shape)
+    return ReluBracket(inner[0] / 2, outer[1], lower_proven, (int(sure.sum()), int(here.sum())), count, radius)
+
+
+def _least(operator: ConvOperator, mask: Tensor, steps: int, whole: int, seed: int) -> tuple[tuple[float, float], bool]:
+    """Return an interval of the smallest singular value of some rows, and whether it is proven."""
+    shape = operator.input_shape
+    unknowns = math.prod(shape)
+    if int(mask.sum()) < unknowns:
+        return (0.0, 0.0), True
+    if unknowns <= whole:
+        eye = torch.eye(unknowns, dtype=torch.float64, device=mask.device).reshape(unknowns, *shape)
+        rows = [operator.adjoint(operator.forward(part) * mask).flatten(1) for part in eye.split(64)]
+        normal = torch.cat(rows)
+        return least_singular_value((normal + normal.T) / 2), True
+    found = certify(operator, mask, steps=steps, seek=0, whole=0, seed=seed)
+    return (found.probabilistic_lower_bound, found.interval[1]), False

@@ -198,6 +198,22 @@ def certify(
     return replace(found, direction=least.reshape(operator.input_shape), gain=rows.forward(least[None]).norm().item())
 
 
+def least_singular_value(normal: Tensor) -> tuple[float, float]:
+    """An interval of the smallest singular value of a matrix ``A`` with at least as many rows as columns.
+
+    Args:
+        normal: ``A^T A``, float64. Shape ``(n, n)``.
+
+    Returns:
+        Its ends; proven up to the rounding of ``normal`` itself.
+    """
+    values = torch.linalg.eigvalsh(normal)
+    # |error of an eigenvalue| <= ||error of the matrix|| (Weyl); entries and solver together err by less than that
+    slack = 64 * len(normal) * torch.finfo(torch.float64).eps * values[-1].item()
+    low, high = (math.sqrt(max(0.0, values[0].item() + sign * slack)) for sign in (-1, 1))
+    return low, high
+
+
 class _Rows:
     """The known rows of an operator, on flat vectors."""
 

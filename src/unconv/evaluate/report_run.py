@@ -23,7 +23,7 @@ from unconv.evaluate.budget import (
     seconds_per_pass,
 )
 from unconv.evaluate.evaluation import Evaluation, Plan, Progress, Row, summarise
-from unconv.evaluate.leakage import ASSUMPTION, PASSES, SUPPOSED, leakage_documents, leakage_table, sentences
+from unconv.evaluate.leakage import ASSUMPTION, EASIER, PASSES, SUPPOSED, leakage_documents, leakage_table, sentences
 from unconv.evaluate.linear_fit import (
     calibrated,
     fit_linear,
@@ -206,12 +206,13 @@ class ReportRun:
         """Bound what any attacker gets of the layers' noisy features, as far as a share of the budget goes."""
         job = self.job
         levels = sorted({task.noise for task in job.tasks if task.noise}) or [SUPPOSED]
-        left = float("inf") if job.budget is None else LEAKAGE_SHARE * job.budget
+        share = float("inf") if job.budget is None else LEAKAGE_SHARE * job.budget
+        started, beside = self.clock.elapsed(), 0.0
         images = under_test(job.opened.images, tuple(job.x.shape[1:]))
         missing = [layer for layer in job.layers if not self.run.has(self._bound_part(layer))]
         for layer in sorted(missing, key=lambda name: per_pass[name]):
-            left -= PASSES * len(levels) * per_pass[layer]
-            if left < 0:
+            passes, before = PASSES * len(levels) * per_pass[layer], self.clock.elapsed()
+            if before - started + passes + beside > share:
                 break
             say(f"bounding leakage of {layer}", 0)
             try:
@@ -219,6 +220,7 @@ class ReportRun:
             except UnconvError as error:
                 part = {"levels": [], "note": f"{layer}: {error}"}
             self.run.write_part(self._bound_part(layer), part)
+            beside = max(beside, self.clock.elapsed() - before - passes)  # what a layer takes besides its passes
 
     def _bound_part(self, layer: str) -> str:
         return f"leakage-{self.job.layers.index(layer):03d}"
@@ -233,6 +235,7 @@ class ReportRun:
             command = f"unconv unseen {self.job.opened.loaded.name} --layer {' '.join(missing)} --relative-sigma 0.1"
             notes.append(f"no time for bounds of {', '.join(missing)}; {command}")
         table = leakage_table([document for part in found.values() for document in part["levels"]], rows)
+        notes += [EASIER] if any((entry["gap_db"] or 0) < 0 for entry in table) else []
         return {"table": table, "assumption": ASSUMPTION, "notes": notes}
 
     def _fit(self, images: int, say: Progress) -> None:

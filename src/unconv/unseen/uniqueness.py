@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unconv.certify.stability import least_singular_value
 from unconv.errors import UnconvError
 from unconv.inversion.frozen_network import SideInformation
 from unconv.unseen.directions import least_visible, normal_matrix
@@ -28,8 +29,8 @@ AFFINE = 1e-8  # relative departure from an affine map that is rounding
 EPS = torch.finfo(torch.float64).eps
 ROUNDING = 1024 * EPS  # of the largest margin of a tensor: what is below counts as 0
 BEYOND = (1e-9, 1e-6, 1e-3)  # how far behind a plane, relative to its distance, a witness is looked for
-SMOOTH = "smooth operations (activations, norms, attention) on the way: between gates the layer is no affine map"
-NONE_TO_FLIP = "its non-linearities are smooth, so there are no gates to flip; J holds at the image alone"
+OTHER = "smooth or other operations beside ReLUs and max poolings: between gates the layer is no affine map"
+NONE_TO_FLIP = "its non-linearities are smooth, or no ReLUs, so there are no gates to flip; J is the image's alone"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Uniqueness:
     """Where around an image a layer is one affine map, and how well that map tells images apart.
 
     Distances are Euclidean norms over all numbers of the image, in pixels between 0 and 1; of the network in exact
-    arithmetic, up to rounding of float64.
+    arithmetic, up to rounding of float64. That nothing but its gates bends the network is tested on a random line.
 
     Attributes:
         layer: Name of the layer.
@@ -150,7 +151,7 @@ def find_uniqueness(
         raise UnconvError(f"the features of layer {layer.layer!r} hold NaN or infinite values")
     note, radius, certain, witness = "", None, numbers <= DIRECT, None
     if not _is_affine(function, known, image, [features, *margins], generator):
-        note = SMOOTH if count else NONE_TO_FLIP
+        note = OTHER if count else NONE_TO_FLIP
     elif not count:
         radius, certain = (math.inf, math.inf), True
     else:
@@ -169,7 +170,7 @@ def _margins(function: PixelFunction, known: SideInformation, pixels: Tensor) ->
 def _is_affine(
     function: PixelFunction, known: SideInformation, image: Tensor, here: list[Tensor], generator: torch.Generator
 ) -> bool:
-    """Return whether features and margins are affine once branches are fixed: on a line through the image."""
+    """Return whether features and margins are affine once branches are fixed, by a random line through the image."""
     v = torch.randn(image.shape, generator=generator, dtype=image.dtype).to(image.device)
     with torch.no_grad():
         ends = [_margins(function, known, image + t * v) for t in (1.0, -1.0, 2.0)]
@@ -271,8 +272,4 @@ def _least_singular_value(
     if numbers > whole:
         _, visibility = least_visible(function, image, CANDIDATES, steps=STEPS, seed=seed)
         return (0.0, visibility[0].item()), False, 0
-    values = torch.linalg.eigvalsh(normal_matrix(function, image))
-    # entries and eigenvalues err by less than that: |error of an eigenvalue| <= ||error of the matrix|| (Weyl)
-    slack = 4 * numbers * EPS * values[-1].item()
-    low, high = (math.sqrt(max(0.0, values[0].item() + sign * slack)) for sign in (-1, 1))
-    return (low, high), True, 0
+    return least_singular_value(normal_matrix(function, image)), True, 0
