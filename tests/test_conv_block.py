@@ -46,6 +46,7 @@ def test_codes_carry_what_decoding_needs():
     assert averaged.shape == (4, 16, 16)
     assert (plain.pooling, plain.switches) == (None, None)
     assert repr(blocks.get("0")) == "ConvBlock(0: conv+relu+avgpool, (3, 16, 16) -> (4, 8, 8))"
+    assert repr(blocks).splitlines()[:2] == [f"ConvBlocks({len(blocks)} conv blocks)", f"  {blocks.get('0')}"]
 
 
 def test_a_block_goes_to_another_type_with_all_its_parts():

@@ -163,6 +163,10 @@ class ConvBlocks:
     path: str = ""  # what execution_path gives for the image that they were found with
     branches: tuple[str, ...] = ()  # modules in which values may decide what runs; without any, all take the same path
 
+    def __repr__(self) -> str:
+        left_out = f", {len(self.skipped)} left out" if self.skipped else ""
+        return "\n".join([f"ConvBlocks({len(self)} conv blocks{left_out})", *(f"  {block}" for block in self.blocks)])
+
     def __iter__(self) -> Iterator[ConvBlock]:
         return iter(self.blocks)
 
