@@ -124,7 +124,7 @@ class InvertResult:
         rest = len(self.rows) - len(rows)
         mean = {**self.document()["summary"], "status": f"and {rest} more images" if rest > 0 else ""}
         rows.append(("mean", None, None, *map(mean.get, shown)))
-        header = ("image", "true", "recovered", "relative error", "PSNR", "SSIM", "status")
+        header = ("image", "original", "reconstruction", "relative error", "PSNR", "SSIM", "status")
         return f"<p>{html_repr.escape(self._title())}</p>{html_repr.grid(header, rows)}"
 
     def _shown(self, i: int) -> tuple[Markup | None, Markup | None]:
