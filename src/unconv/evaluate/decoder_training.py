@@ -33,25 +33,16 @@ SHOWN = 8  # held-out images in the picture
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a decoder is trained: Adam under a cosine schedule, on the squared error of the image.
+    """How a decoder is trained: Adam under a cosine schedule, on the squared error of the image."""
 
-    Attributes:
-        steps: Number of steps.
-        batch: Images of a step.
-        rate: Learning rate at the start.
-        held_out: Share of the images that is kept for validation.
-        crop: Side of the random squares trained on, in pixels after preprocessing; whole images where ``None``.
-        every: Steps between validations, each with a checkpoint.
-        seed: Seed of the weights, the held-out images, their order and the crops.
-    """
-
-    steps: int = 2000
-    batch: int = 32
-    rate: float = 2e-3
-    held_out: float = 0.1
+    steps: int = 2000  # number of steps
+    batch: int = 32  # images of a step
+    rate: float = 2e-3  # learning rate at the start
+    held_out: float = 0.1  # share of the images that is kept for validation
+    # side of the random squares trained on, in pixels after preprocessing; whole images where None
     crop: int | None = None
-    every: int = 100
-    seed: int = 0
+    every: int = 100  # steps between validations, each with a checkpoint
+    seed: int = 0  # seed of the weights, the held-out images, their order and the crops
 
     def check(self) -> None:
         """Raise UsageError where a value is out of range."""

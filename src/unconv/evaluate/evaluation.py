@@ -48,26 +48,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation does.
+    """What an evaluation does."""
 
-    Attributes:
-        tasks: What is recovered, in the order of the results.
-        passes: Of the solvers that count in passes: one number, or one per layer; their own where ``None``.
-        settings: What reconstruction is told besides.
-        rounds: Whether passes are made in rounds of 8, 32, 128, ..., each with complete results.
-        pictures: Number of images whose reconstructions are kept as pictures.
-        keep: Whether estimates and references are kept.
-        per_pass: Seconds per pass and layer on one image, to foretell whether there is time.
-        refinements: How far refinement pays, by layer (``noisy_name``): no more passes are made than that.
-    """
-
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task, ...]  # what is recovered, in the order of the results
+    # of the solvers that count in passes: one number, or one per layer; their own where None
     passes: Mapping[str, int] | int | None = None
-    settings: Settings = field(default_factory=Settings)
-    rounds: bool = False
-    pictures: int = 0
-    keep: bool = False
+    settings: Settings = field(default_factory=Settings)  # what reconstruction is told besides
+    rounds: bool = False  # whether passes are made in rounds of 8, 32, 128, ..., each with complete results
+    pictures: int = 0  # number of images whose reconstructions are kept as pictures
+    keep: bool = False  # whether estimates and references are kept
+    # seconds per pass and layer on one image, to foretell whether there is time
     per_pass: Mapping[str, float] = field(default_factory=dict)
+    # how far refinement pays, by layer (noisy_name): no more passes are made than that
     refinements: Mapping[str, Refinement] = field(default_factory=dict)
 
     def targets(self, task: Task) -> list[int | None]:
@@ -244,23 +236,14 @@ def _originals(network: Network, pieces: Sequence[Captured]) -> Iterator[tuple[i
 
 @dataclass
 class Evaluation:
-    """An evaluation that goes on, and what it has found so far.
-
-    Attributes:
-        network: The network.
-        images: The images.
-        plan: What is done.
-        run: Where the parts go.
-        stopped: Whether the budget ended first.
-        seconds_left: Foretold for what is missing, at the pace at which passes were timed.
-    """
+    """An evaluation that goes on, and what it has found so far."""
 
     network: Network
     images: ImageStream
     plan: Plan
-    run: RunDirectory
-    stopped: bool = False
-    seconds_left: float = 0.0
+    run: RunDirectory  # where the parts go
+    stopped: bool = False  # whether the budget ended first
+    seconds_left: float = 0.0  # foretold for what is missing, at the pace at which passes were timed
     _sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _starts: set[str] = field(default_factory=set)
 

@@ -25,15 +25,10 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Judge:
-    """A classifier that is asked whether a reconstruction still shows what the image shows.
+    """A classifier that is asked whether a reconstruction still shows what the image shows."""
 
-    Attributes:
-        module: The network, in evaluation mode.
-        preprocess: From a picture to its input; ``None`` where it takes what the network under study takes.
-        name: The name that is printed.
-    """
-
-    module: nn.Module
+    module: nn.Module  # the network, in evaluation mode
+    # from a picture to its input; None where it takes what the network under study takes
     preprocess: Preprocessing | None
     name: str
 

@@ -43,29 +43,20 @@ LOOKED_AT = 64  # images, in search of one that the network takes
 
 @dataclass
 class Network:
-    """A module with its layers and conv blocks, found once per input shape.
+    """A module with its layers and conv blocks, found once per input shape."""
 
-    Attributes:
-        module: The network, in evaluation mode.
-        preprocess: From an image to its input, and back to pixels.
-        device: Where it computes.
-        decoders: Trained what-where decoders by conv block.
-        linear: Linear decoders by layer.
-        references: Reference images as the network receives them, at the shape of the decoders, or what draws them.
-        preconditioners: Stationary preconditioners by layer, those that were made; see ``preconditioner``.
-        max_batch: Images at a time, once it is known how many fit into memory; one where their values choose the way.
-        judge: What says whether a reconstruction still shows the same class; nothing where ``None``.
-    """
-
-    module: nn.Module
-    preprocess: Preprocessing
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    decoders: dict[str, WhatWhereDecoder] = field(default_factory=dict)
+    module: nn.Module  # the network, in evaluation mode
+    preprocess: Preprocessing  # from an image to its input, and back to pixels
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where it computes
+    decoders: dict[str, WhatWhereDecoder] = field(default_factory=dict)  # trained what-where decoders by conv block
     linear: dict[str, LinearDecoder] = field(default_factory=dict)
+    # reference images as the network receives them, at the shape of the decoders, or what draws them
     references: Tensor | Callable[[], Tensor] | None = None
+    # stationary preconditioners by layer, those that were made; see preconditioner
     preconditioners: dict[str, StationaryPreconditioner] = field(default_factory=dict)
+    # images at a time, once it is known how many fit into memory; one where their values choose the way
     max_batch: int | None = None
-    judge: Judge | None = None
+    judge: Judge | None = None  # what says whether a reconstruction still shows the same class; nothing where None
     _layers: dict[tuple[int, ...], Layers] = field(default_factory=dict, repr=False)
     _blocks: dict[tuple[int, ...], ConvBlocks] = field(default_factory=dict, repr=False)
     _functions: dict[tuple[str, tuple[int, ...]], LayerFunction] = field(default_factory=dict, repr=False)
@@ -147,19 +138,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class Captured:
-    """A batch of images on its way through the network.
-
-    Attributes:
-        batch: The images.
-        blocks: The conv blocks at their size.
-        features: Output of each wanted layer. Shape ``(N, *layer.shape)``.
-        inputs: Input of each wanted conv block. Shape ``(N, M, *spatial)``, several rows per image where another
-            axis is folded into the batch.
-    """
+    """A batch of images on its way through the network."""
 
     batch: Batch
     blocks: ConvBlocks
-    features: dict[str, Tensor]
+    features: dict[str, Tensor]  # output of each wanted layer; shape (N, *layer.shape)
+    # input of each wanted conv block; shape (N, M, *spatial), several rows per image where another axis is folded
+    # into the batch.
     inputs: dict[str, Tensor]
 
     def select(self, places: Sequence[int]) -> Captured:
@@ -200,20 +185,13 @@ class CapturedStream:
     """Images, with the features of layers and the inputs of conv blocks, batch by batch in constant memory.
 
     An image that the network cannot take, or whose features are not finite, is skipped by name; the others go on.
-
-    Attributes:
-        network: The network.
-        images: The images.
-        inputs: Conv blocks whose inputs are kept.
-        layers: Layers whose features are kept.
-        skipped: What the last pass, so far, left out.
     """
 
     network: Network
     images: ImageStream
-    inputs: Sequence[str] = ()
-    layers: Sequence[str] = ()
-    skipped: list[SkippedImage] = field(default_factory=list)
+    inputs: Sequence[str] = ()  # conv blocks whose inputs are kept
+    layers: Sequence[str] = ()  # layers whose features are kept
+    skipped: list[SkippedImage] = field(default_factory=list)  # what the last pass, so far, left out
 
     def __iter__(self) -> Iterator[Captured]:
         """Yield batches; raise UnconvError if no image is left and one is needed."""
@@ -268,19 +246,12 @@ def none_left(count: int, skipped: Sequence[SkippedImage]) -> str:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model and images, opened.
-
-    Attributes:
-        loaded: The model.
-        network: The network under study.
-        images: The images.
-        description: What ``config.json`` says of the model and the images.
-    """
+    """A model and images, opened."""
 
     loaded: LoadedModel
     network: Network
     images: ImageStream
-    description: dict[str, Any]
+    description: dict[str, Any]  # what config.json says of the model and the images
 
     def example(self) -> Tensor:
         """Return the first image that the network takes. Shape ``(1, C, H, W)``."""

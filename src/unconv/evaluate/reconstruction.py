@@ -41,24 +41,16 @@ NUMBERS = ("relative_error", *QUALITY, "expected_error", "feature_error", "secon
 
 @dataclass(frozen=True)
 class Task:
-    """What is recovered from which layer, and how.
+    """What is recovered from which layer, and how."""
 
-    Attributes:
-        layer: The layer; for ``recover="input"`` and codes of the paper, a conv block.
-        recover: ``"image"``, or ``"input"``: the conv block's own input.
-        code: ``"network"``: what the network computes; ``"paper"``: unit filters, no bias, magnitude pooling, ``k``
-            regions (Table 3).
-        method: One of ``METHODS``.
-        side_info: ``"none"``, ``"switches"`` or ``"gates"``.
-        noise: Level of Gaussian noise on the features, relative to their root mean square.
-    """
-
-    layer: str
-    recover: Recover = "image"
+    layer: str  # the layer; for recover="input" and codes of the paper, a conv block
+    recover: Recover = "image"  # "image", or "input": the conv block's own input
+    # "network": what the network computes; "paper": unit filters, no bias, magnitude pooling, k regions
+    # (Table 3)
     code: CodeKind = "network"
-    method: str = "gauss-newton"
-    side_info: SideInfo = "none"
-    noise: float = 0.0
+    method: str = "gauss-newton"  # one of METHODS
+    side_info: SideInfo = "none"  # "none", "switches" or "gates"
+    noise: float = 0.0  # level of Gaussian noise on the features, relative to their root mean square
 
     def fields(self) -> dict[str, Any]:
         """Return the task as columns of ``results.parquet``."""
@@ -97,36 +89,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Settings:
-    """What reconstruction is told besides the task.
+    """What reconstruction is told besides the task."""
 
-    Attributes:
-        region: Side of the max pooling imposed on a conv block without pooling.
-        k: Regions that the paper's code keeps per image; from ``fractions`` where ``None``.
-        fractions: Share of regions in use by conv block, 0 to 1, over all images.
-        config: Of the solver; its own where ``None``.
-    """
-
-    region: int | None = None
-    k: int | None = None
+    region: int | None = None  # side of the max pooling imposed on a conv block without pooling
+    k: int | None = None  # regions that the paper's code keeps per image; from fractions where None
+    # share of regions in use by conv block, 0 to 1, over all images
     fractions: Mapping[str, float] = field(default_factory=dict)
-    config: Any = None
+    config: Any = None  # of the solver; its own where None
 
 
 class Reconstruction(NamedTuple):
-    """What one task gave for one image.
+    """What one task gave for one image."""
 
-    Attributes:
-        numbers: Those of ``NUMBERS``, ``None`` where there is none, and ``"status"``.
-        estimate: What was recovered, as the network counts; ``None`` where nothing was.
-        reference: What it should be, the same shape; ``None`` where only features are known.
-        picture: The estimate in pixels, shape ``(C, H, W)``, where it is an image.
-        error_map: Expected error of each pixel as a picture, shape ``(1, H, W)``, where the solver tells.
-    """
-
-    numbers: dict[str, Any]
-    estimate: Tensor | None
-    reference: Tensor | None
-    picture: Tensor | None
+    numbers: dict[str, Any]  # those of NUMBERS, None where there is none, and "status"
+    estimate: Tensor | None  # what was recovered, as the network counts; None where nothing was
+    reference: Tensor | None  # what it should be, the same shape; None where only features are known
+    picture: Tensor | None  # the estimate in pixels, shape (C, H, W), where it is an image
+    # expected error of each pixel as a picture, shape (1, H, W), where the solver tells
     error_map: Tensor | None = None
 
 

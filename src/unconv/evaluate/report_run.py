@@ -61,45 +61,25 @@ WritePage = Callable[[dict[str, Any], list[Row]], Path]
 
 @dataclass(frozen=True)
 class ReportJob:
-    """A report that is to be made.
+    """A report that is to be made."""
 
-    Attributes:
-        opened: The model and the images.
-        x: The first image that the network takes. Shape ``(1, C, H, W)``.
-        layers: Names of the layers, in execution order.
-        tasks: What is recovered.
-        settings: What reconstruction is told besides; ``region`` is also that of the model-RIP.
-        samples: Random codes of the sampled model-RIP.
-        pictures: Images whose reconstructions are kept as pictures.
-        budget: Seconds; no limit where ``None``.
-        started: Second of ``time.monotonic`` from which they count.
-        decoders: Folder of fitted linear decoders, or ``None``.
-        reference_images: Folder of reference images, or ``None``.
-        seed: Seed of everything random.
-        skipped_modules: ``{"module", "reason"}`` of what is no layer.
-        notes: Remarks for the page.
-        command: What makes the report again.
-        audit: Whether the layers are audited as split points; no conv block is measured then.
-        control: Whether linear decoders are fitted to the same network with random weights too.
-    """
-
-    opened: Opened
-    x: Tensor
-    layers: tuple[str, ...]
+    opened: Opened  # the model and the images
+    x: Tensor  # the first image that the network takes; shape (1, C, H, W)
+    layers: tuple[str, ...]  # names of the layers, in execution order
     tasks: tuple[Task, ...]
-    settings: Settings
+    settings: Settings  # what reconstruction is told besides; region is also that of the model-RIP
     samples: int
-    pictures: int
-    budget: float | None
-    started: float
-    decoders: Path | None
-    reference_images: str | Path | None
+    pictures: int  # images whose reconstructions are kept as pictures
+    budget: float | None  # seconds; no limit where None
+    started: float  # second of time.monotonic from which they count
+    decoders: Path | None  # folder of fitted linear decoders, or None
+    reference_images: str | Path | None  # folder of reference images, or None
     seed: int
-    skipped_modules: list[dict[str, str]]
+    skipped_modules: list[dict[str, str]]  # {"module", "reason"} of what is no layer
     notes: list[str]
-    command: str
-    audit: bool = False
-    control: bool = False
+    command: str  # what makes the report again
+    audit: bool = False  # whether the layers are audited as split points; no conv block is measured then
+    control: bool = False  # whether linear decoders are fitted to the same network with random weights too
 
     def blocks(self) -> dict[str, ConvBlock]:
         """Return the conv blocks among the layers, by layer."""

@@ -36,23 +36,14 @@ SavePicture = Callable[[int, Tensor], str | None]
 
 @dataclass(frozen=True)
 class CertificateConfig:
-    """How much work a certificate is.
+    """How much work a certificate is."""
 
-    Attributes:
-        images: Images whose codes are certified.
-        steps: Lanczos steps; half as many more of conjugate gradients, once per block, for a direction.
-        search: Effort of the search for a lower bound on ``delta_k``.
-        tolerance: Share of the smallest singular value that its residual has to fall below.
-        refine: Whether the upper bounds use their slowest argument.
-        seed: Seed of searches and starts.
-    """
-
-    images: int = 3
-    steps: int = 120
-    search: float = 0.1
-    tolerance: float = 0.05
-    refine: bool = True
-    seed: int = 0
+    images: int = 3  # images whose codes are certified
+    steps: int = 120  # Lanczos steps; half as many more of conjugate gradients, once per block, for a direction
+    search: float = 0.1  # effort of the search for a lower bound on delta_k
+    tolerance: float = 0.05  # share of the smallest singular value that its residual has to fall below
+    refine: bool = True  # whether the upper bounds use their slowest argument
+    seed: int = 0  # seed of searches and starts
 
     @property
     def passes(self) -> int:

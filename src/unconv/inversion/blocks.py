@@ -37,17 +37,12 @@ class BlockGrid:
 
     The map is centred on the image. Where it does not reach the border, positions outside of it are added, and
     blocks that reach over the border are cropped.
-
-    Attributes:
-        image: Spatial sizes of the image.
-        positions: Spatial sizes of the map.
-        stride: Pixels per position and axis.
-        block: Values per position and axis that are kept of the pixels, at most the stride: means over equal parts.
     """
 
-    image: tuple[int, ...]
-    positions: tuple[int, ...]
-    stride: tuple[int, ...]
+    image: tuple[int, ...]  # spatial sizes of the image
+    positions: tuple[int, ...]  # spatial sizes of the map
+    stride: tuple[int, ...]  # pixels per position and axis
+    # values per position and axis that are kept of the pixels, at most the stride: means over equal parts
     block: tuple[int, ...]
 
     @property

@@ -10,15 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Box:
-    """Bounds of an image, such as those of pixels after preprocessing.
+    """Bounds of an image, such as those of pixels after preprocessing."""
 
-    Attributes:
-        low: Broadcasts against images, such as ``(C, 1, 1)``.
-        high: The same.
-    """
-
-    low: Tensor
-    high: Tensor
+    low: Tensor  # broadcasts against images, such as (C, 1, 1)
+    high: Tensor  # the same
 
     def project(self, x: Tensor) -> Tensor:
         """Nearest image within the bounds."""

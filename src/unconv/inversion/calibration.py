@@ -19,21 +19,15 @@ from unconv.stationary import StationaryPreconditioner
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """How refinement is tried.
+    """How refinement is tried."""
 
-    Attributes:
-        noises: Levels of ``GaussNewtonConfig.noise`` to choose from, in ascending order.
-        first: Place of the one that is tried first; then come its neighbours, as long as they do better.
-        trial: Passes of each trial.
-        passes: Passes with the level chosen; the next number where refinement does not pay, or not that long.
-        least_gain: Share of the linear estimate's error that has to be gained, or none is made.
-    """
-
+    # levels of GaussNewtonConfig.noise to choose from, in ascending order
     noises: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
-    first: int = 1
-    trial: int = 4
+    first: int = 1  # place of the one that is tried first; then come its neighbours, as long as they do better
+    trial: int = 4  # passes of each trial
+    # passes with the level chosen; the next number where refinement does not pay, or not that long
     passes: tuple[int, ...] = (12, 36)
-    least_gain: float = 0.03
+    least_gain: float = 0.03  # share of the linear estimate's error that has to be gained, or none is made
 
     def lengths(self, most: int) -> list[int]:
         """Return how many passes are tried, where no more than so many will be made."""
@@ -46,34 +40,20 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class Refinement:
-    """What refinement gains on reference images that had no part in any fit.
+    """What refinement gains on reference images that had no part in any fit."""
 
-    Attributes:
-        noise: The level that ``GaussNewtonConfig.noise`` is set to.
-        errors: Mean relative error of the linear estimates, times the share that is left of it after so many passes
-            in the image that gains least; for each kind of side information that was tried. The first is the linear
-            estimates' own.
-        least_gain: See ``CalibrationConfig``.
-    """
-
-    noise: float
+    noise: float  # the level that GaussNewtonConfig.noise is set to
+    # mean relative error of the linear estimates, times the share that is left of it after so many passes in the image
+    # that gains least; for each kind of side information that was tried. The first is the linear estimates' own.
     errors: dict[SideInfo, tuple[float, ...]] = field(default_factory=dict)
-    least_gain: float = CalibrationConfig.least_gain
+    least_gain: float = CalibrationConfig.least_gain  # see CalibrationConfig
 
     def _tried(self, side_info: SideInfo) -> tuple[float, ...]:
         # with more side information refinement pays wherever it does without
         return self.errors.get(side_info, self.errors["none"])
 
     def helpful(self, side_info: SideInfo, passes: int) -> SideInfo:
-        """The part of what is known with which refinement comes nearest on reference images, all where untried.
-
-        Args:
-            side_info: What is known.
-            passes: Number of passes.
-
-        Returns:
-            The kind of side information to use.
-        """
+        """Return the kind of side information, of those known, with which refinement comes nearest; all if untried."""
         if side_info not in self.errors:
             return side_info
         known: tuple[SideInfo, ...] = SIDE_INFO[: SIDE_INFO.index(side_info) + 1]
@@ -83,15 +63,7 @@ class Refinement:
         return min(foretold, key=lambda kind: foretold[kind])
 
     def best(self, side_info: SideInfo, most: int) -> int:
-        """The number of passes with the least error, as far as that was tried.
-
-        Args:
-            side_info: What is known.
-            most: Largest number.
-
-        Returns:
-            0 where the linear estimate is as good, ``most`` where errors still fell at the end of the trial.
-        """
+        """Return the number of passes with the least error as far as that was tried, 0 where none pay."""
         errors = self._tried(side_info)
         tried = errors[: most + 1]
         least = min(reversed(range(len(tried))), key=tried.__getitem__)
@@ -105,15 +77,7 @@ class Refinement:
         return self.best(side_info, last) == last
 
     def foretold(self, side_info: SideInfo, passes: int) -> float:
-        """The relative error to expect after a number of passes.
-
-        Args:
-            side_info: What is known.
-            passes: So many; beyond those that were tried errors go on to fall with the same power of their number.
-
-        Returns:
-            The error.
-        """
+        """Return the relative error to expect after some passes; beyond the trial it falls with the same power."""
         errors = self._tried(side_info)
         last, passes = len(errors) - 1, self.best(side_info, passes)
         if passes <= last:
@@ -140,24 +104,11 @@ def calibrate(
 ) -> Refinement:
     """Try refinement on reference images, so that what is chosen has not seen any image under test.
 
-    Gauss-Newton makes a few passes with one level of noise after the other, and more with the best one. Where these
-    do not pay, or only so many of them, it makes still more, and each kind of side information is tried too.
-
-    Args:
-        function: The layer.
-        preconditioner: Its stationary preconditioner, made without these images.
-        images: Reference images. Shape ``(N, C, *spatial)``.
-        estimates: Of a linear decoder that has not seen them. The same shape.
-        kinds: Kinds of side information that will be known.
-        most: Largest number of passes that will be made.
-        compare: Whether each kind is tried even where refinement pays without it, to see which of them helps.
-        features: Of the images, where they are not the function's own, such as noisy ones.
-        solver: What refinement will be told.
-        config: How it is tried.
-        known: What was found before; only what it lacks is tried.
-
-    Returns:
-        The level of noise, and errors against passes.
+    Gauss-Newton makes a few passes with one level of noise after the other, and more with the best one. Where these do
+    not pay, or only so many of them, it makes still more, and each kind of side information is tried too (``compare``:
+    in any case). ``images`` and a linear decoder's ``estimates`` of them, both ``(N, C, *spatial)``, had no part in the
+    preconditioner or the decoder. ``most``: passes that will be made at most; ``features``: of the images where they
+    are not the function's own, such as noisy ones; ``known``: what was found before, only its gaps are tried.
     """
     config, solver = config or CalibrationConfig(), solver or GaussNewtonConfig()
     with torch.no_grad():

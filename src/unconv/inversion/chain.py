@@ -17,15 +17,11 @@ from unconv.sparsity import Code, CodeKind
 
 @dataclass(frozen=True)
 class Trail:
-    """What the blocks on the way from the image left behind, as far as a decoder may know it.
+    """What the blocks on the way from the image left behind, as far as a decoder may know it."""
 
-    Attributes:
-        codes: The network's code of each block, of which only switches (and, with gates, the zeros) are used.
-        gates: On/off pattern of each block. Shape ``(N, K, *spatial)``, bool.
-    """
-
+    # the network's code of each block, of which only switches (and, with gates, the zeros) are used
     codes: dict[str, Code]
-    gates: dict[str, Tensor]
+    gates: dict[str, Tensor]  # on/off pattern of each block; shape (N, K, *spatial), bool
 
 
 def chain_to_image(blocks: ConvBlocks, name: str) -> tuple[ConvBlock, ...]:

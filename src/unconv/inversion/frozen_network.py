@@ -40,18 +40,14 @@ PIECEWISE_LINEAR = ("relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid", "p
 
 @dataclass(frozen=True)
 class SideInformation:
-    """What a decoder knows about a batch of images besides the features.
+    """What a decoder knows about a batch of images besides the features."""
 
-    Attributes:
-        side_info: ``"none"``, ``"switches"`` (of every max pooling) or ``"gates"`` (and the branch of every ReLU).
-        switches: Per max pooling, in the order of execution, the flat place of each region's maximum. Shape
-            ``(N, K, *pooled)``.
-        gates: Per piecewise linear activation, in the order of execution, slope and offset of the branch
-            that each entry is on. Each of the shape of the activation.
-    """
-
+    # "none", "switches" (of every max pooling) or "gates" (and the branch of every ReLU)
     side_info: SideInfo = "none"
+    # per max pooling, in the order of execution, the flat place of each region's maximum; shape (N, K, *pooled)
     switches: tuple[Tensor, ...] = ()
+    # per piecewise linear activation, in the order of execution, slope and offset of the branch that each entry is on.
+    # Each of the shape of the activation.
     gates: tuple[tuple[Tensor, Tensor | None], ...] = ()
 
     def select(self, indices: Tensor) -> SideInformation:
@@ -72,18 +68,10 @@ class LayerFunction:
     """
 
     def __init__(self, model: nn.Module, layer: str, input_shape: Sequence[int], example: Tensor | None = None) -> None:
-        """Prepare the function; costs two forward passes for one image.
+        """Prepare the function, by two forward passes for one image: an ``example`` that reaches the layer, or noise.
 
-        Args:
-            model: The network.
-            layer: Module path, ``"output"`` for the whole network; ``module[0]`` or ``module['key']`` where a module
-                gives a tuple or a dict.
-            input_shape: Shape of one image, such as ``(3, 224, 224)``.
-            example: An image that reaches the layer, where not every one does; noise where ``None``.
-
-        Raises:
-            UsageError: If the network has no such layer.
-            UnconvError: If the forward pass does not reach it, or its output is no floating-point tensor.
+        UsageError if the network has no such layer; UnconvError if it is not reached, or gives no floating-point
+        tensor.
         """
         self.model = model
         self.layer = layer
@@ -128,18 +116,9 @@ class LayerFunction:
     def __call__(
         self, x: Tensor, known: SideInformation = NO_SIDE_INFORMATION, *, mode: _NonlinearityMode | None = None
     ) -> Tensor:
-        """The features of images, differentiable once and twice with respect to them.
+        """The features ``(N, *shape)`` of images ``(N, *input_shape)``, differentiable once and twice.
 
-        Args:
-            x: Images. Shape ``(N, *input_shape)``.
-            known: What is held fixed.
-            mode: Runs the non-linearities; by ``known`` where ``None``.
-
-        Returns:
-            Shape ``(N, *shape)``.
-
-        Raises:
-            UnconvError: If what is known comes from another network or image size.
+        What is ``known`` is held fixed, or ``mode`` runs the non-linearities. UnconvError if it is another network's.
         """
         # oneDNN and cuDNN have their fastest convolutions in channels_last, on the CPU up to twice as fast
         x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
@@ -148,14 +127,9 @@ class LayerFunction:
     def with_violations(self, x: Tensor, known: SideInformation) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The features, and how far images are from the known branches being the network's own.
 
-        Args:
-            x: Images. Shape ``(N, *input_shape)``.
-            known: What is held fixed.
-
-        Returns:
-            Features of shape ``(N, *shape)``; and for each known pooling and activation ``||own - known||^2``, between
-            what the network itself and what the known branches make of their input, beside ``||known||^2``. Each of
-            shape ``(N,)``; the first vanish at images that take the known branches.
+        For each known pooling and activation ``||own - known||^2``, between what the network itself and what the known
+        branches make of their input, beside ``||known||^2``, each of shape ``(N,)``; the first vanish at images that
+        take the known branches.
         """
         mode = _FrozenMode(known, violations=True)
         return self(x, mode=mode), mode.violations
@@ -181,15 +155,7 @@ class LayerFunction:
         return self(x, mode=mode), mode.margins
 
     def record(self, x: Tensor, side_info: SideInfo) -> SideInformation:
-        """The side information of true images.
-
-        Args:
-            x: Images. Shape ``(N, *input_shape)``.
-            side_info: Which kind.
-
-        Returns:
-            What a decoder may know.
-        """
+        """Return the side information of a kind of true images ``(N, *input_shape)``."""
         if side_info == "none":
             return NO_SIDE_INFORMATION
         mode = _RecordingMode(gates=side_info == "gates")

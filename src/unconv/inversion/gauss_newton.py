@@ -63,30 +63,17 @@ def gauss_newton(
     config: GaussNewtonConfig | None = None,
     watch: Watch | None = None,
 ) -> Solution[Tensor]:
-    """Find images with given features.
+    """Find images with given features ``y``, shape ``(N, *function.shape)``.
 
     Gauss-Newton steps ``-(J^T J + nu C^-1)^-1 g`` on a ``Misfit``, with the average of ``J^T J`` over places and
     reference images in place of each image's own, so that a step costs one pass and no linear solve. What the average
     misses, L-BFGS learns from the steps (Nocedal and Wright 2006, algorithm 7.4).
 
-    Args:
-        function: The network up to a layer, ``f``.
-        features: Features ``y`` of ``N`` images. Shape ``(N, *function.shape)``.
-        known: Side information, from ``function.record``.
-        initial: First images, such as those of a linear decoder; noise of little contrast where ``None``.
-        linear: Estimates of the linear decoder, at which ``noise`` is meant; ``initial`` where ``None``.
-        box: Bounds, which the result is projected on.
-        passes: Most passes per image; the configuration's where ``None``.
-        preconditioner: The posterior covariance ``(H / nu + C^-1)^-1``; the identity in its place where ``None``.
-        config: How it works.
-        watch: Called with the images after every evaluation.
-
-    Returns:
-        Images, shape ``(N, *input)``; ``history`` holds ``||f(x) - y|| / ||y||`` after every evaluation.
-        ``"stalled"`` images have no descent, ``"constant"`` ones keep the first image: their features say nothing.
-
-    Raises:
-        UnconvError: If the features are not finite, have another shape than the layer's, or no gradient passes.
+    ``known`` is from ``function.record``; ``initial`` are first images, noise of little contrast where ``None``;
+    ``linear`` the linear decoder's estimates, at which ``noise`` is meant; results are projected on the ``box``.
+    Returns images ``(N, *input)``; ``history`` holds ``||f(x) - y|| / ||y||`` after every evaluation. ``"stalled"``
+    images have no descent, ``"constant"`` ones keep the first image: their features say nothing. UnconvError if
+    features are not finite, have another shape than the layer's, or no gradient passes.
     """
     config = config or GaussNewtonConfig()
     check_features(function, features)

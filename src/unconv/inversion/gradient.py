@@ -18,21 +18,13 @@ from unconv.solvers.solution import Solution, Status
 
 @dataclass(frozen=True)
 class Regulariser:
-    """Priors of Mahendran and Vedaldi 2015, section 2, each averaged over the image's entries.
+    """Priors of Mahendran and Vedaldi 2015, section 2, each averaged over the image's entries."""
 
-    Attributes:
-        total_variation: Weight of ``(dx^2 + dy^2)^(beta / 2)``.
-        beta: Its exponent.
-        alpha_norm: Weight of ``|x|^alpha``.
-        alpha: Its exponent.
-        scale: What counts as one unit of contrast in the image.
-    """
-
-    total_variation: float = 0.0
-    beta: float = 2.0
-    alpha_norm: float = 0.0
-    alpha: float = 6.0
-    scale: float = 1.0
+    total_variation: float = 0.0  # weight of (dx^2 + dy^2)^(beta / 2)
+    beta: float = 2.0  # its exponent
+    alpha_norm: float = 0.0  # weight of |x|^alpha
+    alpha: float = 6.0  # its exponent
+    scale: float = 1.0  # what counts as one unit of contrast in the image
 
     def value(self, x: Tensor) -> Tensor:
         """Return the sum of both. Shape ``(N, C, *spatial)`` to ``(N,)``."""
@@ -85,23 +77,9 @@ def gradient_descent(
     config: GradientConfig | None = None,
     watch: Callable[[Tensor], None] | None = None,
 ) -> Solution[Tensor]:
-    """Minimise ``||f(x) - y||^2 / ||y||^2`` plus priors by Adam.
+    """Minimise ``||f(x) - y||^2 / ||y||^2`` plus priors by Adam; arguments and errors are those of ``gauss_newton``.
 
-    Args:
-        function: The network up to a layer, ``f``.
-        features: Features ``y`` of ``N`` images. Shape ``(N, *function.shape)``.
-        known: Side information, from ``function.record``.
-        initial: First images; zero where ``None``.
-        box: Bounds, to which iterates are clipped.
-        passes: Largest number of passes per image; no limit of its own where ``None``.
-        config: How it works.
-        watch: Called with the images after every step.
-
-    Returns:
-        For each image the iterate of least loss; ``history`` holds ``||f(x) - y|| / ||y||`` of the iterates.
-
-    Raises:
-        UnconvError: If the features are not finite, have another shape than the layer's, or no gradient passes.
+    Returns for each image the iterate of least loss; ``history`` holds ``||f(x) - y|| / ||y||`` of the iterates.
     """
     config = config or GradientConfig()
     check_features(function, features)

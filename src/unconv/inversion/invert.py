@@ -40,31 +40,15 @@ def invert_features(
     config: GaussNewtonConfig | GradientConfig | None = None,
     progress: Callable[[Tensor], None] | None = None,
 ) -> Solution[Tensor]:
-    """Recover images from a layer's features.
+    """Recover images ``(N, *function.input_shape)`` from a layer's features ``(N, *function.shape)``.
 
-    Args:
-        function: The layer.
-        features: Features ``y`` of ``N`` images. Shape ``(N, *function.shape)``.
-        known: Side information, from ``function.record``; not read by ``"linear"``.
-        method: ``"linear"``, ``"gauss-newton"`` or ``"gradient"``.
-        passes: Largest number of passes per image, one forward and one backward pass up to the layer each; the
-            method's own limit where ``None``.
-        box: Bounds of images.
-        initial: Where to begin. Shape ``(N, *function.input_shape)``; the decoder's estimate where ``None``, and
-            without a decoder the method's own.
-        decoder: The layer's linear decoder; needed by ``"linear"``.
-        preconditioner: The layer's stationary preconditioner, for Gauss-Newton; it makes the most of few passes.
-        config: Of the method: ``GaussNewtonConfig`` or ``GradientConfig``.
-        progress: Called with the images after every step.
+    ``method`` is ``"linear"``, which needs the layer's ``decoder``, ``"gauss-newton"``, which makes the most of few
+    passes with its ``preconditioner``, or ``"gradient"``; ``initial`` is the decoder's estimate where ``None``.
+    ``history`` holds ``||f(x) - y|| / ||y||`` at the start and after every step. ``"constant"``: the features say
+    nothing, and the image is where the solver began.
 
-    Returns:
-        Images, shape ``(N, *function.input_shape)``, how their solvers ended and what they cost; ``history`` holds
-        ``||f(x) - y|| / ||y||`` at the start and after every step. ``"constant"``: the features say nothing, and the
-        image is where the solver began.
-
-    Raises:
-        UsageError: If the method does not exist, has no decoder, or another method's config is given.
-        UnconvError: If the features are not the layer's, no gradient passes to the image, or the result is not finite.
+    UsageError if the method does not exist, has no decoder, or another method's config is given; UnconvError if the
+    features are not the layer's, no gradient passes to the image, or the result is not finite.
     """
     if method not in METHODS:
         raise UsageError(f"method is {method!r}; use one of {', '.join(METHODS)}")

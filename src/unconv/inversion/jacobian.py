@@ -12,22 +12,11 @@ class Jacobian:
     """The derivative ``J`` at a batch of points; each product costs one pass one way, none the primal again.
 
     ``J^T w`` is a backward pass. It is linear in ``w``, so ``J x`` is the backward pass of that backward pass: for
-    convolutions the forward convolution, exactly, without recomputing any activation.
-
-    Attributes:
-        value: The function at the points.
-        input_shape: Shape of one point.
-        output_shape: Shape of the function's value at one point.
-        dtype: Type of the points.
+    convolutions the forward convolution, exactly, without recomputing any activation. ``value`` is the function's.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        """Record the function at a batch: one forward and one backward pass.
-
-        Args:
-            function: Maps points to values, each point for itself; twice differentiable, but for kinks.
-            x: Points. Shape ``(N, *input)``.
-        """
+        """Record a twice differentiable function at points ``(N, *input)``: one forward and one backward pass."""
         with torch.enable_grad():
             self._x = x.detach().requires_grad_()
             self._y = function(self._x)

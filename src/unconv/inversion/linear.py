@@ -31,25 +31,19 @@ NUMBERS = ("kind", "stride", "block", "ridge", "status", "note")
 
 @dataclass(frozen=True)
 class LinearDecoder:
-    """An affine map from features to images, and what it misses in images that it has not seen.
-
-    Attributes:
-        weights: The map.
-        channels: Channels of the image.
-        residuals: What estimates of held-out images miss, by weights that these had no part in.
-            Shape ``(n, C, *spatial)``; ``None`` where no reference image was held out.
-        examples: The first of these images, on which refinement is calibrated. Shape ``(m, C, *spatial)``.
-        explained: Explained variance of the same estimates.
-        error_model: Squared errors to expect, from the same estimates.
-        refinement: How far refinement of its estimates pays, once that was measured.
-    """
+    """An affine map from features to images, and what it misses in images that it has not seen."""
 
     weights: Weights
-    channels: int
+    channels: int  # channels of the image
+    # what estimates of held-out images miss, by weights that these had no part in; shape (n, C, *spatial); None
+    # where no reference image was held out.
     residuals: Tensor | None = None
+    # the first of these images, on which refinement is calibrated; shape (m, C, *spatial)
     examples: Tensor | None = field(default=None, repr=False)
-    explained: ExplainedVariance | None = field(default=None, repr=False)
+    explained: ExplainedVariance | None = field(default=None, repr=False)  # explained variance of the same estimates
+    # squared errors to expect, from the same estimates
     error_model: ErrorModel | None = field(default=None, repr=False)
+    # how far refinement of its estimates pays, once that was measured
     refinement: Refinement | None = field(default=None, repr=False)
 
     @property
@@ -71,18 +65,7 @@ class LinearDecoder:
         return self.weights.note
 
     def __call__(self, features: Tensor, image_shape: Sequence[int]) -> Tensor:
-        """Estimates of images.
-
-        Args:
-            features: Features of ``N`` images, as the decoder was fitted to.
-            image_shape: Shape ``(C, *spatial)`` of one image.
-
-        Returns:
-            Shape ``(N, C, *spatial)``.
-
-        Raises:
-            UnconvError: If the features or the image shape are not those of the decoder.
-        """
+        """Estimates ``(N, C, *spatial)`` from features that the decoder was fitted to; UnconvError for others."""
         channels, *spatial = (int(n) for n in image_shape)
         weights = self.weights
         if channels != self.channels or len(spatial) != len(weights.block):
@@ -106,27 +89,16 @@ class LinearDecoder:
         return F.interpolate(coarse, tuple(spatial), mode=SMOOTH[len(spatial)], align_corners=False)
 
     def expected_squared_error(self, estimates: Tensor) -> Tensor:
-        """The posterior variance as a map: the squared error to expect at each pixel of this decoder's estimates.
+        """The squared error to expect at each pixel of estimates ``(N, C, *spatial)``, shape ``(N, *spatial)``.
 
-        Args:
-            estimates: Shape ``(N, C, *spatial)``.
-
-        Returns:
-            Shape ``(N, *spatial)``, a mean over channels.
-
-        Raises:
-            UnconvError: If no reference image was held out.
+        The posterior variance, a mean over channels. UnconvError if no reference image was held out.
         """
         if self.error_model is None:
             raise UnconvError("no reference image was held out when this decoder was fitted; give at least two")
         return self.error_model(estimates)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; residuals, which only enter averages, in half precision.
-
-        Args:
-            path: The file; its folder exists.
-        """
+        """Write a safetensors file; residuals, which only enter averages, in half precision."""
         tensors = {name: getattr(self.weights, name) for name in TENSORS}
         numbers: dict[str, Any] = {name: getattr(self.weights, name) for name in NUMBERS}
         numbers["channels"] = self.channels
@@ -146,17 +118,7 @@ class LinearDecoder:
 
     @staticmethod
     def load(path: str | Path) -> LinearDecoder:
-        """Read what ``save`` wrote.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The decoder.
-
-        Raises:
-            UnconvError: If the file holds no linear decoder.
-        """
+        """Read what ``save`` wrote; UnconvError if the file holds no linear decoder."""
         try:
             with safe_open(str(path), "pt") as file:
                 numbers = json.loads((file.metadata() or {})["linear_decoder"])
@@ -203,7 +165,7 @@ def fit_linear_decoders(
     config: LinearConfig | None = None,
     strides: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, LinearDecoder]:
-    """Fit a decoder per layer, all in one pass over reference images.
+    """Fit a decoder per layer, all in one pass over reference images, batches ``(N, C, *spatial)`` of one shape.
 
     From the features around each position to the block of pixels that the position stands for (``BlockGrid``), by
     ridge regression. The regularisation is the one that predicts held-out reference images best; the decoder is then
@@ -211,21 +173,9 @@ def fit_linear_decoders(
     coarse image, with the regularisation that has the least leave-one-image-out error.
 
     What is read where there are more channels than there is room for is decided on the first batch; let it hold images
-    of every kind.
-
-    Args:
-        capture: Features of all layers for a batch of images, in one forward pass.
-        references: Batches ``(N, C, *spatial)`` of preprocessed images, all of one shape.
-        layers: Names that ``capture`` gives features under.
-        config: How to fit.
-        strides: Pixels per position and axis, for layers where they are known; otherwise they are inferred from the
-            sizes (``infer_stride``).
-
-    Returns:
-        A decoder per layer.
-
-    Raises:
-        UnconvError: If there are no reference images, their shapes differ, or a layer has no features.
+    of every kind. ``capture`` gives the features of all layers for a batch in one forward pass; ``strides``, pixels per
+    position and axis, are inferred where they are not known. UnconvError if there are no reference images, their shapes
+    differ, or a layer has no features.
     """
     config = config or LinearConfig()
     batches = [batch for batch in references if len(batch)]

@@ -20,44 +20,26 @@ from unconv.errors import UnconvError
 
 @dataclass(frozen=True)
 class DeadLeavesConfig:
-    """How synthetic images are drawn (Lee, Mumford and Huang 2001: occlusion with power-law sizes).
+    """How synthetic images are drawn (Lee, Mumford and Huang 2001: occlusion with power-law sizes)."""
 
-    Attributes:
-        shapes: Occluding shapes per image.
-        smallest: Least radius, as a share of the longest side (but at least one pixel).
-        largest: Largest radius, as a share of the longest side.
-        size_power: Radii have density ``r^-size_power``.
-        colour: Standard deviation of a channel around the luminance of its shape.
-        texture: Largest standard deviation of the 1/f texture of a shape, around its colour.
-        gradient: Largest change of luminance across a shape.
-        blur: Largest standard deviation of the blur of the whole image, in pixels.
-        noise: Largest standard deviation of the white noise on top.
-    """
-
-    shapes: int = 350
-    smallest: float = 0.008
-    largest: float = 0.5
-    size_power: float = 2.0
-    colour: float = 0.05
-    texture: float = 0.2
-    gradient: float = 0.2
-    blur: float = 0.9
-    noise: float = 0.01
+    shapes: int = 350  # occluding shapes per image
+    smallest: float = 0.008  # least radius, as a share of the longest side (but at least one pixel)
+    largest: float = 0.5  # largest radius, as a share of the longest side
+    size_power: float = 2.0  # radii have density r^-size_power
+    colour: float = 0.05  # standard deviation of a channel around the luminance of its shape
+    texture: float = 0.2  # largest standard deviation of the 1/f texture of a shape, around its colour
+    gradient: float = 0.2  # largest change of luminance across a shape
+    blur: float = 0.9  # largest standard deviation of the blur of the whole image, in pixels
+    noise: float = 0.01  # largest standard deviation of the white noise on top
 
 
 @dataclass(frozen=True)
 class References:
-    """Reference images.
+    """Reference images."""
 
-    Attributes:
-        images: Pixels in ``[0, 1]``. Shape ``(N, C, *spatial)``.
-        synthetic: How many of them are synthetic; the two kinds take turns.
-        dropped: How many packaged photographs show what an image under test shows, and were left out.
-    """
-
-    images: Tensor
-    synthetic: int
-    dropped: int
+    images: Tensor  # pixels in [0, 1]; shape (N, C, *spatial)
+    synthetic: int  # how many of them are synthetic; the two kinds take turns
+    dropped: int  # how many packaged photographs show what an image under test shows, and were left out
 
 
 def reference_images(
@@ -69,22 +51,10 @@ def reference_images(
     config: DeadLeavesConfig | None = None,
     seed: int = 0,
 ) -> References:
-    """Synthetic images and crops of packaged photographs.
+    """Synthetic images and crops of packaged photographs, of a shape ``(C, *spatial)``, always the same number in all.
 
-    Where there are no photographs of a shape (not two-dimensional, or neither one nor three channels), synthetic
-    images take their place, so the number is always the same.
-
-    Args:
-        image_shape: Shape ``(C, *spatial)`` of one image, one to three spatial axes.
-        synthetic: Number of synthetic images.
-        photographs: Number of crops of photographs.
-        exclude: Images under test, ``(N, C, H, W)``, preprocessed or not: no photograph that one of them was cut
-            from is used.
-        config: How synthetic images are drawn.
-        seed: Seed of all draws.
-
-    Returns:
-        The images.
+    No photograph is used that one of the images under test, ``exclude``, was cut from, ``(N, C, H, W)``, preprocessed
+    or not. Where there are no photographs of a shape, synthetic images take their place.
     """
     crops, dropped = crop_photographs(image_shape, photographs, exclude=exclude, seed=seed)
     count = synthetic + photographs - len(crops)
@@ -99,19 +69,10 @@ def reference_images(
 def dead_leaves(
     count: int, image_shape: Sequence[int], *, config: DeadLeavesConfig | None = None, seed: int = 0
 ) -> Tensor:
-    """Synthetic images: discs and boxes that occlude each other, with the edges and the spectrum of photographs.
+    """Synthetic images ``(count, C, *spatial)`` in ``[0, 1]``: discs and boxes that occlude each other.
 
-    Args:
-        count: Number of images.
-        image_shape: Shape ``(C, *spatial)`` of one image, one to three spatial axes.
-        config: How they are drawn.
-        seed: Seed; image ``n`` of a seed is the same whatever the count.
-
-    Returns:
-        Pixels in ``[0, 1]``. Shape ``(count, C, *spatial)``, float32.
-
-    Raises:
-        UnconvError: If the shape is none of an image.
+    They have the edges and the spectrum of photographs. Image ``n`` of a seed is the same whatever the count;
+    UnconvError if the shape is none of an image.
     """
     shape = tuple(int(n) for n in image_shape)
     if not 2 <= len(shape) <= 4 or min(shape) < 1:
@@ -205,19 +166,10 @@ def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
 def crop_photographs(
     image_shape: Sequence[int], count: int, *, exclude: Tensor | None = None, seed: int = 0
 ) -> tuple[Tensor, int]:
-    """Crops of the photographs inside the scikit-image package; nothing is downloaded.
+    """Crops ``(count, C, H, W)`` in ``[0, 1]`` of scikit-image's photographs, and how many of these were left out.
 
-    Crops go round the photographs, at a random scale (whole, or up to four times closer), place and flip.
-
-    Args:
-        image_shape: Shape ``(C, H, W)`` of one image.
-        count: Number of crops.
-        exclude: Images under test, see ``reference_images``.
-        seed: Seed of the crops.
-
-    Returns:
-        Pixels in ``[0, 1]``, shape ``(count, C, H, W)``, none where there are no photographs of this shape or all
-        of them are under test; and how many photographs were left out because they are.
+    At a random scale (whole, or up to four times closer), place and flip. There are none for other shapes, or where all
+    photographs are under test.
     """
     shape = tuple(int(n) for n in image_shape)
     if len(shape) != 3 or shape[0] not in {1, 3} or not count:
@@ -263,19 +215,10 @@ def _crop(photograph: Tensor, shape: tuple[int, ...], rng: np.random.Generator) 
 
 
 def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85, side: int = 16) -> bool:
-    """Whether one of some images was cut out of a photograph, by content: whatever the crop, scale and preprocessing.
+    """Whether one of some images was cut out of a photograph ``(C, H, W)``: whatever the crop, scale and preprocessing.
 
-    The images, made small, are looked for in the photograph at a series of sizes by normalised cross-correlation
-    of the mean over channels.
-
-    Args:
-        photograph: Shape ``(C, H, W)``.
-        images: Shape ``(N, C', H', W')``; other channel counts and affine preprocessing do no harm.
-        threshold: Correlation from which on an image counts as found.
-        side: Short side of the small images, in pixels.
-
-    Returns:
-        Whether one was found.
+    The images ``(N, C', H', W')``, made small, are looked for in the photograph at a series of sizes by normalised
+    cross-correlation of the mean over channels.
     """
     if images.ndim != 4 or not len(images):
         return False

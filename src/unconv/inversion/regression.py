@@ -16,78 +16,52 @@ from unconv.inversion.ridge import NormalEquations, RidgeSolver, choose_on_held_
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """How linear decoders are fitted.
+    """How linear decoders are fitted."""
 
-    Attributes:
-        max_unknowns: Most numbers that a pixel block is predicted from; memory and time of a layer go with its square
-            and cube.
-        neighbourhoods: Positions per axis of the near and of the far neighbourhood. Near a position all channels are
-            read, or as many components as ``max_unknowns`` leaves room for; farther away only a few components. The
-            first pair is taken that leaves room for ``least_share`` of the channels and for which there are enough
-            positions.
-        far_components: Components that are read of the far neighbourhood.
-        least_share: See ``neighbourhoods``.
-        fewest_samples: Positions per unknown that there have to be at least.
-        max_operations: Most multiply-adds for the normal equations of one layer; where all positions would take more,
-            some are chosen at random.
-        held_out_every: Every so many-th reference image takes no part until the regularisation is chosen.
-        ridge: Regularisation that the search begins with, in units of the mean diagonal of the normal equations.
-        ridge_step: Ratio of neighbouring regularisations.
-        ridge_range: Least and largest regularisation.
-        max_block: Most values per axis that a position predicts; with larger strides a coarser image is predicted
-            and interpolated.
-        vector_grid: Values per axis of the coarse image that vectors predict.
-        kept_residuals: Held-out images whose residuals are kept.
-        seed: Seed of the choice of positions.
-    """
-
+    # most numbers that a pixel block is predicted from; memory and time of a layer go with its square and cube
     max_unknowns: int = 2800
+    # positions per axis of the near and of the far neighbourhood. Near a position all channels are read, or as many
+    # components as max_unknowns leaves room for; farther away only a few components. The first pair is taken that
+    # leaves room for least_share of the channels and for which there are enough positions.
     neighbourhoods: tuple[tuple[int, int], ...] = ((3, 7), (3, 5), (3, 3), (1, 7), (1, 5), (1, 3), (1, 1))
-    far_components: int = 12
-    least_share: float = 0.4
-    fewest_samples: float = 2.0
+    far_components: int = 12  # components that are read of the far neighbourhood
+    least_share: float = 0.4  # see neighbourhoods
+    fewest_samples: float = 2.0  # positions per unknown that there have to be at least
+    # most multiply-adds for the normal equations of one layer; where all positions would take more, some are chosen at
+    # random
     max_operations: float = 3e11
-    held_out_every: int = 4
+    held_out_every: int = 4  # every so many-th reference image takes no part until the regularisation is chosen
+    # regularisation that the search begins with, in units of the mean diagonal of the normal equations
     ridge: float = 1e-4
-    ridge_step: float = 10**0.5
-    ridge_range: tuple[float, float] = (1e-7, 1e3)
+    ridge_step: float = 10**0.5  # ratio of neighbouring regularisations
+    ridge_range: tuple[float, float] = (1e-7, 1e3)  # least and largest regularisation
+    # most values per axis that a position predicts; with larger strides a coarser image is predicted and interpolated
     max_block: int = 16
-    vector_grid: int = 16
-    kept_residuals: int = 10
-    seed: int = 0
+    vector_grid: int = 16  # values per axis of the coarse image that vectors predict
+    kept_residuals: int = 10  # held-out images whose residuals are kept
+    seed: int = 0  # seed of the choice of positions
 
 
 @dataclass(frozen=True)
 class Weights:
-    """An affine map from features to blocks of pixels.
+    """An affine map from features to blocks of pixels."""
 
-    Attributes:
-        kind: ``"map"``: a convolution from positions to blocks; ``"vector"``: from all features to a coarse image;
-            ``"mean"``: the features say nothing, and the mean image is returned.
-        near: Convolution of the features, ``(C * prod(block), K + 1, *size)``, the last channel being 1 outside of
-            the map; of a vector, ``(C * prod(block), K)``.
-        bias: Shape ``(C * prod(block),)``.
-        projection: Before ``near``. Shape ``(K, features)``.
-        far: Convolution of a few components, 0 where ``near`` reads. Shape ``(C * prod(block), k, *size)``.
-        far_projection: Before ``far``. Shape ``(k, features)``.
-        stride: Pixels per position and axis; empty for vectors.
-        block: Values per position and axis; for vectors, sizes of the coarse image.
-        ridge: Regularisation, in units of the mean diagonal.
-        status: ``"fitted"``, or why there is nothing to fit.
-        note: What had to be made smaller than planned; empty otherwise.
-    """
-
+    # "map": a convolution from positions to blocks; "vector": from all features to a coarse image; "mean":
+    # the features say nothing, and the mean image is returned
     kind: str
+    # convolution of the features, (C * prod(block), K + 1, *size), the last channel being 1 outside of the map; of
+    # a vector, (C * prod(block), K)
     near: Tensor
-    bias: Tensor
-    projection: Tensor | None
+    bias: Tensor  # shape (C * prod(block),)
+    projection: Tensor | None  # before near; shape (K, features)
+    # convolution of a few components, 0 where near reads; shape (C * prod(block), k, *size)
     far: Tensor | None
-    far_projection: Tensor | None
-    stride: tuple[int, ...]
-    block: tuple[int, ...]
-    ridge: float
-    status: str = "fitted"
-    note: str = ""
+    far_projection: Tensor | None  # before far; shape (k, features)
+    stride: tuple[int, ...]  # pixels per position and axis; empty for vectors
+    block: tuple[int, ...]  # values per position and axis; for vectors, sizes of the coarse image
+    ridge: float  # regularisation, in units of the mean diagonal
+    status: str = "fitted"  # "fitted", or why there is nothing to fit
+    note: str = ""  # what had to be made smaller than planned; empty otherwise
 
 
 def mean_image(mean: Tensor, block: tuple[int, ...], status: str) -> Weights:
@@ -97,19 +71,11 @@ def mean_image(mean: Tensor, block: tuple[int, ...], status: str) -> Weights:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read around a position.
+    """What is read around a position."""
 
-    Attributes:
-        near: Positions per axis at which the channels or components are read.
-        kept: How many of them.
-        far: Positions per axis at which a few components are read; those of ``near`` are left out.
-        components: How many.
-        dims: Number of axes.
-    """
-
-    near: int
+    near: int  # positions per axis at which the channels or components are read
     kept: int
-    far: int
+    far: int  # positions per axis at which a few components are read; those of near are left out
     components: int
     dims: int
 

@@ -15,21 +15,13 @@ AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 @dataclass(frozen=True)
 class ExplainedVariance:
-    """``1 - ||error||^2 / ||image||^2`` in octaves of spatial frequency.
+    """``1 - ||error||^2 / ||image||^2`` in octaves of spatial frequency."""
 
-    Attributes:
-        edges: Frequencies between the bands, in cycles per pixel, from 0 up. Shape ``(bands + 1,)``.
-        luminance: Of the mean over channels; NaN where the images have nothing there. Shape ``(bands,)``.
-        colour: Of the differences from that mean. Shape ``(bands,)``.
-        luminance_total: Of all frequencies.
-        colour_total: Of all frequencies; NaN with one channel.
-    """
-
-    edges: Tensor
-    luminance: Tensor
-    colour: Tensor
-    luminance_total: float
-    colour_total: float
+    edges: Tensor  # frequencies between the bands, in cycles per pixel, from 0 up; shape (bands + 1,)
+    luminance: Tensor  # of the mean over channels; NaN where the images have nothing there; shape (bands,)
+    colour: Tensor  # of the differences from that mean; shape (bands,)
+    luminance_total: float  # of all frequencies
+    colour_total: float  # of all frequencies; NaN with one channel
 
 
 def explained_variance(images: Tensor, estimates: Tensor, *, bands: int = 6) -> ExplainedVariance:
@@ -71,16 +63,11 @@ class ErrorModel:
 
     What a linear decoder misses is detail, and there is more of it where the estimate varies: the mean squared
     error of reference images that took no part in the fit, in equally full bins of local contrast.
-
-    Attributes:
-        contrast: Mean local standard deviation of each bin, ascending. Shape ``(bins,)``.
-        variance: Mean squared error per pixel and channel of each bin. Shape ``(bins,)``.
-        reach: Pixels on each side that the local standard deviation is taken over.
     """
 
-    contrast: Tensor
-    variance: Tensor
-    reach: int
+    contrast: Tensor  # mean local standard deviation of each bin, ascending; shape (bins,)
+    variance: Tensor  # mean squared error per pixel and channel of each bin; shape (bins,)
+    reach: int  # pixels on each side that the local standard deviation is taken over
 
     @staticmethod
     def of(estimates: Tensor, residuals: Tensor, *, reach: int, bins: int = 16) -> ErrorModel:

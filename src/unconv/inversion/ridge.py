@@ -77,15 +77,10 @@ class RidgeSolver:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A regularisation and the weights of the samples that it was chosen with.
+    """A regularisation and the weights of the samples that it was chosen with."""
 
-    Attributes:
-        ridge: In units of the mean diagonal.
-        weight: Of the fitted samples alone. Shape ``(unknowns + 1, targets)``.
-    """
-
-    ridge: float
-    weight: Tensor
+    ridge: float  # in units of the mean diagonal
+    weight: Tensor  # of the fitted samples alone; shape (unknowns + 1, targets)
 
 
 def choose_on_held_out(
@@ -123,21 +118,13 @@ def choose_on_held_out(
 
 @dataclass(frozen=True)
 class DualRidge:
-    """Ridge regression with more unknowns than samples.
+    """Ridge regression with more unknowns than samples."""
 
-    Attributes:
-        ridge: In units of the mean diagonal of the Gram matrix of the samples.
-        coefficients: ``W = A^T coefficients`` for centred samples ``A``. Shape ``(samples, targets)``.
-        mean: Mean sample. Shape ``(unknowns,)``.
-        mean_target: Shape ``(targets,)``.
-        left_out: Prediction of each sample by the others. Shape ``(samples, targets)``.
-    """
-
-    ridge: float
-    coefficients: Tensor
-    mean: Tensor
-    mean_target: Tensor
-    left_out: Tensor
+    ridge: float  # in units of the mean diagonal of the Gram matrix of the samples
+    coefficients: Tensor  # W = A^T coefficients for centred samples A; shape (samples, targets)
+    mean: Tensor  # mean sample; shape (unknowns,)
+    mean_target: Tensor  # shape (targets,)
+    left_out: Tensor  # prediction of each sample by the others; shape (samples, targets)
 
 
 def dual_ridge(samples: Tensor, targets: Tensor, *, within: tuple[float, float], step: float) -> DualRidge:
