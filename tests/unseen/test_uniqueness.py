@@ -217,6 +217,11 @@ def test_a_tie_leaves_no_radius():
     assert found.radius[0] == 0
     assert found.radius[1] < 1e-3
     assert found.unique is None
+    # every unit exactly at its kink, where it counts as off
+    net = nn.Sequential(cases.conv(bias=False), nn.ReLU()).double().eval()
+    found = find_uniqueness(function_of(net, "1", (3, 12, 12)), torch.zeros_like(flat), whole=0)
+    assert found.radius[0] == 0
+    assert found.radius[1] < 1e-3
 
 
 def test_the_network_stays_in_its_own_precision():

@@ -88,32 +88,21 @@ def leakage_documents(
 
 def leakage_table(documents: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return documents with the best attacker of each, those of a run's rows included, and PSNR in dB."""
-    errors: dict[tuple[str, float, str], list[float]] = {}
+    errors: dict[tuple[str, float], dict[str, list[float]]] = {}
     for row in rows:
         if row["method"] in ATTACKERS and row["side_info"] == "none" and row["psnr"] is not None:
-            key = row["layer"], row["noise"], ATTACKERS[row["method"]]
-            errors.setdefault(key, []).append(10 ** (-row["psnr"] / 10))
+            own = errors.setdefault((row["layer"], row["noise"]), {})
+            own.setdefault(ATTACKERS[row["method"]], []).append(10 ** (-row["psnr"] / 10))
     table = []
     for document in documents:
-        attained = dict(document["attained"])
-        if document["in_pixels"]:
-            own = {a: v for (layer, level, a), v in errors.items() if (layer, level) == _key(document)}
-            attained |= {attacker: sum(values) / len(values) for attacker, values in own.items()}
+        attained, pixels, bound = dict(document["attained"]), document["in_pixels"], document["bound"]
+        for attacker, values in errors.get((document["layer"], document["noise"]), {}).items() if pixels else ():
+            attained[attacker] = sum(values) / len(values)
         best = min(attained, key=lambda attacker: attained[attacker])
-        pixels, bound, ours = document["in_pixels"], document["bound"], attained[best]
-        gap = 10 * math.log10(ours / bound) if ours > 0 and bound > 0 else None
-        table.append({
-            **document,
-            "attained": attained,
-            "best": best,
-            "psnr": {"bound": decibels(bound) if pixels else None, "best": decibels(ours) if pixels else None},
-            "gap_db": gap,
-        })
+        gap = 10 * math.log10(attained[best] / bound) if attained[best] > 0 and bound > 0 else None
+        psnr = {"bound": decibels(bound) if pixels else None, "best": decibels(attained[best]) if pixels else None}
+        table.append({**document, "attained": attained, "best": best, "psnr": psnr, "gap_db": gap})
     return table
-
-
-def _key(document: Mapping[str, Any]) -> tuple[str, float]:
-    return document["layer"], document["noise"]
 
 
 def sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -77,9 +77,11 @@ def least_visible(
         return flat(model.apply(batch(v), noise))
 
     start = model.apply(torch.randn(count, *shape, generator=generator).to(image), noise)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that it has not converged
-        _, vectors = lobpcg(normal, flat(start), M=precondition, largest=False, maxiter=steps, tol=0)
+    vectors = flat(start)
+    if normal(vectors).any():  # else everything is invisible
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it has not converged
+            _, vectors = lobpcg(normal, vectors, M=precondition, largest=False, maxiter=steps, tol=0)
     vectors, _ = np.linalg.qr(vectors)
     found = torch.from_numpy(vectors.T.copy()).to(image).reshape(count, *shape)
     visibility = norms(jacobian.forward(found).double()).cpu()
@@ -94,6 +96,7 @@ def local_model(function: PixelFunction, image: Tensor, generator: torch.Generat
     config = StationaryConfig(probes=PROBES, smoothing=1, taper=0.0)
     normal = average_normal_operator(function, around if function.box is None else around.clamp(0, 1), blocks, config)
     with torch.no_grad():
-        normal = normal / norms(function(image)).double().square().clamp_min(torch.finfo(image.dtype).tiny).cpu()
+        size = norms(function(image)).double().square().cpu()
+    normal = normal / torch.where(size > 0, size, 1.0)
     covariance = VARIANCE * torch.eye(blocks.width, dtype=torch.complex128).expand(normal.shape)
     return StationaryPreconditioner(normal.to(torch.complex128), covariance, blocks)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
@@ -246,8 +247,11 @@ def _nearest(
                 continue
             slack = ROUNDING * margins[tensor].abs().max().item()
             floor = min(floor, max(0.0, abs(margin.item()) - slack) / length)
-            away = -gradient.detach() / length * math.copysign(1.0, margin.item())
-            for beyond in BEYOND:
+            behind = -math.copysign(1.0, margin.item())
+            # on the plane either side may be the other branch
+            signs = (behind, -behind) if abs(margin.item()) <= slack else (behind,)
+            for beyond, sign in product(BEYOND, signs):
+                away = sign * gradient.detach() / length
                 reached = max(abs(margin.item()) / length * (1 + beyond), 1e-3 * beyond)
                 if reached < best and _changes(function, known, image + reached * away):
                     best, witness = reached, (image + reached * away)[0]
