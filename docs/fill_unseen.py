@@ -1,6 +1,6 @@
 """Fill the tables of unseen.md from the committed results: ``python docs/fill_unseen.py``.
 
-A table stands between ``<!-- leakage: MODEL -->`` and ``<!-- end -->``.
+A table stands between ``<!-- NAME: MODEL -->`` and ``<!-- end -->``; the names are those of ``TABLES``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 PAGE = Path(__file__).with_name("unseen.md")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
-HEADER = ("layer", "unbiased attackers", "any attacker", "ours", "gap", "bits per pixel", "images")
+HEADER = ("layer", "unbiased attackers", "any attacker", "ours", "gap", "bits per pixel")
 
 
 def leakage(result: dict[str, Any]) -> str:
@@ -24,24 +24,56 @@ def leakage(result: dict[str, Any]) -> str:
         best = max(row["attained"], key=lambda name: psnr[name])
         numbers = (psnr["unbiased_bound"], psnr["bayesian_bound"], psnr[best])
         margin = 10 * math.log10(1 + row["attained_margin"][best] / row["attained"][best])
-        cells = [*(f"{n:.2f}" for n in numbers), f"{row['gap_db']:.2f} ± {margin:.2f}"]
-        cells += [f"{row['bits_per_pixel_estimate']:.2f}", f"{row['images']}"]
+        cells = [*(f"{n:.2f}" for n in numbers), f"{row['gap_db']:.2f}±{margin:.2f}"]
+        cells.append(f"{row['bits_per_pixel_estimate']:.2f}")
         lines.append("| " + " | ".join([f"`{row['layer']}`", *cells]) + " |")
     config = result["config"]
     noise = f"noise {config['relative_sigma']} of the features' root mean square"
-    lines += ["", f"{config['size']} pixels; {noise}; {config['passes']} passes of the attack."]
+    more = {row["layer"]: row["images"] for row in result["leakage"] if row["images"] != config["limit"]}
+    others = f" ({max(more.values())} at {', '.join(f'`{layer}`' for layer in more)})" if more else ""
+    images = f"{config['limit']} images{others} of {config['size']} pixels"
+    lines += ["", f"{images}; {noise}; {config['passes']} passes of the attack."]
     return "\n".join(lines)
+
+
+def uniqueness(result: dict[str, Any]) -> str:
+    """Radius and smallest singular value by layer."""
+    lines = ["| layer | gates, switches | radius | smallest singular value | only one |", "|---|---|---|---|---|"]
+    for layer, row in result["layers"].items():
+        (near, far), (low, high) = row["radius"], row["sigma"]
+        radius = f"{near:.3g}" if far < 1.001 * near else f"{near:.3g} to {far:.3g}"
+        sigma = f"{high:.3g}" if low > 0.99 * high else f"{low:.2g} to {high:.3g}" if row["proven"] else f"<{high:.3g}"
+        answer = {True: "yes", False: "no", None: "?"}[row["unique"]]
+        lines.append(f"| `{layer}` | {row['comparisons']:,} | {radius} | {sigma} | {answer} |")
+    lines += ["", "scikit-image's astronaut at 32 pixels; distances are norms over all pixels, which lie in [0, 1]."]
+    return "\n".join(lines)
+
+
+def relu(result: dict[str, Any]) -> str:
+    """The bracket of the first ReLU layer by radius."""
+    lines = ["| middle within | units on in the whole ball | at its centre | differ by at least | some only by |"]
+    lines.append("|---|---|---|---|---|")
+    for row in result["relu"]:
+        inside, centre = row["on"]
+        lower, upper = (f"{row[end]:.3g} e" for end in ("lower", "upper"))
+        lines.append(f"| {row['radius']:g} | {inside:,} | {centre:,} | {lower} | {upper} |")
+    lines += ["", "The first ReLU layer, the photograph as the network receives it, norms in its units."]
+    return "\n".join(lines)
+
+
+TABLES = {"leakage": (leakage, "unseen"), "uniqueness": (uniqueness, "uniqueness"), "relu": (relu, "uniqueness")}
 
 
 def fill(page: str) -> str:
     """The page with every table as the results have it."""
 
     def filled(found: re.Match[str]) -> str:
-        file = RESULTS / f"unseen-{found[2]}.json"
-        table = leakage(json.loads(file.read_text())) if file.exists() else "*Not run here.*"
-        return f"{found[1]}{table}\n{found[3]}"
+        table, study = TABLES[found[2]]
+        file = RESULTS / f"{study}-{found[3]}.json"
+        text = table(json.loads(file.read_text())) if file.exists() else "*Not run here.*"
+        return f"{found[1]}{text}\n{found[4]}"
 
-    return re.sub(r"(<!-- leakage: (\S+) -->\n).*?(<!-- end -->)", filled, page, flags=re.DOTALL)
+    return re.sub(r"(<!-- (\w+): (\S+) -->\n).*?(<!-- end -->)", filled, page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
