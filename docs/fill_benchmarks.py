@@ -51,6 +51,16 @@ def peers(document: Document) -> str:
     return table(("problem, ours", "peer", "relative error", "steps ours / peer", "its time by ours"), rows)
 
 
+def image(document: Document) -> str:
+    """The image beside other solvers, over all photographs."""
+    rows = []
+    for name, found in document["images"].items():
+        seconds, steps = (sum(one[key] for one in found) for key in ("seconds", "steps"))
+        fit = document["fit_seconds"] + document["preconditioner_seconds"] if name == "ours" else 0.0
+        rows.append((name, f"{steps / len(found):.3g}", f"{seconds:.2g}", f"{seconds + fit:.2g}"))
+    return table(("solver", "steps per image", "seconds for all", "with the fit"), rows)
+
+
 def spectra(document: Document) -> str:
     """Every bound of the largest singular value, over all conv blocks."""
     blocks = [row["bounds"] for row in document["rows"] if "bounds" in row]
@@ -72,13 +82,17 @@ def setting(document: Document) -> str:
     )
 
 
+RESULTS_OF = ("floors", "peers", "image_peers", "spectra")
+
+
 def fill(page: str) -> str:
     """The page with every table as the results have it."""
-    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("floors", "peers", "spectra")}
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in RESULTS_OF}
     made = {
         "setting": setting(results["floors"]),
         "floors": floors(results["floors"]),
         "peers": peers(results["peers"]),
+        "image": image(results["image_peers"]),
         "spectra": spectra(results["spectra"]),
     }
     marked = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
