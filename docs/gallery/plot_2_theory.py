@@ -68,11 +68,11 @@ panels[0].set_title(r"(a)  $\|W^T z\| \, / \, \|z\|$")
 panels[1].hist(on_support, bins=50, alpha=0.7, label="on the support of z")
 panels[1].hist(everywhere, bins=50, alpha=0.7, label="all entries")
 panels[1].set_title(r"(b)  $\|W W^T z\| \, / \, \|z\|$")
-panels[1].legend(fontsize=8)
+panels[1].legend(fontsize=8, loc="upper center")
 for label, values in errors.items():
     panels[2].hist(values, bins=50, alpha=0.7, label=label)
 panels[2].set_title(r"(c)  error of one step")
-panels[2].legend(fontsize=8)
+panels[2].legend(fontsize=8, loc="upper center")
 for panel in panels:
     panel.set_yticks([])
 
