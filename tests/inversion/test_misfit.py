@@ -6,7 +6,7 @@ from torch import nn
 
 from unconv.errors import UnconvError
 from unconv.inversion.frozen_network import LayerFunction
-from unconv.inversion.misfit import Misfit, check_features, is_constant
+from unconv.inversion.misfit import Misfit, best_fit, check_features, is_constant
 
 
 @pytest.mark.parametrize("side_info", ["none", "switches", "gates"])
@@ -42,6 +42,19 @@ def test_misfit_by_hand(make, side_info):
     for own, taken in violations:
         expected = expected + squares(features) / squares(taken) * squares(own - taken)
     torch.testing.assert_close(value, expected.detach() / 2)
+
+
+@pytest.mark.parametrize("side_info", ["none", "switches", "gates"])
+def test_the_best_fit_is_chosen_image_by_image(make, side_info):
+    function, x = make()
+    known, features = function.record(x, side_info), function(x)
+    noise = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3))
+    near, far = x + 0.01 * noise, x + 0.1 * noise
+    crossed = [torch.stack([near[0], far[1]]), torch.stack([far[0], near[1]])]
+    assert torch.equal(best_fit(function, features, known, crossed), near)
+    assert best_fit(function, features, known, [far]) is far
+    assert best_fit(function, features, known, []) is None
+    assert torch.equal(best_fit(function, features, known, [far * math.nan, far]), far)
 
 
 def test_features_that_do_not_fit_are_refused(make):

@@ -89,7 +89,8 @@ class Plan:
         """Return the jobs of every round: what takes one step for all layers first, then refinement.
 
         In rounds, refinement with more side information begins where that with less of it ended its first round (those
-        passes are not counted again); where it does not pay by itself, where that ended at last.
+        passes are not counted again); where it does not pay by itself, where that ended at last. Later rounds go on
+        from their own estimate or from that with less side information, whichever fits all that is known better.
         """
         rounds: dict[tuple[int, int], list[Job]] = {}
         made: dict[tuple[str, float], list[Job]] = {}  # of the kind of side information before
@@ -99,12 +100,12 @@ class Plan:
             targets, jobs = self.targets(task), []
             depth = SIDE_INFO.index(task.side_info) if chained else 0
             for number, target in enumerate(targets, task.method in ITERATIVE):
-                previous = jobs[-1] if jobs else None
-                key = (number, 0 if jobs else depth)
+                previous, key = jobs[-1] if jobs else None, (number, depth)
+                other = less[len(jobs)] if 0 < len(jobs) < len(less) else None
                 if previous is None and less:
                     previous = less[0] if target else less[-1]
                     key = key if target else (len(ROUNDS), depth)
-                jobs.append(Job(index, task, target, previous))
+                jobs.append(Job(index, task, target, previous, other))
                 rounds.setdefault(key, []).append(jobs[-1])
             if chained and jobs:
                 made[task.layer, task.noise] = jobs
@@ -113,12 +114,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """A task up to a number of passes, from where its previous job ended, or that of a task that knows less."""
+    """A task up to a number of passes, from where its previous job ended, or that of a task that knows less.
+
+    ``other``: the same round of the task that knows less, where the previous job is its own.
+    """
 
     index: int
     task: Task
     target: int | None
     previous: Job | None
+    other: Job | None = None
+
+    @property
+    def starts(self) -> list[Job]:
+        """The jobs whose estimates it may begin from."""
+        return [job for job in (self.previous, self.other) if job is not None]
 
     @property
     def made(self) -> int:
@@ -175,15 +185,22 @@ def compute_block(
         part = Part(job.part(block), [], skipped, {}, dict(originals))
         for captured in pieces:
             before = previous.get(job.previous.part(block)) if job.previous is not None else None
-            _add(part, network, captured, job, plan, before)
+            _, other = previous.get(job.other.part(block), ({}, {})) if job.other is not None else ({}, {})
+            _add(part, network, captured, job, plan, before, other)
         yield part
 
 
 def _add(
-    part: Part, network: Network, captured: Captured, job: Job, plan: Plan, before: tuple[dict, dict] | None
+    part: Part,
+    network: Network,
+    captured: Captured,
+    job: Job,
+    plan: Plan,
+    before: tuple[dict, dict] | None,
+    other: Mapping[str, Tensor],
 ) -> None:
-    """Do a job for a batch, and add its rows, pictures and tensors to a part."""
-    batch, start = captured.batch, None
+    """Do a job for a batch, and add its rows, pictures and tensors to a part; ``other``: estimates of ``job.other``."""
+    batch, starts = captured.batch, []
     rows: dict[int, Row] = {}
     estimates: dict[str, Tensor] = {} if before is None else before[1]
     if before is not None:
@@ -193,13 +210,14 @@ def _add(
     if not job.made:
         done = {}  # that was another task
     places = [n for n, index in enumerate(batch.indices) if index not in done]
-    if rows and places and all(f"{batch.indices[n]}" in estimates for n in places):
-        start = torch.stack([estimates[f"{batch.indices[n]}"] for n in places]).to(network.device)
+    for found in (estimates, other) if rows and places else ():
+        if all(f"{batch.indices[n]}" in found for n in places):
+            starts.append(torch.stack([found[f"{batch.indices[n]}"] for n in places]).to(network.device))
     passes = None if job.target is None else job.target - job.made
     results: dict[int, Reconstruction] = {}
     if places:
         chosen = captured.select(places)
-        solved = reconstruct(network, chosen, job.task, plan.settings, passes=passes, initial=start)
+        solved = reconstruct(network, chosen, job.task, plan.settings, passes=passes, starts=starts)
         results = dict(zip(chosen.batch.indices, solved, strict=True))
     for index, file in zip(batch.indices, batch.names, strict=True):
         if index in done:
@@ -263,7 +281,7 @@ class Evaluation:
         clock = clock or Clock(None)
         self._forget_unread()
         planned = self.plan.jobs()
-        self._starts = {job.previous.part(range(1)) for jobs in planned for job in jobs if job.previous is not None}
+        self._starts = {start.part(range(1)) for jobs in planned for job in jobs for start in job.starts}
         self.seconds_left = sum(
             self._foretold(job, block)
             for block in self.images.blocks()
@@ -309,8 +327,8 @@ class Evaluation:
                 yield block, missing
 
     def _previous(self, block: range, jobs: Iterable[Job]) -> Previous:
-        names = [job.previous.part(block) for job in jobs if job.previous is not None]
-        return {name: (self.run.read(name), self.run.read_tensors(name)) for name in names}
+        names = dict.fromkeys(start.part(block) for job in jobs for start in job.starts)
+        return {name: (self.run.read(name), self.run.read_tensors(name)) for name in names if self.run.has(name)}
 
     def _local_parts(self, jobs: Sequence[Job], clock: Clock) -> Iterator[tuple[Part, Job]]:
         for block, missing in self._pending(jobs):

@@ -19,6 +19,7 @@ from unconv.images import quality
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION
 from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.inversion.invert import invert_features
+from unconv.inversion.misfit import best_fit
 from unconv.linalg import norms, relative_norm
 from unconv.sparsity import CodeKind
 
@@ -165,7 +166,7 @@ def reconstruct(
     settings: Settings,
     *,
     passes: int | None = None,
-    initial: Tensor | None = None,
+    starts: Sequence[Tensor] = (),
 ) -> list[Reconstruction]:
     """Do a task for a batch; what fails for one image is said in its status and does not stop the others."""
     count, most = len(captured.batch.names), network.max_batch
@@ -176,7 +177,7 @@ def reconstruct(
         if most is None or count <= most:
             if task.of_features:
                 features = with_noise(captured.features[task.layer], task.noise, captured.batch.indices)
-                solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, initial)
+                solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, starts)
             else:
                 from unconv.evaluate.block_reconstruction import solve_code
 
@@ -203,9 +204,9 @@ def reconstruct(
     results = []
     for i in range(0, count, most):
         places = range(i, min(i + most, count))
-        start = None if initial is None else initial[i : i + most]
+        some = [start[i : i + most] for start in starts]
         part = captured.select(places)
-        results += reconstruct(network, part, task, settings, passes=passes, initial=start)
+        results += reconstruct(network, part, task, settings, passes=passes, starts=some)
     return results
 
 
@@ -249,7 +250,7 @@ def _from_features(
     task: Task,
     settings: Settings,
     passes: int | None,
-    initial: Tensor | None = None,
+    starts: Sequence[Tensor] = (),
 ) -> Solved:
     decoder = network.linear.get(noisy_name(task.layer, task.noise))
     function = network.function(task.layer, shape)
@@ -278,7 +279,7 @@ def _from_features(
         method=cast(Any, task.method),
         passes=passes,
         box=network.box,
-        initial=None if initial is None else initial.to(features),
+        initial=best_fit(function, features, known, [image.to(features) for image in starts]),
         decoder=decoder,
         preconditioner=preconditioner,
         config=config,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -74,3 +76,17 @@ class Misfit:
             value = self(x, rows)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
+
+
+@torch.no_grad()
+def best_fit(
+    function: LayerFunction, features: Tensor, known: SideInformation, images: Sequence[Tensor]
+) -> Tensor | None:
+    """Return, row by row, the images ``(N, *input_shape)`` of least misfit; ``None`` where there are none."""
+    if len(images) < 2:
+        return images[0] if images else None
+    misfit, rows = Misfit(function, features, known), torch.arange(len(features), device=features.device)
+    misfit.weigh(images[0])
+    values = torch.stack([misfit(x, rows) for x in images])
+    best = values.nan_to_num(torch.inf, torch.inf).argmin(0)
+    return torch.stack(list(images))[best, rows]
