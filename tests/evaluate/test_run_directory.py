@@ -46,7 +46,10 @@ def test_a_failed_part_leaves_nothing(tmp_path):
 
 def test_the_same_settings_resume_and_others_are_refused(tmp_path):
     path = tmp_path / "run"
-    open_run(path).close()
+    open_run(path, seed=2).close()
+    run = open_run(path)  # nothing was computed with the other settings
+    run.part("a", lambda: 1)
+    run.close()
     open_run(path).close()
     with pytest.raises(UnconvError, match="seed was 0, now 1"):
         open_run(path, seed=1)
@@ -58,6 +61,7 @@ def test_a_larger_budget_goes_on_and_a_smaller_one_is_refused(tmp_path):
     path = tmp_path / "run"
     run = open_run(path, budget=10, passes={"a": 4, "b": 2})
     run.write_config(certified=1)
+    run.part("a", lambda: 1)
     run.close()
     run = open_run(path, budget=20, passes={"a": 8, "b": 2})
     assert run.previous["certified"] == 1

@@ -84,7 +84,10 @@ class RunDirectory:
             found = json.loads(file.read_text())
         except ValueError:
             raise UnconvError(f"{name}/config.json is not readable JSON; choose another directory with out") from None
-        if message := _difference(found, self.config):
+        message = _difference(found, self.config)
+        if message and not any(file for folder in FOLDERS for file in (self.path / folder).glob("*")):
+            return  # stopped before anything was computed, such as by a budget that is too small
+        if message:
             raise UnconvError(
                 f"{name} holds a run with other settings ({message}); "
                 "choose another directory with out, or remove this one"

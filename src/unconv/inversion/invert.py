@@ -54,7 +54,7 @@ def invert_features(
         raise UsageError(f"method is {method!r}; use one of {', '.join(METHODS)}")
     kind = {"gauss-newton": "GaussNewtonConfig", "gradient": "GradientConfig"}.get(method)
     if config is not None and type(config).__name__ != kind:
-        raise UsageError(f"config is a {type(config).__name__}; method {method!r} takes {kind}")
+        raise UsageError(f"config is of type {type(config).__name__}; method {method!r} takes {kind or 'none'}")
     if passes is not None and passes < 0:
         raise UsageError(f"passes is {passes}; it is at least 0")
     if method == "linear" and decoder is None:
