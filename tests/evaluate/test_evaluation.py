@@ -67,6 +67,15 @@ def test_rounds_begin_with_what_is_cheap():
     assert [job.starts for job in none] == [[], [none[0]], [none[1]]]
     assert [job.starts for job in gates] == [[none[0]], [gates[0], none[1]], [gates[1], none[2]]]
     assert [job.made for job in gates] == [0, 8, 32]
+    # later rounds go layer by layer
+    layers = [("2", "none"), ("2", "gates"), ("8", "none"), ("8", "gates")]
+    tasks = tuple(Task(layer, method="gauss-newton", side_info=kind) for layer, kind in layers)
+    first, second, *later = Plan(tasks, passes=32, rounds=True).jobs()
+    assert [[(job.task.layer, job.task.side_info) for job in jobs] for jobs in (first, second)] == [
+        [layers[0], layers[2]],
+        [layers[1], layers[3]],
+    ]
+    assert [(job.task.layer, job.task.side_info) for (job,) in later] == layers
     assert len(Plan(TASKS, passes=20).jobs()) == 2
     # no passes, no refinement
     assert len(Plan(TASKS, passes={"2": 0, "8": 0}, rounds=True).jobs()) == 1
@@ -87,7 +96,7 @@ def test_rows_hold_what_is_measured(opened):
     done = evaluation(opened, keep=True)
     pages = []
     done.go(publish=lambda: pages.append(len(list(done.rows()))))
-    assert pages == [6, 12, 15, 15, 15]
+    assert pages == [6, 12, 15, 15, 15, 15]
     rows = list(done.rows())
     assert [(row["image"], row["method"]) for row in rows[:5]] == [(1, task.method) for task in TASKS] or len(
         rows

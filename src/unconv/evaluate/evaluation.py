@@ -90,9 +90,11 @@ class Plan:
 
         In rounds, refinement with more side information begins where that with less of it ended its first round (those
         passes are not counted again); where it does not pay by itself, where that ended at last. Later rounds go on
-        from their own estimate or from that with less side information, whichever fits all that is known better.
+        from their own estimate or from that with less side information, whichever fits all that is known better; they
+        go layer by layer, so that a budget that ends leaves each layer with as many passes for every kind of it.
         """
-        rounds: dict[tuple[int, int], list[Job]] = {}
+        rounds: dict[tuple[int, int, int], list[Job]] = {}
+        places = {layer: place for place, layer in enumerate(dict.fromkeys(task.layer for task in self.tasks), 1)}
         made: dict[tuple[str, float], list[Job]] = {}  # of the kind of side information before
         for index, task in enumerate(self.tasks):
             chained = self.rounds and task.method == "gauss-newton"
@@ -100,11 +102,11 @@ class Plan:
             targets, jobs = self.targets(task), []
             depth = SIDE_INFO.index(task.side_info) if chained else 0
             for number, target in enumerate(targets, task.method in ITERATIVE):
-                previous, key = jobs[-1] if jobs else None, (number, depth)
+                previous, key = jobs[-1] if jobs else None, (number, places[task.layer] if jobs else 0, depth)
                 other = less[len(jobs)] if 0 < len(jobs) < len(less) else None
                 if previous is None and less:
                     previous = less[0] if target else less[-1]
-                    key = key if target else (len(ROUNDS), depth)
+                    key = key if target else (len(ROUNDS), 0, depth)
                 jobs.append(Job(index, task, target, previous, other))
                 rounds.setdefault(key, []).append(jobs[-1])
             if chained and jobs:
