@@ -102,7 +102,8 @@ def _without_frame(box: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]|^[+|]|[+|]$|-{3,}", " ", box, flags=re.MULTILINE)
     line = re.sub(r"\s+", " ", plain).strip()
     line = re.sub(r"( Argument helptext:.*?)?\.? For full helptext, (run|see):? ", "; see ", line)
-    return re.sub(r"^(Value error|Invalid choice|Required options|Unrecognized options(?= [Uu]nr)) ", "", line)
+    titles = "Value error|Invalid choice|Missing argument|Required options|Unrecognized options(?= [Uu]nr)"
+    return re.sub(rf"^({titles}) ", "", line)
 
 
 def _fail(message: str, status: int, debug: bool) -> int:

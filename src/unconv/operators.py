@@ -45,7 +45,19 @@ class LinearOperator(Protocol):
 def check_convolution(operator: object, or_else: str = "") -> None:
     """Refuse what is no ``ConvOperator``, in one line (``UsageError``)."""
     if not isinstance(operator, ConvOperator):
-        raise UsageError(f"operator is a {type(operator).__name__}; give a ConvOperator{or_else}")
+        raise UsageError(
+            f"operator is a {type(operator).__name__}; give a ConvOperator{or_else}. A matrix A (outputs, inputs) is "
+            "ConvOperator(A[:, :, None], (inputs, 1))"
+        )
+
+
+def check_linear(operator: object) -> None:
+    """Refuse what is no linear operator, in one line (``UsageError``)."""
+    if not hasattr(operator, "output_shape"):
+        raise UsageError(
+            f"operator is a {type(operator).__name__}; give a linear operator, such as a ConvOperator. A matrix A "
+            "(outputs, inputs) is ConvOperator(A[:, :, None], (inputs, 1))"
+        )
 
 
 def per_axis(value: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:

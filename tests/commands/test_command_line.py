@@ -349,6 +349,7 @@ VGG = ("cases:vgg", "--size", 16)
         (["train-decoder", *VGG], 2, "^--layer is missing"),
         (["train-decoder", *VGG, "--layer", "0"], 2, "^--images is missing"),
         (["reproduce", "table9"], 2, "table9"),
+        (["reproduce", "thm31", "--sizes", "1", "2"], 2, "^Missing value .*--sizes"),
     ],
 )
 def test_errors_are_one_line(call, words, status, message):

@@ -1,13 +1,15 @@
 """Algorithm 1: one step is a layer of torch, many steps recover sparse codes."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cases import draw
+from unconv.errors import UsageError
 from unconv.operators import ConvOperator
-from unconv.recover import iht
+from unconv.recover import iht, niht
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Pooled, TopK
 from unconv.testing import MatrixOperator
@@ -83,3 +85,13 @@ def test_the_best_iterate_is_kept_where_steps_are_too_long():
     assert (found.history.diff(dim=0) > 0).any()
     assert torch.allclose(residual, found.residual)
     assert torch.allclose(found.value.reconstruction, operator.adjoint(found.value.code.dense()))
+
+
+@pytest.mark.parametrize("solver", [iht, niht])
+def test_a_bare_matrix_is_refused_with_the_operator_that_it_is(solver):
+    A = torch.randn(12, 8, dtype=torch.float64)
+    x = torch.randn(2, 8, 1, dtype=torch.float64)
+    with pytest.raises(UsageError, match=r"operator is a Tensor; .*ConvOperator\(A\[:, :, None\], \(inputs, 1\)\)"):
+        solver(A, x, Pooled(1, 3))
+    found = solver(ConvOperator(A[:, :, None], (8, 1)), x, Pooled(1, 3)).value
+    assert torch.allclose(found.reconstruction[..., 0], found.code.dense()[..., 0] @ A)

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unconv.errors import UsageError
-from unconv.operators import ConvOperator, LinearOperator
+from unconv.operators import ConvOperator, LinearOperator, check_linear
 from unconv.solvers.cgls import cgls
 from unconv.solvers.lanczos import bidiagonalise
 from unconv.sparsity import AveragePool, Code
@@ -180,8 +179,7 @@ def certify(
         ValueError: If the mask or the start does not have the shape of the operator's output or input.
         UsageError: If the operator is no linear operator.
     """
-    if not hasattr(operator, "output_shape"):
-        raise UsageError(f"operator is a {type(operator).__name__}; give a linear operator, such as a ConvOperator")
+    check_linear(operator)
     if mask is not None and tuple(mask.shape) != operator.output_shape:
         raise ValueError(f"mask has shape {tuple(mask.shape)}; expected the output's, {operator.output_shape}")
     if start is not None and tuple(start.shape) != operator.input_shape:

@@ -9,6 +9,9 @@ from unconv.api_blocks import coherence
 from unconv.commands import format_table
 from unconv.options import Coherence
 
+LEGEND = """\
+Largest cosine between two filters: signed; absolute; shifted: absolute, also over all shifts. Random: Gaussian filters
+of the same sizes."""
 COLUMNS = tuple(product(("learned", "random"), ("signed", "absolute", "shifted")))
 
 
@@ -16,4 +19,4 @@ def run(options: Coherence) -> tuple[dict[str, Any], str]:
     """Measure the coherence of every conv block's filters; return the JSON document and its text."""
     document = coherence(options.model, **options.keywords())
     rows = [(block["layer"], *(block[bank][kind] for bank, kind in COLUMNS)) for block in document["blocks"]]
-    return document, format_table(("layer", *map(" ".join, COLUMNS)), rows)
+    return document, "\n".join([format_table(("layer", *map(" ".join, COLUMNS)), rows), LEGEND])

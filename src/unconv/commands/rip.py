@@ -11,8 +11,8 @@ from unconv.options import Rip
 LEGEND = """\
 k active regions; p01, p50, p99: percentiles of ||W^T z|| / ||z|| over random codes z with k.
 delta_k is the smallest d with (1 - d) ||z||^2 <= ||W^T z||^2 <= (1 + d) ||z||^2 for all such z: at least as large as a
-witness z shows, at most as large as the certificate under "how" (docs/theory.md). From 1 on it promises
-nothing."""
+witness z shows, at most as large as the certificate under "how" (docs/theory.md). From 1 on
+it promises nothing."""
 
 
 def run(options: Rip) -> tuple[dict[str, Any], str]:

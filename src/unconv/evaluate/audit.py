@@ -82,7 +82,8 @@ def audit_document(rows: Iterable[Row], tasks: Sequence[Task], flat: Sequence[Ma
     places = [task.layer for task in tasks]
     names = list(ATTACKERS.values())
     table.sort(key=lambda e: (places.index(e["layer"]), names.index(e["attacker"]), e["noise"]))
-    return document | conclusions(document)
+    missing = (t for t in tasks if t.method == "gauss-newton" and not by_task[t.layer, t.method, t.side_info, t.noise])
+    return document | conclusions(document, list(dict.fromkeys(task.layer for task in missing)))
 
 
 def _entry(rows: Sequence[Row]) -> dict[str, Any]:
@@ -129,8 +130,8 @@ def strongest(document: Mapping[str, Any], noise: float = 0.0) -> dict[str, dict
     return best
 
 
-def conclusions(document: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return what a defender can and cannot conclude, in sentences."""
+def conclusions(document: Mapping[str, Any], unrefined: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return what a defender can and cannot conclude, in sentences; ``unrefined``: layers that miss such an attack."""
     best, flat = strongest(document), document["mean_colour"]["ssim"]
     can, cannot = [], []
     if best:
@@ -162,6 +163,9 @@ def conclusions(document: Mapping[str, Any]) -> dict[str, list[str]]:
     if stopped:
         names = ", ".join(dict.fromkeys(e["layer"] for e in stopped))
         cannot.append(f"What refinement would reach at {names}: its passes ended first, and the number is theirs.")
+    if unrefined:
+        names = ", ".join(unrefined)
+        cannot.append(f"What refinement gets at {names}: not all of it was run. A larger budget goes on with that.")
     cannot.append(
         "What happens to other images: the interval is for the mean of images like these, and the most exposed image"
         " seen is not the most exposed there is."

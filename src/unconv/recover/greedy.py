@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unconv.linalg import column, relative_norm
-from unconv.operators import LinearOperator
+from unconv.operators import LinearOperator, check_linear
 from unconv.recover.iht import SparseRecovery
 from unconv.solvers.cgls import cgls
 from unconv.solvers.progress import statuses
@@ -124,6 +124,7 @@ class _Columns:
 
 def check_input(operator: LinearOperator, x: Tensor, max_steps: int) -> None:
     """Refuse inputs of another shape than the operator's, NaN and infinities, and no steps (``ValueError``)."""
+    check_linear(operator)
     if tuple(x.shape[1:]) != tuple(operator.input_shape):
         expected = ", ".join(map(str, operator.input_shape))
         raise ValueError(f"input has shape {tuple(x.shape)}; expected (N, {expected})")

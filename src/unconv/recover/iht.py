@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unconv.linalg import column, relative_norm
-from unconv.operators import LinearOperator
+from unconv.operators import LinearOperator, check_linear
 from unconv.solvers.progress import statuses
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Code, SparsityModel
@@ -51,6 +51,7 @@ def iht(
         which need not fall.
 
     Raises:
+        UsageError: If the operator is no linear operator.
         ValueError: If ``steps`` is below 1, or ``step_size`` is not finite.
 
     Example:
@@ -62,6 +63,7 @@ def iht(
         >>> iht(W, x, Pooled("map", k=2))
         Solution(1 converged; 1 steps, worst residual 0)
     """
+    check_linear(operator)
     if steps < 1:
         raise ValueError(f"steps is {steps}; iterative hard thresholding makes at least 1")
     if not math.isfinite(step_size):
