@@ -235,6 +235,7 @@ def test_tensors_that_look_unprepared_are_named(network, capsys):
     from unconv.evaluate.network import open_network
 
     x = torch.rand(1, 3, 16, 16)
+    x[0, 0, 0, 0] = 1
     for images, options, said in (
         (255 * x, {}, "reach 255, as pixels in 0..255 do"),
         (x, {"mean": 0.5, "std": 0.25}, "as if they were not normalised"),
@@ -244,6 +245,9 @@ def test_tensors_that_look_unprepared_are_named(network, capsys):
         open_network(network, images, **options)
         notes = capsys.readouterr().err
         assert said in notes if said else "tensors" not in notes
+    with pytest.raises(unconv.UsageError, match="uint8 tensor; give what the network receives"):
+        open_network(network, (255 * x).byte())
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -337,6 +337,11 @@ def test_pictures_in_memory_are_prepared_like_files(tmp_path):
     assert memory.indices == (0, 1, 2)
 
 
+def test_one_picture_needs_no_list():
+    for one in (noise(), noise(channels=4), noise()[:, :, 0]):
+        assert InMemoryImages(one, Preprocess()).digest() == InMemoryImages([one], Preprocess()).digest()
+
+
 def test_tensors_in_memory_are_what_the_network_receives():
     batch = torch.randn(5, 4, 6, 7, dtype=torch.float64)
     for given in (batch, batch.numpy(), list(batch), [x.numpy() for x in batch]):
@@ -352,7 +357,8 @@ def test_tensors_in_memory_are_what_the_network_receives():
     ("images", "message"),
     [
         ([], "images is empty"),
-        (torch.zeros(3, 4, 4), r"images have shape \(3, 4, 4\); give a batch"),
+        (torch.zeros(3, 4, 4), r"images have shape \(3, 4, 4\); give a batch \(N, C, H, W\) or a list of \(C, H, W\)"),
+        (np.zeros((4, 4, 3)), r"images have shape \(4, 4, 3\); give a batch"),
         ([torch.zeros(4, 4)], r"image-0000 is a torch.float32 tensor of shape \(4, 4\); give \(C, H, W\)"),
         ([torch.zeros(3, 4, 4, dtype=torch.complex64)], "complex64"),
         ([np.zeros((3, 4, 5), np.uint8)], r"uint8 array of shape \(3, 4, 5\); give paths, PIL images, uint8 arrays"),

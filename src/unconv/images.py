@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -255,11 +256,12 @@ class InMemoryImages(ImageStream):
         batch_size: int = 8,
         limit: int | None = None,
     ) -> None:
-        if isinstance(images, Image.Image):
+        if isinstance(images, Image.Image) or _is_picture(images):
             images = [images]
         elif isinstance(images, Tensor | np.ndarray):
             if images.ndim != 4:
-                raise UsageError(f"images have shape {tuple(images.shape)}; give a batch (N, C, H, W) or a list")
+                one = " of (C, H, W), such as [image]" if images.ndim == 3 else ""
+                raise UsageError(f"images have shape {tuple(images.shape)}; give a batch (N, C, H, W) or a list{one}")
             images = list(images)
         if not len(images):
             raise UsageError("images is empty; give at least one")
@@ -291,14 +293,20 @@ class InMemoryImages(ImageStream):
         return image
 
 
+def _is_picture(image: object) -> TypeGuard[np.ndarray]:
+    """Return whether an array holds 8-bit pixels ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or not image.size:
+        return False
+    return image.ndim == 2 or image.shape[2:] in {(3,), (4,)}
+
+
 def _picture_or_tensor(image: object, name: str) -> Image.Image | Tensor:
     if isinstance(image, Image.Image):
         return image
-    if isinstance(image, np.ndarray):
-        if image.dtype == np.uint8 and image.size and (image.ndim == 2 or image.shape[2:] in {(3,), (4,)}):
-            return Image.fromarray(image)
-        if image.dtype != np.uint8 and image.dtype.kind in "iufb":
-            image = torch.from_numpy(np.ascontiguousarray(image))
+    if _is_picture(image):
+        return Image.fromarray(image)
+    if isinstance(image, np.ndarray) and image.dtype != np.uint8 and image.dtype.kind in "iufb":
+        image = torch.from_numpy(np.ascontiguousarray(image))
     if not isinstance(image, Tensor):
         kind = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise UsageError(f"{name} is a {kind}; give paths, PIL images, uint8 arrays (H, W, 3) or tensors (C, H, W)")

@@ -14,6 +14,7 @@ import tyro
 
 from unconv.errors import UsageError
 
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 SideInfo = Literal["none", "switches", "gates"]
 Method = Literal["linear", "gauss-newton", "gradient", "decoder", "iht", "transpose", "min-norm", "convex"]
 Ray = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[ADDRESS]")]
@@ -49,7 +50,7 @@ class ModelOptions:
         debug: Show the traceback of an error.
     """
 
-    model: tyro.conf.Positional[str]
+    model: Model
     weights: str | None = None
     size: int | None = None
     mean: str | None = None

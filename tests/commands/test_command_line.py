@@ -267,6 +267,7 @@ def test_a_table_says_what_its_numbers_are(call, photographs, tmp_path):
     assert ended.status == 0, ended.err
     assert "psnr (dB)" in ended.out
     assert f"in {tmp_path / 'out'}: pictures" in ended.out
+    assert "--out FOLDER keeps the pictures" in call(*words).out
     ended = call("rip", "cases:vgg", "--size", "16", "--k", "2", "--samples", "20", "--blocks", "6")
     assert "delta_k is the smallest d" in ended.out
     assert "conv block" in call("layers", "cases:vgg", "--size", "16").out.splitlines()[0]
@@ -376,6 +377,7 @@ def test_help_names_every_verb_and_imports_no_torch(call):
     ended = call("--help")
     assert ended.status == 0
     assert all(verb in ended.out for verb in VERBS)
+    assert "unconv report [-h] [OPTIONS] MODEL" in call("report", "--help").out
     code = "import sys, unconv.cli; unconv.cli.main(['report', '--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 

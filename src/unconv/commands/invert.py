@@ -65,4 +65,6 @@ def _text(document: dict[str, Any], options: Invert) -> str:
         lines.append("no_gain: on reference images more passes made estimates worse, so refinement ended there")
     if options.out is not None:
         lines.append(f"in {options.out}: pictures, and results.parquet")
+    elif document["recover"] == "image":
+        lines.append("nothing is kept; --out FOLDER keeps the pictures and results.parquet")
     return "\n".join(lines)

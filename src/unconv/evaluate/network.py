@@ -417,6 +417,8 @@ def _only_tensors_in(images: Any) -> bool:
 
 def _looks_of(tensors: Sequence[Tensor] | Tensor, preprocess: Preprocessing) -> list[str]:
     """Return a remark on tensors that do not look as if they had been through a preprocessing."""
+    if not all(x.is_floating_point() for x in tensors):
+        return []  # refused
     low, high = min(x.min().item() for x in tensors), max(x.max().item() for x in tensors)
     plain = isinstance(preprocess, Preprocess)
     if high > LARGEST_NORMALISED and not (plain and preprocess.scale == 255):
