@@ -60,6 +60,7 @@ def test_bad_input_is_one_line():
         (torch.ones(1), {}, "there are 1 ratios"),
         (torch.tensor([1.0, math.nan]), {}, "1 not finite"),
         (torch.ones(9), {"share": 99}, "between 0 and 1"),
+        (torch.ones(2), {"confidence": 0.999}, "2 ratios enclose no share"),
     ]:
         with pytest.raises(UsageError, match=text):
             typical_ratio(ratios, **options)

@@ -1,13 +1,16 @@
 """Bounds of leakage against linear networks and Gaussian images, whose best possible error is known in closed form."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import scipy.fft
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+import cases
 import unconv
 from unconv.errors import UnconvError, UsageError
 from unconv.inversion.frozen_network import LayerFunction
@@ -116,6 +119,42 @@ def test_the_bound_stays_below_the_attack_behind_relus(prior):
         noisy = function(images) + 0.1 * torch.randn(8, *function.function.shape, generator=generator)
     found = most_likely(model, noisy, prior.mean.float().expand(8, *SHAPE), 0.1, passes=12)
     assert bound.bayes < (found - images).square().mean() < bound.prior_variance
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [lambda x: torch.sign(x - 0.5), lambda x: torch.round(8 * x), lambda x: F.hardtanh(1e6 * (x - 0.5))],
+    ids=["sign", "round", "steep"],
+)
+def test_features_that_change_where_no_jacobian_says_so_are_refused(prior, steps):
+    # the sign of a Gaussian pixel says what it is up to 1 - 2 / pi of its variance, and J is 0 at every image
+    network = cases.Net(lambda m, x: m.act(steps(x)), act=nn.Identity()).eval()
+    images = prior.sample(8, torch.Generator().manual_seed(0)).float()
+    with pytest.raises(UnconvError, match="change more between images than their Jacobian accounts for"):
+        LinearModel.of(PixelFunction(LayerFunction(network, "act", SHAPE)), images, prior)
+
+
+def test_no_bound_is_above_the_error_of_the_mean_image():
+    # nearly flat images, whose variance is that of two numbers
+    row, column = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    power = torch.where(row + column == 0, 50.0, 1e-3).double()
+    flat = ImagePrior(torch.zeros(2, 1, 1).double(), power[..., None, None] * torch.eye(2).double())
+    network = nn.Sequential(nn.Conv2d(2, 4, 3)).eval()
+    images = flat.sample(1, torch.Generator().manual_seed(0)).float()
+    model = LinearModel.of(PixelFunction(LayerFunction(network, "0", SHAPE)), images, flat)
+    bounds = [model.bound(1e6, probes=2, seed=seed) for seed in range(30)]
+    assert max(max(b.bayes, b.bayes_estimate) for b in bounds) <= flat.variance
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-25])
+def test_features_whose_squares_leave_float32(prior, scale):
+    network = cases.Net(lambda m, x: m.act(scale * m.conv(x)), conv=nn.Conv2d(2, 4, 3), act=nn.Identity()).eval()
+    images = prior.sample(1, torch.Generator().manual_seed(0)).float()
+    model = LinearModel.of(PixelFunction(LayerFunction(network, "act", SHAPE)), images, prior)
+    with pytest.raises(UnconvError, match="float32 cannot square") if scale < 1e-22 else nullcontext():
+        bound = model.bound(scale)
+        assert 0 < bound.trace.value < 1e3 * scale**2 * 512
+        assert 0 < bound.bayes < prior.variance
 
 
 @pytest.fixture(scope="module")

@@ -43,8 +43,9 @@ def test_a_layer_that_sees_everything_has_none(image):
     assert "does not show that there is none" in found.note
 
 
-def test_hidden_directions_are_those_of_the_dense_jacobian(image):
-    net = cases.vgg().eval()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_hidden_directions_are_those_of_the_dense_jacobian(image, dtype):
+    net, image = cases.vgg().to(dtype).eval(), image.to(dtype)
     function = PixelFunction(LayerFunction(net, "8", (3, 16, 16)))
     directions, visibility, nullity = hidden_directions(function, image, 3)
     jacobian = torch.autograd.functional.jacobian(lambda x: function(x).flatten(), image).flatten(1).double()

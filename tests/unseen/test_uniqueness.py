@@ -202,6 +202,30 @@ def test_smooth_activations_have_no_gates_to_flip():
     assert found.document()["radius"] is None
 
 
+@pytest.mark.parametrize(
+    "bend",
+    [
+        lambda h: h.clamp(-20, 20),
+        lambda h: F.threshold(h, -20, 0),
+        lambda h: (h + 30).abs(),
+        lambda h: torch.log(h + 0.1),
+        lambda h: h**2.2,
+    ],
+    ids=["clamp", "threshold", "abs", "log", "power"],
+)
+def test_bends_far_from_the_image_are_no_affine_map(bend):
+    net = cases.Net(lambda m, x: m.act(bend(x)), act=nn.Identity()).double().eval()
+    found = find_uniqueness(function_of(net, "act", (3, 4, 4)), image_of(3, 4, 4))
+    assert found.radius is None
+    assert found.unique is None
+
+
+def test_rounding_leaves_nothing_to_know():
+    net = cases.Net(lambda m, x: m.act(torch.round(8 * x)), act=nn.Identity()).double().eval()
+    with pytest.raises(UnconvError, match="as behind rounding"):
+        find_uniqueness(function_of(net, "act", (3, 4, 4)), image_of(3, 4, 4))
+
+
 def test_an_affine_layer_is_one_map_everywhere():
     found = unconv.uniqueness(cases.vgg(), "0", torch.rand(1, 3, 8, 8))
     assert found.radius == (math.inf, math.inf)

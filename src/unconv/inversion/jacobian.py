@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from unconv.errors import UnconvError
+
 
 class Jacobian:
     """The derivative ``J`` at a batch of points; each product costs one pass one way, none the primal again.
@@ -28,6 +30,8 @@ class Jacobian:
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``J x``. Shape ``(N, *input)`` to that of the values; of one point, any number of vectors."""
+        if not self._pulled.requires_grad:
+            raise UnconvError("the gradient is 0 wherever it is taken, as behind rounding, so nothing is known of J")
         # d/dw <J^T w, x> = J x
         return torch.cat([
             torch.autograd.grad(self._pulled, self._w, part, retain_graph=True)[0] for part in x.split(len(self._x))

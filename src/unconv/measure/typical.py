@@ -68,6 +68,8 @@ def typical_ratio(ratios: Tensor, *, share: float = 0.99, confidence: float = 0.
     j = int(np.searchsorted(below, confidence)) + 1
     # P(B <= n - 2 r) falls with r
     r = int((below[n - 2 * np.arange(1, n // 2 + 1)] >= confidence).sum())
+    if not r:
+        raise UsageError(f"{n} ratios enclose no share at confidence {confidence}; give more of them")
     within = np.sort(np.abs(values - 1))[j - 1]
     return TypicalRatio(n, float(share), confidence, float(within), float(values[r - 1]), float(values[n - r]))
 

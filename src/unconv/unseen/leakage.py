@@ -20,6 +20,7 @@ from unconv.unseen.image_prior import ImagePrior
 from unconv.unseen.pixels import Interval, PixelFunction, mean_interval
 
 BLOCK = 4  # pixels per axis of a block, at most: four are 48 numbers, whose matrices are factorised in seconds
+PAIRS, MISSED = 8, 2.0  # images of the prior, and the factor by which their features may vary more than expected
 PRIOR_PROBES = 32  # white images, each at the cost of two Fourier transforms
 ASSUMPTIONS = (
     "noise: white and Gaussian, of standard deviation sigma, added to the features",
@@ -231,6 +232,9 @@ class LinearModel:
 
         Returns:
             The model.
+
+        Raises:
+            UnconvError: If features change more over the prior than the Jacobians say.
         """
         shape = tuple(images.shape[1:])
         size = max(b for b in range(1, BLOCK + 1) if all(n % b == 0 for n in shape[1:]))
@@ -241,6 +245,7 @@ class LinearModel:
         generator = torch.Generator().manual_seed(seed)
         order = torch.arange(probes) % len(images)
         pulls = torch.cat([function.pull(images[rows], generator) for rows in order.split(batch_size)])
+        _check_information(function, prior, pulls, order, batch_size, generator)
         config = StationaryConfig(smoothing=smoothing, taper=0.0)
         normal = smoothed_covariance(pulls, blocks, config).to(torch.complex128)
         model = StationaryPreconditioner(normal, prior.in_blocks(blocks), blocks)
@@ -265,14 +270,14 @@ class LinearModel:
 
         Raises:
             UsageError: If sigma is negative or no number.
-            UnconvError: If the Jacobian is not finite.
+            UnconvError: If the Jacobian is not finite, or its squares leave float32.
         """
         if not 0 <= sigma < math.inf:
             raise UsageError(f"sigma is {sigma}; it is a standard deviation, a number of at least 0")
         generator = torch.Generator().manual_seed(seed)
         order = torch.arange(max(probes, len(self.images))) % len(self.images)
         pulled = torch.cat([self.function.pull(self.images[rows], generator) for rows in order.split(batch_size)])
-        trace = mean_interval(dots(pulled, pulled), order)
+        trace = mean_interval(dots(pulled.double(), pulled.double()), order)
         if not math.isfinite(trace.value):
             raise UnconvError("the Jacobian holds NaN or infinite values; check the weights and the images")
         numbers = self.images[0].numel()
@@ -296,6 +301,8 @@ class LinearModel:
         # G = w_1 M + w_2 D with the largest (tr G)^2 / tr(G A G), as far as the model's probes tell
         form = torch.einsum("ind,jnd->ij", known, known) / (len(self.pulls) * sigma**2)
         form += torch.einsum("ind,jnd->ij", seen.flatten(2), precise.flatten(2)) / PRIOR_PROBES
+        if not form.isfinite().all():
+            raise UnconvError(f"sigma is {sigma} and J as small, which float32 cannot square; scale the features")
         mix = torch.linalg.lstsq(form, totals[:, None], driver="gelsd").solution[:, 0]
         total = (mix @ totals).item()
         seen, precise = (torch.tensordot(mix, part, 1) for part in (seen, precise))
@@ -303,7 +310,8 @@ class LinearModel:
         new = torch.tensordot(mix, filtered(pulled.cpu()), 1)
         noise_part = mean_interval(dots(new, new), order)
         bayes, estimate = (
-            total**2 / (prior + noise / sigma**2) / numbers
+            # who answers with the mean image reaches the prior's variance, so more is the sampling alone
+            min(total**2 / (prior + noise / sigma**2) / numbers, self.prior.variance)
             for prior, noise in ((prior_part.high, noise_part.high), (prior_part.value, noise_part.value))
         )
         nats = (weight * torch.log1p(gains)).sum().item() / 2
@@ -311,6 +319,33 @@ class LinearModel:
         unbiased = numbers * sigma**2 / trace.high if trace.high > 0 else math.inf
         bits = nats / math.log(2) / math.prod(self.images.shape[2:])
         return LeakageBound(sigma, trace, dfil, unbiased, bayes, estimate, self.prior.variance, bits, len(order))
+
+
+def _check_information(
+    function: PixelFunction,
+    prior: ImagePrior,
+    pulls: Tensor,
+    order: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+) -> None:
+    """Refuse layers whose Jacobians, at the given images, do not account for how features change over the prior.
+
+    For Gaussian images ``tr Cov f(x) <= E tr(J C J^T)`` (Chernoff 1981; Chen 1982); rounding, or activations so steep
+    that no given image is on the slope, break it.
+    """
+    # E ||C^1/2 J^T u||^2 = E tr(J C J^T)
+    explained = mean_interval(dots(pulls.double().cpu(), prior.apply(prior.covariance, pulls)), order)
+    drawn = prior.sample(2 * PAIRS, generator).to(pulls)
+    with torch.no_grad():
+        one, other = (torch.cat([function(x) for x in part.split(batch_size)]) for part in drawn.chunk(2))
+    difference = (one - other).double()
+    changed = mean_interval(dots(difference, difference) / 2, torch.arange(PAIRS))
+    if changed.low > MISSED * explained.high:
+        raise UnconvError(
+            f"the features of layer {function.function.layer!r} change more between images than their Jacobian "
+            "accounts for, as behind rounding or very steep activations, so no bound is known"
+        )
 
 
 def _multiplicity(blocks: Blocks) -> Tensor:

@@ -218,7 +218,9 @@ def hidden_directions(function: PixelFunction, image: Tensor, count: int) -> tup
     columns = torch.cat([jacobian.forward(part).flatten(1) for part in eye.split(batch)]).double()
     squares, vectors = torch.linalg.eigh(columns @ columns.T)
     values = squares.clamp_min(0).sqrt()
-    rounding = torch.finfo(image.dtype).eps * max(numbers, columns.shape[1]) ** 0.5 * values[-1]
+    # the root of an eigenvalue of J J^T errs by the root of its rounding, whatever the type of the image
+    eps = max(torch.finfo(image.dtype).eps, torch.finfo(torch.float64).eps ** 0.5)
+    rounding = eps * max(numbers, columns.shape[1]) ** 0.5 * values[-1]
     directions = vectors[:, :count].T
     mean = squares.sum().div(numbers).sqrt().clamp_min(tiny(squares))
     visibility = norms(directions @ columns) / mean
