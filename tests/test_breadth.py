@@ -41,17 +41,16 @@ def test_a_model_that_stops_is_a_row_with_its_reason(tmp_path, monkeypatch):
     row = breadth.attempt("cases:no_such_network", tmp_path / "run")
     assert "no_such_network" in row["failed"]
     page = script(ROOT / "docs" / "fill_breadth.py")
-    marks = "".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("summary", "torchvision", "timm"))
     inverted = {role: {"layer": "0", "linear": 0.123} for role in ("first", "last", "embedding")}
     good = {"model": "b", "size": 64, "layers": 9, "blocks": 2, "skipped": {"never: x": 3}}
     good |= {"difference": {"block": "0", "relative": 2e-7}, "inverted": inverted, "seconds": 1.6}
     good |= {"without_result": {"no gradient passes": 2}}
-    text = page.fill(marks, {"rows": [good, row]})
-    assert page.fill(text, {"rows": [good, row]}) == text
-    assert "| b | 9 | 2 | 0.12 | 0.12 | 0.12 | 3 never |" in text
-    assert f"**stopped**: {row['failed']}" in text
-    assert "1 of 2 models went through." in text
-    assert "- 2 times no result: no gradient passes" in text
+    _, first, second = page.table([good, row])
+    assert first == ("b", 9, 2, "0.12", "0.12", "0.12", "3 never")
+    assert second[-1] == f"stopped: {row['failed']}"
+    summary = page.summary([good, row])
+    assert "1 of 2 models went through" in summary
+    assert "- 2 times no result: no gradient passes" in summary
 
 
 def test_rows_are_kept_one_by_one_and_not_made_again(tmp_path, monkeypatch):

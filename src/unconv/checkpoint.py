@@ -317,6 +317,8 @@ def _read_pickle(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
+            if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+                raise UnconvError(f"{name} is a TorchScript program, which is not run; save the network's state_dict")
             # torch.save never compresses, so this is another archive or a decompression bomb
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise UnconvError(f"{name} is a compressed archive; unpack it and give the weights file inside")
