@@ -127,7 +127,6 @@ def _report(
     from unconv.reporting.page import write_report
 
     started = options.get("started", time.monotonic())
-
     passes, budget = options.get("passes"), options.get("budget", BUDGET)
     pictures, reference_images = options.get("pictures", PICTURES), options.get("reference_images")
     check_numbers(passes=passes)

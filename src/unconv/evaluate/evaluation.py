@@ -186,9 +186,8 @@ def compute_block(
     for job in jobs:
         part = Part(job.part(block), [], skipped, {}, dict(originals))
         for captured in pieces:
-            before = previous.get(job.previous.part(block)) if job.previous is not None else None
-            _, other = previous.get(job.other.part(block), ({}, {})) if job.other is not None else ({}, {})
-            _add(part, network, captured, job, plan, before, other)
+            names = [start.part(block) for start in job.starts]
+            _add(part, network, captured, job, plan, [previous[name] for name in names if name in previous])
         yield part
 
 
@@ -198,21 +197,21 @@ def _add(
     captured: Captured,
     job: Job,
     plan: Plan,
-    before: tuple[dict, dict] | None,
-    other: Mapping[str, Tensor],
+    before: Sequence[tuple[dict[str, Any], dict[str, Tensor]]],
 ) -> None:
-    """Do a job for a batch, and add its rows, pictures and tensors to a part; ``other``: estimates of ``job.other``."""
+    """Do a job for a batch, and add its rows, pictures and tensors to a part; ``before``: parts of ``job.starts``."""
     batch, starts = captured.batch, []
     rows: dict[int, Row] = {}
-    estimates: dict[str, Tensor] = {} if before is None else before[1]
-    if before is not None:
-        rows = {row["image"]: row for row in before[0]["rows"] if row["image"] in batch.indices}
+    estimates: dict[str, Tensor] = {}
+    if before:
+        document, estimates = before[0]
+        rows = {row["image"]: row for row in document["rows"] if row["image"] in batch.indices}
     # an image that has converged, or cannot be inverted, stays as it is
     done = {i: row for i, row in rows.items() if row["status"] == "converged" or f"{i}" not in estimates}
     if not job.made:
         done = {}  # that was another task
     places = [n for n, index in enumerate(batch.indices) if index not in done]
-    for found in (estimates, other) if rows and places else ():
+    for _, found in before if rows and places else ():
         if all(f"{batch.indices[n]}" in found for n in places):
             starts.append(torch.stack([found[f"{batch.indices[n]}"] for n in places]).to(network.device))
     passes = None if job.target is None else job.target - job.made

@@ -114,4 +114,5 @@ def sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
     each = "; ".join(
         f"{e['psnr']['bound']:.1f} dB at {e['layer']} ({e['best']}: {e['psnr']['best']:.1f} dB)" for e in shown
     )
-    return [f"With noise of {largest:g} of the features' size no attacker gets more than {each}. {ASSUMPTION}"]
+    said = f"With noise of {largest:g} of the features' size no attacker gets more than {each}, on average over images."
+    return [f"{said} {ASSUMPTION}"]
