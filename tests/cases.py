@@ -7,10 +7,18 @@ from torch.nn.utils import prune, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
+from unconv.operators import ConvOperator, gaussian_like
+
 
 def draw(*shape, seed=0, dtype=torch.float64):
     """Gaussian numbers by seed."""
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def gaussian(*shape, size, seed=0, **geometry):
+    """A convolution of inputs of some size with Gaussian filters of expected unit norm."""
+    channels = shape[1] * geometry.get("groups", 1)
+    return ConvOperator(gaussian_like(torch.zeros(shape, dtype=torch.float64), seed), (channels, *size), **geometry)
 
 
 class Net(nn.Module):

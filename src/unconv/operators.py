@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
@@ -231,6 +231,12 @@ class ConvOperator:
         n = math.prod(self.input_shape)
         identity = torch.eye(n, dtype=self.dtype, device=self.device)
         return self.forward(identity.reshape(n, *self.input_shape)).reshape(n, -1).T.contiguous()
+
+    def at(self, boundary: Boundary) -> ConvOperator:
+        """Return the operator with one of the two boundaries; a UsageError if there is no such one."""
+        if boundary not in get_args(Boundary):
+            raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
+        return self.full() if boundary == "full" else self
 
     def full(self) -> ConvOperator:
         """Return the same filters and shifts on the padded input, larger by twice the padding, without padding.

@@ -1,14 +1,13 @@
 """Brackets of dense matrices and other linear maps, against brute force over supports and against convolutions."""
 
-from itertools import combinations
-
-import numpy as np
 import pytest
 import torch
+from tests.certify.conftest import brute_force
 
+from cases import gaussian
 from unconv.certify.bracket import delta_bracket
 from unconv.errors import UnconvError, UsageError
-from unconv.operators import ConvOperator, gaussian_like
+from unconv.operators import ConvOperator
 from unconv.testing import MatrixOperator
 
 
@@ -17,23 +16,12 @@ def rows(m=8, n=12, seed=0):
     return draw / draw.norm(dim=1, keepdim=True)
 
 
-def brute_force(matrix, labels, size, most):
-    """The constant over all supports of some size with so many of one block, by itertools and numpy."""
-    gram, worst = (matrix @ matrix.T).numpy(), 0.0
-    inside = [i for i, label in enumerate(labels) if label >= 0]
-    for support in combinations(inside, size):
-        if max(sum(labels[i] == block for i in support) for block in set(labels)) <= most:
-            values = np.linalg.eigvalsh(gram[np.ix_(support, support)])
-            worst = max(worst, values[-1] - 1, 1 - values[0])
-    return worst
-
-
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2, 3, 3], [2, 0, 2, 1, 0, 2, 1, 1], [5, -1, 5, 7, 9, 9, -1, 7]])
 @pytest.mark.parametrize("twice", [False, True])
 def test_a_matrix_with_blocks_against_brute_force(labels, twice):
     matrix = rows()
     k = 2
-    expected = brute_force(matrix, labels, 2 * k if twice else k, 2 if twice else 1)
+    expected, _ = brute_force(matrix, labels, 2 * k if twice else k, 2 if twice else 1)
     for effort in (1e-4, 1.0):  # too little to enumerate, and enough
         found = delta_bracket(matrix, labels, k, twice=twice, effort=effort)
         assert found.lower - 1e-9 <= expected <= found.upper + 1e-9
@@ -49,12 +37,12 @@ def test_every_form_of_one_map_has_one_bracket():
     forms = (matrix, matrix.numpy(), MatrixOperator(matrix))
     found = [delta_bracket(form, 1, 3) for form in forms]
     assert len({(one.lower, one.upper) for one in found}) == 1
-    assert found[0].lower == pytest.approx(brute_force(matrix, list(range(8)), 3, 1), abs=1e-9)
+    assert found[0].lower == pytest.approx(brute_force(matrix, range(8), 3, 1)[0], abs=1e-9)
 
 
 @pytest.mark.parametrize("boundary", ["full", "cropped"])
 def test_a_convolution_and_the_partition_that_it_has_agree(boundary):
-    operator = ConvOperator(gaussian_like(torch.zeros(4, 3, 3, dtype=torch.float64), 0), (3, 6), padding=1)
+    operator = gaussian(4, 3, 3, size=(6,), padding=1)
     partition = torch.arange(4)[:, None].expand(4, 6)
     ours = delta_bracket(operator, partition, 2, boundary=boundary)
     theirs = delta_bracket(operator, "map", 2, boundary=boundary)

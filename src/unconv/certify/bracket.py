@@ -36,19 +36,13 @@ MOST_ENUMERATED = 1e7  # supports times the cube of their size, for one unit of 
 
 @dataclass(frozen=True)
 class Bracket:
-    """What is known about a model-RIP constant.
+    """What is known about a model-RIP constant."""
 
-    Attributes:
-        lower: Attained by ``witness``.
-        upper: Proven.
-        witness: A ``z`` of the model with ``| ||W^T z||^2 / ||z||^2 - 1 | >= lower``. Shape of an output, float64.
-        how: What gave the two, e.g. ``"attacked, gershgorin"``, or ``"enumerated"``.
-    """
-
-    lower: float
-    upper: float
+    lower: float  # attained by the witness
+    upper: float  # proven
+    # a z of the model with | ||W^T z||^2 / ||z||^2 - 1 | >= lower. Shape of an output, float64
     witness: Tensor
-    how: str
+    how: str  # what gave the two, e.g. "attacked, gershgorin", or "enumerated"
 
     def __repr__(self) -> str:
         return f"Bracket({self.lower:.6g} <= delta <= {self.upper:.6g}, {self.how})"
@@ -151,8 +145,6 @@ def _matrix(
     operator: ConvOperator | LinearOperator | Tensor | np.ndarray, boundary: Boundary
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Return a linear map as a matrix in float64, and the shape of its outputs."""
-    if boundary not in {"full", "cropped"}:
-        raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
     if isinstance(operator, np.ndarray):
         operator = torch.as_tensor(operator)
     if isinstance(operator, Tensor):
@@ -162,8 +154,8 @@ def _matrix(
             )
         rows, shape = operator.detach().cpu().double(), tuple(operator.shape[:1])
     elif all(hasattr(operator, name) for name in ("adjoint", "input_shape", "output_shape")):
-        if isinstance(operator, ConvOperator) and boundary == "full":
-            operator = operator.full()
+        if isinstance(operator, ConvOperator):
+            operator = operator.at(boundary)
         shape = tuple(operator.output_shape)
         count = math.prod(shape)
         _check_outputs(count)

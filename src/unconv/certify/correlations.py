@@ -7,7 +7,7 @@ eigenvalue lies below the largest one of those.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,15 +41,11 @@ class Table:
 
 
 def table_of(operator: ConvOperator) -> Table:
-    """The correlation table of an operator, with its rounding error."""
-    return Table(correlation_table(operator), table_error(operator))
-
-
-def table_error(operator: ConvOperator) -> Tensor:
-    """Bound the error of the inner product of two rows: ``gamma_n |x| |y|``, in any order (Higham 2002, 3.1)."""
-    # twice the terms and some more cover the rounding of the norms themselves
+    """The correlation table of an operator, with its rounding error: ``gamma_n |x| |y|`` (Higham 2002, 3.1)."""
+    # in any order of the sum; twice the terms and some more cover the rounding of the norms themselves
     norms = operator.weight.flatten(1).norm(dim=1)
-    return _gamma(2 * operator.weight[0].numel() + 8) * torch.outer(norms, norms)
+    error = _gamma(2 * operator.weight[0].numel() + 8) * torch.outer(norms, norms)
+    return Table(correlation_table(operator), error)
 
 
 def largest_eigenvalue(table: Table, spatial: tuple[int, ...], *, nonnegative: bool) -> float:
@@ -59,7 +55,8 @@ def largest_eigenvalue(table: Table, spatial: tuple[int, ...], *, nonnegative: b
     # of the table itself, and of the sums and the angles behind the symbol, as a bound on the spectral norm
     shifts = table.values[0, 0].numel()
     error = table.error.sum(1).max().item() * shifts + _gamma(shifts + 64) * 4 * row_sums
-    parts = list(_symbols(table, spatial)) if symbol_entries(table, spatial) <= CHUNK else None
+    sizes, factor = _grid(table, spatial)
+    parts = list(_symbols(table, spatial)) if 2 * math.prod(sizes) * channels**2 <= CHUNK else None
     top = -math.inf
     for part in parts or _symbols(table, spatial):
         guess = _estimates(part)
@@ -72,7 +69,6 @@ def largest_eigenvalue(table: Table, spatial: tuple[int, ...], *, nonnegative: b
     bound = top + (1e-9 if channels <= DENSE_EIGENVALUES else 1e-3) * (abs(top) + 1e-9)
     for part in parts or _symbols(table, spatial):
         bound = _raise_to_bound(part, bound)
-    _, factor = _grid(table, spatial)
     # the factor is for polynomials of one sign: below them lies -error, or minus the largest row sum
     floor = error if nonnegative else row_sums + error
     return outward((bound + error + floor) * factor - floor, channels)
@@ -83,11 +79,6 @@ def estimated_eigenvalue(table: Table, spatial: tuple[int, ...]) -> float:
     return max(_estimates(part).max().item() for part in _symbols(table, spatial, rough=True))
 
 
-def symbol_entries(table: Table, spatial: tuple[int, ...]) -> int:
-    """How many real numbers the symbol has on its grid."""
-    return 2 * math.prod(_grid(table, spatial)[0]) * len(table.values) ** 2
-
-
 def _gamma(operations: int) -> float:
     return operations * UNIT / (1 - operations * UNIT)
 
@@ -95,11 +86,6 @@ def _gamma(operations: int) -> float:
 def outward(value: float, terms: int) -> float:
     """Enlarge a sum of non-negative numbers, and a few more operations, by all that rounding can take."""
     return value + (abs(value) + 2) * _gamma(2 * terms + 16)
-
-
-def outward_all(values: Tensor, terms: int) -> Tensor:
-    """``outward`` of every entry."""
-    return values + (values.abs() + 2) * _gamma(2 * terms + 16)
 
 
 def _grid(table: Table, spatial: tuple[int, ...], *, rough: bool = False) -> tuple[list[int], float]:
@@ -123,25 +109,32 @@ def _grid(table: Table, spatial: tuple[int, ...], *, rough: bool = False) -> tup
 
 
 def _symbols(table: Table, spatial: tuple[int, ...], *, rough: bool = False) -> Iterator[Tensor]:
-    """The symbol of the Gram matrix, ``sum_a T(a) exp(-i w a)``, on the grid; chunks ``(frequencies, K, K)``.
-
-    The table is real, so half of the frequencies are conjugates of the other half and left out.
-    """
+    """The symbol of the Gram matrix, ``sum_a T(a) exp(-i w a)``, on the grid; chunks ``(frequencies, K, K)``."""
     sizes, _ = _grid(table, spatial, rough=rough)
     channels = len(table.values)
-    shifts = torch.cartesian_prod(*(torch.arange(-r, r + 1) for r in table.reach)).reshape(-1, len(sizes))
-    halves = [*sizes[:-1], sizes[-1] // 2 + 1]
-    waves = torch.cartesian_prod(*(torch.arange(n) for n in halves)).reshape(-1, len(sizes))
-    coefficients = table.values.reshape(channels**2, -1)
-    step = max(1, CHUNK // 4 // channels**2)
-    for part in waves.split(step):
-        # whole turns are taken off in integers, so that the angles carry the error of one division and product only
-        angle = sum(
-            (part[:, None, axis] * shifts[:, axis] % n).double() * (2 * math.pi / n) for axis, n in enumerate(sizes)
-        )
-        assert isinstance(angle, Tensor)
-        real, imaginary = (f(angle) @ coefficients.T for f in (torch.cos, torch.sin))
-        yield torch.complex(real, -imaginary).reshape(-1, channels, channels)
+    shifts = points(torch.arange(-r, r + 1) for r in table.reach)
+    for part in half_grid(sizes).split(max(1, CHUNK // 4 // channels**2)):
+        yield transfer(table.values.reshape(channels**2, -1), shifts, part, sizes).reshape(-1, channels, channels)
+
+
+def points(axes: Iterable[Tensor]) -> Tensor:
+    """All combinations of one number of each axis. Shape ``(points, axes)``."""
+    axes = tuple(axes)
+    return torch.cartesian_prod(*axes).reshape(-1, len(axes))
+
+
+def half_grid(sizes: Sequence[int]) -> Tensor:
+    """The frequencies of a grid but for conjugates, which a real sum does not need. Shape ``(frequencies, axes)``."""
+    return points(torch.arange(n) for n in (*sizes[:-1], sizes[-1] // 2 + 1))
+
+
+def transfer(coefficients: Tensor, places: Tensor, waves: Tensor, sizes: Sequence[int]) -> Tensor:
+    """``sum_a c_a exp(-i w a)`` for rows of real coefficients ``(rows, places)``. Shape ``(frequencies, rows)``."""
+    # whole turns are taken off in integers, so that the angles carry the error of one division and product only
+    angle = torch.zeros(len(waves), len(places), dtype=torch.float64)
+    for axis, n in enumerate(sizes):
+        angle += (waves[:, None, axis] * places[:, axis] % n).double() * (2 * math.pi / n)
+    return torch.complex(angle.cos() @ coefficients.T, -(angle.sin() @ coefficients.T))
 
 
 def _estimates(symbols: Tensor) -> Tensor:

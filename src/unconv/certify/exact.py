@@ -33,7 +33,6 @@ class Exact:
     delta: float  # the constant, up to the rounding of the eigenvalues
     ceiling: float  # delta and all that this rounding can hide: an upper bound
     attained: LowerBound  # the vector that attains it, and its value from W^T z
-    subspaces: int
 
 
 def exact_delta(
@@ -74,7 +73,7 @@ def enumerate_supports(operator: ConvOperator, blocks: BlockPartition, channels:
     z = torch.zeros(len(gram), dtype=gram.dtype)
     z[worst_support] = vectors[:, -1 if side > 0 else 0]
     found = deviation_of(operator, z.reshape(operator.output_shape))
-    return Exact(best, best + _eigenvalue_error(dense, size), found, total)
+    return Exact(best, best + _eigenvalue_error(dense, size), found)
 
 
 def _eigenvalue_error(dense: Tensor, size: int) -> float:

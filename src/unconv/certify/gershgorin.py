@@ -8,17 +8,14 @@ sums of two vectors).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from unconv.certify.correlations import CHUNK, outward, table_error
+from unconv.certify.correlations import CHUNK
 from unconv.certify.supports import BlockPartition
-from unconv.operators import ConvOperator
 
 
 @dataclass(frozen=True)
@@ -27,10 +24,11 @@ class RowNeighbours:
 
     labels: Tensor
 
-    def rivals(self, size: Tensor, count: int, *, most: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield the largest entries beside the diagonal, by chunks of rows: first row, and ``(rows, count - 1)``.
+    def radius(self, size: Tensor, count: int, *, most: int) -> Tensor:
+        """Return the largest sum of the off-diagonal magnitudes in a row over supports of ``count`` entries.
 
-        ``size`` holds bounds on the magnitudes, ``(K, K, *shifts)``; ``most``: entries of one block in a support.
+        ``size``: bounds on the magnitudes, ``(K, K, *shifts)``; ``most``: entries of one block in a support. Shape
+        ``(K,)``.
         """
         size = size.flatten(1).clone().fill_diagonal_(0)
         top = torch.zeros(len(size), int(self.labels.max()) + 1, most, dtype=size.dtype)
@@ -40,8 +38,7 @@ class RowNeighbours:
             top[:, block, : best.shape[1]] = best
             # the row itself already takes one of its block's entries
             top[members, block, most - 1 :] = 0
-        values = top.flatten(1)
-        yield 0, values.topk(min(count - 1, values.shape[1]), dim=1).values
+        return _largest(top, count)
 
     def apart(self, channels: int) -> Tensor:
         """Return the pairs of filters that never meet in a support of the model: those of one block. ``(K, K)``."""
@@ -80,9 +77,9 @@ class ShiftNeighbours:
             classes.append(list(groups.values()))
         return ShiftNeighbours(classes, max(map(len, map(set, blocks.labels))) == 1)
 
-    def rivals(self, size: Tensor, count: int, *, most: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield the same for every kind of place."""
-        flat = size.flatten(2)
+    def radius(self, size: Tensor, count: int, *, most: int) -> Tensor:
+        """Return the same, the largest of all kinds of places."""
+        flat, best = size.flatten(2), torch.zeros(len(size), dtype=size.dtype)
         channels, centre = flat.shape[1], flat.shape[2] // 2
         for groups in self.classes:
             step = max(1, CHUNK // (channels * max(len(groups) * most, flat.shape[2])))
@@ -99,8 +96,8 @@ class ShiftNeighbours:
                 ]
                 # the row's own place already takes one of its block's entries
                 columns[0][here, own, most - 1 :] = 0
-                values = torch.cat(columns, 2).flatten(1)
-                yield start, values.topk(min(count - 1, values.shape[1]), dim=1).values
+                best[own] = torch.maximum(best[own], _largest(torch.cat(columns, 2), count))
+        return best
 
     def apart(self, channels: int) -> Tensor:
         """Return each filter with itself, where a channel is one block."""
@@ -110,62 +107,10 @@ class ShiftNeighbours:
 Neighbours = RowNeighbours | ShiftNeighbours
 
 
-def radius(neighbours: Neighbours, size: Tensor, count: int, *, twice: bool) -> Tensor:
-    """Return the largest sum of the off-diagonal magnitudes in a row of ``G_S`` over supports of ``count`` entries."""
-    best = torch.zeros(len(size), dtype=size.dtype)
-    for start, rivals in neighbours.rivals(size, count, most=2 if twice else 1):
-        rows = slice(start, start + len(rivals))
-        best[rows] = torch.maximum(best[rows], rivals.sum(1))
-    return best
+def _largest(beside: Tensor, count: int) -> Tensor:
+    values = beside.flatten(1)
+    return values.topk(min(count - 1, values.shape[1]), dim=1).values.sum(1)
 
 
 def _contains(larger: tuple[int | None, ...], smaller: tuple[int | None, ...]) -> bool:
     return all(b is None or a == b for a, b in zip(larger, smaller, strict=True))
-
-
-def cropped_sides(
-    operator: ConvOperator, neighbours: Neighbours, reach: tuple[int, ...], count: int, *, twice: bool
-) -> tuple[float, float]:
-    """Bound ``lambda_max(G_S) - 1`` and ``1 - lambda_min(G_S)`` where taps in the padding are cut off."""
-    # a row's inner products with others only see its own taps inside, so masking one of the two is enough
-    error = table_error(operator)
-    above = below = 0.0
-    for mask in _tap_masks(operator):
-        values = _cross_correlations(operator, mask, reach)
-        around = radius(neighbours, values.abs() + error[(..., *[None] * operator.dims)], count, twice=twice)
-        squares = values.diagonal(dim1=0, dim2=1)[*reach]
-        above = max(above, (squares + error.diagonal() - 1 + around).max().item())
-        below = max(below, (1 - squares + error.diagonal() + around).max().item())
-    return outward(above, count), outward(below, count)
-
-
-def _tap_masks(operator: ConvOperator) -> Iterator[Tensor]:
-    """Yield the sets of taps inside the input, over all places of the output; bool, of the kernel's shape."""
-    axes = []
-    for n, places, kernel, s, p, d in zip(
-        operator.input_shape[1:],
-        operator.output_shape[1:],
-        operator.weight.shape[2:],
-        operator.stride,
-        operator.padding,
-        operator.dilation,
-        strict=True,
-    ):
-        axes.append(sorted({tuple(0 <= q * s - p + d * a < n for a in range(kernel)) for q in range(places)}))
-    for masks in product(*axes):
-        mask = torch.ones((), dtype=torch.bool)
-        for axis in masks:
-            mask = mask[..., None] & torch.tensor(axis)
-        yield mask
-
-
-def _cross_correlations(operator: ConvOperator, mask: Tensor, reach: tuple[int, ...]) -> Tensor:
-    """Return inner products of the masked filters with all rows around them. Shape ``(K, K, *shifts)``."""
-    spread = [d * (n - 1) + 1 for n, d in zip(operator.weight.shape[2:], operator.dilation, strict=True)]
-    around = [n + 2 * r * s for n, r, s in zip(spread, reach, operator.stride, strict=True)]
-    pad = [v for r, s in zip(reversed(reach), reversed(operator.stride), strict=True) for v in (r * s, r * s)]
-    patches = torch.zeros(*operator.weight.shape[:2], *spread, dtype=torch.float64)
-    patches[(..., *(slice(None, None, d) for d in operator.dilation))] = operator.weight * mask
-    shape = (operator.weight.shape[1], *around)
-    window = ConvOperator(operator.weight, shape, stride=operator.stride, dilation=operator.dilation)
-    return window.forward(F.pad(patches, pad))

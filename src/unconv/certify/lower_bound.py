@@ -115,13 +115,8 @@ def _on_patch(operator: ConvOperator, patch: tuple[int, ...]) -> ConvOperator:
         (n - 1) * s + d * (kernel - 1) + 1
         for n, kernel, s, d in zip(patch, operator.weight.shape[2:], operator.stride, operator.dilation, strict=True)
     ]
-    return ConvOperator(
-        operator.weight,
-        (operator.input_shape[0], *spatial),
-        stride=operator.stride,
-        dilation=operator.dilation,
-        groups=operator.groups,
-    )
+    shape, geometry = (operator.input_shape[0], *spatial), operator.geometry | {"padding": 0}
+    return ConvOperator(operator.weight, shape, **geometry)  # pyright: ignore[reportArgumentType]
 
 
 class Search:
@@ -142,7 +137,7 @@ class Search:
         places = math.prod(operator.output_shape) // channels
         cost = 2 * channels * places * operator.weight[0].numel()
         self.operator = operator if cost < 1e7 else operator.to(torch.float32)
-        self.blocks, self.k, self.twice = blocks, k, twice
+        self.blocks, self.k, self.twice, self.most = blocks, k, twice, 2 if twice else 1
         self.size = support_size(blocks, channels, k, twice=twice)
         self.passes = int(BUDGET * effort / (cost + 200 * channels * places))
         self.most_starts = math.ceil(STARTS * effort)
@@ -264,10 +259,7 @@ class Search:
         cross = self.gram(self.scatter(supports, vectors)).flatten(1)
         middle, half = (values[:, None] + self.squares) / 2, (values[:, None] - self.squares) / 2
         gain = sign * middle + (half.square() + cross.square()).sqrt()
-        most = 2 if self.twice else 1
-        used = torch.zeros(len(supports), self.flat[0] * self.blocks.count, dtype=torch.int64)
-        used.scatter_add_(1, self.block_of[supports], torch.ones_like(supports))
-        closed = (used[:, self.block_of.clamp_min(0)] >= most) | (self.block_of < 0)
+        closed = (self.used(supports)[:, self.block_of.clamp_min(0)] >= self.most) | (self.block_of < 0)
         return gain.masked_fill(closed, -math.inf).scatter(1, supports, -math.inf)
 
     def append(self, supports: Tensor, small: Tensor, joined: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,10 +286,13 @@ class Search:
 
     def admissible(self, supports: Tensor) -> Tensor:
         """Return those supports that the model admits: a vector with fewer non-zeros fills up with any places."""
-        used = torch.zeros(len(supports), self.flat[0] * self.blocks.count, dtype=torch.int64)
-        used.scatter_add_(1, self.block_of[supports].clamp_min(0), torch.ones_like(supports))
-        good = (used.amax(1) <= (2 if self.twice else 1)) & (self.block_of[supports] >= 0).all(1)
+        good = (self.used(supports).amax(1) <= self.most) & (self.block_of[supports] >= 0).all(1)
         return supports[good]
+
+    def used(self, supports: Tensor) -> Tensor:
+        """Return how many entries each support has in each block. Shape ``(N, blocks)``, int64."""
+        used = torch.zeros(len(supports), self.flat[0] * self.blocks.count, dtype=torch.int64)
+        return used.scatter_add_(1, self.block_of[supports].clamp_min(0), torch.ones_like(supports))
 
 
 def _extreme(small: Tensor, sign: int) -> tuple[Tensor, Tensor]:

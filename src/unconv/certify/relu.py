@@ -24,23 +24,14 @@ ROUNDING = 1024 * torch.finfo(torch.float64).eps  # of the largest preactivation
 
 @dataclass(frozen=True)
 class ReluBracket:
-    """Bounds of the largest ``kappa`` with ``||f(a) - f(b)|| >= kappa ||a - b||`` where ``(a + b) / 2`` is in a ball.
+    """Bounds of the largest ``kappa`` with ``||f(a) - f(b)|| >= kappa ||a - b||``, ``(a + b) / 2`` being in a ball."""
 
-    Attributes:
-        lower: Proven up to rounding, or, where not ``proven``, but for a chance of 1e-9.
-        upper: Reached by inputs near the centre, up to rounding.
-        proven: Whether all singular values were found.
-        on: Units that are on in the whole ball, and at its centre.
-        inputs: Numbers of an input.
-        radius: Of the ball.
-    """
-
-    lower: float
-    upper: float
-    proven: bool
-    on: tuple[int, int]
-    inputs: int
-    radius: float
+    lower: float  # proven up to rounding, or, where not proven, but for a chance of 1e-9
+    upper: float  # reached by inputs near the centre, up to rounding
+    proven: bool  # whether all singular values were found
+    on: tuple[int, int]  # units that are on in the whole ball, and at its centre
+    inputs: int  # numbers of an input
+    radius: float  # of the ball
 
     def __str__(self) -> str:
         if self.upper == 0:
@@ -57,21 +48,11 @@ def relu_bracket(
 ) -> ReluBracket:
     """Bound how far the ReLU of a conv block, before its pooling, keeps inputs apart.
 
-    Args:
-        block: A conv block with ReLU.
-        x: The centre of the ball, an input of the block. Shape ``(1, M, *spatial)``.
-        radius: Of the ball in which the middle of two inputs lies, a Euclidean norm. The inputs may be as far apart as
-            they like; those of the ball have their middle in it.
-        steps: Of Lanczos, as for ``unconv.certify.stability.certify``.
-        whole: Inputs of at most so many numbers get all singular values, so that the lower bound is proven.
-        seed: Of its random start.
-
-    Returns:
-        The bracket.
-
-    Raises:
-        UsageError: If the block has no ReLU, or the radius is no number of at least 0.
-        ValueError: If ``x`` is no single input of the block.
+    The middle of two inputs lies in the ball of a Euclidean ``radius`` around ``x``, shape ``(1, M, *spatial)``; the
+    inputs may be as far apart as they like, and those of the ball have their middle in it. Inputs of at most ``whole``
+    numbers get all singular values, so that the lower bound is proven; ``steps`` of Lanczos and their ``seed`` as for
+    ``unconv.certify.stability.certify``. UsageError if the block has no ReLU, or the radius is no number of at least 0;
+    ValueError if ``x`` is no single input of the block.
     """
     if block.activation.name != "relu":
         raise UsageError(f"conv block {block.name} is {block.kind}; this bracket is of ReLU")

@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
 
-from unconv.certify.correlations import CHUNK, largest_eigenvalue, table_of
+from unconv.certify.correlations import CHUNK, half_grid, largest_eigenvalue, points, table_of, transfer
 from unconv.certify.stability import certify
 from unconv.certify.supports import group_operators
 from unconv.errors import UsageError
@@ -38,11 +37,15 @@ class Spectrum:
     largest: Interval  # largest singular value
     smallest: Interval  # smallest of its min(shape) singular values; 0 where its rows and its columns are dependent
     rank: Count  # singular values above rounding, max(shape) eps times the largest
-    nullity: Count  # dimensions of the input that W does not see
     # "fft" and "dense": exact up to rounding; "bounds": proven up to rounding; "bounds, chance": the
     # lower end of smallest, and what follows from it for rank and nullity, may fail with probability 1e-9 over a
     # random start
     how: str
+
+    @property
+    def nullity(self) -> Count:
+        """Dimensions of the input that ``W`` does not see."""
+        return self.shape[1] - self.rank[1], self.shape[1] - self.rank[0]
 
     def __str__(self) -> str:
         values = f"singular values from {_words(self.smallest)} to {_words(self.largest)}"
@@ -53,27 +56,17 @@ class Spectrum:
 def spectrum(operator: ConvOperator, *, circular: bool = False, whole: int = WHOLE, steps: int = 200) -> Spectrum:
     """Extreme singular values, rank and null space of a convolution, with any stride, dilation and groups.
 
-    Where the map wraps around, all singular values are found. Otherwise small maps are decomposed whole; for others
+    Where the map wraps around (``circular``; the padding is then a shift, and does not matter), all singular values
+    are found; UsageError if it is not a whole number of strides. Otherwise matrices of at most ``whole`` entries are
+    decomposed; for others
 
     - ``W`` is a part of the convolution that wraps around on a map with room for its padding, so no singular value is
       above that one's largest; its rank is less by at most one for every row or column cut off, and at least the
       number of rows (or columns) that the border leaves whole, where that one's are independent;
     - a norm that is attained bounds the largest from below;
     - where nothing is cropped (no padding and no more outputs than inputs, or padding by whole filters and no fewer
-      outputs), the smallest is at least that of the convolution that wraps around; otherwise Lanczos bounds it from
-      above, and from below but for a chance of 1e-9 (``unconv.certify.stability``).
-
-    Args:
-        operator: The convolution.
-        circular: Whether its map wraps around; its padding is then a shift, and does not matter.
-        whole: Matrices with at most so many entries are decomposed whole.
-        steps: Largest number of Lanczos steps for the others.
-
-    Returns:
-        The spectrum.
-
-    Raises:
-        UsageError: If a map that wraps around is not a whole number of strides, or the operator is none.
+      outputs), the smallest is at least that of the convolution that wraps around; otherwise at most ``steps`` steps of
+      Lanczos bound it from above, and from below but for a chance of 1e-9 (``unconv.certify.stability``).
 
     Example:
         >>> import torch
@@ -116,26 +109,17 @@ def _symbols(operator: ConvOperator, sizes: tuple[int, ...]) -> Iterator[tuple[T
     """Yield ``A(w)``, ``(frequencies, groups, K / groups, M / groups * aliases)``, and how often each counts."""
     weight = operator.weight.double()
     filters, shared, *kernel = weight.shape
-    taps = torch.cartesian_prod(*(torch.arange(k) * d for k, d in zip(kernel, operator.dilation, strict=True)))
-    taps = taps.reshape(-1, len(sizes))
+    taps = points(torch.arange(k) * d for k, d in zip(kernel, operator.dilation, strict=True))
     coarse = [n // s for n, s in zip(sizes, operator.stride, strict=True)]
-    # the filters are real, so of w and -w one is enough
-    half = [*coarse[:-1], coarse[-1] // 2 + 1]
-    waves = torch.cartesian_prod(*(torch.arange(n) for n in half)).reshape(-1, len(sizes))
-    itself = (waves[:, -1] == 0) | (2 * waves[:, -1] == coarse[-1])
-    times = torch.where(itself, 1, 2)
-    aliases = [torch.tensor(alias) * torch.tensor(coarse) for alias in product(*(range(s) for s in operator.stride))]
+    waves = half_grid(coarse)
+    # of w and -w one is left out
+    times = torch.where((waves[:, -1] == 0) | (2 * waves[:, -1] == coarse[-1]), 1, 2)
+    aliases = points(torch.arange(s) * n for s, n in zip(operator.stride, coarse, strict=True))
     coefficients = weight.reshape(filters * shared, -1)
     step = max(1, CHUNK // 16 // (filters * shared * len(aliases)))
     for part, count in zip(waves.split(step), times.split(step), strict=True):
-        blocks = []
-        for alias in aliases:
-            turns = (part + alias)[:, None] * taps
-            # whole turns are taken off in integers
-            angle = sum((turns[..., i] % n).double() * (2 * math.pi / n) for i, n in enumerate(sizes))
-            assert isinstance(angle, Tensor)
-            real, imaginary = (f(angle) @ coefficients.T for f in (torch.cos, torch.sin))
-            blocks.append(torch.complex(real, imaginary).reshape(len(part), operator.groups, -1, shared))
+        found = [transfer(coefficients, taps, part + alias, sizes) for alias in aliases]
+        blocks = [one.reshape(len(part), operator.groups, -1, shared) for one in found]
         yield torch.cat(blocks, 3) / math.sqrt(len(aliases)), count
 
 
@@ -145,14 +129,8 @@ def _of_values(values: Tensor, shape: tuple[int, int], how: str) -> Spectrum:
     # what lies near the cut can be rounding or not
     sure, perhaps = int((values > 8 * cut).sum()), int((values > cut / 8).sum())
     bottom = bottom if bottom > cut else 0.0
-    return Spectrum(
-        shape,
-        (max(top - cut, 0.0), top + cut),
-        (max(bottom - cut, 0.0), bottom + cut),
-        (sure, perhaps),
-        (shape[1] - perhaps, shape[1] - sure),
-        how,
-    )
+    largest, smallest = ((max(end - cut, 0.0), end + cut) for end in (top, bottom))
+    return Spectrum(shape, largest, smallest, (sure, perhaps), how)
 
 
 def _bounds(operator: ConvOperator, parts: list[ConvOperator], shape: tuple[int, int], steps: int) -> Spectrum:
@@ -194,7 +172,7 @@ def _bounds(operator: ConvOperator, parts: list[ConvOperator], shape: tuple[int,
     if low > 0:
         rank = (short, short)
     smallest = (low, max(low, min(one.sigma for one in found) + 16 * EPS * high))
-    return Spectrum(shape, (min(attained, high), high), smallest, rank, (shape[1] - rank[1], shape[1] - rank[0]), how)
+    return Spectrum(shape, (min(attained, high), high), smallest, rank, how)
 
 
 def _uncropped(operator: ConvOperator, *, rows: bool) -> int:

@@ -28,38 +28,28 @@ TEST_EVERY = 10  # Lanczos steps between two stopping tests
 
 @dataclass(frozen=True)
 class StabilityCertificate:
-    """How well a code's equations determine its input.
+    """How well the equations ``A x = b`` of a code determine its input."""
 
-    Attributes:
-        sigma: Smallest singular value of ``A`` on what its equations see: of ``A`` if there are at least as many
-            equations as unknowns, of its transpose otherwise. LowerBound by a vector, so never below the true one.
-        interval: Interval around ``sigma``, by the residual of its singular vectors, that holds a singular value;
-            the smallest, unless the iteration has missed a smaller one altogether. Rounding is covered.
-        probabilistic_lower_bound: A lower bound on the smallest singular value that holds whatever the iteration
-            missed, but for a chance of 1e-9 over its random start (a union bound over its stopping tests included);
-            0 where the iteration was too short to say. For a matrix decomposed whole, the lower end of ``interval``.
-        largest: Largest singular value found.
-        undetermined: Dimensions of the input that the equations do not determine; at least this many.
-        exact: Whether ``undetermined`` is exactly that.
-        direction: A change of the input, of unit norm, that the equations see least: out of the null space if
-            there is one, as far as the iteration comes. Shape ``input_shape``; ``None`` where none was asked for.
-        gain: ``||A direction||``; ``None`` likewise.
-        equations: Number of rows of ``A``.
-        unknowns: Number of columns of ``A``.
-        steps: Lanczos steps made; 0 for a matrix decomposed whole.
-    """
-
+    # smallest singular value of A on what its equations see: of A with at least as many equations as unknowns, else of
+    # its transpose. Attained by a vector, so never below the true one
     sigma: float
+    # around sigma, by the residual of its singular vectors, rounding covered: holds a singular value; the smallest,
+    # unless the iteration has missed a smaller one altogether
     interval: tuple[float, float]
+    # of the smallest singular value, whatever the iteration missed, but for a chance of 1e-9 over its random start (a
+    # union bound over its stopping tests included); 0 where it was too short to say. Of a matrix decomposed whole, the
+    # lower end of interval
     probabilistic_lower_bound: float
-    largest: float
-    undetermined: int
-    exact: bool
+    largest: float  # largest singular value found
+    undetermined: int  # dimensions of the input that the equations do not determine; at least this many,
+    exact: bool  # and exactly as many where this holds
+    # a change of the input, of unit norm, that the equations see least: out of the null space if there is one, as far
+    # as the iteration comes. Shape input_shape; None where none was asked for
     direction: Tensor | None
-    gain: float | None
-    equations: int
-    unknowns: int
-    steps: int
+    gain: float | None  # ||A direction||
+    equations: int  # rows of A
+    unknowns: int  # columns of A
+    steps: int  # of Lanczos; 0 for a matrix decomposed whole
 
     @property
     def proven(self) -> bool:
@@ -72,72 +62,36 @@ class StabilityCertificate:
         return self.sigma > self.interval[1] - self.sigma
 
     def error_bound(self, error: float) -> float:
-        """Bound how far an error in the code moves the least-norm, least-squares input.
-
-        Args:
-            error: Euclidean norm of the error.
-
-        Returns:
-            Euclidean norm, ``error / probabilistic_lower_bound``; infinite where no positive lower bound is known.
-        """
+        """How far an error of that norm in the code moves the least-norm, least-squares input at most; may be inf."""
         sigma = self.probabilistic_lower_bound
         return error / sigma if sigma > 0 else math.inf
 
     def observed_error(self, error: float) -> float:
-        """Say how far some error of that norm does move it: ``error / sigma``, in the direction that was found.
-
-        Args:
-            error: Euclidean norm of the error.
-
-        Returns:
-            Euclidean norm; infinite where ``sigma`` is 0, or no more than rounding.
-        """
+        """How far some error of that norm moves it, in the direction found; inf if ``sigma`` is but rounding."""
         return error / self.sigma if self.resolved else math.inf
 
     def __str__(self) -> str:
-        known = "" if self.exact else "at least "
-        share = 100 * self.undetermined / self.unknowns
-        if self.sigma == 0:
-            return f"the code leaves {known}{self.undetermined} of {self.unknowns} dimensions ({share:.0f} %) open"
+        left = f"{self.undetermined} of {self.unknowns} dimensions ({self.undetermined / self.unknowns:.0%}) are open"
+        left = left if self.exact else f"at least {left}"
         if not self.resolved:
-            return (
-                f"{self.equations} equations for {self.unknowns} unknowns see a change of the input no better than "
-                f"rounding: how many dimensions are open is unknown (at least {self.undetermined}); nothing is promised"
-            )
-        seen = f"some error of 1 in the code moves the input by {self.observed_error(1):.3g}"
+            return left if self.sigma == 0 else f"{left}; the rest is seen no better than rounding, nothing is promised"
+        moved = f"an error of 1 in the code moves the rest by {self.observed_error(1):.3g}"
         if math.isinf(self.error_bound(1)):
-            kept = f"{seen}, and no direction was found that moves further"
-        elif self.proven:
-            kept = f"an error of 1 in the code moves the input by at most {self.error_bound(1):.3g}"
-        else:
-            kept = f"{seen}, and none by more than {self.error_bound(1):.3g} but for a chance of {FAILURE:.0e}"
-        if not self.undetermined:
-            return f"{self.equations} equations for {self.unknowns} unknowns; {kept}"
-        lost = f"{known}{self.undetermined} of {self.unknowns} dimensions ({share:.0f} %) are not determined"
-        return f"{lost}; in the rest, {kept}"
+            return f"{left}; {moved}, and no bound was found"
+        chance = "" if self.proven else f" but for a chance of {FAILURE:.0e}"
+        return f"{left}; {moved}, and none by more than {self.error_bound(1):.3g}{chance}"
 
 
 def known_entries(code: Code, *, rectified: bool) -> Tensor:
-    """The places of the dense activation that a code with known switches tells.
+    """The places of the dense activation that a code with known switches tells. Shape ``(N, K, *spatial)``, bool.
 
-    Args:
-        code: Codes of a batch; without average pooling.
-        rectified: Whether a ReLU came before, so that a zero only says "not positive" and is no equation.
-
-    Returns:
-        Shape ``(N, K, *spatial)``, bool.
-
-    Raises:
-        ValueError: If the pooling averages: its values are equations, but of no one place.
+    ``rectified``: whether a ReLU came before, so that a zero only says "not positive" and is no equation. ValueError if
+    the pooling averages: its values are equations, but of no one place.
     """
     if isinstance(code.pooling, AveragePool):
         raise ValueError("an average-pooled code names no places; certify the Jacobian of the pooled layer instead")
     told = code.values > 0 if rectified else torch.ones_like(code.values, dtype=torch.bool)
-    if code.switches is None:
-        return told
-    flat = torch.zeros(*told.shape[:2], math.prod(code.shape[1:]), dtype=torch.int8, device=told.device)
-    flat.scatter_reduce_(2, code.switches.flatten(2), told.flatten(2).to(torch.int8), "amax")
-    return flat.unflatten(2, code.shape[1:]).bool()
+    return replace(code, values=told.double()).dense() > 0
 
 
 def certify(
@@ -172,9 +126,6 @@ def certify(
         whole: Systems whose shorter side is at most this are decomposed whole, at one product for each of its entries.
         seed: Seed of the random starts.
 
-    Returns:
-        The certificate.
-
     Raises:
         ValueError: If the mask or the start does not have the shape of the operator's output or input.
         UsageError: If the operator is no linear operator.
@@ -197,14 +148,7 @@ def certify(
 
 
 def least_singular_value(normal: Tensor) -> tuple[float, float]:
-    """An interval of the smallest singular value of a matrix ``A`` with at least as many rows as columns.
-
-    Args:
-        normal: ``A^T A``, float64. Shape ``(n, n)``.
-
-    Returns:
-        Its ends; proven up to the rounding of ``normal`` itself.
-    """
+    """An interval of the smallest singular value of ``A``, from ``A^T A`` in float64, up to the rounding of that."""
     values = torch.linalg.eigvalsh(normal)
     # |error of an eigenvalue| <= ||error of the matrix|| (Weyl); entries and solver together err by less than that
     slack = 64 * len(normal) * torch.finfo(torch.float64).eps * values[-1].item()

@@ -12,7 +12,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError
 from unconv.operators import Boundary, ConvOperator, check_convolution
 from unconv.sparsity import Pooled, Region
 
@@ -131,12 +131,6 @@ def outer_partition(region: Region, spatial: Sequence[int]) -> BlockPartition:
     return BlockPartition(tuple(labels))
 
 
-def regions(operator: ConvOperator, region: Region) -> int:
-    """Number of regions of all channels together, the largest ``k``."""
-    spatial = operator.output_shape[1:]
-    return operator.output_shape[0] * math.prod(Pooled(region).window(spatial).pooled_shape(spatial))
-
-
 def group_operators(operator: ConvOperator) -> list[ConvOperator]:
     """Return the operator of each channel group: no row of one meets a row of another."""
     shape = (operator.weight.shape[1], *operator.input_shape[1:])
@@ -169,12 +163,11 @@ def check_k(k: int, total: int) -> None:
 def validate_operator(operator: ConvOperator, region: Region, k: int, boundary: Boundary) -> ConvOperator:
     """Check the arguments of a model-RIP question, and give the operator that it asks about."""
     check_convolution(operator, ", or ask delta_bracket")
-    if boundary not in {"full", "cropped"}:
-        raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
+    bounded = operator.at(boundary)
     check_rows(operator.weight, "filter")
-    check_k(k, regions(operator, region))
-    operator = operator.to(torch.float64)
-    return operator.full() if boundary == "full" else operator
+    spatial = operator.output_shape[1:]
+    check_k(k, operator.output_shape[0] * math.prod(Pooled(region).window(spatial).pooled_shape(spatial)))
+    return bounded.to(torch.float64)
 
 
 def _owners(region: Region, spatial: Sequence[int]) -> list[list[list[int]]]:

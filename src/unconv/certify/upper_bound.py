@@ -22,23 +22,19 @@ from unconv.certify.correlations import (
     estimated_eigenvalue,
     largest_eigenvalue,
     outward,
-    outward_all,
     table_of,
 )
-from unconv.certify.gershgorin import Neighbours, ShiftNeighbours, cropped_sides, radius
+from unconv.certify.gershgorin import Neighbours, ShiftNeighbours
 from unconv.certify.supports import (
     BlockPartition,
     Boundary,
     Region,
     group_operators,
     outer_partition,
-    regions,
     support_size,
     validate_operator,
 )
 from unconv.operators import ConvOperator
-
-MOST_PROVEN = 64  # regions in use up to which ``largest_k`` looks
 
 
 @dataclass(frozen=True)
@@ -50,17 +46,6 @@ class UpperBound:
     below: float  # bound on 1 - lambda_min(G_S), at most 1 since G_S is positive semidefinite
     how: str  # which argument gave above: "gershgorin", "spectral" or "thresholded"
     bounds: dict[str, float]  # lambda_max(G_S) - 1 by each argument that was tried
-
-
-@dataclass(frozen=True)
-class LayerBounds:
-    """What is proven about one layer at the full boundary."""
-
-    single: UpperBound  # upper bound on delta_k
-    double: UpperBound  # upper bound on delta_2k, at least that on delta_k
-    # the largest number of regions in use, up to 64, for which delta_k < 1 is proven by the first argument; 0 where
-    # it is not even for one
-    largest_k: int
 
 
 def upper_bound(
@@ -85,21 +70,18 @@ def upper_bound(
       between places of one channel never meet and are left out of both. ``refine=False`` leaves this argument out,
       which takes most of the time.
 
-    A cropped ``W^T z`` is a part of the full one, so ``above`` of the full boundary holds for the cropped one. Beyond 1
-    the bound says nothing about invertibility. Arguments and errors are those of ``delta_bracket``.
+    A cropped ``W^T z`` is a part of the full one, so ``above`` of the full boundary holds for the cropped one, and
+    ``below`` is 1. Beyond 1 the bound says nothing about invertibility. Arguments and errors are those of
+    ``delta_bracket``.
     """
     groups = _groups(validate_operator(operator, region, k, boundary), region)
     return _worst([group.bound(k, twice=twice, refine=refine) for group in groups])
 
 
-def layer_bounds(operator: ConvOperator, region: Region, k: int, *, refine: bool = True) -> LayerBounds:
-    """Bound ``delta_k`` and ``delta_2k`` at once, and say how far ``delta < 1`` is proven; as ``upper_bound``."""
+def layer_bounds(operator: ConvOperator, region: Region, k: int, *, refine: bool = True) -> list[UpperBound]:
+    """Bound ``delta_k`` and ``delta_2k`` at once, at the full boundary; as ``upper_bound``."""
     groups = _groups(validate_operator(operator, region, k, "full"), region)
-    single, double = (
-        _worst([group.bound(k, twice=twice, refine=refine) for group in groups]) for twice in (False, True)
-    )
-    proven = min(group.largest_k() for group in groups)
-    return LayerBounds(single, double, min(regions(operator, region), proven))
+    return [_worst([group.bound(k, twice=twice, refine=refine) for group in groups]) for twice in (False, True)]
 
 
 def _groups(operator: ConvOperator, region: Region) -> list[RowBounds]:
@@ -146,7 +128,7 @@ class RowBounds:
     def bound(self, k: int, *, twice: bool, refine: bool) -> UpperBound:
         """Return the best bound on what a support of ``k`` regions (sums of two such vectors if ``twice``) can do."""
         size = support_size(self.blocks, self.channels, k, twice=twice)
-        around = radius(self.neighbours, self.magnitudes, size, twice=twice)
+        around = self.neighbours.radius(self.magnitudes, size, most=2 if twice else 1)
         squares, slack = self.table.squares, self.table.error.diagonal()
         bounds = {"gershgorin": outward((squares + slack - 1 + around).max().item(), size)}
         below = outward((1 - squares + slack + around).max().item(), size)
@@ -155,25 +137,9 @@ class RowBounds:
             bounds |= self._thresholded(size, min(bounds.values()), twice=twice)
         how = min(bounds, key=lambda name: bounds[name])
         above = max(bounds[how], 0.0)
-        if any(self.given.padding):
-            below = 1.0
-            if above < 1:
-                near, far = cropped_sides(self.given, self.neighbours, self.table.reach, size, twice=twice)
-                above, below = min(above, max(near, 0.0)), far
-        below = min(max(below, 0.0), 1.0)
+        # a filter whose taps all fall off at the border may be left with nothing
+        below = 1.0 if any(self.given.padding) else min(max(below, 0.0), 1.0)
         return UpperBound(max(above, below), above, below, how, bounds)
-
-    def largest_k(self) -> int:
-        """Return the largest ``k`` for which Gershgorin's argument alone proves ``delta_k < 1``."""
-        squares, slack = self.table.squares, self.table.error.diagonal()
-        room = 1 - torch.maximum(squares - 1, 1 - squares) - slack
-        proven = MOST_PROVEN
-        for start, rivals in self.neighbours.rivals(self.magnitudes, MOST_PROVEN, most=1):
-            sums = torch.cat([torch.zeros(len(rivals), 1, dtype=rivals.dtype), rivals.cumsum(1)], 1)
-            below = (outward_all(sums, MOST_PROVEN) < room[start : start + len(sums), None]).all(0)
-            if not below.all():
-                proven = min(proven, int(below.int().argmin()))
-        return proven
 
     def _thresholded(self, count: int, best: float, *, twice: bool) -> dict[str, float]:
         # the thresholded bound at the best of several levels, if one can beat ``best``
@@ -186,7 +152,7 @@ class RowBounds:
 
         def split(level: float) -> tuple[Table, float]:
             kept = off.sign() * (off.abs() - level).clamp_min(0)
-            rest = radius(self.neighbours, (off - kept).abs(), count, twice=twice).max().item()
+            rest = self.neighbours.radius((off - kept).abs(), count, most=2 if twice else 1).max().item()
             kept[(diagonal, diagonal, *table.reach)] = table.squares
             return replace(table, values=kept), outward(rest, count)
 

@@ -270,13 +270,13 @@ def certificate_document(
     """Return what is proven of one conv block; what cannot be said is ``None``, with the reason among the notes.
 
     ``delta_k`` and ``delta_2k`` of the filters at unit norm (``{"k", "lower", "upper", "ratio", "how"}``);
-    ``proven_k``, the largest ``k`` for which ``delta_k < 1`` is proven; ``input`` and ``image``, what the code fixes of
-    the block's own input and of the image, the worst over the images (``images``); ``direction``, a change of the first
-    image that the code shows least. ``examples``: images, each by itself, with the block's input.
+    ``input`` and ``image``, what the code fixes of the block's own input and of the image, the worst over the images
+    (``images``); ``direction``, a change of the first image that the code shows least. ``examples``: images, each by
+    itself, with the block's input.
     """
     config = config or CertificateConfig()
     notes: list[str] = []
-    document: dict[str, Any] = dict.fromkeys(("delta_k", "delta_2k", "proven_k", "input", "image", "direction"))
+    document: dict[str, Any] = dict.fromkeys(("delta_k", "delta_2k", "input", "image", "direction"))
     try:
         document |= _deltas(block.operator.to("cpu").normalised(), region, k, config)
     except UnconvError as error:
@@ -299,9 +299,11 @@ def certificate_document(
 
 
 def _deltas(operator: ConvOperator, region: Region, k: int, config: CertificateConfig) -> dict[str, Any]:
-    bounds = layer_bounds(operator, region, k, refine=config.refine)
-    found: dict[str, Any] = {"proven_k": bounds.largest_k}
-    for name, upper, twice in (("delta_k", bounds.single, False), ("delta_2k", bounds.double, True)):
+    found: dict[str, Any] = {}
+    for name, upper in zip(
+        ("delta_k", "delta_2k"), layer_bounds(operator, region, k, refine=config.refine), strict=True
+    ):
+        twice = name == "delta_2k"
         search = lower_bound(operator, region, k, twice=twice, effort=config.search, seed=config.seed)
         lower = min(search.delta, upper.value)
         ratio = upper.value / lower if lower > 0 else None

@@ -112,7 +112,8 @@ def sample_ratios(
         raise UsageError(f"model is a {type(model).__name__}; give the regions, such as Pooled(2)")
     if method not in get_args(Method):
         raise ValueError(f"method {method!r} is not known; use one of {', '.join(get_args(Method))}")
-    operator = _bounded(operator, boundary)
+    single = operator.dtype in {torch.float16, torch.bfloat16}
+    operator = (operator.to(torch.float32) if single else operator).at(boundary)
     if method == "gram" and any(operator.padding):
         raise ValueError("method 'gram' needs whole filters; use boundary 'full', or method 'dense'")
     if method == "auto":
@@ -205,14 +206,6 @@ def _gram_norms(table: Tensor, z: SparseCodes) -> Tensor:
         terms = flat.index_select(0, index.flatten()).view_as(index).mul_(values[i:])
         total += values[i] * (2 * terms.sum(0) - terms[0])
     return total.clamp_min_(0).sqrt_().to(z.values.dtype)
-
-
-def _bounded(operator: ConvOperator, boundary: Boundary) -> ConvOperator:
-    if boundary not in get_args(Boundary):
-        raise ValueError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
-    if operator.dtype in {torch.float16, torch.bfloat16}:
-        operator = operator.to(torch.float32)
-    return operator.full() if boundary == "full" else operator
 
 
 def _batch_size(operator: ConvOperator, k: int, method: Method) -> int:
