@@ -1,6 +1,7 @@
 """Fill the tables of unseen.md from the committed results: ``python docs/fill_unseen.py``.
 
-A table stands between ``<!-- NAME: MODEL -->`` and ``<!-- end -->``; the names are those of ``TABLES``.
+A table stands between ``<!-- NAME: MODEL CHOICE -->`` and ``<!-- end -->``; the names are those of ``TABLES``.
+``CHOICE``, a JSON object, may name the layers, ``rows``, that the table shows; all are in the results.
 """
 
 from __future__ import annotations
@@ -8,28 +9,30 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).with_name("unseen.md")
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
-HEADER = ("layer", "unbiased attackers", "any attacker", "ours", "gap", "bits per pixel")
+HEADER = ("layer", "unbiased attackers", "any attacker", "ours", "gap")
 
 
-def leakage(result: dict[str, Any]) -> str:
+def leakage(result: dict[str, Any], rows: Iterable[str] = ()) -> str:
     """The bracket by layer, as PSNR in dB; the gap with what two standard errors over the images are."""
     lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
-    for row in result["leakage"]:
+    layers = {row["layer"]: row for row in result["leakage"]}
+    shown = [layers[name] for name in rows or layers]
+    for row in shown:
         psnr = row["psnr"]
         best = max(row["attained"], key=lambda name: psnr[name])
         numbers = (psnr["unbiased_bound"], psnr["bayesian_bound"], psnr[best])
         margin = 10 * math.log10(1 + row["attained_margin"][best] / row["attained"][best])
         cells = [*(f"{n:.2f}" for n in numbers), f"{row['gap_db']:.2f}±{margin:.2f}"]
-        cells.append(f"{row['bits_per_pixel_estimate']:.2f}")
         lines.append("| " + " | ".join([f"`{row['layer']}`", *cells]) + " |")
     config = result["config"]
     noise = f"noise {config['relative_sigma']} of the features' root mean square"
-    more = {row["layer"]: row["images"] for row in result["leakage"] if row["images"] != config["limit"]}
+    more = {row["layer"]: row["images"] for row in shown if row["images"] != config["limit"]}
     others = f" ({max(more.values())} at {', '.join(f'`{layer}`' for layer in more)})" if more else ""
     images = f"{config['limit']} images{others} of {config['size']} pixels"
     lines += ["", f"{images}; {noise}; {config['passes']} passes of the attack."]
@@ -51,17 +54,17 @@ def uniqueness(result: dict[str, Any]) -> str:
 
 def relu(result: dict[str, Any]) -> str:
     """The bracket of the first ReLU layer by radius."""
-    lines = ["| middle within | units on in the whole ball | at its centre | differ by at least | some only by |"]
-    lines.append("|---|---|---|---|---|")
-    for row in result["relu"]:
-        inside, centre = row["on"]
-        lower, upper = (f"{row[end]:.3g} e" for end in ("lower", "upper"))
-        lines.append(f"| {row['radius']:g} | {inside:,} | {centre:,} | {lower} | {upper} |")
-    lines += ["", "The first ReLU layer, the photograph as the network receives it, norms in its units."]
-    return "\n".join(lines)
+    radii = ", ".join(f"{row['radius']:g}" for row in result["relu"])
+    lower = ", ".join(f"{row['lower']:.3g}" for row in result["relu"])
+    upper = f"{result['relu'][0]['upper']:.3g}"
+    return f"Middle within {radii} of the photograph: at least {lower} times the distance. Some: by only {upper}."
 
 
-TABLES = {"leakage": (leakage, "unseen"), "uniqueness": (uniqueness, "uniqueness"), "relu": (relu, "uniqueness")}
+TABLES: dict[str, tuple[Callable[..., str], str]] = {
+    "leakage": (leakage, "unseen"),
+    "uniqueness": (uniqueness, "uniqueness"),
+    "relu": (relu, "uniqueness"),
+}
 
 
 def fill(page: str) -> str:
@@ -70,10 +73,11 @@ def fill(page: str) -> str:
     def filled(found: re.Match[str]) -> str:
         table, study = TABLES[found[2]]
         file = RESULTS / f"{study}-{found[3]}.json"
-        text = table(json.loads(file.read_text())) if file.exists() else "*Not run here.*"
-        return f"{found[1]}{text}\n{found[4]}"
+        choice = json.loads(found[4] or "{}")
+        text = table(json.loads(file.read_text()), **choice) if file.exists() else "*Not run here.*"
+        return f"{found[1]}{text}\n{found[5]}"
 
-    return re.sub(r"(<!-- (\w+): (\S+) -->\n).*?(<!-- end -->)", filled, page, flags=re.DOTALL)
+    return re.sub(r"(<!-- (\w+): (\S+)(?: ({[^\n]*}))? -->\n).*?(<!-- end -->)", filled, page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -38,16 +38,38 @@ def test_pages_are_linked_from_the_index():
     assert all((DOCS / name).is_file() for name in linked)
 
 
-def check_site():
-    spec = importlib.util.spec_from_file_location("check_site", DOCS / "check_site.py")
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.mark.parametrize("name", ["benchmarks", "information", "reproduction", "theory", "unseen"])
+def test_tables_are_those_of_the_results(name):
+    page = (DOCS / f"{name}.md").read_text()
+    assert script(f"fill_{name}").fill(page) == page
+
+
+def test_a_table_shows_the_rows_that_it_is_asked_for():
+    row = {
+        "psnr": {"unbiased_bound": 9.0, "bayesian_bound": 8.0, "linear": 7.0},
+        "attained": {"linear": 0.2},
+        "gap_db": 1.0,
+    }
+    row |= {"attained_margin": {"linear": 0.0}, "images": 8}
+    config = {"relative_sigma": 0.1, "limit": 8, "size": 32, "passes": 20}
+    result = {"leakage": [row | {"layer": layer} for layer in "abc"], "config": config}
+    shown = script("fill_unseen").leakage(result, rows=["c", "a"])
+    assert re.findall(r"^\| `(\w)`", shown, re.MULTILINE) == ["c", "a"]
+    assert "`b`" in script("fill_unseen").leakage(result)
+    with pytest.raises(KeyError, match="d"):
+        script("fill_unseen").leakage(result, rows=["d"])
+
+
 def test_every_public_name_reaches_the_reference():
     """Sphinx writes a name into the reference where its module is named there and the name has a docstring."""
-    site = check_site()
+    site = script("check_site")
     names = site.public_names()
     assert {"unconv.recover.iht.iht", "unconv.models.load_model", "unconv.api_invert.invert"} <= names
     assert not {name.rpartition(".")[0] for name in names} - set(site.documented_modules())
@@ -67,7 +89,7 @@ def test_the_check_of_links_finds_what_is_broken(tmp_path):
         '<script src="https://example.org/x.js"></script><img src="data:image/png;base64,AAAA">'
     )
     (tmp_path / "other.html").write_text('<p id="here">y</p><a href="index.html">back</a>')
-    assert list(check_site().broken_links(tmp_path)) == [
+    assert list(script("check_site").broken_links(tmp_path)) == [
         "index.html: other.html#gone leads to no anchor",
         "index.html: missing.html leads to no file",
         "index.html: no.png leads to no file",
