@@ -18,8 +18,7 @@ from torch import Tensor
 from unconv.conv_block import ConvBlock
 from unconv.decode.constraints import Intervals, constraints
 from unconv.decode.convex import convex
-from unconv.decode.linear_system import equations
-from unconv.decode.min_norm import min_norm
+from unconv.decode.linear_system import equations, min_norm
 from unconv.decode.transpose import transpose
 from unconv.evaluate.block_reconstruction import coded_block
 from unconv.evaluate.network import CapturedStream, Opened, open_network

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import grad as conv_grad
 
 from unconv.errors import UsageError
+from unconv.solvers.cgls import System
+from unconv.solvers.lanczos import bidiagonalise
 
 Boundary = Literal["full", "cropped"]
 """Whether the adjoint keeps its whole output (``ConvOperator.full``) or what lies on the unpadded input."""
@@ -20,8 +22,8 @@ CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONVOLVE_ADJOINT = {1: conv_grad.conv1d_input, 2: conv_grad.conv2d_input, 3: conv_grad.conv3d_input}
 
 
-class LinearOperator(Protocol):
-    """What the solvers ask of a linear map: two shapes (without the batch) and two directions."""
+class LinearOperator(System, Protocol):
+    """What the solvers ask of a linear map: two shapes (without the batch) and two directions, for any batch."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -31,14 +33,6 @@ class LinearOperator(Protocol):
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Return the shape of one output."""
-        ...
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the map. Shape ``(*batch, *input_shape)`` to ``(*batch, *output_shape)``."""
-        ...
-
-    def adjoint(self, z: Tensor) -> Tensor:
-        """Apply the adjoint. Shape ``(*batch, *output_shape)`` to ``(*batch, *input_shape)``."""
         ...
 
 
@@ -203,8 +197,6 @@ class ConvOperator:
         Raises:
             ValueError: If ``max_steps`` is below 1 or ``tolerance`` below 0.
         """
-        from unconv.solvers.lanczos import bidiagonalise
-
         if max_steps < 1 or not tolerance >= 0:
             raise ValueError(f"max_steps is {max_steps} and tolerance {tolerance}; expected at least 1 and at least 0")
         scale = self.weight.abs().max().item()

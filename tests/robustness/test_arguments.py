@@ -15,8 +15,7 @@ from unconv.certify.stability import certify
 from unconv.certify.upper_bound import upper_bound
 from unconv.decode.block_input import decode_block, paper_code
 from unconv.decode.convex import convex
-from unconv.decode.linear_system import equations
-from unconv.decode.min_norm import min_norm
+from unconv.decode.linear_system import equations, min_norm
 from unconv.decode.transpose import transpose
 from unconv.errors import UnconvError
 from unconv.images import ImageStream, psnr, quality, save_image, ssim, to_uint8

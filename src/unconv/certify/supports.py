@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -100,19 +100,16 @@ def inner_partition(region: Region, spatial: Sequence[int]) -> BlockPartition:
     Regions that do not overlap are the blocks. Where they overlap, the blocks are single places no two of
     which share a region, so that every reading of "one non-zero per region" admits their supports.
     """
-    labels = []
-    for owners in _owners(region, spatial):
-        if max(map(len, owners)) <= 1:
-            labels.append(tuple(min(o, default=-1) for o in owners))
-            continue
-        axis, taken, found = [], -1, 0
+
+    def disjoint(owners: list[list[int]]) -> list[int]:
+        axis, taken = [], -1
         for owner in owners:
             free = bool(owner) and min(owner) > taken
-            axis.append(found if free else -1)
-            if free:
-                taken, found = max(owner), found + 1
-        labels.append(tuple(axis))
-    return BlockPartition(tuple(labels))
+            axis.append(max(axis, default=-1) + 1 if free else -1)
+            taken = max(owner) if free else taken
+        return axis
+
+    return _partition(region, spatial, disjoint)
 
 
 def outer_partition(region: Region, spatial: Sequence[int]) -> BlockPartition:
@@ -121,14 +118,12 @@ def outer_partition(region: Region, spatial: Sequence[int]) -> BlockPartition:
     Regions that do not overlap are the blocks. Where they overlap along an axis, every place of that axis is
     a block of its own: more supports than the model has, so an upper bound over them holds for the model.
     """
-    labels = []
-    for owners in _owners(region, spatial):
-        if max(map(len, owners)) <= 1:
-            labels.append(tuple(min(o, default=-1) for o in owners))
-        else:
-            covered = iter(range(len(owners)))
-            labels.append(tuple(next(covered) if o else -1 for o in owners))
-    return BlockPartition(tuple(labels))
+
+    def apart(owners: list[list[int]]) -> list[int]:
+        covered = iter(range(len(owners)))
+        return [next(covered) if owner else -1 for owner in owners]
+
+    return _partition(region, spatial, apart)
 
 
 def group_operators(operator: ConvOperator) -> list[ConvOperator]:
@@ -170,15 +165,18 @@ def validate_operator(operator: ConvOperator, region: Region, k: int, boundary: 
     return bounded.to(torch.float64)
 
 
-def _owners(region: Region, spatial: Sequence[int]) -> list[list[list[int]]]:
-    # per axis and place, the indices of the regions that it lies in
+def _partition(
+    region: Region, spatial: Sequence[int], overlapping: Callable[[list[list[int]]], list[int]]
+) -> BlockPartition:
+    """Return the regions as blocks; along an axis where they overlap, what a function makes of each place's regions."""
     window = Pooled(region).window(tuple(spatial))
-    result = []
+    labels = []
     for n, size, dilation, starts in zip(spatial, window.kernel, window.dilation, window.starts(spatial), strict=True):
         owners: list[list[int]] = [[] for _ in range(n)]
         for index, start in enumerate(starts):
             for place in range(start, start + dilation * size, dilation):
                 if 0 <= place < n:
                     owners[place].append(index)
-        result.append(owners)
-    return result
+        alone = max(map(len, owners)) <= 1
+        labels.append(tuple([min(o, default=-1) for o in owners] if alone else overlapping(owners)))
+    return BlockPartition(tuple(labels))

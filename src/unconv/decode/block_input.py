@@ -9,8 +9,7 @@ from torch import Tensor
 
 from unconv.conv_block import NO_ACTIVATION, ConvBlock, SideInfo
 from unconv.decode.convex import convex
-from unconv.decode.linear_system import check_code, equations
-from unconv.decode.min_norm import min_norm
+from unconv.decode.linear_system import check_code, equations, min_norm
 from unconv.decode.transpose import transpose
 from unconv.errors import UsageError
 from unconv.linalg import column, dots, relative_norm, tiny
@@ -51,18 +50,16 @@ def decode_block(
         estimate, history = _at_best_scale(block, code, transpose(block.operator, code))
         return Solution(estimate, history, ("converged",) * len(estimate))
     if method == "min-norm":
-        system = equations(block, code, gates=gates if side_info == "gates" else None)
-        return min_norm(system)
+        return min_norm(equations(block, code, gates=gates if side_info == "gates" else None))
     raise UsageError(f"no method {method!r} decodes a block; use one of {', '.join(METHODS)}")
 
 
 def _at_best_scale(block: ConvBlock, code: Code, estimate: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``c estimate`` with ``c`` the least-squares fit of its code to the given one, and how far that is off."""
     again, given = block.operator.forward(estimate), code.dense()
-    told = given != 0
     if isinstance(code.pooling, AveragePool):
         again, given = code.pooling.forward(again), code.values
-        told = given != 0
+    told = given != 0
     if block.bias is not None:
         given = given - block.bias.reshape(-1, *[1] * block.operator.dims).to(given)
     again, given = again * told, given * told

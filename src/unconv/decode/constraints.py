@@ -146,8 +146,8 @@ def constraints(block: ConvBlock, code: Code, *, code_kind: CodeKind = "network"
     bias = expand_bias(block, code)
     if isinstance(code.pooling, AveragePool):
         return Averages(code.pooling, block.activation.function, bias, code.values)
-    if isinstance(code.pooling, Window) and code.switches is not None and switches:
-        _check_switches(block, code, code.switches, code.pooling)
+    if code.switches is not None and switches:
+        code = code.with_switches(code.switches)  # which checks them
     if code_kind == "paper":
         return _magnitudes(code)
     if block.activation.name == "relu" and (code.values < 0).any():
@@ -161,16 +161,6 @@ def constraints(block: ConvBlock, code: Code, *, code_kind: CodeKind = "network"
     if switches:
         return non_maximal.with_lower_bounds_at(code.switches, low - bias)
     return UnknownSwitches(non_maximal, low - bias, code.pooling)
-
-
-def _check_switches(block: ConvBlock, code: Code, switches: Tensor, window: Window) -> None:
-    outside = ~window.contains(switches, code.shape[1:])
-    if outside.any():
-        index = tuple(int(i) for i in outside.nonzero()[0])
-        raise UnconvError(
-            f"switch {int(switches[index])} at {index} of {block.name!r} lies outside its region; "
-            "give the switches of this block's own pooling"
-        )
 
 
 def _over_regions(

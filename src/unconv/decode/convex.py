@@ -11,7 +11,7 @@ from torch import Tensor
 from unconv.conv_block import ConvBlock
 from unconv.decode.constraints import UnknownSwitches, constraints
 from unconv.decode.nonlinear_cg import Objective, nonlinear_cg
-from unconv.decode.priors import PRIORS, Euclidean, Gaussian, Prior, Smooth
+from unconv.decode.priors import PRIORS, Covariance, Prior, smooth, with_channels
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Code, CodeKind
 
@@ -47,22 +47,12 @@ def convex(
     exceptions that have local minima: averages of an activation, and ``switches=False`` behind max pooling, where the
     currently largest entry of each region stands for the switch.
 
-    Args:
-        block: The block that made the code.
-        code: Codes of ``N`` inputs.
-        prior: What is assumed where the code leaves the input open.
-        code_kind: ``"network"``, or ``"paper"`` for codes of ``Pooled(region, k)``: magnitude pooling, ``k`` kept.
-        switches: Whether the switches of a max pooling are known.
-        tolerance: An input has converged once the norm of all violations is at most this, relative to the
-            norm of the code's values, or once the gradient has fallen to the square of it.
-        max_steps: Largest number of steps, the first estimate's counted in; each costs one ``W`` and one ``W^T``.
-
-    Returns:
-        Inputs, shape ``(N, M, *spatial)``; ``history`` holds the norm of all violations relative to the norm of the
-        code's values.
-
-    Raises:
-        ValueError: If the prior does not exist, or ``max_steps`` is negative.
+    ``code_kind="paper"`` is for codes of ``Pooled(region, k)``: magnitude pooling, ``k`` kept. An input has converged
+    once the norm of all violations is at most ``tolerance``, relative to the norm of the code's values, or once the
+    gradient has fallen to the square of it; each of at most ``max_steps`` steps, the first estimate's counted in, costs
+    one ``W`` and one ``W^T``. Returned are inputs, shape ``(N, M, *spatial)``; ``history`` holds the norm of all
+    violations relative to that of the code's values. ValueError if the prior does not exist, or ``max_steps`` is
+    negative.
     """
     if prior is not None and prior not in PRIORS:
         raise ValueError(f"prior {prior!r} does not exist; use None or one of {', '.join(PRIORS)}")
@@ -73,18 +63,18 @@ def convex(
     objective = Objective(
         operator, constraints(block, code, code_kind=code_kind, switches=switches), _negativity(block)
     )
-    smooth = Smooth.of(spatial, POWER, zero)
-    preconditioner = Euclidean() if prior is None else smooth
+    smoothing = smooth(spatial, POWER, zero)
+    preconditioner = Covariance() if prior is None else smoothing
     start, used = zero, 0
     if isinstance(objective.constraints, UnknownSwitches):
         spread = replace(objective, constraints=objective.constraints.spread())
         steps = min(GUESS_STEPS, max_steps)
-        guess = nonlinear_cg(spread, zero, smooth, tolerance=tolerance, max_steps=steps)
+        guess = nonlinear_cg(spread, zero, smoothing, tolerance=tolerance, max_steps=steps)
         start, used = guess.value, guess.steps
     steps = max_steps - used if prior != "gaussian" else min(FIRST_STEPS, max_steps - used)
     found = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
     if prior == "gaussian":
-        preconditioner = Gaussian.from_estimate(found.value, Smooth.of(spatial, CENTRED_POWER, zero))
+        preconditioner = with_channels(smooth(spatial, CENTRED_POWER, zero), found.value)
         start = found.value.mean(tuple(range(2, zero.ndim)), keepdim=True).expand_as(zero)
         steps = max_steps - used - found.steps
         second = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)

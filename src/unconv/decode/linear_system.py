@@ -1,4 +1,4 @@
-"""The linear equations about a conv block's input that its code gives exactly."""
+"""The linear equations about a conv block's input that its code gives exactly, and their solution of least norm."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from unconv.conv_block import ConvBlock
-from unconv.decode.preimages import preimages
+from unconv.decode.preimages import preimage_bounds
 from unconv.errors import UnconvError
 from unconv.linalg import column
 from unconv.operators import LinearOperator
+from unconv.solvers.cgls import cgls
+from unconv.solvers.solution import Solution
 from unconv.sparsity import AveragePool, Code, Window
 
 
@@ -44,8 +46,8 @@ class Equations:
 def equations(block: ConvBlock, code: Code, *, gates: Tensor | None = None) -> Equations:
     """Return what the code of a block says about its input in linear equations."""
     # A value behind ReLU that is positive gives W_j x + b_j = value at its switch; other activations are inverted
-    # where they are one-to-one; a zero gives no equation (it is an inequality). Behind average pooling of an
-    # activation, the equations need its gates.
+    # where one pre-activation alone gives the value; a zero gives no equation (it is an inequality). Behind average
+    # pooling of an activation, the equations need its gates.
     check_code(block, code)
     bias = expand_bias(block, code)
     if isinstance(code.pooling, AveragePool):
@@ -59,12 +61,24 @@ def equations(block: ConvBlock, code: Code, *, gates: Tensor | None = None) -> E
                 "itself; use side_info 'gates' with relu, or the method 'transpose'"
             )
         return Equations(block.operator, code.values - code.pooling.forward(bias * mask), mask, code.pooling)
-    value, known = preimages(block.activation, code.values)
+    _, value, high = preimage_bounds(block.activation, code.values)
+    known = value == high
     if isinstance(code.pooling, Window):
         known = known & (code.values != 0)  # a region that the paper's code has dropped says nothing
         value = replace(code, values=torch.where(known, value, 0.0)).dense()
         known = replace(code, values=known.to(value.dtype)).dense() != 0
     return Equations(block.operator, torch.where(known, value - bias, 0.0), known)
+
+
+def min_norm(system: Equations, *, tolerance: float = 1e-3, max_steps: int = 100) -> Solution[Tensor]:
+    """Solve ``A x = target`` by CGLS from zero: all iterates are ``A^T y``, so the limit is of least norm.
+
+    An input has converged once ``||A x - target|| <= tolerance ||target||``, or once ``||A^T (target - A x)||`` has
+    fallen by the square of the tolerance, which is where contradictions end.
+    """
+    if max_steps < 0:
+        raise ValueError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 0")
+    return cgls(system, system.target, tolerance=tolerance, slope_tolerance=tolerance**2, max_steps=max_steps)
 
 
 def expand_bias(block: ConvBlock, code: Code) -> Tensor:

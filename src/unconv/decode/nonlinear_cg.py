@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unconv.decode.constraints import Constraints
-from unconv.decode.priors import Preconditioner
+from unconv.decode.priors import Covariance
 from unconv.linalg import column, dots, tiny
 from unconv.operators import LinearOperator
 from unconv.solvers.progress import BatchProgress
@@ -82,7 +82,7 @@ class Objective:
 def nonlinear_cg(
     objective: Objective,
     start: Tensor,
-    preconditioner: Preconditioner,
+    preconditioner: Covariance,
     *,
     tolerance: float,
     max_steps: int,

@@ -1,4 +1,4 @@
-"""Pre-activations from activations: the one value, or the interval, that an activation can come from."""
+"""Pre-activations from activations: the interval, or the one value, that an activation can come from."""
 
 from __future__ import annotations
 
@@ -13,29 +13,11 @@ from unconv.conv_block import Activation
 REACH = 1e4  # pre-activations beyond this count as infinite
 
 
-def preimages(activation: Activation, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return pre-activations, and where they are determined (bool); both of the shape of ``values``.
-
-    Activations increase strictly to the right of zero until they saturate: there each value has one preimage, found by
-    bisection in float64. To the left smooth ones may dip (SiLU, GELU): values up to the one at zero are left open.
-    """
-    name, function = activation.name, activation.function
-    if name == "none":
-        return values, torch.ones_like(values, dtype=torch.bool)
-    if name == "relu":
-        return values, values > 0
-    v = values.double()
-    high = torch.full_like(v, 1.0)
-    for _ in range(40):
-        high = torch.where(function(high) < v, 2 * high, high)
-    top = function(torch.full_like(v, 1e6))
-    known = (v > function(torch.zeros_like(v))) & ((v < top) | (top > 1e5))
-    preimage = _bisect(lambda h: function(h) < v, torch.zeros_like(v), high)
-    return torch.where(known, preimage, 0.0).to(values), known
-
-
 def preimage_bounds(activation: Activation, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the lower bound of ``{f(h) <= v}``, and both bounds of ``{f(h) = v}``, of the shape of ``values``."""
+    """Return the lower bound of ``{f(h) <= v}``, and both bounds of ``{f(h) = v}``, of the shape of ``values``.
+
+    The last two agree where the value determines the pre-activation.
+    """
     nothing = torch.full_like(values, -math.inf)
     if activation.name == "none":
         return nothing, values, values

@@ -23,7 +23,7 @@ from unconv.images import SkippedImage
 from unconv.inversion.jacobian import Jacobian
 from unconv.linalg import norms
 from unconv.measure.coherence import coherence
-from unconv.measure.rip import Boundary, RatioSummary, sample_ratios
+from unconv.measure.rip import Boundary, RatioSummary, named_before, sample_ratios
 from unconv.measure.sparsity import BlockSparsity, NonZeros, SparsityStatistics
 from unconv.measure.typical import typical_ratio, worst_in_words
 from unconv.operators import ConvOperator, LinearOperator
@@ -370,10 +370,7 @@ def _equations(block: ConvBlock, code: Code) -> Tensor:
     equations = code.values[0] > 0 if block.activation.name == "relu" else torch.ones_like(code.values[0]).bool()
     if code.switches is None or not isinstance(code.pooling, Window) or not code.pooling.overlapping:
         return equations
-    places, order = code.switches[0].flatten(1).sort(dim=1, stable=True)
-    again = torch.zeros_like(places, dtype=torch.bool)
-    again[:, 1:] = places[:, 1:] == places[:, :-1]
-    return equations & ~torch.zeros_like(again).scatter(1, order, again).reshape(equations.shape)
+    return equations & ~named_before(code.switches[0].flatten(1)).reshape(equations.shape)
 
 
 def _entry(of: str, known: str, found: StabilityCertificate) -> dict[str, Any]:

@@ -40,31 +40,22 @@ def coherence(operator: ConvOperator) -> Coherence:
     bad = (~torch.isfinite(norms)).nonzero()
     if len(bad):
         raise ValueError(f"filter {int(bad[0])} has norm {norms[bad[0]].item():g}; cosines need finite filters")
-    zero = (operator.weight == 0).flatten(1).all(1)
-    groups, count = operator.groups, len(zero)
-    undefined = zero.reshape(groups, -1)
-    grouped = undefined[:, :, None] | undefined[:, None, :]
+    zero = (operator.weight == 0).flatten(1).all(1).reshape(operator.groups, -1)
     # filters of different groups are orthogonal, so with groups no maximum is below 0
-    signed = absolute = 0.0 if groups > 1 else -math.inf
-    shifted = 0.0
+    signed, absolute, shifted = 0.0 if operator.groups > 1 else -math.inf, 0.0, 0.0
     for shift, start, block in _inner_products(operator.normalised()):
         if not any(shift):
             itself = block.diagonal(start, 1, 2)
-            without = grouped[:, start : start + block.shape[1]]
-            block.masked_fill_(without, -math.inf)
             itself.fill_(-math.inf)
-            signed = max(signed, block.max().item())
-            block.abs_().masked_fill_(without, -math.inf)
-            itself.fill_(-math.inf)
-            absolute = max(absolute, block.max().item())
-            block.masked_fill_(without, 0.0)
+            # with a filter of zeros there is no cosine, which only the signed maximum can tell from 0
+            without = zero[:, start : start + block.shape[1], None] | zero[:, None, :]
+            signed = max(signed, block.masked_fill(without, -math.inf).max().item())
             itself.zero_()
+            absolute = max(absolute, block.abs().max().item())
         shifted = max(shifted, block.abs_().max().item())
-    zeros = int(zero.sum())
-    if count - zeros < 2:
-        signed = absolute = 0.0
+    signed = 0.0 if signed == -math.inf else signed
     # rounding can carry the cosine of two equal filters past 1
-    return Coherence(min(signed, 1.0), min(absolute, 1.0), min(shifted, 1.0), zeros)
+    return Coherence(min(signed, 1.0), min(absolute, 1.0), min(shifted, 1.0), int(zero.sum()))
 
 
 def correlation_table(operator: ConvOperator) -> Tensor:

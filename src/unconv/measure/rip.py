@@ -95,17 +95,10 @@ def sample_ratios(
 
     Two methods give the same ratios up to rounding. ``"dense"`` is the transposed convolution; ``"gram"`` needs the
     full boundary and sums ``z^T (W W^T) z`` over pairs of active entries, from the correlation table, in float64:
-    fast for few active entries. ``"auto"`` takes the one that needs fewer operations.
-
-    Args:
-        operator: The convolution ``W``; half precision counts as float32.
-        model: Its regions; a ``k`` of its own must agree with ``k``.
-        k: Number of active regions of each code.
-        samples: Number of codes.
-        seed: Seed of the codes, which depend on nothing else but the shape, the regions and ``k``.
-        boundary: ``"full"`` keeps the whole of ``W^T z``, as in the paper; ``"cropped"`` cuts it to the unpadded
-            input, so filters at the border lose part of their norm.
-        method: How they are computed.
+    fast for few active entries. ``"auto"`` takes the one that needs fewer operations. A ``k`` of the model's own must
+    agree with ``k``. The codes depend on nothing but the ``seed``, the shape, the regions and ``k``. The boundary
+    ``"full"`` keeps the whole of ``W^T z``, as in the paper; ``"cropped"`` cuts it to the unpadded input, so filters at
+    the border lose part of their norm. Half precision counts as float32.
     """
     check_convolution(operator)
     if not isinstance(model, Pooled):
@@ -162,7 +155,7 @@ def draw_codes(
             channels, places = torch.from_numpy(channel), torch.from_numpy(place)
             z = torch.from_numpy(2 * for_values.random((n, k)) - 1)
             if window.overlapping:
-                z[_named_before(channels * math.prod(spatial) + places)] = 0
+                z[named_before(channels * math.prod(spatial) + places)] = 0
             device, dtype = operator.device, operator.dtype
             yield SparseCodes(channels.to(device), places.to(device), z.to(device, dtype), operator.output_shape)
 
@@ -237,8 +230,8 @@ def _without_replacement(rng: np.random.Generator, population: int, k: int, n: i
     return chosen.T
 
 
-def _named_before(index: Tensor) -> Tensor:
-    # shape: (N, k) to (N, k); whether an earlier entry of the same row is equal
+def named_before(index: Tensor) -> Tensor:
+    """Whether an earlier entry of the same row is equal. Shape ``(N, k)`` to ``(N, k)``."""
     ordered, order = index.sort(dim=1, stable=True)
     again = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
     return torch.zeros_like(again).scatter_(1, order, again)

@@ -6,11 +6,10 @@ so order statistics of the sample bound quantiles with a known confidence (Wilks
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from scipy.special import bdtr
 from torch import Tensor
 
 from unconv.errors import UsageError
@@ -64,7 +63,7 @@ def typical_ratio(ratios: Tensor, *, share: float = 0.99, confidence: float = 0.
     # the smallest and the largest value enclose a share q with probability 1 - n q^(n - 1) + (n - 1) q^n
     shares = np.arange(1, 1000) / 1000
     share = min(share, max(shares[1 - n * shares ** (n - 1) + (n - 1) * shares**n >= confidence], default=0.001))
-    below = _binomial_cdf(n, share)  # P(B <= 0), P(B <= 1) ...
+    below = bdtr(np.arange(n + 1.0), n, share)  # P(B <= 0), P(B <= 1) ...
     j = int(np.searchsorted(below, confidence)) + 1
     # P(B <= n - 2 r) falls with r
     r = int((below[n - 2 * np.arange(1, n // 2 + 1)] >= confidence).sum())
@@ -82,10 +81,3 @@ def worst_in_words(lower: float, upper: float | None) -> str:
 
     least = f"the worst code changes its squared norm by at least {words(lower)}"
     return least if upper is None else f"{least} and at most {words(upper)}"
-
-
-def _binomial_cdf(n: int, share: float) -> np.ndarray:
-    """Return ``P(B <= b)`` for ``b`` from 0 to ``n``, ``B`` the hits of ``n`` draws."""
-    hits = torch.arange(n + 1, dtype=torch.float64)
-    ways = math.lgamma(n + 1) - torch.lgamma(hits + 1) - torch.lgamma(n - hits + 1)
-    return (ways + hits * math.log(share) + (n - hits) * math.log1p(-share)).exp().cumsum(0).numpy()

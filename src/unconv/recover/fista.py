@@ -40,20 +40,12 @@ def fista(
     where it points uphill (O'Donoghue and Candès 2015). The end is proven: the residual, scaled so that
     ``max |W u| <= weight``, gives a lower bound ``D(u) = ||x||^2 / 2 - ||x - u||^2 / 2`` of every ``P(z)``.
 
-    Args:
-        operator: The map ``W``.
-        x: Inputs. Shape ``(N, *input_shape)``.
-        weight: Above 0, one number or one per input; ``default_weight(operator, x)`` where ``None``.
-        support: Places that may be non-zero. Shape ``(N, *output_shape)``, bool; all where ``None``.
-        tolerance: An input has converged once its duality gap ``P(z) - D(u)`` is at most this times ``||x||^2 / 2``.
-        max_steps: Largest number of steps, at least 1; each costs one ``W`` and one ``W^T``.
-
-    Returns:
-        The best recoveries (least ``P``), as codes without pooling; ``history`` holds the duality gap of the best
-        iterate so far, relative to ``||x||^2 / 2``.
-
-    Raises:
-        ValueError: If ``x`` is no finite batch of inputs, or ``weight`` or ``max_steps`` is out of range.
+    ``x``: inputs, shape ``(N, *input_shape)``; ``weight``: above 0, one number or one per input,
+    ``default_weight(operator, x)`` where ``None``; ``support``: places that may be non-zero, shape ``(N,
+    *output_shape)``, bool. An input has converged once its duality gap ``P(z) - D(u)`` is at most ``tolerance`` times
+    ``||x||^2 / 2``. Returned are the best recoveries (least ``P``), as codes without pooling; ``history`` holds the gap
+    of the best iterate so far, relative to ``||x||^2 / 2``. ValueError if ``x`` is no finite batch of inputs, or
+    ``weight`` or ``max_steps`` is out of range.
     """
     check_input(operator, x, max_steps)
     correlation = operator.forward(x)

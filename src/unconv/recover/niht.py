@@ -33,19 +33,10 @@ def niht(
     ``0.99 ||z' - z||^2 / ||W^T (z' - z)||^2``; so for exact projections the residual never rises, whatever the scale
     of the operator.
 
-    Args:
-        operator: The map ``W``.
-        x: Inputs. Shape ``(N, *input_shape)``.
-        model: The union of subspaces, given by its projection ``M``.
-        tolerance: An input has converged once ``||x - W^T z|| <= tolerance * ||x||``.
-        max_steps: Largest number of steps, at least 1.
-
-    Returns:
-        The best recoveries; ``history`` holds ``||x - W^T z|| / ||x||`` of the iterates. An input has stalled once its
-        iterate no longer moves, or its best residual has not fallen by a millionth within ten steps.
-
-    Raises:
-        ValueError: If ``x`` is no finite batch of the operator's inputs, or ``max_steps`` is below 1.
+    ``x``: inputs, shape ``(N, *input_shape)``. An input has converged once ``||x - W^T z|| <= tolerance * ||x||``, and
+    stalled once its iterate no longer moves, or its best residual has not fallen by a millionth within ten steps.
+    Returned are the best recoveries; ``history`` holds ``||x - W^T z|| / ||x||`` of the iterates. ValueError if ``x``
+    is no finite batch of the operator's inputs, or ``max_steps`` is below 1.
     """
 
     def step(current: Iterate, running: Tensor) -> tuple[Iterate, Tensor]:

@@ -15,11 +15,11 @@ from unconv.solvers.solution import Solution
 class System(Protocol):
     """A linear map ``A`` that may differ from input to input of one batch."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, /) -> Tensor:
         """Return ``A x``. Shape ``(N, *shape of x)`` to ``(N, *shape of the target)``."""
         ...
 
-    def adjoint(self, y: Tensor) -> Tensor:
+    def adjoint(self, y: Tensor, /) -> Tensor:
         """Return ``A^T y``. Shape ``(N, *shape of the target)`` to ``(N, *shape of x)``."""
         ...
 
