@@ -13,7 +13,7 @@ import json
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from unconv.io import write_json
 from unconv.model_sources import BUNDLED, TIMM, model_names
 from unconv.tracing import Layers
 
-RESULTS = Path(__file__).with_suffix(".json")
+Row = dict[str, Any]
+
 SIZE = 64
 # a forward pass needs more pixels here, or positions are learned for one size only
 SIZES: dict[str, int | None] = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70}
@@ -41,7 +42,7 @@ SIZES |= {f"{TIMM}botnet26t_256": 256, f"{TIMM}inception_resnet_v2": 128, f"{TIM
 SIZES[f"{TIMM}dm_nfnet_f0"] = None  # squashes images to its own size
 PASSES = 4  # of Gauss-Newton
 REFERENCES = 8  # images that linear decoders are fitted to
-SAMPLE = (
+SAMPLE = [
     "botnet26t_256",
     "coat_lite_tiny",
     "coatnet_nano_rw_224",
@@ -102,7 +103,7 @@ SAMPLE = (
     "vit_tiny_patch16_224",
     "vovnet39a",
     "xception41",
-)
+]
 
 
 def names() -> list[str]:
@@ -132,23 +133,17 @@ def three_layers(layers: Layers) -> dict[str, str]:
     return {role: layers.names[n] for role, n in chosen.items()}
 
 
-def attempt(model: str, folder: Path) -> dict[str, Any]:
+def attempt(model: str, folder: Path) -> Row:
     """Invert three layers of one model for one packaged photograph, linearly; the last map by Gauss-Newton too.
 
-    Args:
-        model: As the command line takes it.
-        folder: Where reference images are kept.
-
     Returns:
-        ``{"model", "size", "layers", "blocks", "skipped", "difference", "inverted", "without_result", "seconds"}``: how
-        many layers and conv blocks there are; convolutions that are none, counted by reason; the largest difference of
-        a block from the network's own output, with the block; per role of ``three_layers`` the layer and its relative
-        errors by method; how often there was none, by reason; seconds of CPU time. ``{"model", "size", "failed"}``
-        where it stopped.
+        How many layers and conv blocks there are; convolutions that are none, counted by reason (``skipped``); the
+        largest difference of a block from the network's own output; per role of ``three_layers`` the layer and its
+        relative errors by method; how often there was none, by reason; CPU seconds. ``failed`` where it stopped.
     """
     start = time.process_time()
     size = SIZES.get(model, SIZE)
-    row: dict[str, Any] = {"model": model, "size": size}
+    row: Row = {"model": model, "size": size}
     try:
         opened = open_network(model, size=size, limit=1)
         network, x = opened.network, opened.example()
@@ -184,27 +179,32 @@ def attempt(model: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def run(models: Iterable[str], file: Path) -> None:
+def run(models: Iterable[str], file: Path, attempt: Callable[[str], Row], about: Callable[[list[Row]], Row]) -> None:
     """Try models, and keep each row as soon as it is there; models that stand in the file are not tried again."""
-    document = json.loads(file.read_text()) if file.exists() else {"rows": []}
-    done = {row["model"] for row in document["rows"]}
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    done = {row["model"] for row in rows}
     for model in models:
-        if model in done:
-            continue
-        row = attempt(model, file.parent / f"{file.stem}-references")
-        document["rows"].append(row)
-        write_json(file, document | {"command": "python benchmarks/breadth.py", "environment": environment()})
-        print(row, flush=True)
-        gc.collect()
+        if model not in done:
+            rows.append(attempt(model))
+            write_json(file, about(rows) | {"rows": rows, "environment": environment()})
+            print(rows[-1], flush=True)
+            gc.collect()
+
+
+def chosen(title: str, results: Path) -> tuple[list[str], Path]:
+    """Return what the command line names: models, by default all, and a file."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("models", nargs="*", help="names as unconv report takes them; all by default")
+    parser.add_argument("--out", type=Path, default=results)
+    options = parser.parse_args()
+    return options.models or names(), options.out
 
 
 def main() -> None:
-    """Run what the command line names; every model by default."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("models", nargs="*", help="names as unconv report takes them; all by default")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    chosen = parser.parse_args()
-    run(chosen.models or names(), chosen.out)
+    """Run what the command line names."""
+    models, file = chosen((__doc__ or "").splitlines()[0], Path(__file__).with_suffix(".json"))
+    folder = file.parent / f"{file.stem}-references"
+    run(models, file, lambda model: attempt(model, folder), lambda rows: {"command": "python benchmarks/breadth.py"})
 
 
 if __name__ == "__main__":

@@ -7,36 +7,30 @@ and does refinement end better than the linear estimate that it starts from?
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from breadth import SIZE, SIZES, names
-from unconv.evaluate.run_directory import environment
-from unconv.io import write_json
+from breadth import SIZE, SIZES, Row, chosen, run
 
-RESULTS = Path(__file__).with_suffix(".json")
 BUDGET = 20  # seconds
 LIMIT = 300  # seconds, after which a network is given up
 
 
-def attempt(model: str) -> dict[str, Any]:
+def attempt(model: str) -> Row:
     """Run one report.
 
     Returns:
-        ``{"model", "size", "seconds", "layers", "page", "refined"}``: wall-clock seconds of the process, start and page
-        with it; layers in the results; whether a page was there; per status of the refined results their number, and
-        how many of them have a larger error than the linear estimate. ``{"model", "size", "seconds", "failed"}`` with
-        the last line of the error where it stopped.
+        Wall-clock seconds of the process, start and page with it; layers in the results; whether a page was there;
+        per status of the refined results their number, and how many of them have a larger error than the linear
+        estimate. ``failed``, the last line of the error, where it stopped.
     """
     size = SIZES.get(model, SIZE)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,30 +55,19 @@ def attempt(model: str) -> dict[str, Any]:
     return row | {"layers": len({r["layer"] for r in rows}), "page": page, "refined": statuses, "worse": worse}
 
 
-def main() -> None:
-    """Run what the command line names; every network by default."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("models", nargs="*", help="names as unconv report takes them; all by default")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    chosen = parser.parse_args()
-    rows = json.loads(chosen.out.read_text())["rows"] if chosen.out.exists() else []
-    for model in chosen.models or names():
-        if model in {row["model"] for row in rows}:
-            continue
-        rows.append(attempt(model))
-        print(rows[-1], flush=True)
-        ended = [row for row in rows if "failed" not in row]
-        summary = {
-            "ended": len(ended),
-            "failed": len(rows) - len(ended),
-            "median_seconds": statistics.median([row["seconds"] for row in ended]) if ended else None,
-            "longest_seconds": max((row["seconds"] for row in ended), default=None),
-            "refined": sum(sum(row["refined"].values()) for row in ended),
-            "worse_than_linear": sum(row["worse"] for row in ended),
-        }
-        document = {"command": "python benchmarks/budget.py", "summary": summary, "rows": rows}
-        write_json(chosen.out, document | {"environment": environment()})
+def about(rows: list[Row]) -> dict[str, Any]:
+    """Summarise what ended and how."""
+    ended = [row for row in rows if "failed" not in row]
+    summary = {
+        "ended": len(ended),
+        "failed": len(rows) - len(ended),
+        "median_seconds": median([row["seconds"] for row in ended]) if ended else None,
+        "longest_seconds": max((row["seconds"] for row in ended), default=None),
+        "refined": sum(sum(row["refined"].values()) for row in ended),
+        "worse_than_linear": sum(row["worse"] for row in ended),
+    }
+    return {"command": "python benchmarks/budget.py", "summary": summary}
 
 
 if __name__ == "__main__":
-    main()
+    run(*chosen((__doc__ or "").splitlines()[0], Path(__file__).with_suffix(".json")), attempt, about)

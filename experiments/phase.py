@@ -48,21 +48,13 @@ SOLVERS: dict[str, Solver] = {"one step": iht, "NIHT": niht, "HTP": htp, "CoSaMP
 
 @dataclass(frozen=True)
 class Layer:
-    """The sizes of a Gaussian layer, named as in the paper.
+    """The sizes of a Gaussian layer, named as in the paper."""
 
-    Attributes:
-        dims: Number of spatial axes.
-        D: Size of the input along each axis.
-        l: Size of a filter along each axis.
-        K: Number of filters.
-        region: Region of the model along each axis, or ``"map"``.
-    """
-
-    dims: int
-    D: int
-    l: int
-    K: int
-    region: int | Literal["map"]
+    dims: int  # number of spatial axes
+    D: int  # size of the input along each axis
+    l: int  # size of a filter along each axis
+    K: int  # number of filters
+    region: int | Literal["map"]  # of the model, along each axis
 
     def operator(self, channels: int, seed: int) -> ConvOperator:
         """The layer, with filters of expected unit norm."""

@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor
 
 from unconv.cifar_vgg import CLASSES, MEAN, STD, CifarVGG
 
@@ -31,18 +31,12 @@ TEST_EVERY = 6  # epochs
 
 def load_split(folder: Path) -> tuple[Tensor, Tensor]:
     """Read one split of an ImageFolder tree."""
-    images, labels = [], []
-    for label, name in enumerate(CLASSES):
-        files = sorted((folder / name).glob("*"))
-        if not files:
-            raise FileNotFoundError(f"no images in {folder / name}; expected {folder}/<class>/*.jpg")
-        for file in files:
-            with Image.open(file) as image:
-                images.append(np.asarray(image.convert("RGB")))
-            labels.append(label)
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    normalised = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    return normalised, torch.tensor(labels)
+    split = ImageFolder(folder)
+    if split.classes != sorted(CLASSES):
+        raise FileNotFoundError(f"{folder} has the classes {split.classes}; expected {folder}/<class>/*.jpg")
+    pixels = torch.stack([pil_to_tensor(image) for image, _ in split]).float() / 255
+    labels = torch.tensor([CLASSES.index(split.classes[label]) for label in split.targets])
+    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None], labels
 
 
 def augment(images: Tensor, shift: int, cut: int, generator: torch.Generator) -> Tensor:

@@ -53,18 +53,17 @@ def test_a_model_that_stops_is_a_row_with_its_reason(tmp_path, monkeypatch):
     assert "- 2 times no result: no gradient passes" in summary
 
 
-def test_rows_are_kept_one_by_one_and_not_made_again(tmp_path, monkeypatch):
-    file, tried = tmp_path / "rows.json", []
+def test_rows_are_kept_one_by_one_and_not_made_again(tmp_path):
+    tried = []
 
-    def attempt(model, folder):
+    def attempt(model):
         tried.append(model)
-        if model == "c":
+        if tried.count("c") == 1:
             raise KeyboardInterrupt
         return {"model": model}
 
-    monkeypatch.setattr(breadth, "attempt", attempt)
+    words = (["a", "b", "c"], tmp_path / "rows.json", attempt, lambda rows: {"count": len(rows)})
     with pytest.raises(KeyboardInterrupt):
-        breadth.run(["a", "b", "c"], file)
-    monkeypatch.setattr(breadth, "attempt", lambda model, folder: tried.append(model) or {"model": model})
-    breadth.run(["a", "b", "c"], file)
+        breadth.run(*words)
+    breadth.run(*words)
     assert tried == ["a", "b", "c", "c"]

@@ -1,18 +1,12 @@
 """Algorithm 2 against its three steps, done with the lasso of scikit-learn."""
 
-import numpy as np
 import torch
-from sklearn.linear_model import Lasso
+from tests.recover.conftest import lasso
 
 from cases import draw
 from unconv.operators import ConvOperator
 from unconv.recover import activation_recovery, iht
 from unconv.sparsity import Pooled
-
-
-def lasso(matrix, x, weight):
-    model = Lasso(alpha=weight / len(x), fit_intercept=False, tol=1e-12, max_iter=100000)
-    return torch.from_numpy(np.array(model.fit(matrix.numpy(), x.numpy()).coef_))
 
 
 def test_the_three_steps_are_those_of_the_paper():

@@ -1,21 +1,14 @@
 """FISTA against the lasso of scikit-learn, and the duality gap against the true distance from the optimum."""
 
-import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Lasso
+from tests.recover.conftest import lasso, of_columns
 
 from cases import draw
 from unconv.operators import ConvOperator
 from unconv.recover import fista
 from unconv.recover.fista import default_weight
 from unconv.testing import MatrixOperator
-
-
-def lasso(matrix, x, weight):
-    """The minimiser by scikit-learn, whose objective is ours divided by the number of rows."""
-    model = Lasso(alpha=weight / len(x), fit_intercept=False, tol=1e-12, max_iter=100000)
-    return torch.from_numpy(np.array(model.fit(matrix.numpy(), x.numpy()).coef_))
 
 
 def objective(matrix, x, z, weight):
@@ -26,7 +19,7 @@ def objective(matrix, x, z, weight):
 def test_minimisers_are_those_of_scikit_learn(shape):
     matrix, x = draw(*shape), draw(3, shape[0], seed=1)
     weight = torch.tensor([0.5, 3.0, 10.0], dtype=torch.float64)
-    found = fista(MatrixOperator(matrix.T.contiguous()), x, weight=weight, tolerance=1e-11, max_steps=5000)
+    found = fista(of_columns(matrix), x, weight=weight, tolerance=1e-11, max_steps=5000)
     assert set(found.status) == {"converged"}
     for row in range(3):
         expected = lasso(matrix, x[row], weight[row].item())
@@ -48,7 +41,7 @@ def test_convolutions_too():
 def test_the_gap_is_no_less_than_the_distance_from_the_optimum(steps):
     matrix, x, weight = draw(30, 60), draw(4, 30, seed=1), 2.0
     optimum = torch.stack([objective(matrix, row[None], lasso(matrix, row, weight)[None], weight)[0] for row in x])
-    found = fista(MatrixOperator(matrix.T.contiguous()), x, weight=weight, tolerance=0, max_steps=steps)
+    found = fista(of_columns(matrix), x, weight=weight, tolerance=0, max_steps=steps)
     reached = objective(matrix, x, found.value.code.dense(), weight)
     gap = found.residual * x.square().sum(1) / 2
     assert (reached - optimum <= gap * (1 + 1e-9)).all()
@@ -59,9 +52,7 @@ def test_the_gap_is_no_less_than_the_distance_from_the_optimum(steps):
 def test_entries_off_the_support_stay_zero_and_the_rest_is_a_smaller_lasso():
     matrix, x = draw(30, 60), draw(2, 30, seed=1)
     support = torch.rand(2, 60, generator=torch.Generator().manual_seed(2)) < 0.3
-    found = fista(
-        MatrixOperator(matrix.T.contiguous()), x, weight=1.0, support=support, tolerance=1e-11, max_steps=5000
-    )
+    found = fista(of_columns(matrix), x, weight=1.0, support=support, tolerance=1e-11, max_steps=5000)
     z = found.value.code.dense()
     assert (z[~support] == 0).all()
     for row in range(2):
@@ -75,9 +66,7 @@ def test_inputs_do_not_meet_and_units_do_not_matter():
     assert set(found.status) == {"converged"}
     assert (found.value.code.dense()[2] == 0).all()
     for row in (0, 1, 3):
-        alone = fista(operator, x[row : row + 1], tolerance=1e-7)
-        assert torch.allclose(
-            alone.value.code.dense()[0], found.value.code.dense()[row], atol=1e-9 * float(x[row].norm())
-        )
-        unit = fista(operator, x[row : row + 1] / x[row].norm(), tolerance=1e-7)
-        assert torch.allclose(unit.value.code.dense()[0], found.value.code.dense()[row] / x[row].norm(), atol=1e-7)
+        size = x[row].norm()
+        alone, unit = (fista(operator, x[row : row + 1] / s, tolerance=1e-7).value.code.dense()[0] for s in (1, size))
+        assert torch.allclose(alone, found.value.code.dense()[row], atol=1e-9 * float(size))
+        assert torch.allclose(unit, found.value.code.dense()[row] / size, atol=1e-7)

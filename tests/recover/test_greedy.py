@@ -1,6 +1,7 @@
 """What NIHT, HTP and CoSaMP have in common: the conformance suite, OMP, exhaustive search, and bad input."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import combinations, product
 
 import numpy as np
@@ -37,18 +38,15 @@ class Unrestricted(SolverConformance):
 
 
 class TestNihtConformance(Unrestricted):
-    def run(self, operator, x, model):
-        return niht(operator, x, model, tolerance=1e-8)
+    run = staticmethod(partial(niht, tolerance=1e-8))
 
 
 class TestHtpConformance(Unrestricted):
-    def run(self, operator, x, model):
-        return htp(operator, x, model, tolerance=1e-8)
+    run = staticmethod(partial(htp, tolerance=1e-8))
 
 
 class TestCosampConformance(Unrestricted):
-    def run(self, operator, x, model):
-        return cosamp(operator, x, model, tolerance=1e-8)
+    run = staticmethod(partial(cosamp, tolerance=1e-8))
 
 
 @each_solver

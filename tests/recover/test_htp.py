@@ -1,17 +1,17 @@
 """Hard thresholding pursuit: least squares on every support, and an end after finitely many."""
 
 import torch
+from tests.recover.conftest import of_columns
 
 from cases import draw
 from unconv.recover import htp
 from unconv.sparsity import TopK
-from unconv.testing import MatrixOperator
 
 
 def test_values_are_the_least_squares_fit_on_the_support():
     matrix = draw(20, 40)
     x = draw(6, 20, seed=1)
-    found = htp(MatrixOperator(matrix.T.contiguous()), x, TopK(4), tolerance=1e-10)
+    found = htp(of_columns(matrix), x, TopK(4), tolerance=1e-10)
     for row, z in zip(x, found.value.code.dense(), strict=True):
         support = z != 0
         assert support.sum() == 4
@@ -21,7 +21,7 @@ def test_values_are_the_least_squares_fit_on_the_support():
 
 def test_the_residual_never_rises_and_supports_end():
     matrix = draw(12, 40) + 1
-    found = htp(MatrixOperator(matrix.T.contiguous()), draw(20, 12, seed=1), TopK(4))
+    found = htp(of_columns(matrix), draw(20, 12, seed=1), TopK(4))
     assert (found.history.diff(dim=0) <= 1e-9).all()
     assert set(found.status) == {"stalled"}
     assert found.steps < 40

@@ -1,6 +1,7 @@
 """Normalised IHT: descent without a step size, and the step of Blumensath and Davies."""
 
 import torch
+from tests.recover.conftest import of_columns
 
 from cases import draw
 from unconv.operators import ConvOperator
@@ -8,7 +9,6 @@ from unconv.recover import iht, niht
 from unconv.recover.greedy import Iterate
 from unconv.recover.niht import normalised_step
 from unconv.sparsity import Pooled, TopK
-from unconv.testing import MatrixOperator
 
 
 def test_the_residual_never_rises_where_iht_of_unit_step_diverges():
@@ -22,7 +22,7 @@ def test_the_residual_never_rises_where_iht_of_unit_step_diverges():
 
 def test_on_an_unchanged_support_the_step_is_the_exact_line_search():
     matrix = draw(30, 12)
-    operator = MatrixOperator(matrix.T.contiguous())
+    operator = of_columns(matrix)
     z = torch.zeros(1, 12, dtype=torch.float64)
     z[0, :3] = torch.tensor([50.0, -60.0, 70.0])
     x = z @ matrix.T + draw(1, 30, seed=1)
@@ -40,7 +40,7 @@ def test_a_step_that_changes_the_support_passes_the_acceptance_test():
     rises = 0
     for seed in range(30):
         matrix = draw(6, 16, seed=seed) + 2
-        operator = MatrixOperator(matrix.T.contiguous())
+        operator = of_columns(matrix)
         x, model = draw(1, 6, seed=seed + 100), TopK(3)
         now = Iterate.of(operator, x, model.project(draw(1, 16, seed=seed + 200)))
         tested, free = (normalised_step(operator, x, model, now, torch.tensor([a])) for a in (True, False))
@@ -51,7 +51,7 @@ def test_a_step_that_changes_the_support_passes_the_acceptance_test():
 
 def test_a_fixed_point_has_no_slope_on_its_support():
     matrix = draw(20, 40)
-    operator = MatrixOperator(matrix.T.contiguous())
+    operator = of_columns(matrix)
     x = draw(4, 20, seed=1)
     found = niht(operator, x, TopK(4), tolerance=0)
     assert set(found.status) == {"stalled"}

@@ -114,16 +114,10 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
 OTHER_KINDS = {
     "text.jpg": b"hello, this is no image\n",
-    "page.jpg": b"<!doctype html><html><body>404</body></html>",
     "vector.png": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
     "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
-    "document.jpg": b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n",
-    "archive.jpg": b"PK\x05\x06" + b"\0" * 18,
-    "program.png": b"\x7fELF" + b"\0" * 60,
     "pickle.png": pickle.dumps({"a": 1}),
-    "photoshop.png": b"8BPS\0\1" + b"\0" * 40,
     "icon.png": b"\0\0\1\0\1\0\x10\x10\0\0\1\0 \0h\4\0\0\x16\0\0\0" + b"\0" * 40,
-    "fits.tif": b"SIMPLE  =                    T".ljust(2880),
     "magic-only.jpg": b"\xff\xd8\xff\xe0",
     "zeros.bmp": b"\0" * 1000,
     "ones.gif": b"\xff" * 1000,
@@ -133,33 +127,21 @@ OTHER_KINDS = {
 STRANGE_NAMES = (
     b'it\'s "quoted".png',
     b"two\nlines.png",
-    b"carriage\rreturn.png",
     b"tab\tand \x07bell.png",
     b"\x1b[31mred\x1b[0m.png",
     b"<script>alert(1)<#script>.png",
     b"<img src=x onerror=alert(1)>.png",
     b"&amp;&#60;b&#62;.png",
     b"not utf-8 \xff\xfe.png",
-    b"half a letter \xc3.png",
     "\u202ecod.exe.png".encode(),
-    "zero\u200bwidth \ufeffmark.png".encode(),
     "é e\u0301 ﬀ 漢字 \U0001f600.png".encode(),
     b"-rf.png",
-    b"--out=elsewhere.png",
-    b"$(touch owned).png",
     b"`touch owned`;&|.png",
     b"%s %n %d {0} {x!r}.png",
     b"back\\slash\\n.png",
-    b" leading and trailing .png",
     b"....png",
-    b"..png",
-    b"con.png",
     b"a" * 251 + b".png",
     b"*?[x].png",
-    b"UPPER.PNG",
-    b"~root.png",
-    b"#comment.png",
-    b"\x7f\x80\x81.png",
 )
 
 
@@ -175,7 +157,7 @@ def images(folder: Path) -> list[Case]:
     rng = np.random.default_rng(0)
     for kind in FORMATS:
         content = encoded(kind)
-        for share in (0.01, 0.05, 0.2, 0.5, 0.8, 0.95):
+        for share in (0.01, 0.2, 0.8):
             add(f"cut-{kind}-{share}.jpg", content[: max(1, int(share * len(content)))], "either")
         for i in range(4):
             data = np.frombuffer(content, np.uint8).copy()
@@ -184,8 +166,7 @@ def images(folder: Path) -> list[Case]:
         add(f"named-otherwise-{kind}.{'png' if kind == 'JPEG' else 'jpg'}", content, "used")
         add(f"trailing-{kind}.jpg", content + b"<script>" * 50, "used")
         add(f"claims-30000-{kind}.jpg", claiming(kind, 30_000), "refused", LIMIT)
-    for kind in ("PNG", "PPM", "TIFF", "BMP"):
-        add(f"claims-12000-{kind}.jpg", claiming(kind, 12_000), "refused", LIMIT)
+    add("claims-12000.jpg", claiming("PNG", 12_000), "refused", LIMIT)
     add("claims-all-of-it.png", png(2**31 - 1, 2**31 - 1), "refused")
     add("empty.jpg", b"", "refused", "empty file")
     for name, content in OTHER_KINDS.items():
@@ -195,26 +176,18 @@ def images(folder: Path) -> list[Case]:
         add(name, encoded("PNG", photograph().convert(mode)), "used")
     add("grey-alpha.png", encoded("PNG", photograph().convert("LA")), "used")
     add("cmyk.jpg", encoded("JPEG", photograph().convert("CMYK")), "used")
-    add("cmyk.tif", encoded("TIFF", photograph().convert("CMYK")), "used")
     add("lab.tif", encoded("TIFF", photograph().convert("LAB")), "used")
     add("sixteen.png", encoded("PNG", Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000)), "used")
     add("sixteen.tif", encoded("TIFF", Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000)), "used")
     add("float.tif", encoded("TIFF", Image.fromarray(np.ones((8, 8), np.float32))), "refused", "floating-point")
-    add("nan.tif", encoded("TIFF", Image.fromarray(np.full((8, 8), np.nan, np.float32))), "refused", "floating-point")
     add("int.tif", encoded("TIFF", Image.fromarray(np.full((8, 8), 70_000, np.int32))), "refused", "32-bit")
     add("transparent-colour.png", encoded("PNG", transparency=(0, 0, 0)), "used")
     add("one-pixel.png", encoded("PNG", photograph(1, 1)), "used")
-    add("one-pixel.gif", encoded("GIF", photograph(1, 1)), "used")
     add("strip.png", encoded("PNG", Image.new("L", (30_000, 1))), "used")
-    for orientation in range(1, 9):
+    for orientation in (1, 6, 99):
         exif = Image.Exif()
         exif[0x0112] = orientation
         add(f"turned-{orientation}.jpg", encoded("JPEG", exif=exif), "used")
-    add(
-        "exif-orientation-99.jpg",
-        encoded("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0c\0\0\0\0\0\0\0"),
-        "used",
-    )
     add("exif-damaged.jpg", encoded("JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\1\x12"), "used")
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
     for kind in ("GIF", "WEBP", "PNG", "TIFF", "MPO"):
@@ -230,30 +203,15 @@ def images(folder: Path) -> list[Case]:
     add("long-text.png", png(8, 8, data=black, extra=png_chunk(b"tEXt", b"a\0" + b"<b>" * 500_000)), "either")
     add("false-checksum.png", encoded("PNG")[:29] + b"abcd" + encoded("PNG")[33:], "refused")
     add("no-pixels.png", png(0, 0), "refused")
-    add("no-height.png", png(8, 0), "refused")
     add("no-pixels.ppm", b"P6\n0 0\n255\n", "refused")
-    add("negative.ppm", b"P6\n-4 4\n255\n" + b"\0" * 48, "refused")
-    add("no-levels.ppm", b"P6\n4 4\n0\n" + b"\0" * 48, "refused")
     add("long-number.ppm", b"P6\n" + b"9" * 5000 + b" 4\n255\n", "refused")
     add("depth-3.png", png(8, 8, depth=3, data=black), "refused")
-    add("colour-5.png", png(8, 8, colour=5, data=black), "refused")
     add("chunk-length.png", png(8, 8, extra=b"\xff\xff\xff\xffzTXt"), "refused")
-    add(
-        "no-data.png",
-        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)),
-        "refused",
-    )
     add("upside-down.bmp", patched(encoded("BMP"), 22, struct.pack("<i", -18)), "used")
-    add("no-size.bmp", patched(encoded("BMP"), 18, struct.pack("<ii", 0, 0)), "refused")
-    add("bits-77.bmp", patched(encoded("BMP"), 28, struct.pack("<H", 77)), "refused")
-    add("offset-beyond.bmp", patched(encoded("BMP"), 10, struct.pack("<I", 2**31)), "refused")
     add("endless.tif", tiff(10, 10, next_directory=8), "used")
     add("compression-9999.tif", tiff(10, 10, compression=9999), "refused")
-    add("directory-beyond.tif", b"II*\0" + struct.pack("<I", 2**31), "refused")
-    add("no-frame.gif", b"GIF89a\x08\0\x08\0\0\0\0;", "refused")
     add("no-size.gif", patched(encoded("GIF"), 6, b"\0\0\0\0"), "either")
     add("two-frames-of-headers.jpg", encoded("JPEG")[:-2] + encoded("JPEG")[2:], "either")
-    add("segment-length-0.jpg", b"\xff\xd8\xff\xe0\0\0" + b"\0" * 40, "refused")
     add("endless-segments.jpg", b"\xff\xd8" + b"\xff\xe1\0\2" * 5000, "refused")
 
     good = encoded("PNG")
@@ -270,11 +228,8 @@ def images(folder: Path) -> list[Case]:
     special("folder.jpg", Path.mkdir, "a folder")
     special("broken-link.jpg", lambda p: p.symlink_to(folder / "nowhere"), "broken link")
     special("loop.jpg", lambda p: p.symlink_to(p), "symbolic links")
-    special("link-to-folder.jpg", lambda p: p.symlink_to(folder), "a folder")
     special("pipe.jpg", os.mkfifo, "not a regular file")
-    special("link-to-pipe.jpg", lambda p: p.symlink_to(folder / "pipe.jpg"), "not a regular file")
     special("zero-device.jpg", lambda p: p.symlink_to("/dev/zero"), "not a regular file")
-    special("memory.jpg", lambda p: p.symlink_to("/proc/self/mem"), "")
     special("socket.jpg", _bind, "not a regular file")
     (folder / "link-to-image.jpg").symlink_to(folder / "grey.png")
     cases.append(Case(folder / "link-to-image.jpg", "used"))
@@ -324,52 +279,32 @@ def entry(dtype: Any = "F32", shape: Any = (4, 3, 3, 3), offsets: Any = (0, 432)
 HEADERS: dict[str, Any] = {
     "not-json": b"not json at all",
     "null": None,
-    "list": [1, 2],
-    "string": "conv.weight",
-    "number": 3,
     "cut-json": b'{"conv.weight":{"dtype":"F32",',
     "deep": b"[" * 50_000,
-    "deep-objects": b'{"a":' * 50_000,
     "not-utf8": b'\xff\xfe{"a":1}',
-    "two-documents": b"{}{}",
     "nan": b'{"conv.weight":NaN}',
     "same-key-twice": b"{%s,%s}" % ((b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}',) * 2),
     "no-dtype": {"conv.weight": {"shape": [1], "data_offsets": [0, 4]}},
-    "no-shape": {"conv.weight": {"dtype": "F32", "data_offsets": [0, 4]}},
-    "no-offsets": {"conv.weight": {"dtype": "F32", "shape": [1]}},
     "entry-is-list": {"conv.weight": [1, 2, 3]},
-    "shape-is-text": {"conv.weight": entry(shape="4,3,3,3")},
-    "shape-is-fractional": {"conv.weight": entry(shape=[4.5, 3, 3, 3])},
     "shape-is-negative": {"conv.weight": entry(shape=[-4, 3, 3, 3])},
     "shape-overflows": {"conv.weight": entry(shape=[2**32, 2**32, 3, 3])},
-    "shape-is-huge": {"conv.weight": entry(shape=[10**18])},
     "dtype-unknown": {"conv.weight": entry(dtype="X9")},
-    "dtype-is-number": {"conv.weight": entry(dtype=32)},
     "dtype-is-code": {"conv.weight": entry(dtype="__import__('os').system('touch owned')")},
-    "offsets-reversed": {"conv.weight": entry(offsets=[432, 0])},
     "offsets-negative": {"conv.weight": entry(offsets=[-432, 0])},
     "offsets-beyond": {"conv.weight": entry(offsets=[0, 4320])},
-    "offsets-far-beyond": {"conv.weight": entry(offsets=[2**62, 2**62 + 432])},
     "offsets-short": {"conv.weight": entry(offsets=[0, 4])},
-    "offsets-three": {"conv.weight": entry(offsets=[0, 432, 448])},
-    "overlapping": {"conv.weight": entry(), "conv.bias": entry(shape=[4], offsets=[416, 432])},
     "hole": {"conv.weight": entry(), "conv.bias": entry(shape=[4], offsets=[440, 456])},
     "not-all-used": {"conv.weight": entry()},
-    "metadata-is-list": {"__metadata__": [1], "conv.weight": entry()},
     "metadata-holds-numbers": {"__metadata__": {"a": 1}, "conv.weight": entry()},
     "no-tensors": {},
 }
 
 TENSORS: dict[str, dict[str, Tensor]] = {
     "wrong-shape": state() | {"conv.weight": torch.zeros(4, 3, 5, 5)},
-    "flat": state() | {"conv.weight": torch.zeros(108)},
     "no-size": state() | {"conv.weight": torch.zeros(0)},
     "integers": state() | {"conv.weight": torch.zeros(4, 3, 3, 3, dtype=torch.int64)},
-    "bytes": state() | {"conv.bias": torch.zeros(4, dtype=torch.uint8)},
-    "truths": state() | {"conv.bias": torch.zeros(4, dtype=torch.bool)},
     "complex": state() | {"conv.bias": torch.zeros(4, dtype=torch.complex64)},
     "nan": state() | {"conv.bias": torch.tensor([0, torch.nan, 0, 0])},
-    "infinite": state() | {"conv.weight": torch.full((4, 3, 3, 3), torch.inf)},
     "too-large-for-float32": state() | {"conv.bias": torch.full((4,), 1e300, dtype=torch.float64)},
     "stranger": state() | {"conv.head": torch.zeros(2)},
     "markup": state() | {"conv.<script>alert(1)</script>": torch.zeros(2)},
@@ -406,28 +341,14 @@ def attacks(flag: Path) -> dict[str, Raw]:
     touch = f"touch {flag}"
     return {
         "os.system": Raw("os", "system", touch),
-        "posix.system": Raw("posix", "system", touch),
         "builtins.eval": Raw("builtins", "eval", code),
-        "builtins.exec": Raw("builtins", "exec", code),
         "python-2-eval": Raw("__builtin__", "eval", code),
-        "subprocess.getoutput": Raw("subprocess", "getoutput", touch),
-        "os.popen": Raw("os", "popen", touch),
         "pathlib": Raw("pathlib", "Path.touch", str(flag)),
-        "timeit": Raw("timeit", "timeit", code),
-        "pdb.run": Raw("pdb", "run", code),
-        "cProfile": Raw("cProfile", "run", code),
-        "runpy": Raw("runpy", "run_path", str(flag)),
-        "import": Raw("builtins", "__import__", "this"),
         "getattr": Raw("builtins", "getattr", "os", "system"),
         "torch.load": Raw("torch", "load", str(flag)),
-        "torch.serialization": Raw("torch.serialization", "_legacy_load", str(flag)),
-        "torch.hub": Raw("torch.hub", "load", "someone/something", "model"),
         "torch.jit": Raw("torch.jit", "load", str(flag)),
-        "torch.compile": Raw("torch._dynamo", "optimize", code),
         "torch-os": Raw("torch.utils.data", "os.system", touch),
         "pickle.loads": Raw("pickle", "loads", code),
-        "numpy.load": Raw("numpy", "load", str(flag)),
-        "ctypes": Raw("ctypes", "CDLL", str(flag)),
     }
 
 
@@ -467,14 +388,14 @@ def weights(folder: Path, flag: Path) -> list[Case]:
 
     whole = save(state())
     for name, content in {"safetensors": whole, "pth": saved(state())}.items():
-        for share in (0.001, 0.01, 0.1, 0.3, 0.6, 0.9, 0.99):
+        for share in (0.001, 0.1, 0.6, 0.99):
             add(f"cut-{share}.{name}", content[: max(1, int(share * len(content)))])
         add(f"longer.{name}", content + b"x" * 100, "either")
         add(f"empty.{name}", b"", reason="is empty")
         add(f"zeros.{name}", b"\0" * 1000)
         add(f"page.{name}", b"<!doctype html><title>404</title>")
     claimed = struct.unpack("<Q", whole[:8])[0]
-    for length in (0, 1, claimed - 1, claimed + 1, len(whole), 10**8, 2**31, 2**63, 2**64 - 1):
+    for length in (0, claimed - 1, claimed + 1, len(whole), 2**31, 2**64 - 1):
         add(f"length-{length}.safetensors", struct.pack("<Q", length) + whole[8:], reason="readable safetensors")
     for name, header in HEADERS.items():
         body = b"\0" * (4 if name == "same-key-twice" else 0 if name == "no-tensors" else 448)
@@ -490,27 +411,21 @@ def weights(folder: Path, flag: Path) -> list[Case]:
     touch = Call(os.system, f"touch {flag}")
     for name, content in {
         "in-state": {"conv.weight": touch},
-        "in-list": {"conv.weight": [[[touch]]]},
-        "as-key": {touch: torch.zeros(1)},
         "in-model": nn.Sequential(nn.Linear(2, 2)),
         "beside": state() | {"note": touch},
         "in-wrapper": {"state_dict": state(), "hyper": {"optimizer": touch}},
-        "pickle-in-pickle": {"conv.weight": Call(pickle.loads, pickle.dumps(touch))},
     }.items():
         for zip_format in (True, False):
             content_bytes = saved(content, _use_new_zipfile_serialization=zip_format)
             add(f"{name}-{'zip' if zip_format else 'legacy'}.pth", content_bytes, reason="could run code")
     for name, content in {
-        "list": [torch.zeros(2)],
         "tensor": torch.zeros(2),
         "numbers": {"epoch": 3},
         "number-key": {3: torch.zeros(1)},
         "sparse": {"conv.weight": torch.zeros(2, 2).to_sparse()},
-        "complex": {"conv.weight": torch.zeros(2, dtype=torch.complex64)},
         "meta": {"conv.weight": torch.zeros(2, device="meta")},
         "giant": {"conv.bias": torch.zeros(1).expand(10**15)},
         "nothing": {},
-        "none": None,
     }.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -529,17 +444,12 @@ def weights(folder: Path, flag: Path) -> list[Case]:
     add("claims-2-gigabytes.pth", patched(stored, place + 20, sizes))
     add("storage-claims-more.pth", in_archive(pickled.replace(b"Kl", b"J\xff\xff\xff\x7f")))
     add("record-missing.pth", zipped({k: v for k, v in records.items() if k != key}))
-    add("record-short.pth", zipped({**records, key: b"\0"}))
     add("record-empty.pth", zipped({**records, key: b""}))
     add("no-pickle.pth", zipped({k: v for k, v in records.items() if not k.endswith("data.pkl")}))
     add("empty-pickle.pth", in_archive(b""))
-    add("pickle-without-end.pth", in_archive(pickled[:-1]))
     add("climbing.pth", zipped({**records, f"{root}/../../owned": b"x", "../owned": b"x"}), "either")
     add("empty-archive.pth", zipped({}))
-    add("archive-in-archive.pth", zipped({f"{root}/data.pkl": stored}))
     add("memo-beyond.pth", in_archive(b"\x80\x02j\xff\xff\xff\x7f."))
-    add("stack-underflow.pth", in_archive(b"\x80\x02tR."))
-    add("persistent-nonsense.pth", in_archive(b"\x80\x02X\1\0\0\0aQ."))
     add("deep.pth", in_archive(b"\x80\x02" + b"]" * 100_000 + b"."), "refused")
     add("long-number.pth", in_archive(b"\x80\x02\x8b" + struct.pack("<I", 2**31 - 1) + b"."))
     program = io.BytesIO()
@@ -558,8 +468,6 @@ def weights(folder: Path, flag: Path) -> list[Case]:
     numbers = io.BytesIO()
     np.save(numbers, np.array([touch], dtype=object), allow_pickle=True)
     add("numpy.npy.pth", numbers.getvalue())
-    add("hdf.h5.pth", b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
-    add("keras.onnx.pth", b"\x08\x07\x12\x07pytorch" + b"\0" * 100)
     add("safetensors-as.pth", whole)
     add("pth-as.safetensors", saved(state()))
     for name in (b"it's <b>\n\xff.pth", "\u202ehtp.safetensors".encode()):
@@ -577,10 +485,8 @@ def weights(folder: Path, flag: Path) -> list[Case]:
 
     special("folder.pth", Path.mkdir)
     special("broken-link.pth", lambda p: p.symlink_to(folder / "nowhere"))
-    special("loop.pth", lambda p: p.symlink_to(p))
     special("pipe.pth", os.mkfifo)
     special("zero-device.safetensors", lambda p: p.symlink_to("/dev/zero"))
-    special("socket.pth", _bind)
     return cases
 
 
