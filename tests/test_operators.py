@@ -5,27 +5,12 @@ import math
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cases import draw
+from strategies import convolutions
 from unconv.linalg import relative_norm
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.testing import OperatorConformance
-
-
-@st.composite
-def convolutions(choose):
-    """A random geometry in which at least one shift fits."""
-    d = choose(st.integers(1, 3))
-    axis = st.tuples(*[st.integers(1, 3)] * d)
-    kernel, stride, dilation = choose(axis), choose(axis), choose(axis)
-    padding = choose(st.tuples(*[st.integers(0, 2)] * d))
-    extra = choose(st.tuples(*[st.integers(0, 4 if d < 3 else 2)] * d))
-    spatial = [max(1, dl * (k - 1) + 1 - 2 * p) + e for k, dl, p, e in zip(kernel, dilation, padding, extra)]
-    groups = choose(st.integers(1, 3))
-    channels, filters = groups * choose(st.integers(1, 2)), groups * choose(st.integers(1, 3))
-    weight = draw(filters, channels // groups, *kernel, seed=choose(st.integers(0, 999)))
-    return ConvOperator(weight, (channels, *spatial), stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
 @settings(max_examples=150, deadline=None)

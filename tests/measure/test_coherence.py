@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 
+from strategies import convolutions
 from unconv.measure.coherence import coherence, correlation_table
 from unconv.operators import ConvOperator, gaussian_like
 
@@ -19,31 +19,19 @@ def of(weight: torch.Tensor, **geometry) -> ConvOperator:
     return ConvOperator(weight, (weight.shape[1] * geometry.get("groups", 1), *spread), **geometry)
 
 
-@st.composite
-def banks(draw: st.DrawFn) -> ConvOperator:
-    dims = draw(st.sampled_from([1, 1, 2, 2, 3]))
-    small = st.integers(1, 3 if dims < 3 else 2)
-    groups = draw(st.integers(1, 3))
-    shape = (groups * draw(st.integers(1, 3)), draw(st.integers(1, 2)), *(draw(small) for _ in range(dims)))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    stride, dilation = (tuple(draw(small) for _ in range(dims)) for _ in range(2))
-    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return of(weight, groups=groups, stride=stride, dilation=dilation)
-
-
 def gram_from_the_middle(bank: ConvOperator) -> tuple[torch.Tensor, tuple[int, ...]]:
     """Gram matrix rows of W for the middle place of a map just wider than all overlaps, ``(K, K, *map)``."""
     geometry = list(zip(bank.weight.shape[2:], bank.stride, bank.dilation, strict=True))
     reach = tuple(d * (k - 1) // t for k, t, d in geometry)
     spatial = [(2 * r + 2) * t + d * (k - 1) + 1 for r, (k, t, d) in zip(reach, geometry, strict=True)]
-    operator = ConvOperator(bank.weight, (bank.input_shape[0], *spatial), **bank.geometry)
+    operator = ConvOperator(bank.weight, (bank.input_shape[0], *spatial), **bank.geometry | {"padding": 0})
     rows = operator.to_dense().reshape(*operator.output_shape, -1)
     middle = rows[(slice(None), *(r + 1 for r in reach))]
     return torch.einsum("ix,j...x->ij...", middle, rows), reach
 
 
 @settings(deadline=None, max_examples=40)
-@given(banks())
+@given(convolutions())
 def test_table_is_the_gram_matrix_of_the_rows(bank) -> None:
     gram, reach = gram_from_the_middle(bank)
     inner = (slice(None), slice(None), *(slice(1, 2 * r + 2) for r in reach))
@@ -53,7 +41,7 @@ def test_table_is_the_gram_matrix_of_the_rows(bank) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(banks())
+@given(convolutions())
 def test_coherence_is_that_of_the_rows(bank) -> None:
     count = len(bank.weight)
     gram, reach = gram_from_the_middle(bank.normalised())

@@ -9,53 +9,27 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from unconv.measure.rip import (
-    Method,
-    RatioSummary,
-    draw_codes,
-    sample_ratios,
-)
-from unconv.operators import ConvOperator, gaussian_like
+from cases import gaussian
+from strategies import convolutions, windows
+from unconv.measure.rip import Method, RatioSummary, draw_codes, sample_ratios
+from unconv.operators import ConvOperator
 from unconv.paper.fig2 import SIZES
 from unconv.sparsity import Pooled, Window
 
 
-def gaussian(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return gaussian_like(torch.empty(shape, dtype=dtype), seed)
-
-
 @st.composite
-def layers(draw: st.DrawFn) -> tuple[ConvOperator, Pooled, int]:
+def layers(choose) -> tuple[ConvOperator, Pooled, int]:
     """A convolution, regions on its output, and a k that they allow."""
-    dims = draw(st.sampled_from([1, 1, 2, 2, 3]))
-    sizes = st.tuples(*[st.integers(1, 3 if dims < 3 else 2)] * dims)
-    kernel, stride, dilation, out = draw(sizes), draw(sizes), draw(sizes), draw(sizes)
-    padding = draw(st.tuples(*[st.integers(0, 2)] * dims))
-    rest = draw(st.tuples(*[st.integers(0, 2)] * dims))
-    spatial = [
-        (m + 1) * t + d * (k - 1) + 1 - 2 * p + min(e, t - 1)
-        for m, t, d, k, p, e in zip(out, stride, dilation, kernel, padding, rest, strict=True)
-    ]
-    assume(min(spatial) >= 1)
-    groups = draw(st.integers(1, 3))
-    weight = gaussian(groups * draw(st.integers(1, 3)), draw(st.integers(1, 3)), *kernel, seed=draw(st.integers(0, 99)))
-    operator = ConvOperator(
-        weight,
-        (groups * weight.shape[1], *spatial),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-    )
-    region: Window | str = "map"
-    if draw(st.booleans()):
-        size, step = draw(sizes), draw(sizes)
-        pad = tuple(draw(st.integers(0, n // 2)) for n in size)
-        region = Window.of(dims, size, stride=step, padding=pad, ceil_mode=draw(st.booleans()))
-        assume(all(n <= m + 2 * p for n, m, p in zip(size, operator.output_shape[1:], pad, strict=True)))
-    model = Pooled(region)  # pyright: ignore[reportArgumentType]
-    regions = len(weight) * math.prod(model.window(operator.output_shape[1:]).pooled_shape(operator.output_shape[1:]))
-    return operator, model, draw(st.integers(1, min(regions, 12)))
+    operator = choose(convolutions())
+    filters, *spatial = operator.output_shape
+    region = "map"
+    if choose(st.booleans()):
+        region, least = choose(windows(len(spatial)))
+        assume(all(n <= m for n, m in zip(least, spatial, strict=True)))
+    model = Pooled(region)
+    regions = filters * int(model.window(spatial).places(spatial)[1].any(0).sum())
+    assume(regions)
+    return operator, model, choose(st.integers(1, min(regions, 12)))
 
 
 @settings(deadline=None, max_examples=60)
@@ -95,7 +69,7 @@ def test_codes_are_model_k_sparse(layer) -> None:
 
 @pytest.mark.parametrize(("k", "region"), [(7, 2), (90, Window.of(2, 3, stride=2))], ids=["few", "many, overlapping"])
 def test_codes_do_not_depend_on_the_batch(k, region) -> None:
-    operator = ConvOperator(gaussian(8, 2, 3, 3), (2, 12, 12))
+    operator = gaussian(8, 2, 3, 3, size=(12, 12))
     (whole,) = draw_codes(operator, Pooled(region), k, 23, seed=5)
     parts = list(draw_codes(operator, Pooled(region), k, 23, seed=5, batch=4))
     assert [len(part.values) for part in parts] == [4, 4, 4, 4, 4, 3]
@@ -108,7 +82,7 @@ def test_codes_do_not_depend_on_the_batch(k, region) -> None:
 @pytest.mark.parametrize("k", [2, 80], ids=["all sets at once", "set by set"])
 def test_regions_and_places_are_uniform(k) -> None:
     """Frequencies within 5 standard deviations; the last region of each axis is cut to one place."""
-    operator = ConvOperator(gaussian(30, 1, 1), (1, 5))
+    operator = gaussian(30, 1, 1, size=(5,))
     window = Window.of(1, 2, ceil_mode=True)
     samples = 4000
     (codes,) = draw_codes(operator, Pooled(window), k, samples, seed=0)
@@ -119,7 +93,7 @@ def test_regions_and_places_are_uniform(k) -> None:
 
 
 def test_every_pair_of_regions_is_as_likely() -> None:
-    operator = ConvOperator(gaussian(5, 1, 1), (1, 1))
+    operator = gaussian(5, 1, 1, size=(1,))
     (codes,) = draw_codes(operator, Pooled("map"), 2, 5000, seed=0)
     low, high = codes.channels.sort(dim=1).values.T
     counts = torch.bincount(low * 5 + high, minlength=25).reshape(5, 5)
@@ -129,7 +103,7 @@ def test_every_pair_of_regions_is_as_likely() -> None:
 
 
 def test_a_place_of_two_regions_is_active_once() -> None:
-    operator = ConvOperator(gaussian(1, 1, 1), (1, 3))
+    operator = gaussian(1, 1, 1, size=(3,))
     (codes,) = draw_codes(operator, Pooled(Window.of(1, 2, stride=1)), 2, 200, seed=0)
     shared = (codes.places == 1).all(dim=1)
     assert 0 < shared.sum() < 200

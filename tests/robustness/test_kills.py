@@ -45,14 +45,6 @@ def test_killed_before_a_finished_file_gets_its_name(place, words, check_complet
         check_complete()
 
 
-def test_killed_at_random_times(place, words, undisturbed, check_complete):
-    chance = random.Random(1)
-    for _ in range(3):
-        ended = run(*words, cwd=place, kill_after=chance.uniform(0.02, 0.5) * undisturbed.seconds)
-        assert ended.status in {0, -signal.SIGKILL}, ended.err
-    check_complete()
-
-
 def test_many_kills(place, words, undisturbed, check_complete, capsys):
     chance = random.Random(2)
     kills = {"before a change of the file system": 0, "at a random time": 0}

@@ -31,17 +31,6 @@ def test_a_limit_on_file_size_is_one_line_and_the_run_goes_on_after_it(place, wo
     assert results(place / "run") == undisturbed.results
 
 
-def test_a_part_that_does_not_fit_is_not_there(place, words, undisturbed, results):
-    ended = run(*words, cwd=place, file_size=600)
-    assert ended.status == 1
-    assert "file too large" in ended.message
-    for part in (place / "run" / "parts").glob("*.json"):
-        json.loads(part.read_text())
-    assert not (place / "run" / "results.parquet").exists()
-    assert run(*words, cwd=place).status == 0
-    assert results(place / "run") == undisturbed.results
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 128 KiB, where tests may mount one."""

@@ -2,7 +2,6 @@
 
 import torch
 
-from unconv.linalg import dots
 from unconv.solvers.cg import conjugate_gradients
 
 
@@ -24,15 +23,14 @@ def test_against_dense_solves_with_and_without_a_preconditioner():
     a, b = draw()
     expected = torch.linalg.solve(a, b)
     for scale in (torch.ones_like(b), 1 / a.diagonal(dim1=1, dim2=2)):
-        x, fallen, _ = solve(a, b, lambda r, scale=scale: scale * r)
+        x, _ = solve(a, b, lambda r, scale=scale: scale * r)
         torch.testing.assert_close(x, expected, rtol=1e-6, atol=1e-7)
-        torch.testing.assert_close(fallen, dots(b, expected) / 2, rtol=1e-8, atol=0)
 
 
 def test_singular_systems_get_the_solution_of_least_norm():
     a, b = draw(rank=5)
     b = (a @ b.unsqueeze(2)).squeeze(2)
-    x, _, steps = solve(a, b, tolerance=1e-8)
+    x, steps = solve(a, b, tolerance=1e-8)
     torch.testing.assert_close(x, (torch.linalg.pinv(a) @ b.unsqueeze(2)).squeeze(2), rtol=1e-5, atol=1e-6)
     assert steps.max() < 12
 
@@ -40,7 +38,7 @@ def test_singular_systems_get_the_solution_of_least_norm():
 def test_every_input_has_its_own_limit_and_a_zero_right_hand_side_costs_nothing():
     a, b = draw()
     b[2] = 0
-    x, _, steps = solve(a, b, max_steps=torch.tensor([2, 5, 7]))
+    x, steps = solve(a, b, max_steps=torch.tensor([2, 5, 7]))
     assert steps.tolist() == [2, 5, 0]
     assert not x[2].any()
     torch.testing.assert_close(x[:1], solve(a[:1], b[:1], max_steps=2)[0])

@@ -13,7 +13,7 @@ from torch import Tensor
 from unconv.certify.correlations import table_of
 from unconv.certify.exact import enumerate_supports
 from unconv.certify.gershgorin import RowNeighbours
-from unconv.certify.lower_bound import LowerBound, Search, deviation_of, lower_bound
+from unconv.certify.lower_bound import Search, check_effort, deviation_of, lower_bound
 from unconv.certify.supports import (
     BlockPartition,
     Boundary,
@@ -25,7 +25,7 @@ from unconv.certify.supports import (
     support_size,
     validate_operator,
 )
-from unconv.certify.upper_bound import RowBounds, UpperBound, upper_bound
+from unconv.certify.upper_bound import RowBounds, upper_bound
 from unconv.errors import UnconvError, UsageError
 from unconv.operators import ConvOperator, LinearOperator
 from unconv.sparsity import Window
@@ -91,54 +91,42 @@ def delta_bracket(
     """
     if isinstance(operator, ConvOperator) and isinstance(region, float):
         raise UsageError(f"region is {region}; give an integer, a Window, or 'map'")
+    kept, shape = None, ()
     if isinstance(operator, ConvOperator) and isinstance(region, int | str | tuple | Window):
-        full = validate_operator(operator, region, k, boundary)
-        spatial, channels = full.output_shape[1:], full.output_shape[0]
+        convolution = validate_operator(operator, region, k, boundary)
+        channels, *spatial = convolution.output_shape
         blocks = outer_partition(region, spatial)
         upper = upper_bound(operator, region, k, twice=twice, boundary=boundary)
         lower = lower_bound(operator, region, k, twice=twice, boundary=boundary, effort=effort, seed=seed)
         if blocks != inner_partition(region, spatial):
             return Bracket(lower.delta, upper.value, lower.witness, f"attacked, {upper.how}")
-        return _enumerated_if_few(full, blocks, channels, k, lower, upper, twice=twice, effort=effort)
-    if not 0 <= effort < math.inf:
-        raise ValueError(f"effort is {effort}; it multiplies the work of the search, so it is finite and at least 0")
-    rows, shape = _matrix(operator, boundary)
-    label = _partition(region, shape)
-    kept = (label >= 0).nonzero().flatten()
-    check_rows(rows[kept], "row")
-    label = label[kept].unique(return_inverse=True)[1]
-    check_k(k, int(label.max()) + 1)
-    # rows of a matrix are filters of one tap, and their blocks those of one channel
-    matrix, blocks = ConvOperator(rows[kept, :, None], (rows.shape[1], 1)), BlockPartition((tuple(label.tolist()),))
-    upper = RowBounds(matrix, table_of(matrix), blocks, 1, RowNeighbours(label)).bound(k, twice=twice, refine=True)
-    found = Search(matrix, blocks, k, twice, effort, seed, channels=1).run()
-    lower = max((deviation_of(matrix, z) for z in found), key=lambda attained: attained.delta)
-    bracket = _enumerated_if_few(matrix, blocks, 1, k, lower, upper, twice=twice, effort=effort)
-    witness = torch.zeros(len(rows), dtype=torch.float64)
-    witness[kept] = bracket.witness.flatten()
-    return Bracket(bracket.lower, bracket.upper, witness.reshape(shape), bracket.how)
-
-
-def _enumerated_if_few(
-    operator: ConvOperator,
-    blocks: BlockPartition,
-    channels: int,
-    k: int,
-    lower: LowerBound,
-    upper: UpperBound,
-    *,
-    twice: bool,
-    effort: float,
-) -> Bracket:
+    else:
+        check_effort(effort)
+        rows, shape = _matrix(operator, boundary)
+        label = _partition(region, shape)
+        kept = (label >= 0).nonzero().flatten()
+        check_rows(rows[kept], "row")
+        label = label[kept].unique(return_inverse=True)[1]
+        check_k(k, int(label.max()) + 1)
+        # rows of a matrix are filters of one tap, and their blocks those of one channel
+        convolution, channels = ConvOperator(rows[kept, :, None], (rows.shape[1], 1)), 1
+        blocks = BlockPartition((tuple(label.tolist()),))
+        bounds = RowBounds(convolution, table_of(convolution), blocks, 1, RowNeighbours(label))
+        upper = bounds.bound(k, twice=twice, refine=True)
+        found = Search(convolution, blocks, k, twice, effort, seed, channels=1).run()
+        lower = max((deviation_of(convolution, z) for z in found), key=lambda attained: attained.delta)
     value, how = upper.value, f"attacked, {upper.how}"
     size = support_size(blocks, channels, k, twice=twice)
     if size <= 64 and blocks.supports(channels, k, twice=twice) * size**3 <= MOST_ENUMERATED * effort:
-        exact = enumerate_supports(operator, blocks, channels, k, twice=twice)
+        exact = enumerate_supports(convolution, blocks, channels, k, twice=twice)
         if exact.ceiling <= value:
             value, how = exact.ceiling, "enumerated"
-        if exact.attained.delta > lower.delta:
-            lower = exact.attained
-    return Bracket(lower.delta, value, lower.witness, how)
+        lower = max(lower, exact.attained, key=lambda attained: attained.delta)
+    if kept is None:
+        return Bracket(lower.delta, value, lower.witness, how)
+    witness = torch.zeros(math.prod(shape), dtype=torch.float64)
+    witness[kept] = lower.witness.flatten()
+    return Bracket(lower.delta, value, witness.reshape(shape), how)
 
 
 def _matrix(
@@ -152,27 +140,22 @@ def _matrix(
             raise UsageError(
                 f"operator has shape {tuple(operator.shape)}, {operator.dtype}; give a real matrix (outputs, inputs)"
             )
-        rows, shape = operator.detach().cpu().double(), tuple(operator.shape[:1])
+        shape = tuple(operator.shape[:1])
     elif all(hasattr(operator, name) for name in ("adjoint", "input_shape", "output_shape")):
-        if isinstance(operator, ConvOperator):
-            operator = operator.at(boundary)
+        operator = operator.at(boundary) if isinstance(operator, ConvOperator) else operator
         shape = tuple(operator.output_shape)
-        count = math.prod(shape)
-        _check_outputs(count)
-        identity = torch.eye(count, dtype=getattr(operator, "dtype", torch.float64))
-        identity = identity.to(getattr(operator, "device", "cpu")).reshape(count, *shape)
-        rows = torch.cat([operator.adjoint(part).flatten(1).cpu().double() for part in identity.split(64)])
     else:
         raise UsageError(f"operator is a {type(operator).__name__}; give a matrix or a linear operator")
-    _check_outputs(len(rows))
-    return rows, shape
-
-
-def _check_outputs(count: int) -> None:
+    count = math.prod(shape)
     if count > MOST_OUTPUTS:
         raise UnconvError(
             f"the map has {count} outputs; as a matrix it has at most {MOST_OUTPUTS}: give a ConvOperator and a region"
         )
+    if isinstance(operator, Tensor):
+        return operator.detach().cpu().double(), shape
+    identity = torch.eye(count, dtype=getattr(operator, "dtype", torch.float64))
+    identity = identity.to(getattr(operator, "device", "cpu")).reshape(count, *shape)
+    return torch.cat([operator.adjoint(part).flatten(1).cpu().double() for part in identity.split(64)]), shape
 
 
 def _partition(region: Region | Sequence[int] | Tensor | np.ndarray, shape: tuple[int, ...]) -> Tensor:

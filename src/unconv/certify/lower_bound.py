@@ -64,8 +64,7 @@ def lower_bound(
     overlap, only places that share none are used, so that the witness is admissible in any reading. Arguments and
     errors are those of ``delta_bracket``.
     """
-    if not 0 <= effort < math.inf:
-        raise ValueError(f"effort is {effort}; it multiplies the work of the search, so it is finite and at least 0")
+    check_effort(effort)
     exact = validate_operator(operator, region, k, boundary)
     blocks = inner_partition(region, exact.output_shape[1:])
     patch = _patch(exact, k, effort)
@@ -83,6 +82,12 @@ def lower_bound(
         # what the border does to the norm only shows on the whole map
         witnesses += Search(exact, blocks, k, twice, effort, seed).run()
     return max((deviation_of(exact, z) for z in witnesses), key=lambda found: found.delta)
+
+
+def check_effort(effort: float) -> None:
+    """Refuse work that is no number of at least 0 (``ValueError``)."""
+    if not 0 <= effort < math.inf:
+        raise ValueError(f"effort is {effort}; it multiplies the work of the search, so it is finite and at least 0")
 
 
 def _patch(operator: ConvOperator, k: int, effort: float) -> tuple[int, ...]:

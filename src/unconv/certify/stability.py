@@ -113,22 +113,14 @@ def certify(
     random start in ``n`` dimensions, the largest eigenvalue of a semidefinite matrix is missed by a relative
     ``e`` with probability at most ``1.648 sqrt(n) exp(-sqrt(e) (2 q - 1))``.
 
-    Args:
-        operator: A convolution, a ``Jacobian``, or any other linear operator.
-        mask: Which outputs are known. Shape ``output_shape``, bool; all where ``None``.
-        steps: Largest number of Lanczos steps; memory is ``steps`` vectors of the shorter side, and fewer steps are
-            made where that is more than a gigabyte in float64.
-        tolerance: Stop when the residual is below this share of ``sigma``.
-        start: An input whose unseen part becomes ``direction`` where the equations leave dimensions open, e.g.
-            the image itself; random where ``None``. Shape ``input_shape``.
-        seek: Largest number of conjugate-gradient steps in search of ``direction`` where dimensions are open; as many
-            as ``steps`` where ``None``; 0 for no direction.
-        whole: Systems whose shorter side is at most this are decomposed whole, at one product for each of its entries.
-        seed: Seed of the random starts.
-
-    Raises:
-        ValueError: If the mask or the start does not have the shape of the operator's output or input.
-        UsageError: If the operator is no linear operator.
+    ``operator``: a convolution, a ``Jacobian``, or any other linear operator; ``mask``: which outputs are known, bool,
+    shape ``output_shape``, all where ``None``. The iteration stops when the residual is below ``tolerance`` times
+    ``sigma``, or after ``steps``; memory is ``steps`` vectors of the shorter side, and fewer are made where that is
+    more than a gigabyte in float64. Systems whose shorter side is at most ``whole`` are decomposed whole, at one
+    product for each of its entries. Where dimensions are open, ``direction`` is the unseen part of ``start``, shape
+    ``input_shape``, e.g. the image itself (random where ``None``), by at most ``seek`` conjugate-gradient steps (as
+    many as ``steps`` where ``None``; 0 for no direction). ValueError for a mask or a start of another shape, UsageError
+    for no operator.
     """
     check_linear(operator)
     if mask is not None and tuple(mask.shape) != operator.output_shape:

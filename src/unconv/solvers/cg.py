@@ -19,28 +19,26 @@ def conjugate_gradients(
     *,
     tolerance: Tensor,
     max_steps: int | Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Solve ``A d = b`` from zero, ``A`` symmetric and positive semi-definite (Hestenes and Stiefel 1952)."""
     # ``preconditioner``: products with M, an approximate inverse of A. An input is done once the M norm of its residual
-    # has fallen by ``tolerance``, shape (N,), or its ``max_steps`` products are made. Returned are the solutions, by
-    # how much <d, A d> / 2 - <d, b> fell, and the products made, the last two of shape (N,).
+    # has fallen by ``tolerance``, shape (N,), or its ``max_steps`` products are made. Returned are the solutions, and
+    # the products made, shape (N,).
     solution = torch.zeros_like(right)
     residual = right
     direction = steepest = preconditioner(residual)
     slope = start = dots(residual, steepest)
-    fallen = torch.zeros_like(slope)
     steps = torch.zeros(len(right), dtype=torch.int64, device=right.device)
     while True:
         running = (slope > tolerance**2 * start) & (steps < max_steps)
         if not running.any():
-            return solution, fallen, steps
+            return solution, steps
         image = product(direction)
         steps += running
         curvature = dots(direction, image)
         # a direction of no curvature ends its input: its slope is set to 0
         running = running & (curvature > 0)
         length = torch.where(running, slope / curvature.clamp_min(tiny(slope)), 0.0)
-        fallen = fallen + length * slope / 2
         solution = solution + column(length, solution) * direction
         residual = residual - column(length, residual) * image
         steepest = preconditioner(residual)

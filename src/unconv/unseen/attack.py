@@ -54,7 +54,7 @@ def _one(model: LinearModel, y: Tensor, x: Tensor, sigma: float, passes: int) ->
         most = torch.tensor([min(INNER_STEPS, passes - spent - 3.0)])
         precondition = partial(model.model.apply, nu=sigma**2)
         tolerance = torch.tensor([FORCING])
-        step, _, products = conjugate_gradients(product, -gradient, precondition, tolerance=tolerance, max_steps=most)
+        step, products = conjugate_gradients(product, -gradient, precondition, tolerance=tolerance, max_steps=most)
         spent += 1.5 + products.max().item()
         slope, length = dots(gradient, step), 1.0
         for _ in range(TRIALS):
