@@ -59,10 +59,8 @@ def run(context: Context, trained: Mapping[str, OpenedDecoder] | None = None, sh
             estimates = macro_estimates(context, captured, layer, shares[layer.name], generator)
             decoders = image_decoders(context, captured, layer, trained, linear)
             kind = next(k for k in ("trained", "linear_switches", "linear") if k in decoders)
-            activations = {TRUE: captured.inputs[layer.name]} | {
-                method: estimates.get((method, "measured")) for method in METHODS
-            }
-            images = {method: decoders[kind](z) for method, z in activations.items() if z is not None}
+            activations = {TRUE: captured.inputs[layer.name]} | estimates
+            images = {method: decoders[kind](z) for method, z in activations.items()}
             errors = {method: relative_norm(image - original, original).tolist() for method, image in images.items()}
             number = str(layer.number)
             file = trained[layer.reads].describe() if layer.reads in trained else None

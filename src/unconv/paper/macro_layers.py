@@ -26,7 +26,7 @@ from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
 from unconv.linalg import column, norms
 from unconv.measure.sparsity import SparsityStatistics
 from unconv.paper.context import Context, numbering
-from unconv.sparsity import Code, Pooled, Window
+from unconv.sparsity import Code, Window
 from unconv.tracing import capture_inputs
 
 METHODS = ("learned", "random_filters", "random_activations")
@@ -87,32 +87,22 @@ def measured_shares(context: Context, layers: Sequence[MacroLayer]) -> dict[str,
 
 def macro_estimates(
     context: Context, captured: Captured, layer: MacroLayer, share: float, generator: torch.Generator
-) -> dict[tuple[str, str], Tensor]:
-    """Return what each method, in each reading, makes of a macro layer's input, in its shape."""
+) -> dict[str, Tensor]:
+    """Return what each method makes of a macro layer's input, in its shape."""
     x = captured.inputs[layer.name]
     block = context.pooled(captured.blocks.get(layer.name))
     banks = {"learned": paper_block(block)} if layer.learned else {}
     banks["random_filters"] = block.with_gaussian(context.seed)
-    estimates = {
-        (bank, reading): estimate
-        for bank, filters in banks.items()
-        for reading, estimate in one_step_estimates(filters, x, paper_k(block, share)).items()
-    }
+    k = paper_k(block, share)
+    estimates = {bank: one_step_estimate(filters, x, k) for bank, filters in banks.items()}
     noise = torch.randn(x.shape, generator=generator).to(x)
-    estimates["random_activations", "measured"] = noise * column(norms(x) / norms(noise), x)
-    return estimates
+    return estimates | {"random_activations": noise * column(norms(x) / norms(noise), x)}
 
 
-def one_step_estimates(block: ConvBlock, x: Tensor, k: int) -> dict[str, Tensor]:
-    """Return one-step IHT's estimates of ``x`` by reading, rescaled to its norm; filters as they are, no bias."""
-    regions = block.pooling if isinstance(block.pooling, Window) else 1
-    codes = {
-        "measured": paper_code(block, x, k),
-        "half": paper_code(block, x, paper_k(block, 0.5)),
-        "signed": Pooled(regions, k, signed=True).project(block.operator.forward(x).relu()),
-    }
+def one_step_estimate(block: ConvBlock, x: Tensor, k: int) -> Tensor:
+    """Return one-step IHT's estimate of ``x``, rescaled to its norm; filters as they are, no bias."""
     # x^ = W^T M_known(W x, k), rescaled
-    return {reading: transpose(block.operator, code, norm=norms(x)) for reading, code in codes.items()}
+    return transpose(block.operator, paper_code(block, x, k), norm=norms(x))
 
 
 def fit_linear(context: Context, layers: Sequence[MacroLayer]) -> dict[tuple[str, str], LinearDecoder]:

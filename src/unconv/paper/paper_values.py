@@ -38,12 +38,6 @@ TABLE_3_IMAGE = {
     "3": {"learned": 0.326, "random_filters": 0.345, "random_activations": 0.652},
     "4": {"learned": 0.379, "random_filters": 0.357, "random_activations": 0.436},
 }
-TABLE_3_CHECKED = {
-    "learned": [0.84, 0.88],
-    "random_filters": [0.84, 0.87],
-    "signed pooling and ReLU": 1.02,
-    "setting": "pool(1) of a VGG, magnitude pooling, k at half of the regions",
-}
 
 # coherence, by the label that the paper prints
 TABLE_4 = {

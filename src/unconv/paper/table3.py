@@ -30,17 +30,13 @@ from unconv.paper.macro_layers import (
     macro_layers,
     measured_shares,
 )
-from unconv.paper.paper_values import SETTING, TABLE_3, TABLE_3_CHECKED, TABLE_3_IMAGE
+from unconv.paper.paper_values import SETTING, TABLE_3, TABLE_3_IMAGE
 from unconv.sparsity import Window
 
 COMPARED = {
     "decoded": "decoded true activation",
     "decoded_in_pixels": "the same in pixels, mean not subtracted",
     "original": "original image",
-}
-READINGS = {
-    "half": "magnitude pooling, k at half of the regions",
-    "signed": "ReLU and signed pooling, k from the measured sparsity",
 }
 
 
@@ -57,8 +53,8 @@ def run(context: Context, trained: Mapping[str, OpenedDecoder] | None = None) ->
         for layer in layers:
             x = captured.inputs[layer.name]
             estimates = macro_estimates(context, captured, layer, shares[layer.name], generator)
-            activations = {TRUE: x} | {method: z for (method, reading), z in estimates.items() if reading == "measured"}
-            found = [(key, relative_norm(estimate - x, x)) for key, estimate in estimates.items()]
+            activations = {TRUE: x} | estimates
+            found = [((method,), relative_norm(estimate - x, x)) for method, estimate in estimates.items()]
             for name, decode in image_decoders(context, captured, layer, trained, linear).items():
                 images = {method: decode(z) for method, z in activations.items()}
                 found += [((name, *key), e) for key, e in _image_errors(context, captured, images)]
@@ -67,7 +63,7 @@ def run(context: Context, trained: Mapping[str, OpenedDecoder] | None = None) ->
             context.progress(f"macro layer {layer.number}")
     return {
         "name": "table3",
-        "paper": {"activation space": TABLE_3, "image space": TABLE_3_IMAGE, "checked": TABLE_3_CHECKED},
+        "paper": {"activation space": TABLE_3, "image space": TABLE_3_IMAGE},
         "ours": {
             str(layer.number): _document(context, layer, shares[layer.name], errors[layer.number])
             | {"decoder": trained[layer.reads].describe() if layer.reads in trained else None}
@@ -93,7 +89,7 @@ def _document(
 ) -> Result:
     block = context.pooled(context.blocks.get(layer.name))
     means = {key: statistics.fmean(values) for key, values in errors.items()}
-    measured = {method: errors[method, "measured"] for method in METHODS if (method, "measured") in errors}
+    measured = {method: errors[method,] for method in METHODS if (method,) in errors}
     image_space: dict[str, dict[str, dict[str, float]]] = {}
     for (decoder, method, against), mean in ((key, mean) for key, mean in means.items() if len(key) == 3):
         image_space.setdefault(decoder, {}).setdefault(against, {})[method] = mean
@@ -104,12 +100,8 @@ def _document(
         "share": share,
         "k": paper_k(block, share),
         "regions": paper_k(block, 1.0),
-        **{method: means.get((method, "measured")) for method in METHODS},
+        **{method: means.get((method,)) for method in METHODS},
         "standard_deviation": {m: statistics.stdev(values) for m, values in measured.items() if len(values) > 1},
-        "readings": {
-            reading: {method: means[method, reading] for method in METHODS if (method, reading) in means}
-            for reading in READINGS
-        },
         "image_space": image_space,
     }
 
@@ -117,8 +109,7 @@ def _document(
 def _notes(context: Context, layers: Sequence[MacroLayer], trained: Mapping[str, OpenedDecoder]) -> list[str]:
     notes = [
         f"Ours: {context.model}, mean over images; the paper: {SETTING}.",
-        "k is the measured share of regions that are not zero after bias, ReLU and pooling, times their number. "
-        "'readings' holds the same with k at half of the regions, and with ReLU and signed pooling.",
+        "k is the measured share of regions that are not zero after bias, ReLU and pooling, times their number.",
         "Learned filters are scaled to unit norm, Gaussian ones have variance 1 / (M l^2); the transposed convolution "
         "is cropped to x, and x^ rescaled to the norm of x.",
         "Image space: activations put through one decoder with the true image's switches, compared with the decoded "
@@ -152,10 +143,6 @@ def tables(result: Result) -> dict[str, Table]:
     for number, row in result["ours"].items():
         theirs = result["paper"]["activation space"].get(number, {})
         rows.append((number, row["block"], row["k"], *(row[m] for m in METHODS), *(theirs.get(m) for m in METHODS)))
-        rows += [
-            (number, reading, None, *(row["readings"][key].get(m) for m in METHODS), *[None] * 3)
-            for key, reading in READINGS.items()
-        ]
         theirs = result["paper"]["image space"].get(number, {})
         for decoder, errors in row["image_space"].items():
             for against, compared in COMPARED.items():
