@@ -17,20 +17,9 @@ FORCING, INNER_STEPS, TRIALS = 0.03, 25, 6
 
 
 def most_likely(model: LinearModel, features: Tensor, start: Tensor, sigma: float, *, passes: int) -> Tensor:
-    """Images that maximise the posterior density, by Gauss-Newton steps from a first estimate.
+    """Return pixels of maximal posterior density given noisy features, from estimates ``start`` ``(N, C, *spatial)``.
 
-    Minimises ``||f(x) - y||^2 / sigma^2 + <x - m, C^-1 (x - m)>``; the model's posterior covariance preconditions. For
-    a linear layer it is the posterior mean, which no attacker beats where the images are Gaussian.
-
-    Args:
-        model: The layer and the prior.
-        features: Noisy features ``y``. Shape ``(N, *function.shape)``.
-        start: First estimates, in pixels. Shape ``(N, C, *spatial)``.
-        sigma: Standard deviation of the noise, above 0.
-        passes: Forward and backward passes per image, at most.
-
-    Returns:
-        Pixels, clipped to ``[0, 1]`` where the box is known. Shape ``(N, C, *spatial)``.
+    For a linear layer that is the posterior mean, which no attacker beats where the images are Gaussian.
     """
     estimates = [_one(model, y[None], x[None], sigma, passes) for y, x in zip(features, start, strict=True)]
     result = torch.cat(estimates)
@@ -40,6 +29,7 @@ def most_likely(model: LinearModel, features: Tensor, start: Tensor, sigma: floa
 def _one(model: LinearModel, y: Tensor, x: Tensor, sigma: float, passes: int) -> Tensor:
     mean = model.prior.mean.to(x)
 
+    # ||f(x) - y||^2 / sigma^2 + <x - m, C^-1 (x - m)>; the model's posterior covariance preconditions
     def value(x: Tensor, residual: Tensor) -> Tensor:
         return dots(residual, residual) / sigma**2 + dots(x - mean, model.prior.precision(x - mean))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,40 +22,27 @@ NOISE = 1e-3  # of the mean eigenvalue: what is below is alike to the preconditi
 
 
 def normal_matrix(function: PixelFunction, image: Tensor) -> Tensor:
-    """The matrix ``J^T J``, at the cost of a product with each per number of the image.
+    """Return ``J^T J`` at an image ``(1, C, *spatial)`` of ``d`` numbers. Shape ``(d, d)``."""
+    rows = whole_jacobian(function, image, lambda jacobian, v: jacobian.adjoint(jacobian.forward(v)))
+    return (rows + rows.T) / 2
 
-    Args:
-        function: The layer.
-        image: Pixels. Shape ``(1, C, *spatial)``.
 
-    Returns:
-        Symmetric, in the type of the image. Shape ``(d, d)``.
-    """
+def whole_jacobian(function: PixelFunction, image: Tensor, product: Callable[[Jacobian, Tensor], Tensor]) -> Tensor:
+    """Return what a product with the Jacobian makes of every unit vector, one flat row each."""
     shape, numbers = image.shape[1:], image.numel()
     batch = max(b for b in range(1, BATCH + 1) if numbers % b == 0)
     jacobian = Jacobian(function, image.expand(batch, *shape).contiguous())
     eye = torch.eye(numbers, dtype=image.dtype, device=image.device).reshape(numbers, *shape)
-    rows = torch.cat([jacobian.adjoint(jacobian.forward(part)).flatten(1) for part in eye.split(batch)])
-    return (rows + rows.T) / 2
+    return torch.cat([product(jacobian, part).flatten(1) for part in eye.split(batch)])
 
 
 def least_visible(
     function: PixelFunction, image: Tensor, count: int, *, steps: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Directions with a small ``||J v||``, by LOBPCG on ``J^T J``: upper bounds of its smallest singular values.
+    """Return orthonormal directions ``(count, C, *spatial)`` with a small ``||J v||``, the least first, and the norms.
 
-    Knyazev (2001), preconditioned by the block-circulant model of ``J^T J``.
-
-    Args:
-        function: The layer.
-        image: Pixels. Shape ``(1, C, *spatial)``.
-        count: Of directions; a few, far fewer than numbers of the image.
-        steps: Of the iteration, each one product with ``J^T J`` per direction.
-        seed: Of the start.
-
-    Returns:
-        Orthonormal directions, the least visible first, shape ``(count, C, *spatial)``, and ``||J v||`` of each as a
-        product with ``J`` has it, float64, shape ``(count,)``.
+    By LOBPCG on ``J^T J`` (Knyazev 2001), preconditioned by its block-circulant model. The norms, of products with
+    ``J`` itself, are upper bounds of the smallest singular values.
     """
     from scipy.sparse.linalg import lobpcg
 

@@ -18,29 +18,14 @@ LEAST_VARIANCE = 1e-6  # of the mean, added at every frequency
 
 @dataclass(frozen=True)
 class ImagePrior:
-    """Images of independent cosines, each with a covariance of channels.
+    """Images of independent cosines, each with a covariance of channels; float64."""
 
-    Attributes:
-        mean: Mean colour. Shape ``(C, 1, ...)``, float64.
-        covariance: One matrix of channels per frequency of the cosine transform. Shape ``(*spatial, C, C)``, float64.
-    """
-
-    mean: Tensor
-    covariance: Tensor
+    mean: Tensor  # mean colour; shape (C, 1, ...)
+    covariance: Tensor  # one matrix of channels per frequency of the cosine transform; shape (*spatial, C, C)
 
     @staticmethod
     def of(pixels: Tensor) -> ImagePrior:
-        """Estimate the prior from images.
-
-        Args:
-            pixels: More images than there are channels. Shape ``(N, C, *spatial)``.
-
-        Returns:
-            The prior.
-
-        Raises:
-            UnconvError: If there are too few images.
-        """
+        """Estimate the prior from images ``(N, C, *spatial)``; UnconvError where they are fewer than channels."""
         count, channels = pixels.shape[:2]
         if count <= channels:
             raise UnconvError(f"{count} reference images are too few for a covariance; give 16 or more")
@@ -71,14 +56,9 @@ class ImagePrior:
         return torch.cholesky_inverse(torch.linalg.cholesky(self.covariance))
 
     def posterior(self, pulls: Tensor, sigma: float) -> Tensor:
-        """The posterior covariance if the features, too, saw cosines independently.
+        """Return the posterior covariance ``(*spatial, C, C)`` if the features, too, saw cosines independently.
 
-        Args:
-            pulls: ``J^T u`` of random signs. Shape ``(N, C, *spatial)``.
-            sigma: Standard deviation of the noise.
-
-        Returns:
-            One matrix of channels per frequency. Shape ``(*spatial, C, C)``.
+        ``pulls``: ``J^T u`` of random signs, ``(N, C, *spatial)``.
         """
         spectrum = cosine_transform(pulls.double().cpu()).movedim(1, -1).movedim(0, -1)
         normal = spectrum @ spectrum.mT / len(pulls)
@@ -96,14 +76,7 @@ class ImagePrior:
         return cosine_transform(spectrum, inverse=True) + self.mean
 
     def in_blocks(self, blocks: Blocks) -> Tensor:
-        """The covariance as if opposite borders met, one matrix per frequency of a grid of blocks.
-
-        Args:
-            blocks: Blocks that divide the image.
-
-        Returns:
-            Hermitian, complex128. Shape ``(*frequencies, width, width)``, as ``unconv.stationary`` has them.
-        """
+        """Return the covariance as if opposite borders met; matrices as ``unconv.stationary`` has them."""
         around = self.covariance
         for axis, n in enumerate(blocks.image_shape[1:]):
             # a whole turn in k waves is half a turn in 2 k: index 2 k of the cosine transform
@@ -121,15 +94,7 @@ class ImagePrior:
 
 
 def cosine_transform(x: Tensor, *, inverse: bool = False) -> Tensor:
-    """The orthonormal cosine transform (DCT-II) over places.
-
-    Args:
-        x: Shape ``(N, C, *spatial)``.
-        inverse: Whether to go back, which the transpose does.
-
-    Returns:
-        The same shape.
-    """
+    """Return the orthonormal cosine transform (DCT-II) over places of ``(N, C, *spatial)``, or its inverse."""
     for axis in range(2, x.ndim):
         matrix = _cosines(x.shape[axis]).to(x)
         x = torch.movedim(torch.movedim(x, axis, -1) @ (matrix if inverse else matrix.T), -1, axis)

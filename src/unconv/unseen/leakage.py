@@ -167,18 +167,7 @@ def decibels(error: float) -> float | None:
 
 
 def quantisation_noise(features: Tensor, bits: int) -> tuple[float, Tensor]:
-    """Quantise features evenly between their least and largest value.
-
-    Args:
-        features: Any shape.
-        bits: Bits per feature, 1 to 32.
-
-    Returns:
-        The standard deviation of uniform errors, ``step / sqrt(12)``, and the quantised features.
-
-    Raises:
-        UsageError: If there is no such number of bits.
-    """
+    """Quantise features evenly between their ends; return ``step / sqrt(12)``, the size of uniform errors, and them."""
     if not 1 <= bits <= 32:
         raise UsageError(f"bits is {bits}; expected 1 to 32")
     low, high = features.min().double(), features.max().double()
@@ -194,21 +183,13 @@ def _finite(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class LinearModel:
-    """A layer and images as a linear Gaussian model that is alike at every block of pixels.
-
-    Attributes:
-        function: The layer, of pixels.
-        images: Pixels of the images at which it is linearised. Shape ``(N, C, *spatial)``.
-        model: The average of ``J^T J`` and the covariance of the prior, diagonalised together.
-        prior: Of the images.
-        pulls: ``J^T u`` of the probes that the average is taken from. Shape ``(probes, C, *spatial)``.
-    """
+    """A layer and images as a linear Gaussian model that is alike at every block of pixels."""
 
     function: PixelFunction
-    images: Tensor
-    model: StationaryPreconditioner
+    images: Tensor  # pixels of the images at which it is linearised; shape (N, C, *spatial)
+    model: StationaryPreconditioner  # the average of J^T J and the covariance of the prior, diagonalised together
     prior: ImagePrior
-    pulls: Tensor
+    pulls: Tensor  # J^T u of the probes that the average is taken from; shape (probes, C, *spatial)
 
     @staticmethod
     def of(
@@ -220,21 +201,9 @@ class LinearModel:
         batch_size: int = 4,
         seed: int = 0,
     ) -> LinearModel:
-        """Estimate the average of ``J^T J``.
+        """Estimate the average of ``J^T J``; ``UnconvError`` if features change more over the prior than it says.
 
-        Args:
-            function: The layer.
-            images: Pixels. Shape ``(N, C, *spatial)``.
-            prior: Of the images.
-            probes: Backward passes, at least; more where images are small, for as many samples as matrices need.
-            batch_size: Backward passes at a time.
-            seed: Seed of the probes.
-
-        Returns:
-            The model.
-
-        Raises:
-            UnconvError: If features change more over the prior than the Jacobians say.
+        ``probes``: backward passes; more where images are small, for as many samples as matrices need.
         """
         shape = tuple(images.shape[1:])
         size = max(b for b in range(1, BLOCK + 1) if all(n % b == 0 for n in shape[1:]))
@@ -252,25 +221,13 @@ class LinearModel:
         return LinearModel(function, images, model, prior, pulls)
 
     def bound(self, sigma: float, *, probes: int = 32, batch_size: int = 4, seed: int = 1) -> LeakageBound:
-        """Bounds at a noise level.
+        """Return the bounds at a noise level; empty ones at 0.
 
         For every symmetric ``G`` and ``A = E[J^T J] / sigma^2 + C^-1``, van Trees' ``tr A^-1 >= (tr G)^2 / tr(G A G)``.
         ``G`` is a sum of two posterior covariances, the model's and that of independent cosines, the weights chosen on
         the model's probes; ``tr(G J^T J G) = E ||G J^T u||^2`` is sampled with new probes ``u`` from the true
-        Jacobians, and ``tr(G C^-1 G)`` with white images: a model that does not fit costs tightness, not validity.
-
-        Args:
-            sigma: Standard deviation of the noise; 0 gives empty bounds.
-            probes: Backward passes.
-            batch_size: Backward passes at a time.
-            seed: Seed of the probes; another one than that of the model.
-
-        Returns:
-            The bounds.
-
-        Raises:
-            UsageError: If sigma is negative or no number.
-            UnconvError: If the Jacobian is not finite, or its squares leave float32.
+        Jacobians, and ``tr(G C^-1 G)`` with white images: a model that does not fit costs tightness, not validity. The
+        ``seed`` of the new probes is another one than that of the model.
         """
         if not 0 <= sigma < math.inf:
             raise UsageError(f"sigma is {sigma}; it is a standard deviation, a number of at least 0")

@@ -14,7 +14,7 @@ from unconv.inversion.jacobian import Jacobian
 from unconv.linalg import dots, norms, relative_norm, tiny
 from unconv.solvers.lbfgs import LbfgsConfig, lbfgs
 from unconv.stationary import StationaryPreconditioner
-from unconv.unseen.directions import BATCH, least_visible, local_model
+from unconv.unseen.directions import least_visible, local_model, whole_jacobian
 from unconv.unseen.pixels import PixelFunction
 
 WHOLE = 4096  # numbers of an image whose Jacobian is decomposed
@@ -95,20 +95,8 @@ def find_metamer(
 
     From a random image at the distance, drawn where a block-circulant model of ``J^T J`` sees least, L-BFGS minimises
     ``||f(x) - f(image)||^2``, the distance held by a penalty, preconditioned by the same model. Where that fails, the
-    distance is made smaller, by 5 dB at a time, while passes are left.
-
-    Args:
-        function: The layer.
-        image: Pixels. Shape ``(1, C, *spatial)``.
-        verify: A plain forward pass, pixels to features.
-        psnr: Between the image and its metamer, at most, in dB.
-        tolerance: Relative difference of features.
-        passes: Of the search, each time at most half of what is left.
-        directions: How many directions to find; 0 for none, which saves a product per number of the image.
-        seed: Of the random starts.
-
-    Returns:
-        The metamer that agrees; where none does, the one whose features come closest.
+    distance is made smaller, by 5 dB at a time, while passes are left. Of what does not agree it returns what comes
+    closest. ``verify``: a plain forward pass, pixels to features.
     """
     generator = torch.Generator().manual_seed(seed)
     model = local_model(function, image, generator)
@@ -194,17 +182,9 @@ def _search(
 
 
 def hidden_directions(function: PixelFunction, image: Tensor, count: int) -> tuple[Tensor, Tensor, int | None]:
-    """Decompose the whole Jacobian at an image, at the cost of a product per number; search it on a large one.
+    """Return unit vectors with the smallest ``||J v||``, these norms as ``Metamer`` has them, and the nullity.
 
-    Args:
-        function: The layer.
-        image: Pixels. Shape ``(1, C, *spatial)``.
-        count: Of directions.
-
-    Returns:
-        Unit vectors with the smallest ``||J v||``, shape ``(count, C, *spatial)``; ``||J v||`` of each, in units of the
-        root mean square over all directions; and the nullity, the number of singular values below rounding, ``None``
-        where ``J`` was searched.
+    The whole Jacobian is decomposed, at a product per number; on a large image it is searched, without nullity.
     """
     shape, numbers = image.shape[1:], image.numel()
     if numbers > WHOLE:
@@ -212,10 +192,7 @@ def hidden_directions(function: PixelFunction, image: Tensor, count: int) -> tup
         mean = dots(pulled, pulled).mean().div(numbers).sqrt().clamp_min(tiny(image)).cpu()  # tr J^T J = E ||J^T u||^2
         found, visibility = least_visible(function, image, count, steps=STEPS_OF_DIRECTIONS)
         return found, visibility / mean, None
-    batch = max(b for b in range(1, BATCH + 1) if numbers % b == 0)
-    jacobian = Jacobian(function, image.expand(batch, *shape).contiguous())
-    eye = torch.eye(numbers, dtype=image.dtype, device=image.device).reshape(numbers, *shape)
-    columns = torch.cat([jacobian.forward(part).flatten(1) for part in eye.split(batch)]).double()
+    columns = whole_jacobian(function, image, Jacobian.forward).double()
     squares, vectors = torch.linalg.eigh(columns @ columns.T)
     values = squares.clamp_min(0).sqrt()
     # the root of an eigenvalue of J J^T errs by the root of its rounding, whatever the type of the image

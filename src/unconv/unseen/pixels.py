@@ -15,15 +15,10 @@ from unconv.inversion.frozen_network import LayerFunction
 
 @dataclass(frozen=True)
 class PixelFunction:
-    """The features of a layer as a function of pixels between black, 0, and white, 1.
+    """The features of a layer as a function of pixels between black, 0, and white, 1."""
 
-    Attributes:
-        function: The layer, a function of what the network receives.
-        box: What black and white become there; ``None`` where that is not known, and pixels are the network's input.
-    """
-
-    function: LayerFunction
-    box: Box | None = None
+    function: LayerFunction  # of what the network receives
+    box: Box | None = None  # what black and white become there; None where unknown, and pixels are the network's input
 
     def __post_init__(self) -> None:
         if not self.function.differentiable:
@@ -57,13 +52,7 @@ class PixelFunction:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate of a mean from independent samples.
-
-    Attributes:
-        value: The mean of the samples.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
-    """
+    """An estimate of a mean from independent samples, and the ends of its 95 % interval."""
 
     value: float
     low: float
@@ -71,15 +60,10 @@ class Interval:
 
 
 def mean_interval(samples: Tensor, groups: Tensor) -> Interval:
-    """The mean of non-negative samples with a 95 % interval of Student's t.
+    """Return the mean of non-negative samples ``(n,)`` with a 95 % interval of Student's t, infinite above for one.
 
-    Args:
-        samples: Shape ``(n,)``.
-        groups: What each is a sample of, such as its image. With at least four groups their means are the samples, so
-            the interval covers the choice of the groups; with fewer, that of the probes alone. Shape ``(n,)``, int64.
-
-    Returns:
-        The interval; infinite above where there is one sample only.
+    ``groups``: what each is a sample of, such as its image. With at least four groups their means are the samples, so
+    the interval covers the choice of the groups; with fewer, that of the probes alone.
     """
     from scipy.stats import t
 

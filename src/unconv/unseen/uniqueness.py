@@ -128,21 +128,9 @@ def find_uniqueness(
     On images of more than 1024 numbers ``||grad m_i||`` of every margin is bounded from random images ``v``: of ``k``
     values ``<grad m_i, v>^2`` the sum is ``||grad m_i||^2`` times a chi-squared variable of ``k`` degrees of freedom,
     which for no margin is below its quantile but for a chance of 1e-9 (union bound). The nearest planes by that bound
-    get their gradient, until the next one is farther than the nearest plane that is known.
-
-    Args:
-        function: The layer, in float64.
-        image: Pixels, float64. Shape ``(1, C, *spatial)``.
-        probes: Random images, a forward pass each.
-        gradients: Backward passes for the gradients of single margins, at most.
-        whole: Images of at most so many numbers get ``J^T J`` and its eigenvalues, at two passes per number.
-        seed: Of the random images.
-
-    Returns:
-        What is shown.
-
-    Raises:
-        UnconvError: If a margin is not finite, or a pooling's regions differ in size.
+    get their gradient, until the next one is farther than the nearest plane that is known, ``gradients`` at most.
+    Images of at most ``whole`` numbers get ``J^T J`` and its eigenvalues. All in float64; ``UnconvError`` if a margin
+    is not finite, or a pooling's regions differ in size.
     """
     layer, numbers = function.function, image.numel()
     known = layer.record(function.to_input(image), "gates")
