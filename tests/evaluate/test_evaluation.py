@@ -10,7 +10,7 @@ from unconv.errors import UnconvError
 from unconv.evaluate.budget import Clock
 from unconv.evaluate.evaluation import Evaluation, Plan, summarise
 from unconv.evaluate.linear_fit import fit_linear
-from unconv.evaluate.network import CapturedStream, open_network
+from unconv.evaluate.network import open_network
 from unconv.evaluate.reconstruction import Task
 from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
 from unconv.images import quality
@@ -166,21 +166,23 @@ def test_what_cannot_be_inverted_says_why_and_stops_nothing(opened):
     assert summary[0]["relative_error"] == pytest.approx(sum(row["relative_error"] for row in rows) / 3)
 
 
-def test_too_little_memory_means_fewer_images_at_a_time(opened, capsys):
-    def forgetful(module, args):
-        if len(args[0]) > 1:
-            raise torch.cuda.OutOfMemoryError("out of memory")
+def test_too_little_memory_means_fewer_images_at_a_time_and_a_failure_one(opened, capsys):
+    network, asked = replace(opened.network), []
 
-    stream = CapturedStream(replace(opened.network, decoders={}), opened.images, layers=["2"])
-    handle = opened.network.module[0].register_forward_pre_hook(forgetful)
-    try:
-        names = [captured.batch.names for captured in stream]
-    except UnconvError:
-        names = [("00.png",)]
-    finally:
-        handle.remove()
-    assert all(len(one) == 1 for one in names)
-    capsys.readouterr()
+    def do(places):
+        asked.append(list(places))
+        if len(places) > 2:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        if 3 in places:
+            raise UnconvError("it is odd")
+        return list(places)
+
+    done = list(network.in_parts(range(5), do))
+    assert asked == [[0, 1, 2, 3, 4], [0, 1], [2, 3], [2], [3], [4]]
+    assert [(list(places), reason) for places, result, reason in done if result is None] == [([3], "it is odd")]
+    assert [result for _, result, _ in done if result] == [[0, 1], [2], [4]]
+    assert "going on with at most 2 images at a time" in capsys.readouterr().err
+    assert network.max_batch == 2
 
 
 def test_no_usable_image_is_an_error(tmp_path):

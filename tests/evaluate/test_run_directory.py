@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unconv.errors import UnconvError
-from unconv.evaluate.run_directory import MISSING, RESULTS, InMemoryRun, RunDirectory
+from unconv.evaluate.run_directory import RESULTS, InMemoryRun, RunDirectory
 
 
 def open_run(path, **config):
@@ -25,7 +25,7 @@ def test_parts_and_tensors_are_kept(tmp_path, kind):
     assert calls == [1]
     assert run.has("a")
     assert not run.has("b")
-    assert run.read("b") is MISSING
+    assert run.read("b") is None
     run.write_tensors("a", {"0": torch.ones(2, 3).T})
     assert torch.equal(run.read_tensors("a")["0"], torch.ones(3, 2))
     run.close()

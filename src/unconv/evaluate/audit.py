@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from unconv.evaluate.reconstruction import DECODER, NO_GAIN, Task
+from unconv.evaluate.evaluation import count, mean
+from unconv.evaluate.reconstruction import DECODER, Task
 from unconv.images import ImageStream, psnr, ssim
 from unconv.preprocessing import Preprocessing
 
@@ -71,7 +72,7 @@ def audit_document(rows: Iterable[Row], tasks: Sequence[Task], flat: Sequence[Ma
         if mine:
             attacker = ATTACKERS[task.method, task.side_info]
             table.append({"layer": task.layer, "attacker": attacker, "noise": task.noise} | _entry(mine))
-    baseline = {name: _mean([f[name] for f in flat]) for name in LARGER_IS_MORE}
+    baseline = {name: mean(f[name] for f in flat) for name in LARGER_IS_MORE}
     document = {
         "interval": "95 % Student t interval of the mean over images",
         "mean_colour": baseline,
@@ -87,24 +88,17 @@ def audit_document(rows: Iterable[Row], tasks: Sequence[Task], flat: Sequence[Ma
 
 
 def _entry(rows: Sequence[Row]) -> dict[str, Any]:
-    done = [row for row in rows if row["relative_error"] is not None]
-    converged, no_gain = (sum(row["status"] == status for row in done) for status in ("converged", NO_GAIN))
-    stopped = len(done) - converged - no_gain
-    passes = _mean([row["passes"] for row in done])
+    done, counts = [row for row in rows if row["relative_error"] is not None], count(rows)
+    no_gain, stopped = counts["no_gain"], len(done) - counts["converged"] - counts["no_gain"]
+    passes = mean(row["passes"] for row in done)
     texts = [f"{stopped} of {len(done)} stopped before convergence"] if stopped else []
     if texts and passes is not None:
         texts[0] += f", after {passes:.0f} passes"
     texts += [f"{no_gain} of {len(done)} ended where refinement gains nothing on reference images"] if no_gain else []
     reasons = sorted({row["status"] for row in rows if row["relative_error"] is None})
-    texts += [f"{len(rows) - len(done)} failed: {'; '.join(reasons)}"] if reasons else []
-    entry: dict[str, Any] = {
-        "images": len(done),
-        "converged": converged,
-        "no_gain": no_gain,
-        "failed": len(rows) - len(done),
-        "status": "; ".join(texts) or "converged",
-        "same_class": _mean([row.get("same_class") for row in done]),
-    }
+    texts += [f"{counts['failed']} failed: {'; '.join(reasons)}"] if reasons else []
+    same_class = mean(row.get("same_class") for row in done)
+    entry: dict[str, Any] = counts | {"status": "; ".join(texts) or "converged", "same_class": same_class}
     for name in METRICS:
         found = [(row[name], row["file"]) for row in done if row.get(name) is not None]
         if not found:
@@ -115,7 +109,7 @@ def _entry(rows: Sequence[Row]) -> dict[str, Any]:
         # few images give intervals beyond what a mean can be
         ends = interval(values)
         low, high = (min(max(end, LIMITS[name][0]), LIMITS[name][1]) for end in ends) if ends else (None, None)
-        entry[name] = {"mean": _mean(values), "low": low, "high": high, "worst": worst, "worst_file": file}
+        entry[name] = {"mean": mean(values), "low": low, "high": high, "worst": worst, "worst_file": file}
     return entry
 
 
@@ -187,11 +181,6 @@ def _sentence(entry: Mapping[str, Any]) -> str:
         f"At {entry['layer']}, {entry['attacker']}: mean SSIM {found['mean']:.2f}{among}{decibels} over"
         f" {entry['images']} image{'s' * (entry['images'] != 1)}, {worst:.2f} for the most exposed one"
     )
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return sum(found) / len(found) if found else None
 
 
 def _finite(value: float) -> float | None:

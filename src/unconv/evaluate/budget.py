@@ -149,12 +149,7 @@ def check_linear(needed: float, clock: Clock, budget: float) -> None:
 
 
 class Clock:
-    """Tells whether there is time for something more.
-
-    Attributes:
-        deadline: Seconds of ``time.monotonic``; ``None`` where there is no budget.
-        reserved: Seconds before it that are kept for what comes last.
-    """
+    """Tells whether there is time for something more; ``reserved`` seconds are kept for what comes last."""
 
     def __init__(
         self, budget: float | None, started: float | None = None, now: Callable[[], float] = time.monotonic

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -167,22 +169,21 @@ def compute_block(
 ) -> Iterator[Part]:
     """Yield the parts of jobs for a block of images; ``previous``: parts that they go on from, by name."""
     layers = list(dict.fromkeys(job.task.layer for job in jobs if job.task.of_features))
-    inputs: dict[str, None] = {}
-    pieces: list[Captured] = []
+    coded = [job.task for job in jobs if not job.task.of_features]
     part_of = images.block(block)
-    for batch in part_of:
-        for job in jobs:
-            try:
-                inputs |= dict.fromkeys(inputs_needed(network, batch.inputs[:1], job.task))
-            except UnconvError:
-                continue  # reconstruction says why
+    inputs: dict[str, None] = {}
+    for batch in part_of if coded else ():
+        for task in coded:
+            with contextlib.suppress(UnconvError):  # reconstruction says why
+                inputs |= dict.fromkeys(inputs_needed(network, batch.inputs[:1], task))
     stream = CapturedStream(network, part_of, list(inputs), layers)
-    pieces += stream
+    pieces = list(stream)
     skipped = [asdict(image) for image in stream.skipped]
-    if block.start < plan.pictures:
-        originals = {f"images/{index:04d}.png": x for index, x in _originals(network, pieces) if index < plan.pictures}
-    else:
-        originals = {}
+    originals = {}
+    for batch in (piece.batch for piece in pieces if block.start < plan.pictures and piece.batch.inputs.ndim == 4):
+        pixels = network.preprocess.to_pixels(batch.inputs, batch.inputs).clamp(0, 1)
+        pairs = zip(batch.indices, pixels, strict=True)
+        originals |= {f"images/{index:04d}.png": x for index, x in pairs if index < plan.pictures}
     for job in jobs:
         part = Part(job.part(block), [], skipped, {}, dict(originals))
         for captured in pieces:
@@ -200,20 +201,16 @@ def _add(
     before: Sequence[tuple[dict[str, Any], dict[str, Tensor]]],
 ) -> None:
     """Do a job for a batch, and add its rows, pictures and tensors to a part; ``before``: parts of ``job.starts``."""
-    batch, starts = captured.batch, []
-    rows: dict[int, Row] = {}
-    estimates: dict[str, Tensor] = {}
-    if before:
-        document, estimates = before[0]
-        rows = {row["image"]: row for row in document["rows"] if row["image"] in batch.indices}
-    # an image that has converged, or cannot be inverted, stays as it is
-    done = {i: row for i, row in rows.items() if row["status"] == "converged" or f"{i}" not in estimates}
-    if not job.made:
-        done = {}  # that was another task
+    batch = captured.batch
+    document, estimates = before[0] if before else ({"rows": []}, {})
+    rows: dict[int, Row] = {row["image"]: row for row in document["rows"] if row["image"] in batch.indices}
+    # an image that has converged, or cannot be inverted, stays as it is, unless that was another task
+    ended = {i: row for i, row in rows.items() if row["status"] == "converged" or f"{i}" not in estimates}
+    done = ended if job.made else {}
     places = [n for n, index in enumerate(batch.indices) if index not in done]
-    for _, found in before if rows and places else ():
-        if all(f"{batch.indices[n]}" in found for n in places):
-            starts.append(torch.stack([found[f"{batch.indices[n]}"] for n in places]).to(network.device))
+    names = [f"{batch.indices[n]}" for n in places]
+    known = [found for _, found in before if rows and places and all(name in found for name in names)]
+    starts = [torch.stack([found[name] for name in names]).to(network.device) for found in known]
     passes = None if job.target is None else job.target - job.made
     results: dict[int, Reconstruction] = {}
     if places:
@@ -246,13 +243,6 @@ def _add(
         part.rows.append(row)
 
 
-def _originals(network: Network, pieces: Sequence[Captured]) -> Iterator[tuple[int, Tensor]]:
-    for captured in pieces:
-        x = captured.batch.inputs
-        if x.ndim == 4:
-            yield from zip(captured.batch.indices, network.preprocess.to_pixels(x, x).clamp(0, 1), strict=True)
-
-
 @dataclass
 class Evaluation:
     """An evaluation that goes on, and what it has found so far."""
@@ -262,7 +252,6 @@ class Evaluation:
     plan: Plan
     run: RunDirectory  # where the parts go
     stopped: bool = False  # whether the budget ended first
-    seconds_left: float = 0.0  # foretold for what is missing, at the pace at which passes were timed
     _sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _starts: set[str] = field(default_factory=set)
 
@@ -283,19 +272,13 @@ class Evaluation:
         self._forget_unread()
         planned = self.plan.jobs()
         self._starts = {start.part(range(1)) for jobs in planned for job in jobs for start in job.starts}
-        self.seconds_left = sum(
-            self._foretold(job, block)
-            for block in self.images.blocks()
-            for jobs in planned
-            for job in jobs
-            if not self.run.has(job.part(block))
-        )
         for jobs in planned[:rounds]:
             parts = self._ray_parts(jobs, ray, clock) if ray is not None else self._local_parts(jobs, clock)
             for part, job in parts:
                 self._store(part, job)
                 progress(_message(part, job), len(part.rows))
-            self._check_some_left()
+            if not self.stopped and next(self.rows(), None) is None:
+                raise UnconvError(none_left(len(self.images), self.skipped()))
             publish()
             if self.stopped:
                 return
@@ -349,7 +332,6 @@ class Evaluation:
     def _compare(self, foretold: float, took: float) -> None:
         """Learn from a job how much slower the machine is than when a pass was timed."""
         if foretold:
-            self.seconds_left -= foretold
             self._sums = [MEMORY * old + new for old, new in zip(self._sums, (took, foretold), strict=True)]
 
     @property
@@ -421,39 +403,33 @@ class Evaluation:
                     found |= {s["file"]: SkippedImage(**s) for s in self.run.read(name)["skipped"]}
         return list(found.values())
 
-    def _check_some_left(self) -> None:
-        if not self.stopped and next(self.rows(), None) is None:
-            raise UnconvError(none_left(len(self.images), self.skipped()))
-
 
 def summarise(rows: Iterable[Row], tasks: Sequence[Task]) -> list[dict[str, Any]]:
     """Return means over the images of every task that has rows, in order, as the JSON document has them."""
-    sums: dict[tuple[Any, ...], dict[str, list[float]]] = {}
-    counts: dict[tuple[Any, ...], dict[str, Any]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        key = tuple(row[name] for name in ("layer", "recover", "code", "method", "side_info", "noise"))
-        values = sums.setdefault(key, {name: [0.0, 0] for name in MEANS})
-        count = counts.setdefault(key, {"images": 0, "converged": 0, "no_gain": 0, "failed": 0, "reasons": set()})
-        if row["relative_error"] is None:
-            count["failed"] += 1
-            count["reasons"].add(row["status"])
-            continue
-        count["images"] += 1
-        count["converged"] += row["status"] == "converged"
-        count["no_gain"] += row["status"] == NO_GAIN
-        for name in MEANS:
-            if row[name] is not None:
-                values[name][0] += row[name]
-                values[name][1] += 1
+        groups[tuple(row[name] for name in ("layer", "recover", "code", "method", "side_info", "noise"))].append(row)
     documents = []
     for task in tasks:
-        key = tuple(task.fields().values())
-        if key in sums:
-            means = {name: total / n if n else None for name, (total, n) in sums[key].items()}
-            count = counts[key]
-            note = "; ".join(sorted(count.pop("reasons"))) or None
-            documents.append(task.fields() | means | count | {"note": note})
+        if mine := groups.get(tuple(task.fields().values())):
+            done = [row for row in mine if row["relative_error"] is not None]
+            reasons = sorted({row["status"] for row in mine if row["relative_error"] is None})
+            means = {name: mean(row[name] for row in done) for name in MEANS}
+            documents.append(task.fields() | means | count(mine) | {"note": "; ".join(reasons) or None})
     return documents
+
+
+def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many images were done, how many of these ended how, and how many failed."""
+    ends = [row["status"] for row in rows if row["relative_error"] is not None]
+    ended = {name: ends.count(name) for name in ("converged", NO_GAIN)}
+    return {"images": len(ends)} | ended | {"failed": len(rows) - len(ends)}
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the numbers that there are; ``None`` where there is none."""
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else None
 
 
 def _message(part: Part, job: Job) -> str:

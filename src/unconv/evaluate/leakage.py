@@ -34,20 +34,9 @@ ATTACKERS = {"linear": "linear decoder", "gauss-newton": "refined"}
 def leakage_documents(
     network: Network, layer: str, levels: Sequence[float], images: Tensor, seed: int
 ) -> list[dict[str, Any]]:
-    """Bound the error of any attacker, and measure that of the linear decoder; see ``unconv.leakage``.
+    """Bound the error of any attacker, and measure that of the linear decoder, at levels of noise on the features.
 
-    Args:
-        network: With linear decoders and reference images.
-        layer: Its name.
-        levels: Of noise, relative to the root mean square of an image's features.
-        images: As the network receives them. Shape ``(N, C, *spatial)``.
-        seed: Of probes and noise.
-
-    Returns:
-        A document for each level: the bound, and the mean squared error of each attacker, pixels between 0 and 1.
-
-    Raises:
-        UnconvError: If no gradient passes from the layer to the image, or there are no reference images.
+    See ``unconv.leakage``. ``UnconvError`` if no gradient passes from the layer, or there are no reference images.
     """
     references, images = network.references, images[:IMAGES].to(network.device)
     if references is None:

@@ -6,8 +6,9 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from unconv.evaluate.metrics import Judge
     from unconv.inversion.linear import LinearDecoder
 
+T = TypeVar("T")
 Images = (
     str | Path | Image.Image | Tensor | np.ndarray | Sequence[str | Path] | Sequence[Image.Image | Tensor | np.ndarray]
 )
@@ -119,7 +121,35 @@ class Network:
         known = (self.module, self.preprocess, self.device, self.decoders, self.linear, None, self.preconditioners)
         return Network(*known, self.max_batch, self.judge, _examples=self._examples)
 
-    def halve(self, count: int) -> int:
+    def in_parts(
+        self, places: Sequence[int], do: Callable[[Sequence[int]], T]
+    ) -> Iterator[tuple[Sequence[int], T | None, str]]:
+        """Do something for images: for half as many where memory is short, for one where one of them fails.
+
+        Yields places of images with what was done; where it cannot be done for an image, ``None`` and the reason.
+        """
+        count, most, reason = len(places), self.max_batch, ""
+        if most is None or count <= most:
+            try:
+                done = do(places)
+            except UnconvError as error:
+                reason, most = one_line(str(error)), 1
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason, most = TOO_LARGE, None
+            else:
+                yield places, done, ""
+                return
+        # the except block has ended, so the exception no longer keeps the tensors alive
+        if count == 1:
+            yield places, None, reason
+            return
+        most = most or self._halve(count)
+        for i in range(0, count, most):
+            yield from self.in_parts(places[i : i + most], do)
+
+    def _halve(self, count: int) -> int:
         """Take at most half as many images at a time from now on; the first time that is said on stderr."""
         if self.max_batch is None:
             print(f"note: out of memory; going on with at most {max(1, count // 2)} images at a time", file=sys.stderr)
@@ -156,12 +186,13 @@ class Captured:
         def some(x: Tensor) -> Tensor:
             return x.unflatten(0, (count, -1))[list(places)].flatten(0, 1)
 
-        names, indices = self.batch.names, self.batch.indices
-        batch = Batch(
-            tuple(names[i] for i in places), self.batch.inputs[list(places)], tuple(indices[i] for i in places)
-        )
         features, inputs = ({n: some(x) for n, x in d.items()} for d in (self.features, self.inputs))
-        return Captured(batch, self.blocks, features, inputs)
+        return Captured(_select(self.batch, places), self.blocks, features, inputs)
+
+
+def _select(batch: Batch, places: Sequence[int]) -> Batch:
+    names, indices = tuple(batch.names[i] for i in places), tuple(batch.indices[i] for i in places)
+    return Batch(names, batch.inputs[list(places)], indices)
 
 
 def same_path(network: Network, captured: Captured) -> tuple[list[int], list[SkippedImage]]:
@@ -198,38 +229,20 @@ class CapturedStream:
         refused: list[SkippedImage] = []
         passed = 0
         for batch in self.images:
-            for part in self._capture(batch, refused):
-                passed += len(part.batch.names)
+            parts = self.network.in_parts(range(len(batch.names)), partial(self._capture, batch))
+            for places, part, reason in parts:
+                if part is None:
+                    refused.append(SkippedImage(batch.names[places[0]], reason))
+                    continue
+                passed += len(places)
                 self.skipped = [*self.images.skipped, *refused]
                 yield part
         self.skipped = [*self.images.skipped, *refused]
         if not passed and self.images.need_one:
             raise UnconvError(none_left(len(self.images), self.skipped))
 
-    def _capture(self, batch: Batch, refused: list[SkippedImage]) -> Iterator[Captured]:
-        count, most = len(batch.names), self.network.max_batch
-        if most is None or count <= most:
-            try:
-                captured = self._capture_at_once(batch)
-            except UnconvError as error:
-                reason, most = one_line(str(error)), 1
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason, most = TOO_LARGE, None
-            else:
-                yield captured
-                return
-            # the except block has ended, so the exception no longer keeps the tensors alive
-            if count == 1:
-                refused.append(SkippedImage(batch.names[0], reason))
-                return
-            most = most or self.network.halve(count)
-        for i in range(0, count, most):
-            some = slice(i, i + most)
-            yield from self._capture(Batch(batch.names[some], batch.inputs[some], batch.indices[some]), refused)
-
-    def _capture_at_once(self, batch: Batch) -> Captured:
+    def _capture(self, batch: Batch, places: Sequence[int]) -> Captured:
+        batch = _select(batch, places)
         x = batch.inputs.to(self.network.device)
         module = self.network.module
         features = capture(module, self.layers, x) if self.layers else {}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unconv.conv_block import IMAGE, SideInfo
 from unconv.errors import UnconvError, UsageError
-from unconv.evaluate.network import OTHER_PATH, TOO_LARGE, Captured, Network, is_out_of_memory, same_path
+from unconv.evaluate.network import OTHER_PATH, Captured, Network, same_path
 from unconv.images import quality
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION
 from unconv.inversion.gauss_newton import GaussNewtonConfig
@@ -148,9 +148,7 @@ def add_noise(features: Tensor, noise: float, generator: torch.Generator) -> Ten
 
 
 def inputs_needed(network: Network, x: Tensor, task: Task) -> tuple[str, ...]:
-    """Return the conv blocks whose inputs a task reads, the image's side first."""
-    if task.of_features:
-        return ()
+    """Return the conv blocks whose inputs a task of a code reads, the image's side first."""
     blocks = network.conv_blocks(x)
     if task.recover == "input":
         return (blocks.get(task.layer).name,)
@@ -169,45 +167,48 @@ def reconstruct(
     starts: Sequence[Tensor] = (),
 ) -> list[Reconstruction]:
     """Do a task for a batch; what fails for one image is said in its status and does not stop the others."""
-    count, most = len(captured.batch.names), network.max_batch
-    x = captured.batch.inputs.to(network.device)
-    reference = captured.inputs[network.conv_blocks(x).get(task.layer).name] if task.recover == "input" else x
-    message = ""
-    try:
-        if most is None or count <= most:
-            if task.of_features:
-                features = with_noise(captured.features[task.layer], task.noise, captured.batch.indices)
-                solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, starts)
-            else:
-                from unconv.evaluate.block_reconstruction import solve_code
 
-                if same_path(network, captured)[1]:
-                    raise UnconvError(OTHER_PATH)
-                solved = solve_code(network, captured, x, task, settings)
-            if not torch.isfinite(solved.estimate).all():
-                raise UnconvError(
-                    f"inverting {task.layer} by {task.method} gave NaN or infinite values; check the weights"
-                )
-            is_image = reference is x or network.conv_blocks(x).get(task.layer).source == IMAGE
-            return _compare(network, solved, reference, is_image=is_image)
-    except UnconvError as error:
-        message, most = str(error), 1
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        message, most = TOO_LARGE, None
-    # the except block has ended, so the exception no longer keeps the tensors alive
-    if count == 1:
-        empty = dict.fromkeys(NUMBERS) | {"status": message}
-        return [Reconstruction(empty, None, reference[0].cpu(), None)]
-    most = most or network.halve(count)
-    results = []
-    for i in range(0, count, most):
-        places = range(i, min(i + most, count))
-        some = [start[i : i + most] for start in starts]
-        part = captured.select(places)
-        results += reconstruct(network, part, task, settings, passes=passes, starts=some)
+    def do(places: Sequence[int]) -> list[Reconstruction]:
+        some = [start[list(places)] for start in starts]
+        return _reconstruct(network, captured.select(places), task, settings, passes, some)
+
+    results: list[Reconstruction] = []
+    for places, done, reason in network.in_parts(range(len(captured.batch.names)), do):
+        if done is None:
+            reference = _reference(network, captured.select(places), task)[0]
+            done = [Reconstruction(dict.fromkeys(NUMBERS) | {"status": reason}, None, reference.cpu(), None)]
+        results += done
     return results
+
+
+def _reference(network: Network, captured: Captured, task: Task) -> Tensor:
+    """Return what is to be recovered."""
+    x = captured.batch.inputs.to(network.device)
+    return captured.inputs[network.conv_blocks(x).get(task.layer).name] if task.recover == "input" else x
+
+
+def _reconstruct(
+    network: Network,
+    captured: Captured,
+    task: Task,
+    settings: Settings,
+    passes: int | None,
+    starts: Sequence[Tensor],
+) -> list[Reconstruction]:
+    x, reference = captured.batch.inputs.to(network.device), _reference(network, captured, task)
+    if task.of_features:
+        features = with_noise(captured.features[task.layer], task.noise, captured.batch.indices)
+        solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, starts)
+    else:
+        from unconv.evaluate.block_reconstruction import solve_code
+
+        if same_path(network, captured)[1]:
+            raise UnconvError(OTHER_PATH)
+        solved = solve_code(network, captured, x, task, settings)
+    if not torch.isfinite(solved.estimate).all():
+        raise UnconvError(f"inverting {task.layer} by {task.method} gave NaN or infinite values; check the weights")
+    is_image = task.recover == "image" or network.conv_blocks(x).get(task.layer).source == IMAGE
+    return _compare(network, solved, reference, is_image=is_image)
 
 
 def reconstruct_features(
@@ -291,15 +292,6 @@ def _from_features(
     return Solved(result.value, result.status, result.passes, seconds, expected)
 
 
-def _lpips(true: Tensor, shown: Tensor) -> list[float] | None:
-    """Return LPIPS of each pair of pictures, where torchmetrics is installed."""
-    if find_spec("torchmetrics") is None:
-        return None
-    from unconv.evaluate.metrics import perceptual
-
-    return perceptual(true, shown)
-
-
 def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: bool) -> list[Reconstruction]:
     # relative_error = ||x^ - x|| / ||x|| on the tensor that the network receives; PSNR and SSIM on pixels in [0, 1]
     errors = relative_norm(solved.estimate - reference, reference).tolist()
@@ -313,9 +305,12 @@ def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: b
             scores = {
                 "psnr": decibels.tolist(),
                 "ssim": similarity.tolist(),
-                "lpips": _lpips(true, pictures),
                 "same_class": judge and judge.same_class(reference, solved.estimate, true, pictures),
             }
+            if find_spec("torchmetrics") is not None:
+                from unconv.evaluate.metrics import perceptual
+
+                scores["lpips"] = perceptual(true, pictures)
     maps, expected = None, None
     if solved.expected is not None:
         # of all C values of a pixel, relative to the image: sqrt(C sum e^2) / ||x||

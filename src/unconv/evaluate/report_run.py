@@ -34,7 +34,7 @@ from unconv.evaluate.linear_fit import (
 )
 from unconv.evaluate.network import CapturedStream, Network, Opened, same_path
 from unconv.evaluate.reconstruction import IN_PASSES, Settings, Task, noisy_name
-from unconv.evaluate.run_directory import MISSING, RunDirectory
+from unconv.evaluate.run_directory import RunDirectory
 from unconv.evaluate.theory import (
     CertificateConfig,
     block_document,
@@ -96,66 +96,55 @@ class ReportRun:
         """Prepare; nothing is computed yet."""
         self.job, self.run, self.write_page = job, run, write_page
         self.clock, self.blocks = Clock(job.budget, job.started), job.blocks()
+        plan = Plan(job.tasks, dict.fromkeys(job.layers, 0), job.settings, rounds=True, pictures=job.pictures)
+        self.evaluation = Evaluation(job.opened.network, job.opened.images, plan, run)
+        self.images = len(job.opened.images)
         self.notes = list(job.notes)
-        self.evaluation: Evaluation | None = None
         self.left_out: list[dict[str, str]] = []
         self.control: dict[str, Any] = {}
-        self.published = self.page_seconds = self.linear_seconds = self.certifying = 0.0
+        self.published = self.page_seconds = 0.0
         self.planned, self.untried = False, []
         self.plan_notes: list[str] = []
 
     def go(self, progress: Callable[..., None], ray: Any = None) -> tuple[dict[str, Any], list[Row], Path]:
         """Do everything that is missing; return the document, the rows and the page.
 
-        ``progress`` is called with a message, the rows that are done and the seconds that are left.
+        ``progress`` is called with a message, the rows that are done and the seconds that are left of the budget.
         """
-        job, network, images = self.job, self.job.opened.network, self.job.opened.images
+        job, network, evaluation = self.job, self.job.opened.network, self.evaluation
 
         def say(message: str, units: int) -> None:
-            progress(message, units, self.seconds_left())
+            left = None if job.budget is None else max(0.0, job.budget - self.clock.elapsed())
+            progress(message, units, left)
 
-        self._fit(len(images), say)
-        settings = job.settings
+        self._fit(say)
         if any(task.code == "paper" for task in job.tasks):
             counts = self._counts()
             fractions = {block.name: pooled_fraction(counts, block.name) for block in self.blocks.values()}
-            settings = replace(settings, fractions=fractions)
-        plan = Plan(job.tasks, dict.fromkeys(job.layers, 0), settings, rounds=True, pictures=job.pictures)
-        self.evaluation = Evaluation(network, images, plan, self.run)
-        self.evaluation.go(self.clock, say, ray=ray, rounds=1)
+            evaluation.plan = replace(evaluation.plan, settings=replace(job.settings, fractions=fractions))
+        evaluation.go(self.clock, say, ray=ray, rounds=1)
         self._publish()  # the linear page, before anything else
         self.clock.reserved = LAST_PAGE * self.page_seconds
         self._cheap_theory(say)
         per_pass = self.run.part("seconds_per_pass", lambda: seconds_per_pass(network, job.x, job.layers, job.budget))
         self._bound_leakage(per_pass, say)
-        refinements = self._calibrate(per_pass, len(images), say)
-        passes = self._passes(len(images), per_pass, refinements)
-        self.evaluation.plan = replace(plan, passes=passes, per_pass=per_pass, refinements=refinements)
-        self.planned, self.certifying = True, sum(self._certificates().values())
+        refinements = self._calibrate(per_pass, say)
+        evaluation.plan = replace(evaluation.plan, per_pass=per_pass, refinements=refinements)
+        self._set_passes(self._passes(per_pass, refinements))
+        self.planned = True
 
         def publish() -> None:
             due = self.clock.elapsed() - self.published >= self.page_seconds / PAGE_SHARE
             if due and self.clock.left() > self.page_seconds:
                 self._publish()
 
-        self.evaluation.go(self.clock, say, publish, ray)
-        if self._plan_rest(len(images)):
-            self.evaluation.go(self.clock, say, publish, ray)
+        evaluation.go(self.clock, say, publish, ray)
+        if self._plan_rest():
+            evaluation.go(self.clock, say, publish, ray)
         self._certify(say)
         return self._publish()
 
-    def seconds_left(self) -> float | None:
-        """Return the seconds until the last page, as foretold; ``None`` where nothing is known yet."""
-        evaluation, job = self.evaluation, self.job
-        if self.planned and evaluation is not None:
-            left = evaluation.pace * evaluation.seconds_left + self.certifying + self.clock.reserved
-        elif job.budget is not None:
-            left = SHARE * (job.budget - self.linear_seconds) + self.linear_seconds - self.clock.elapsed()
-        else:
-            return None
-        return max(0.0, min(left, self.clock.left() + self.clock.reserved))
-
-    def _calibrate(self, per_pass: Mapping[str, float], images: int, say: Progress) -> dict[str, Refinement]:
+    def _calibrate(self, per_pass: Mapping[str, float], say: Progress) -> dict[str, Refinement]:
         """Return how far refinement of each layer pays, the cheapest layers first, as far as there is time."""
         job, found = self.job, {}
         kinds: dict[tuple[str, float], list[SideInfo]] = {}
@@ -172,7 +161,7 @@ class ReportRun:
                 continue
             most = (self.run.config.get("passes") or {}).get(layer, MOST_PASSES)
             if job.budget is not None:
-                most = min(MOST_PASSES, int(SHARE * share / (per_pass[layer] * images * len(kinds[layer, noise]))))
+                most = min(MOST_PASSES, int(SHARE * share / (per_pass[layer] * self.images * len(kinds[layer, noise]))))
             folder = self.run.path / "decoders"
             refinement = calibrated(
                 job.opened.network, layer, kinds[layer, noise], most=most, noise=noise, folder=folder
@@ -189,7 +178,7 @@ class ReportRun:
         share = float("inf") if job.budget is None else LEAKAGE_SHARE * job.budget
         started, beside = self.clock.elapsed(), 0.0
         images = under_test(job.opened.images, tuple(job.x.shape[1:]))
-        missing = [layer for layer in job.layers if not self.run.has(self._bound_part(layer))]
+        missing = [layer for layer in job.layers if not self.run.has(self._part("leakage", layer))]
         for layer in sorted(missing, key=lambda name: per_pass[name]):
             passes, before = PASSES * len(levels) * per_pass[layer], self.clock.elapsed()
             if before - started + passes + beside > share:
@@ -199,26 +188,23 @@ class ReportRun:
                 part = {"levels": leakage_documents(job.opened.network, layer, levels, images, job.seed)}
             except UnconvError as error:
                 part = {"levels": [], "note": f"{layer}: {error}"}
-            self.run.write_part(self._bound_part(layer), part)
+            self.run.write_part(self._part("leakage", layer), part)
             beside = max(beside, self.clock.elapsed() - before - passes)  # what a layer takes besides its passes
-
-    def _bound_part(self, layer: str) -> str:
-        return f"leakage-{self.job.layers.index(layer):03d}"
 
     def _leakage(self, rows: list[Row]) -> dict[str, Any]:
         """Return the bounds found so far beside the best attacker of each, and the command for what is missing."""
-        parts = {layer: self.run.read(self._bound_part(layer)) for layer in self.job.layers}
-        found = {layer: part for layer, part in parts.items() if part is not MISSING}
-        missing = [layer for layer in self.job.layers if layer not in found]
-        notes = [part["note"] for part in found.values() if "note" in part]
+        parts = {layer: self.run.read(self._part("leakage", layer)) for layer in self.job.layers}
+        found = [part for part in parts.values() if part]
+        missing = [layer for layer, part in parts.items() if not part]
+        notes = [part["note"] for part in found if "note" in part]
         if missing and self.planned:
             command = f"unconv unseen {self.job.opened.loaded.name} --layer {' '.join(missing)} --relative-sigma 0.1"
             notes.append(f"no time for bounds of {', '.join(missing)}; {command}")
-        table = leakage_table([document for part in found.values() for document in part["levels"]], rows)
+        table = leakage_table([document for part in found for document in part["levels"]], rows)
         notes += [EASIER] if any((entry["gap_db"] or 0) < 0 for entry in table) else []
         return {"table": table, "assumption": ASSUMPTION, "notes": notes}
 
-    def _fit(self, images: int, say: Progress) -> None:
+    def _fit(self, say: Progress) -> None:
         job, folder = self.job, self.run.path / "decoders"
         given = [f for f in (job.decoders, folder) if f is not None]
         wanted = dict.fromkeys((t.noise, t.layer) for t in job.tasks if t.method in {"linear", "gauss-newton"})
@@ -229,10 +215,9 @@ class ReportRun:
         ]
         if job.budget is not None and missing:
             missing = [*missing, *(layer for _, layer in wanted if job.control)]
-            self.linear_seconds = linear_seconds(job.opened.network, job.x, missing, images, job.budget)
-            check_linear(self.linear_seconds, self.clock, job.budget)
+            needed = linear_seconds(job.opened.network, job.x, missing, self.images, job.budget)
+            check_linear(needed, self.clock, job.budget)
         say("fitting linear decoders", 0)
-        stored = self.run.read("references")
         for noise in dict.fromkeys(noise for noise, _ in wanted):
             self.notes += fit_linear(
                 job.opened.network,
@@ -247,11 +232,8 @@ class ReportRun:
             )
         if job.control:
             self._fit_control([layer for noise, layer in wanted if not noise])
-        self.notes = list(dict.fromkeys(self.notes))
-        if stored is MISSING:
-            self.run.write_part("references", {"seconds": self.clock.elapsed(), "notes": self.notes})
-        else:
-            self.notes = list(dict.fromkeys([*self.notes, *stored["notes"]]))
+        # a run that goes on finds its decoders, and says what was said when they were fitted
+        self.notes = list(dict.fromkeys([*self.notes, *self.run.part("notes", lambda: self.notes)]))
 
     def _fit_control(self, layers: list[str]) -> None:
         job, network = self.job, self.job.opened.network
@@ -263,47 +245,39 @@ class ReportRun:
         found = {layer: linear_document(decoder) for layer, decoder in control.linear.items()}
         self.control = {layer: document.get("explained_variance") for layer, document in found.items()}
 
-    def _passes(
-        self, images: int, per_pass: Mapping[str, float], refinements: Mapping[str, Refinement]
-    ) -> dict[str, int] | None:
+    def _passes(self, per_pass: Mapping[str, float], refinements: Mapping[str, Refinement]) -> dict[str, int] | None:
         """Return whole passes per layer, decided before refinement starts."""
-        job, config, before = self.job, self.run.config, self.run.previous
+        job, before = self.job, self.run.previous
         if job.budget is None:
-            return config.get("passes")
+            return self.run.config.get("passes")
         if self._planned_before():
-            passes = before["passes"]
-        else:
-            reserved = THEORY_SHARE * job.budget if self.blocks else 0.0
-            tried = {layer: seconds for layer, seconds in per_pass.items() if layer not in self.untried}
-            passes = dict.fromkeys(job.layers, 0)
-            passes |= plan_passes(job.tasks, tried, images, self.clock.left() - reserved, refinements)
-            passes = {layer: max(n, before.get("passes", {}).get(layer, 0)) for layer, n in passes.items()}
-        self.run.write_config(passes=passes)
-        evaluation = self.evaluation
-        assert evaluation is not None
-        self.plan_notes = self._notes_of(replace(evaluation.plan, passes=passes, refinements=refinements))
-        return passes
+            return before["passes"]
+        reserved = THEORY_SHARE * job.budget if self.blocks else 0.0
+        tried = {layer: seconds for layer, seconds in per_pass.items() if layer not in self.untried}
+        passes = plan_passes(job.tasks, tried, self.images, self.clock.left() - reserved, refinements)
+        return {n: max(passes.get(n, 0), before.get("passes", {}).get(n, 0)) for n in job.layers}
+
+    def _set_passes(self, passes: dict[str, int] | None) -> None:
+        plan = self.evaluation.plan = replace(self.evaluation.plan, passes=passes)
+        if self.job.budget is not None:
+            self.run.write_config(passes=passes)
+            self.plan_notes = self._notes_of(plan)
 
     def _planned_before(self) -> bool:
         """Whether this run has been planned within this budget by an earlier process."""
         return self.run.previous.get("budget") == self.job.budget and "passes" in self.run.previous
 
-    def _plan_rest(self, images: int) -> bool:
+    def _plan_rest(self) -> bool:
         """Give time that is left, since solvers converged early, to layers that got none; return whether any did."""
-        evaluation, job = self.evaluation, self.job
-        assert evaluation is not None
-        plan = evaluation.plan
+        evaluation, job, plan = self.evaluation, self.job, self.evaluation.plan
         if job.budget is None or evaluation.stopped or self._planned_before() or not isinstance(plan.passes, dict):
             return False
         idle = {name: cost for name, cost in plan.per_pass.items() if not (name in self.untried or plan.passes[name])}
-        left = (self.clock.left() - self.certifying) / evaluation.pace
-        more = plan_passes(job.tasks, idle, images, left, plan.refinements)
-        if not any(more.values()):
-            return False
-        evaluation.plan = replace(plan, passes=plan.passes | more)
-        self.run.write_config(passes=evaluation.plan.passes)
-        self.plan_notes = self._notes_of(evaluation.plan)
-        return True
+        left = (self.clock.left() - sum(self._certificates().values())) / evaluation.pace
+        more = plan_passes(job.tasks, idle, self.images, left, plan.refinements)
+        if any(more.values()):
+            self._set_passes(plan.passes | more)
+        return any(more.values())
 
     def _notes_of(self, plan: Plan) -> list[str]:
         """Say which layers a plan leaves, and where refinement does not pay."""
@@ -340,7 +314,7 @@ class ReportRun:
         if not self.blocks:
             return
         counts, job = self._counts(), self.job
-        for block in self.blocks.values():
+        for layer, block in self.blocks.items():
 
             def measure(block: ConvBlock = block) -> dict[str, Any]:
                 region, k = regions_and_k(block, pooled_fraction(counts, block.name), job.settings.region or 1)
@@ -350,7 +324,7 @@ class ReportRun:
                 }
                 return document | {"rip": ratios_document(block, region, k, job.samples, job.seed)}
 
-            self.run.part(self._part("theory", block), measure)
+            self.run.part(self._part("theory", layer), measure)
             progress(f"measuring {block.name}", 1)
 
     def _certify(self, progress: Progress) -> None:
@@ -360,7 +334,7 @@ class ReportRun:
         job, network, counts = self.job, self.job.opened.network, self._counts()
         config, costs = CertificateConfig(seed=job.seed), self._certificates()
         self.run.write_config(certified=len(costs))
-        missing = [layer for layer in costs if not self.run.has(self._part("certificate", self.blocks[layer]))]
+        missing = [layer for layer in costs if not self.run.has(self._part("certificate", layer))]
         names = [self.blocks[layer].name for layer in missing]
         examples = []
         for captured in CapturedStream(network, job.opened.images, names) if missing else ():
@@ -373,24 +347,14 @@ class ReportRun:
             if self.clock.left() < costs[layer]:
                 break
             region, k = regions_and_k(block, pooled_fraction(counts, block.name), job.settings.region or 1)
-
-            def save(image: int, pixels: Tensor, layer: str = layer) -> str | None:
-                if image >= job.pictures:
-                    return None
-                path = f"images/{image:04d}-unseen-{job.layers.index(layer):03d}.png"
-                self.run.write_picture(path, pixels)
-                return path
-
-            part = certificate_document(network, block, region, k, examples[: config.images], save, config)
-            self.run.write_part(self._part("certificate", block), part)
-            self.certifying -= costs[layer]
+            part = certificate_document(network, block, region, k, examples[: config.images], config)
+            self.run.write_part(self._part("certificate", layer), part)
             progress(f"certifying {block.name}", 1)
 
     def _certificates(self) -> dict[str, float]:
         """Return the conv blocks that are certified, the cheapest first, and the seconds that each takes."""
-        stored = self.run.read("seconds_per_pass")
-        per_pass = {} if stored is MISSING else stored
-        costs = {layer: per_pass.get(layer, 0.0) * CertificateConfig().passes for layer in self.blocks}
+        per_pass = self.run.read("seconds_per_pass")
+        costs = {layer: per_pass[layer] * CertificateConfig().passes for layer in self.blocks}
         left = float("inf") if self.job.budget is None else THEORY_SHARE * self.job.budget
         chosen = {}
         for layer in sorted(costs, key=lambda name: costs[name]):
@@ -399,23 +363,19 @@ class ReportRun:
                 chosen[layer] = costs[layer]
         return chosen
 
-    def _part(self, kind: str, block: ConvBlock) -> str:
-        layer = next(name for name, other in self.blocks.items() if other is block)
+    def _part(self, kind: str, layer: str) -> str:
         return f"{kind}-{self.job.layers.index(layer):03d}"
 
     def _block_document(self, layer: str) -> dict[str, Any] | None:
         block = self.blocks.get(layer)
         if block is None:
             return None
-        document = block_document(block) | dict.fromkeys(("sparsity", "coherence", "rip", "certificate"))
-        theory, certificate = (self.run.read(self._part(kind, block)) for kind in ("theory", "certificate"))
-        document |= {} if theory is MISSING else theory
-        return document | {"certificate": None if certificate is MISSING else certificate}
+        theory = self.run.read(self._part("theory", layer)) or dict.fromkeys(("sparsity", "coherence", "rip"))
+        return block_document(block) | theory | {"certificate": self.run.read(self._part("certificate", layer))}
 
     def document(self) -> dict[str, Any]:
         """Return what has been found so far, as ``report --json`` prints it."""
         evaluation, job = self.evaluation, self.job
-        assert evaluation is not None
         network, loaded = job.opened.network, job.opened.loaded
         tasks = [task for task in job.tasks if not task.noise]
         summaries = summarise(evaluation.rows(), tasks)
@@ -463,15 +423,13 @@ class ReportRun:
     def _audit(self, bounds: list[dict[str, Any]]) -> dict[str, Any] | None:
         if not self.job.audit:
             return None
-        opened, evaluation = self.job.opened, self.evaluation
-        assert evaluation is not None
+        opened = self.job.opened
         flat = self.run.part("mean-colour", lambda: mean_colours(opened.images, opened.network.preprocess))
-        audit = audit_document(evaluation.rows(), self.job.tasks, flat)
+        audit = audit_document(self.evaluation.rows(), self.job.tasks, flat)
         audit["can_conclude"] += sentences(bounds) if audit["noise"] else []
         return audit
 
     def _publish(self) -> tuple[dict[str, Any], list[Row], Path]:
-        assert self.evaluation is not None
         document, rows, start = self.document(), list(self.evaluation.rows()), self.clock.elapsed()
         self.run.write_results(rows)
         with self.run.writing():

@@ -30,19 +30,14 @@ RESULTS = pa.schema([
 FOLDERS = ("parts", "images", "decoders")
 AT_ONCE = 65_536  # rows of the table in memory
 GROWING = ("passes", "budget", "certified")  # settings that may grow when a run goes on
-MISSING = object()
 
 
 class RunDirectory:
     """A directory that one process fills, part by part, and that the same command completes after a crash.
 
     Each part is computed once: it is written under a temporary name, flushed and renamed, so it is there whole or
-    not at all. A directory of other settings is refused, except for a larger budget; a second writer too.
-
-    Attributes:
-        path: The directory.
-        config: Everything that decides the results.
-        previous: The settings of the run so far, where it goes on; empty for a new one.
+    not at all. A directory of other settings is refused, except for a larger budget; a second writer too. ``config`` is
+    everything that decides the results, ``previous`` the settings of the run so far, where it goes on.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
@@ -115,58 +110,53 @@ class RunDirectory:
 
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return a finished part, or compute it and write it; either way as JSON gives it back."""
-        part = self.read(name)
-        if part is MISSING:
+        if not self.has(name):
             self.write_part(name, compute())
-            part = self.read(name)
-        return part
+        return self.read(name)
 
     def read(self, name: str) -> Any:
-        """Return a finished part, or ``MISSING``; one that is not JSON counts as missing."""
+        """Return a finished part; ``None`` where it is missing or no JSON."""
         try:
-            return json.loads(self._part(name).read_bytes())
+            return json.loads(self._load(f"{name}.json"))
         except (FileNotFoundError, ValueError):
-            return MISSING
+            return None
 
     def has(self, name: str) -> bool:
         """Return whether a part is finished."""
-        return self._part(name).exists() and self.read(name) is not MISSING
+        return self.read(name) is not None
 
     def write_part(self, name: str, value: Any) -> None:
-        """Write a part."""
-        with self.writing():
-            write_json(self._part(name), value)
+        """Write a part, which is not ``None``."""
+        self._store(f"{name}.json", json.dumps(value, indent=1, allow_nan=False).encode())
 
     def drop(self, name: str) -> None:
         """Forget a finished part."""
-        with self.writing():
-            self._part(name).unlink(missing_ok=True)
-
-    def tensor_file(self, name: str) -> Path:
-        """Return where the tensors of a part lie."""
-        return self.path / "parts" / f"{name}.safetensors"
+        self._store(f"{name}.json", b"")
 
     def write_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
         """Write the tensors that belong to a part."""
         from safetensors.torch import save
 
-        with self.writing(), replacing(self.tensor_file(name)) as temporary:
-            temporary.write_bytes(save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}))
+        self._store(f"{name}.safetensors", save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}))
 
     def read_tensors(self, name: str) -> dict[str, Any]:
         """Return the tensors that belong to a part."""
         from safetensors.torch import load
 
-        return load(self.tensor_file(name).read_bytes())
+        return load(self._load(f"{name}.safetensors"))
+
+    def _load(self, file: str) -> bytes:
+        return (self.path / "parts" / file).read_bytes()
+
+    def _store(self, file: str, content: bytes) -> None:
+        with self.writing(), replacing(self.path / "parts" / file) as temporary:
+            temporary.write_bytes(content)
 
     def write_picture(self, path: str, pixels: Any) -> None:
         """Write a picture, pixels ``(C, H, W)`` in ``[0, 1]``, at a path within the run."""
         from unconv.images import save_image
 
         save_image(pixels, self.path / path)
-
-    def _part(self, name: str) -> Path:
-        return self.path / "parts" / f"{name}.json"
 
     def write_results(self, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write ``results.parquet`` from rows that come image after image; return the file."""
@@ -188,42 +178,25 @@ class InMemoryRun(RunDirectory):
     def __init__(self) -> None:
         """Keep nothing yet."""
         self.path, self.config, self.previous = Path(os.devnull), {}, {}
-        self._parts: dict[str, Any] = {}
-        self._tensors: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, bytes] = {}
 
     def close(self) -> None:
         """Do nothing."""
-
-    def read(self, name: str) -> Any:
-        """Return a part, or ``MISSING``."""
-        return self._parts.get(name, MISSING)
-
-    def has(self, name: str) -> bool:
-        """Return whether a part is finished."""
-        return name in self._parts
-
-    def write_part(self, name: str, value: Any) -> None:
-        """Keep a part."""
-        self._parts[name] = value
-
-    def drop(self, name: str) -> None:
-        """Forget a part."""
-        self._parts.pop(name, None)
 
     def write_config(self, **more: Any) -> None:
         """Keep settings."""
         self.config |= more
 
-    def write_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
-        """Keep tensors."""
-        self._tensors[name] = {key: t.detach().cpu() for key, t in tensors.items()}
-
-    def read_tensors(self, name: str) -> dict[str, Any]:
-        """Return tensors."""
-        return self._tensors[name]
-
     def write_picture(self, path: str, pixels: Any) -> None:
         """Keep no pictures."""
+
+    def _load(self, file: str) -> bytes:
+        if file not in self._files:
+            raise FileNotFoundError(file)
+        return self._files[file]
+
+    def _store(self, file: str, content: bytes) -> None:
+        self._files[file] = content
 
 
 def environment() -> dict[str, Any]:

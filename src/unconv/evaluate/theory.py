@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from unconv.certify.upper_bound import layer_bounds
 from unconv.conv_block import IMAGE, ConvBlock
 from unconv.errors import UnconvError
 from unconv.evaluate.block_reconstruction import coded_block, paper_k
-from unconv.evaluate.network import TOO_LARGE, Captured, CapturedStream, Network, is_out_of_memory, none_left, same_path
+from unconv.evaluate.network import Captured, CapturedStream, Network, none_left, same_path
 from unconv.images import SkippedImage
 from unconv.inversion.jacobian import Jacobian
 from unconv.linalg import norms
@@ -31,7 +32,6 @@ from unconv.sparsity import AveragePool, Code, Pooled, Window
 
 IMPOSED = "imposed "
 Progress = Callable[[str, int], None]
-SavePicture = Callable[[int, Tensor], str | None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CertificateConfig:
     """How much work a certificate is."""
 
     images: int = 3  # images whose codes are certified
-    steps: int = 120  # Lanczos steps; half as many more of conjugate gradients, once per block, for a direction
+    steps: int = 120  # Lanczos steps
     search: float = 0.1  # effort of the search for a lower bound on delta_k
     tolerance: float = 0.05  # share of the smallest singular value that its residual has to fall below
     refine: bool = True  # whether the upper bounds use their slowest argument
@@ -48,7 +48,7 @@ class CertificateConfig:
     @property
     def passes(self) -> int:
         """Roughly, the work of a block in forward and backward passes of one image up to it."""
-        return self.images * 2 * self.steps + 2 * self.steps
+        return self.images * 2 * self.steps
 
 
 def count_nonzeros(
@@ -66,7 +66,12 @@ def count_nonzeros(
     for captured in stream:
         places, others = same_path(stream.network, captured)
         skipped += others
-        statistics.merge(_count(captured.select(places), names, region, skipped))
+        count = partial(_count, captured, names, region)
+        for some, counted, reason in stream.network.in_parts(places, count) if places else ():
+            if counted is None:
+                skipped.append(SkippedImage(captured.batch.names[some[0]], reason))
+            else:
+                statistics.merge(counted)
         for name in names:
             progress(f"counting {name}", len(captured.batch.names))
     if skipped and not len(statistics):
@@ -74,32 +79,15 @@ def count_nonzeros(
     return statistics, [*stream.skipped, *skipped]
 
 
-def _count(
-    captured: Captured, names: Sequence[str], region: int | None, skipped: list[SkippedImage]
-) -> SparsityStatistics:
-    """Count a batch; where that fails, its images one by one, without those of which it fails."""
-    statistics, files = SparsityStatistics(), captured.batch.names
-    try:
-        for name in names:
-            block = captured.blocks.get(name)
-            activated = block.activate(block.preactivation(captured.inputs[block.name]))
-            statistics.update(name, activated, None if block.pooling is None else block.pool(activated).values)
-            imposed = coded_block(block, "network", region)
-            if imposed is not block:
-                statistics.update(IMPOSED + name, activated, imposed.pool(activated).values)
-        return statistics
-    except UnconvError as error:
-        reason = str(error)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = TOO_LARGE
-    # the except block has ended, so the exception no longer keeps the tensors alive
-    statistics = SparsityStatistics()
-    if len(files) == 1:
-        skipped.append(SkippedImage(files[0], reason))
-    for place in range(len(files)) if len(files) > 1 else ():
-        statistics.merge(_count(captured.select([place]), names, region, skipped))
+def _count(captured: Captured, names: Sequence[str], region: int | None, places: Sequence[int]) -> SparsityStatistics:
+    captured, statistics = captured.select(places), SparsityStatistics()
+    for name in names:
+        block = captured.blocks.get(name)
+        activated = block.activate(block.preactivation(captured.inputs[block.name]))
+        statistics.update(name, activated, None if block.pooling is None else block.pool(activated).values)
+        imposed = coded_block(block, "network", region)
+        if imposed is not block:
+            statistics.update(IMPOSED + name, activated, imposed.pool(activated).values)
     return statistics
 
 
@@ -264,19 +252,17 @@ def certificate_document(
     region: Region,
     k: int,
     examples: Sequence[Captured],
-    save: SavePicture = lambda image, pixels: None,
     config: CertificateConfig | None = None,
 ) -> dict[str, Any]:
     """Return what is proven of one conv block; what cannot be said is ``None``, with the reason among the notes.
 
     ``delta_k`` and ``delta_2k`` of the filters at unit norm (``{"k", "lower", "upper", "ratio", "how"}``);
-    ``input`` and ``image``, what the code fixes of the block's own input and of the image, the worst over the images
-    (``images``); ``direction``, a change of the first image that the code shows least. ``examples``: images, each by
-    itself, with the block's input.
+    ``input`` and ``image``, what the code fixes of the block's own input and of the image, the worst over the
+    ``images``. ``examples``: each one image.
     """
     config = config or CertificateConfig()
     notes: list[str] = []
-    document: dict[str, Any] = dict.fromkeys(("delta_k", "delta_2k", "input", "image", "direction"))
+    document: dict[str, Any] = dict.fromkeys(("delta_k", "delta_2k"))
     try:
         document |= _deltas(block.operator.to("cpu").normalised(), region, k, config)
     except UnconvError as error:
@@ -285,14 +271,10 @@ def certificate_document(
     for example in examples:
         about = {"image": example.batch.indices[0], "file": example.batch.names[0]}
         try:
-            here = example.blocks.get(block.name)
-            found = _codes(network, here, example, config, notes, picture=document["direction"] is None)
+            found = _codes(network, example.blocks.get(block.name), example, config, notes)
+            entries += [about | entry for entry in found]
         except UnconvError as error:
             notes.append(f"{about['file']}: {error}")
-            continue
-        entries += [about | entry for entry, *_ in found.values()]
-        if document["direction"] is None and "image" in found:
-            document["direction"] = _direction(*found["image"][1:], example.batch.inputs[0], about, save)
     for of in ("input", "image"):
         document[of] = _worst([entry for entry in entries if entry["of"] == of])
     return document | {"images": entries, "notes": list(dict.fromkeys(notes))}
@@ -312,57 +294,34 @@ def _deltas(operator: ConvOperator, region: Region, k: int, config: CertificateC
 
 
 def _codes(
-    network: Network,
-    block: ConvBlock,
-    example: Captured,
-    config: CertificateConfig,
-    notes: list[str],
-    *,
-    picture: bool,
-) -> dict[str, tuple[dict[str, Any], StabilityCertificate, float]]:
-    """Return the certificates of one code, for the block's input and the image, with ``||A x||``."""
+    network: Network, block: ConvBlock, example: Captured, config: CertificateConfig, notes: list[str]
+) -> list[dict[str, Any]]:
+    """Return what one code fixes of the block's input and of the image."""
     x = example.inputs[block.name]
     code = block.encode(x)
 
-    def certified(operator: LinearOperator, mask: Tensor, start: Tensor | None) -> StabilityCertificate:
-        return certify(
-            operator,
-            mask,
-            steps=config.steps,
-            tolerance=config.tolerance,
-            start=start,
-            seek=math.ceil(1.5 * config.steps) if start is not None and picture else 0,
-            whole=4 * config.steps,
-            seed=config.seed,
-        )
+    def certified(of: str, known: str, operator: LinearOperator, mask: Tensor) -> dict[str, Any]:
+        options: dict[str, Any] = {"steps": config.steps, "tolerance": config.tolerance, "seed": config.seed}
+        return _entry(of, known, certify(operator, mask, seek=0, whole=4 * config.steps, **options))
 
-    operator, mask, known = _own_map(block, x, code)
-    first = block.source == IMAGE and block.input_shape == tuple(example.batch.inputs.shape[1:])
-    own = certified(operator, mask, x[0] if first else None)
-    result = {"input": (_entry("input", known, own), own, _norm(operator, mask, x))}
-    if first:
-        return result | {"image": (_entry("image", known, own), own, _norm(operator, mask, x))}
+    own = certified("input", *_own_map(block, x, code))
+    if block.source == IMAGE and block.input_shape == tuple(example.batch.inputs.shape[1:]):
+        return [own, own | {"of": "image"}]
     if block.output is None:
         notes.append("the block ends in a function, not a module, so its code is not traced back to the image")
-        return result
+        return [own]
     images = example.batch.inputs.to(x)
     function = network.function(block.output, images.shape[1:])
     gates = function.record(images, "gates" if "gates" in function.side_info_kinds else "none")
     through = Jacobian(lambda v: function(v, gates), images)
-    equations = _equations(block, code)
-    whole = certified(through, equations, images[0])
-    return result | {"image": (_entry("image", "switches and gates", whole), whole, _norm(through, equations, images))}
+    return [own, certified("image", "switches and gates", through, _equations(block, code))]
 
 
-def _norm(operator: LinearOperator, mask: Tensor, x: Tensor) -> float:
-    return operator.forward(x)[0][mask].norm().item()
-
-
-def _own_map(block: ConvBlock, x: Tensor, code: Code) -> tuple[LinearOperator, Tensor, str]:
+def _own_map(block: ConvBlock, x: Tensor, code: Code) -> tuple[str, LinearOperator, Tensor]:
     """Return what a code says of the block's input: rows of W where switches name places, else the derivative."""
     if block.activation.name in {"relu", "none"} and not isinstance(block.pooling, AveragePool):
-        return block.operator, known_entries(code, rectified=block.activation.name == "relu")[0], "switches"
-    return Jacobian(lambda v: block.encode(v).values, x), _equations(block, code), "switches and gates"
+        return "switches", block.operator, known_entries(code, rectified=block.activation.name == "relu")[0]
+    return "switches and gates", Jacobian(lambda v: block.encode(v).values, x), _equations(block, code)
 
 
 def _equations(block: ConvBlock, code: Code) -> Tensor:
@@ -409,26 +368,4 @@ def _worst(entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
             "lower": None if None in lowers else max(lowers),
             "upper": None if None in uppers else max(uppers),
         },
-    }
-
-
-def _direction(
-    found: StabilityCertificate, size: float, image: Tensor, about: dict[str, Any], save: SavePicture
-) -> dict[str, Any] | None:
-    """Return the direction that a code shows least; ``size``: norm of what the linear map makes of the image."""
-    if found.direction is None or found.gain is None or image.ndim != 3 or image.shape[0] not in {1, 3}:
-        return None
-    pattern = found.direction.detach().cpu()
-    # the middle grey is no change; a few extreme entries may saturate so that the others are seen
-    entries = pattern.abs().flatten()
-    scale = entries.kthvalue(math.ceil(0.995 * len(entries))).values.clamp_min(torch.finfo(pattern.dtype).tiny)
-    along, length = (pattern * image).sum().abs().item(), image.norm().item()
-    return {
-        "picture": save(about["image"], (0.5 + pattern / (2 * scale)).clamp(0, 1)),
-        "file": about["file"],
-        "undetermined": found.undetermined > 0,
-        "gain": found.gain,
-        "largest": found.largest,
-        "share_of_image": along / length if length > 0 else None,
-        "share_of_code": along * found.gain / size if size > 0 else None,
     }

@@ -90,7 +90,8 @@ def audit_table(report: Report) -> list[list[Any]]:
     rows = []
     for entry in (report.document.get("audit") or {}).get("table", []):
         cells = [_cell(entry[metric]) for metric in (*PANELS, "relative_error")]
-        cells.append((entry["same_class"], [_share(entry["same_class"])]))
+        share = entry["same_class"]
+        cells.append((share, ["–" if share is None else f"{100 * share:.0f} %"]))
         if entry["lpips"] is not None:
             cells.append(_cell(entry["lpips"]))
         name = entry["attacker"] + (f", noise {entry['noise']:g}" if entry["noise"] else "")
@@ -114,10 +115,6 @@ def _cell(found: Entry | None) -> tuple[float | None, list[str]]:
     low, high, worst = (words.number(found[part]) for part in ("low", "high", "worst"))
     lines = [] if found["low"] is None else [f"{low} to {high}", f"at worst {worst}"]
     return found["mean"], [words.number(found["mean"]), *lines]
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def _line(axes: Axes, places: list[float], entries: list[Any], metric: str, k: int, label: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures as data URIs, as large as a number of bytes allows."""
+"""Pictures as data URIs, as many as a number of bytes allows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unconv.errors import UnconvError
 
-EDGES = (512, 448, 384, 320, 288, 256, 224, 192, 160, 128)  # pixels of the longer side, tried in this order
+EDGE = 256  # pixels of the longer side, at most
 LOSSLESS = 96  # pixels up to which a picture is PNG, so that every pixel stays as it is
-SAMPLE = 16  # pictures by which the size of all is judged
 QUALITY = 85
-MARGIN = 1.08
 
 
 @dataclass
@@ -26,18 +24,16 @@ class EmbeddedImages:
     uris: dict[str, str] = field(default_factory=dict)  # data URI by path
     unread: dict[str, str] = field(default_factory=dict)  # reason by path, for files that are no readable picture
     images: int = 0  # how many of the images are in, from the first on; that one always
-    edge: int = EDGES[0]  # no picture's longer side has more pixels than this
 
 
 def embed_images(run: Path, images: Sequence[Sequence[str]], budget: int) -> EmbeddedImages:
-    """Encode as many images as fit, each (original first) with all its pictures, as large as lets all of them fit."""
-    result = EmbeddedImages(edge=_edge(run, [path for paths in images for path in paths], budget))
-    used = 0
+    """Encode as many images as fit, each (original first) with all its pictures."""
+    result, used = EmbeddedImages(), 0
     for paths in images:
         new: dict[str, str] = {}
         for path in paths:
             try:
-                new[path] = data_uri(load(run, path, result.edge))
+                new[path] = data_uri(load(run, path, EDGE))
             except UnconvError as error:
                 result.unread[path] = str(error)
         used += sum(map(len, new.values()))
@@ -80,19 +76,3 @@ def load(run: Path, path: str, edge: int | None = None) -> Image.Image:
     if edge is not None:
         picture.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     return picture
-
-
-def _edge(run: Path, paths: Sequence[str], budget: int) -> int:
-    """Return the largest size at which all pictures probably fit, judged by a sample."""
-    sample = []
-    for path in [paths[i * len(paths) // SAMPLE] for i in range(SAMPLE)] if len(paths) > SAMPLE else paths:
-        try:
-            sample.append(load(run, path, EDGES[0]))
-        except UnconvError:
-            continue
-    for edge in EDGES:
-        for picture in sample:
-            picture.thumbnail((edge, edge), Image.Resampling.LANCZOS)
-        if sum(len(data_uri(picture)) for picture in sample) * len(paths) * MARGIN <= budget * max(1, len(sample)):
-            return edge
-    return EDGES[-1]

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,23 +19,16 @@ from unconv.reporting import text as words
 from unconv.reporting.audit import audit_table, leakage_table
 from unconv.reporting.data import METRICS, Record, Report, Series, printable, read_report, start_at
 from unconv.reporting.figures import draw_figures
-from unconv.reporting.images import EmbeddedImages, embed_images, encode
+from unconv.reporting.images import EDGE, EmbeddedImages, embed_images, encode
 from unconv.reporting.text import number
 
 COLOURS = 7
 EXPECTED_IMAGES = 2  # of which the map of expected errors is shown
 LONGEST = 200  # characters of a setting
+MOST_BYTES, SPARE = 10_000_000, 100_000  # of the whole page, and of what pictures leave free in it
+KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".csv": "text/csv"}
 DASHES = {"gates": 0, "switches": 1, "none": 2}
 Cell = tuple[float | None, list[str]]  # what it sorts by, and its lines
-
-
-@dataclass(frozen=True)
-class PageLimits:
-    """How large a page gets."""
-
-    page: int = 10_000_000  # bytes of the whole page
-    spare: int = 400_000  # bytes kept free at least for what is no picture
-    patterns: int = 1_000_000  # bytes of the pictures of directions that codes show least
 
 
 def write_report(
@@ -54,24 +46,21 @@ def write_report(
     return write_page(path, report, draw_figures(report, path))
 
 
-def write_page(run: Path, report: Report, figures: Mapping[str, Path], limits: PageLimits | None = None) -> Path:
-    """Write ``report.html`` alone, with figures that have been drawn."""
-    limits = limits or PageLimits()
+def write_page(run: Path, report: Report, figures: Mapping[str, Path], most: int = MOST_BYTES) -> Path:
+    """Write ``report.html`` alone, with figures that have been drawn, of so many bytes at most."""
     paths = [
         [p.original, *(row[name] for row in p.rows.values() for name in ("picture", "error_map") if row.get(name))]
         for p in report.pictures
     ]
-    patterns = [pattern for block in report.blocks.values() if (pattern := _pattern(block))]
-    unseen = embed_images(run, [patterns] if patterns else [], limits.patterns)
-    bare = len(_render(report, EmbeddedImages(images=len(paths)), unseen, figures).encode())
-    pictures = embed_images(run, paths, limits.page - max(limits.spare, bare + limits.spare // 4))
+    bare = len(_render(report, EmbeddedImages(images=len(paths)), figures).encode())
+    pictures = embed_images(run, paths, most - bare - SPARE)
     page = run / "report.html"
     with replacing(page) as temporary:
-        temporary.write_text(_render(report, pictures, unseen, figures), encoding="utf-8", newline="\n")
+        temporary.write_text(_render(report, pictures, figures), encoding="utf-8", newline="\n")
     return page
 
 
-def _render(report: Report, pictures: EmbeddedImages, unseen: EmbeddedImages, figures: Mapping[str, Path]) -> str:
+def _render(report: Report, pictures: EmbeddedImages, figures: Mapping[str, Path]) -> str:
     here = files("unconv.reporting")
 
     def read(name: str) -> str:
@@ -104,7 +93,6 @@ def _render(report: Report, pictures: EmbeddedImages, unseen: EmbeddedImages, fi
         leakage=leakage_table(report),
         numbers=encode(_numbers(report).encode(), KINDS[".csv"]),
         theory=_theory(report),
-        directions=_directions(report, unseen),
         columns=sorted({
             i for image in sheet for i, cells in image["cells"].items() if any(c["uri"] for c in cells.values())
         }),
@@ -112,20 +100,16 @@ def _render(report: Report, pictures: EmbeddedImages, unseen: EmbeddedImages, fi
         start=start[0] if start else None,
         sheet=sheet,
         pictures=pictures,
+        edge=EDGE,
         unread=printable(sorted(pictures.unread.items())),
-        figures={name: {s: encode(_file(svg, s), k) for s, k in KINDS.items()} for name, svg in figures.items()},
+        figures={
+            name: {s: encode(svg.with_suffix(s).read_bytes(), kind) for s, kind in KINDS.items()}
+            for name, svg in figures.items()
+        },
         skipped=skipped,
         terms=words.definitions(report),
         settings={"Settings": _settings(report.config), "Environment": _settings(report.environment)},
     )
-
-
-KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".csv": "text/csv"}
-
-
-def _file(svg: Path, suffix: str) -> bytes:
-    file = svg.with_suffix(suffix)
-    return file.read_bytes() if file.is_file() else b""
 
 
 def _sheet(report: Report, pictures: EmbeddedImages, series: Sequence[Series]) -> list[dict[str, Any]]:
@@ -324,22 +308,6 @@ def _bounds(bounds: Mapping[str, Any] | None, more: str = "") -> Cell:
     low, high = bounds["lower"], bounds["upper"]
     text = f"{number(low)} to {number(high)}" if low else f"at most {number(high)}"
     return high, [text, *([f"{more} = {number(bounds[more])}"] if more else [])]
-
-
-def _pattern(block: Mapping[str, Any]) -> str | None:
-    return ((block.get("certificate") or {}).get("direction") or {}).get("picture")
-
-
-def _directions(report: Report, unseen: EmbeddedImages) -> list[tuple[str, str, str]]:
-    """Return, by layer, the picture of what its code shows least of, and how far that moves the code."""
-    found = []
-    for i, block in report.blocks.items():
-        picture = unseen.uris.get(_pattern(block) or "")
-        if picture:
-            direction = block["certificate"]["direction"]
-            moved = f"{number(direction.get('gain'))} (most visible: {number(direction.get('largest'))})"
-            found.append((report.names[i], picture, "in the null space" if direction.get("undetermined") else moved))
-    return found
 
 
 def _facts(layer: Mapping[str, Any]) -> list[list[str]]:

@@ -146,7 +146,7 @@ def answer(report: Report) -> list[str]:
     if bad:
         first, last = bad[0], bad[-1]
         end = f", {_values(best[last][1])} at {report.names[last]}" if last != first else ""
-        within = " within the budget" if set(bad) & set(_stopped(report, best)) else ""
+        within = " within the budget" if set(bad) & set(_alone(report, best, out_of_time)) else ""
         sentences.append(
             f"{'From' if last != first else 'At'} {report.names[first]}{' on' if last != first else ''}, it was not"
             f" recovered{within}: {_values(best[first][1])} there{end}."
@@ -159,7 +159,7 @@ def answer(report: Report) -> list[str]:
 def _trust(report: Report, best: dict[int, tuple[Series, Record]]) -> str:
     """Return how far the best results go: converged, linear only, or stopped by the budget."""
     images = "one image" if report.images == 1 else f"{report.images} images"
-    stopped = [report.names[i] for i in _stopped(report, best)]
+    stopped = [report.names[i] for i in _alone(report, best, out_of_time)]
     vain = [report.names[i] for i in _alone(report, best, lambda record: not done(record) and not out_of_time(record))]
     linear = [i for i, (series, _) in best.items() if series.method == "linear"]
     bound = "what is read from a layer bounds from below what it holds"
@@ -176,11 +176,6 @@ def _trust(report: Report, best: dict[int, tuple[Series, Record]]) -> str:
     if len(linear) == len(best):
         return f"How far to trust that: means over {images} by linear decoders, which see only what is linear; {bound}."
     return f"How far to trust that: means over {images}, all converged; {bound}."
-
-
-def _stopped(report: Report, best: dict[int, tuple[Series, Record]]) -> list[int]:
-    """Return the layers at which passes ran out for a method that knows the features alone."""
-    return _alone(report, best, out_of_time)
 
 
 def _alone(report: Report, layers: Iterable[int], wanted: Callable[[Record], bool]) -> list[int]:
