@@ -41,44 +41,10 @@ RECIPE = (
 )
 
 
-class _DType:
-    """Stands in for a pickled numpy dtype; of real numbers only."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.dtype = np.dtype(code)
-        if self.dtype.kind not in "biuf":
-            raise pickle.UnpicklingError(f"unsupported GLOBAL numpy.dtype({self.dtype})")
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] == ">":
-            self.dtype = self.dtype.newbyteorder(">")
-
-
-class _Array:
-    """Stands in for a pickled numpy array."""
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, fortran, data = state
-        values = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
-        self.tensor = torch.from_numpy(values.astype(dtype.dtype.newbyteorder("="), order="C"))
-
-
-def _array(kind: type, *_: Any) -> Any:
-    return kind()
-
-
-def _scalar(dtype: _DType, data: bytes) -> Any:
-    return np.frombuffer(data, dtype.dtype)[0]
-
-
 # plain records of numbers and text, which stand beside weights; making one of these runs no code of a file
 HARMLESS = [
     *(argparse.Namespace, types.SimpleNamespace, collections.defaultdict, collections.Counter, dict, list, set),
     *((pathlib.PurePosixPath, f"pathlib.{name}") for name in ("PosixPath", "_local.PosixPath", "PurePosixPath")),
-    *((pathlib.PureWindowsPath, f"pathlib.{name}") for name in ("WindowsPath", "_local.WindowsPath")),
-    *((_DType, "numpy.dtype"), (_Array, "numpy.ndarray")),
-    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *((_array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]
 
 
@@ -278,10 +244,6 @@ def _check_tensor(name: str, key: str, tensor: Tensor, expected: Tensor) -> None
 
 def _flatten(content: Any, path: str, depth: int, versions: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yield all tensors of nested dictionaries and lists, and collect torch's versions of modules."""
-    if isinstance(content, _Array):
-        content = content.tensor
-    if isinstance(content, list | tuple) and content and all(map(_is_pair, content)):
-        content = dict(content)  # what items() of a state dict gave
     if isinstance(content, Tensor) and path:
         yield path, content
     elif isinstance(content, Mapping | list | tuple) and depth:
@@ -292,10 +254,6 @@ def _flatten(content: Any, path: str, depth: int, versions: dict[str, Any]) -> I
         for key, value in content.items() if isinstance(content, Mapping) else enumerate(content):
             if isinstance(key, str | int):
                 yield from _flatten(value, f"{path}.{key}" if path else str(key), depth - 1, versions)
-
-
-def _is_pair(item: Any) -> bool:
-    return isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str)
 
 
 def _read_safetensors(path: Path) -> OrderedDict[str, Tensor]:
