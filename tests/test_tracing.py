@@ -290,7 +290,7 @@ def test_captured_values_that_are_not_finite(bad):
 
 def test_capture_says_what_is_wrong():
     model = Net(lambda net, x: net.a(x), a=nn.Conv2d(3, 3, 5), b=nn.Conv2d(3, 3, 1))
-    with pytest.raises(UsageError, match="the network has no module 'c'"):
+    with pytest.raises(UsageError, match="the network has no layer 'c'"):
         capture(model, ["c"], X)
     with pytest.raises(UnconvError, match=r"does not reach b on an input of shape \(2, 3, 8, 8\)"):
         capture_inputs(model, ["b"], X)

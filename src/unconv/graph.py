@@ -19,8 +19,10 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 from torchvision.ops import FrozenBatchNorm2d
 
-from unconv.errors import UnconvError
+from unconv.errors import UnconvError, UsageError
+from unconv.io import near_names
 
+OUTPUT = "output"  # the layer that is the whole network
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, DataParallel, DistributedDataParallel)
 COPIES = {"clone", "contiguous", "detach"}
 NOT_REACHED = "this image does not reach it: values decide what runs; an image that reaches it has to come first"
@@ -215,6 +217,45 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
             yield from tensors_of(item)
     elif isinstance(value, dict):
         yield from tensors_of(list(value.values()))
+
+
+class Enough(BaseException):
+    """Ends a forward pass of which the rest is not needed; no ``except Exception`` of a network swallows it."""
+
+
+def find_module(model: nn.Module, layer: str) -> tuple[nn.Module, str]:
+    """Return the module of a layer, and the place of the layer in its output; UsageError where there is none."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = {OUTPUT: model} | {path: module for path, module in modules.items() if path}
+    path = layer if layer in modules else layer.split("[")[0]
+    if path not in modules:
+        near = near_names(path, modules)
+        raise UsageError(f"the network has no layer {path!r}" + (f"; near: {', '.join(near)}" if near else ""))
+    return modules[path], layer[len(path) :]
+
+
+def places_of(output: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a module's output with their places, ``[0]`` or ``['key']``; one alone has none."""
+    if isinstance(output, Tensor):
+        yield place, output
+    elif isinstance(output, list | tuple | dict):
+        for key, item in output.items() if isinstance(output, dict) else enumerate(output):
+            yield from places_of(item, f"{place}[{key!r}]")
+
+
+def pick(output: Any, place: str, layer: str) -> Tensor:
+    """Return the tensor at a place of a module's output; UsageError where there is none."""
+    found = dict(places_of(output))
+    if place not in found:
+        raise UsageError(f"there is no layer {layer!r}; the places in its output are {', '.join(found) or 'none'}")
+    return found[place]
+
+
+def image_by_image(y: Tensor, count: int, layer: str) -> Tensor:
+    """Return features with one row per image: an axis folded into the batch (frames, windows) becomes its own."""
+    if not y.ndim or not len(y) or len(y) % count:
+        raise UnconvError(f"layer {layer} has shape {tuple(y.shape)} for {count} images: no batch axis")
+    return y if len(y) == count else y.unflatten(0, (count, -1))
 
 
 @dataclass(frozen=True)

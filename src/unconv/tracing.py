@@ -17,17 +17,22 @@ from unconv.conv_block import ConvBlocks, Skipped
 from unconv.errors import UnconvError, UsageError
 from unconv.graph import (
     NOT_REACHED,
+    OUTPUT,
+    Enough,
     another_image,
     as_input_of,
     check_visible,
     evaluating,
+    find_module,
     first_line,
+    image_by_image,
+    pick,
+    places_of,
     tensors_of,
     trace,
 )
 from unconv.io import near_names
 
-OUTPUT = "output"  # the layer that is the whole network
 ENDS = 8
 SAMPLES = 4096  # entries of a layer that are compared between two forward passes
 TOLERANCE = 1e-3  # relative to the largest, of that comparison
@@ -194,10 +199,7 @@ def capture(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, Tens
         UnconvError: If the forward pass fails or ends before all were reached, or features are not finite.
     """
     outputs = _capture(model, names, x, inputs=False)
-    for name, y in outputs.items():
-        if not y.ndim or not len(y) or len(y) % len(x):
-            raise UnconvError(f"layer {name} has shape {tuple(y.shape)} for {len(x)} images: no batch axis")
-    features = {name: y.reshape(len(x), *_rows(y.shape, len(x))) for name, y in outputs.items()}
+    features = {name: image_by_image(y, len(x), name) for name, y in outputs.items()}
     return {name: _check_finite(f"layer {name}", y, len(x)) for name, y in features.items()}
 
 
@@ -213,38 +215,30 @@ def capture_inputs(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[st
 def _capture(model: nn.Module, names: Iterable[str], x: Tensor, *, inputs: bool) -> dict[str, Tensor]:
     wanted = tuple(dict.fromkeys(names))
     image = as_input_of(model, x)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    modules = {OUTPUT: model} | {path: module for path, module in modules.items() if path}
     captured: dict[str, Tensor] = {}
 
-    def keep(name: str, values: dict[str, Tensor]) -> None:
+    def keep(name: str, value: Tensor) -> None:
         if name not in captured:
-            place = "" if name in modules else name[len(name.split("[")[0]) :]
-            if place not in values:
-                raise UsageError(f"there is no layer {name!r}; the places in its output are {', '.join(values)}")
-            value = values[place].detach().clone()
+            value = value.detach().clone()
             half = value.is_floating_point() and image.is_floating_point()
             captured[name] = value.to(torch.promote_types(value.dtype, image.dtype)) if half else value
         if len(captured) == len(wanted):
-            raise _Enough
+            raise Enough
 
     with evaluating(model), ExitStack() as hooks:
         for name in wanted:
-            path = name if name in modules else name.split("[")[0]
-            if path not in modules:
-                near = near_names(path, modules)
-                raise UsageError(f"the network has no module {path!r}" + (f"; near: {', '.join(near)}" if near else ""))
+            module, place = find_module(model, name)
             if inputs:
-                before = partial(lambda name, _, *args: keep(name, {"": next(tensors_of(args))}), name)
-                hooks.callback(modules[path].register_forward_pre_hook(before, with_kwargs=True).remove)
+                before = partial(lambda name, _, *args: keep(name, next(tensors_of(args))), name)
+                hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             else:
-                behind = partial(lambda name, _, __, output: keep(name, dict(_places(output))), name)
-                hooks.callback(modules[path].register_forward_hook(behind).remove)
+                behind = partial(lambda name, place, _, __, output: keep(name, pick(output, place, name)), name, place)
+                hooks.callback(module.register_forward_hook(behind).remove)
         try:
             model(image.clone())
         except UsageError:
             raise
-        except _Enough:
+        except Enough:
             pass
         except Exception as error:
             message = f"the network cannot take an input of shape {tuple(x.shape)}: {first_line(error)}"
@@ -253,19 +247,6 @@ def _capture(model: nn.Module, names: Iterable[str], x: Tensor, *, inputs: bool)
         if name not in captured:
             raise UnconvError(f"the forward pass does not reach {name} on an input of shape {tuple(x.shape)}")
     return {name: captured[name] for name in wanted}
-
-
-class _Enough(BaseException):
-    """Ends a forward pass of which the rest is not needed; no ``except Exception`` of a network swallows it."""
-
-
-def _places(output: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a module's output with their places, ``[0]`` or ``['key']``; one alone has none."""
-    if isinstance(output, Tensor):
-        yield place, output
-    elif isinstance(output, list | tuple | dict):
-        for key, item in output.items() if isinstance(output, dict) else enumerate(output):
-            yield from _places(item, f"{place}[{key!r}]")
 
 
 def _check_finite(what: str, y: Tensor, count: int) -> Tensor:
@@ -314,7 +295,7 @@ def _run(model: nn.Module, batch: Tensor, *, gradients: bool = False) -> _Run:
         called.add(path)
         read = next(tensors_of((args, options)), output)
         input_shape = tuple(read.shape[1:]) if isinstance(read, Tensor) else ()
-        places = dict(_places(output))
+        places = dict(places_of(output))
         if not places:
             run.skipped[path] = f"its output is of type {type(output).__name__} and holds no tensor"
         for place, y in places.items():

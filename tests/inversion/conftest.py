@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import LayerFunction
 
 
@@ -19,21 +18,3 @@ def make():
         return LayerFunction(model, "4", x.shape[1:]), x
 
     return function_and_images
-
-
-@pytest.fixture
-def smooth_images():
-    """Few features of images that are smooth, of one colour, and within a box."""
-    torch.manual_seed(1)
-    model = nn.Sequential(
-        nn.Conv2d(3, 12, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(12, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-    ).double()
-    coarse = torch.rand(2, 1, 4, 4, dtype=torch.float64) - 0.5
-    x = nn.functional.interpolate(coarse, size=(16, 16), mode="bicubic").expand(2, 3, 16, 16).contiguous()
-    box = Box(torch.full((3, 1, 1), -1.0).double(), torch.full((3, 1, 1), 1.0).double())
-    return LayerFunction(model, "5", x.shape[1:]), x, box

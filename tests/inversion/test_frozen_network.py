@@ -154,10 +154,9 @@ def test_tensors_of_tuples_and_dicts_and_axes_folded_into_the_batch():
     ("layer", "message"),
     [
         ("nowhere", "no layer 'nowhere'"),
-        ("pair[2]", "no 2"),
-        ("pair['x']", "no 'x'"),
-        ("pair", "not a floating-point tensor"),
-        ("index", "int64, not a floating-point tensor"),
+        ("pair[2]", r"no layer 'pair\[2\]'; the places in its output are \[0\], \[1\]"),
+        ("pair", "no layer 'pair'; the places"),
+        ("index", "int64, no floating-point tensor"),
         ("unused", "does not reach unused"),
     ],
 )

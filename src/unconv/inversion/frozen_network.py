@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from ast import literal_eval
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from unconv.block_extraction import MAX_POOL_OPTIONS
 from unconv.conv_block import SIDE_INFO, SideInfo
-from unconv.errors import UnconvError, UsageError
-from unconv.graph import as_input_of, evaluating, first_line
+from unconv.errors import UnconvError
+from unconv.graph import Enough, as_input_of, evaluating, find_module, first_line, image_by_image, pick
 from unconv.inversion.convolution import CONVOLUTIONS, fixed_convolution
 from unconv.linalg import tiny
 from unconv.operators import per_axis
@@ -76,7 +74,7 @@ class LayerFunction:
         self.model = model
         self.layer = layer
         self.input_shape = tuple(int(n) for n in input_shape)
-        self._module, self._keys = _find(model, layer)
+        self._module, self._place = find_module(model, layer)
         self._parameters = {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
         self._write_back = False
         noise = torch.rand(1, *self.input_shape, generator=torch.Generator().manual_seed(0)) - 0.5
@@ -167,7 +165,7 @@ class LayerFunction:
 
         def stop(_: nn.Module, __: Any, y: Any) -> None:
             output.append(y)
-            raise _Enough
+            raise Enough
 
         if mode is not None:
             mode.write_back = self._write_back
@@ -177,7 +175,7 @@ class LayerFunction:
                 with mode or nullcontext():
                     # a copy, for networks whose first operation works in place
                     functional_call(self.model, self._parameters, (x.clone(),), tie_weights=False)
-            except _Enough:
+            except Enough:
                 pass
             finally:
                 handle.remove()
@@ -188,33 +186,11 @@ class LayerFunction:
             return self._features(output[0], x)
 
     def _features(self, output: Any, x: Tensor) -> Tensor:
-        for key in self._keys:
-            try:
-                output = output[key]
-            except (KeyError, IndexError, TypeError):
-                raise UsageError(f"there is no layer {self.layer!r}: its module's output has no {key!r}") from None
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            kind = str(output.dtype) if isinstance(output, Tensor) else type(output).__name__
-            raise UnconvError(f"layer {self.layer} gives {kind}, not a floating-point tensor; it cannot be inverted")
-        if not output.ndim or len(output) % len(x):
-            raise UnconvError(f"layer {self.layer} gives shape {tuple(output.shape)}, whose first axis is no batch")
-        if len(output) != len(x):
-            output = output.unflatten(0, (len(x), -1))  # an axis folded into the batch: frames, windows
-        self._precision = output.dtype
-        return output.to(torch.promote_types(output.dtype, x.dtype))
-
-
-def _find(model: nn.Module, layer: str) -> tuple[nn.Module, list[Any]]:
-    """Return the module of a layer, and the keys that pick a tensor of its output."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    path, keys = layer, re.findall(r"\[('[^']*'|\"[^\"]*\"|-?\d+)\]", layer)
-    if layer not in modules:
-        path = layer.split("[")[0]
-    if path == "output" and path not in modules:
-        path = ""
-    elif not path or path not in modules:
-        raise UsageError(f"the network has no layer {layer!r}")
-    return modules[path], [] if layer in modules else [literal_eval(key) for key in keys]
+        features = pick(output, self._place, self.layer)
+        if not features.is_floating_point():
+            raise UnconvError(f"layer {self.layer} gives {features.dtype}, no floating-point tensor to invert")
+        self._precision = features.dtype
+        return image_by_image(features, len(x), self.layer).to(torch.promote_types(features.dtype, x.dtype))
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
@@ -245,10 +221,6 @@ def _fixed_batch_norm(
 def _hardsigmoid(h: Tensor) -> Tensor:
     # torch's own has no second derivative, which products with the Jacobian need
     return F.hardtanh(h / 6 + 0.5, 0.0, 1.0)
-
-
-class _Enough(BaseException):
-    """Ends a forward pass of which the rest is not needed."""
 
 
 class _NonlinearityMode(TorchFunctionMode):
@@ -337,14 +309,9 @@ def _regions(name: str, options: dict[str, Any], spatial: Sequence[int]) -> tupl
         given = {"kernel_size": tuple(n // p for n, p in zip(spatial, pooled, strict=True))}
     given["stride"] = given.get("stride") or None
     window = Window.of(len(spatial), given.pop("kernel_size"), **given)
-    places, inside = torch.zeros((), dtype=torch.int64), torch.ones((), dtype=torch.bool)
-    axes = zip(spatial, window.starts(spatial), window.kernel, window.dilation, strict=True)
-    for axis, (n, starts, kernel, dilation) in enumerate(axes):
-        own = torch.tensor(starts)[:, None] + dilation * torch.arange(kernel)
-        shape = [1] * (2 * len(spatial))
-        shape[axis], shape[axis + len(spatial)] = own.shape
-        places, inside = places * n + own.reshape(shape), inside & ((own >= 0) & (own < n)).reshape(shape)
-    return places.flatten(len(spatial)), inside.flatten(len(spatial))
+    pooled = window.pooled_shape(spatial)
+    places, inside = (part.T.unflatten(0, pooled) for part in window.places(spatial))
+    return places, inside
 
 
 class _RecordingMode(_NonlinearityMode):
