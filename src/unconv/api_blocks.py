@@ -13,13 +13,12 @@ from unconv.api_options import (
     REGION,
     Model,
     ModelOptions,
-    check_numbers,
     count_blocks,
     open_model,
     progress_bar,
     run_path,
 )
-from unconv.errors import UsageError
+from unconv.errors import UsageError, check_choice, check_whole
 from unconv.evaluate.network import CapturedStream, Images
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.evaluate.theory import (
@@ -94,13 +93,9 @@ def rip(
     Raises:
         UsageError: If an argument's value does not exist or is out of range.
     """
-    check_numbers(k=k, region=region, samples=samples)
-    for name, value, choices in (
-        ("boundary", boundary, ("full", "cropped")),
-        ("filters", filters, ("learned", "normalised", "gaussian")),
-    ):
-        if value not in choices:
-            raise UsageError(f"{name} is {value!r}; use one of {', '.join(choices)}")
+    check_whole(k=k, region=region, samples=samples)
+    check_choice(("full", "cropped"), boundary=boundary)
+    check_choice(("learned", "normalised", "gaussian"), filters=filters)
     if not 0 <= effort < float("inf"):
         raise UsageError(f"effort is {effort}; it multiplies work, so it is finite and at least 0")
     if model == BUNDLED and images is None and options.get("size") is None:

@@ -15,7 +15,6 @@ from unconv.api_options import (
     Model,
     ModelOptions,
     RunOptions,
-    check_numbers,
     count_blocks,
     linear_folder,
     open_model,
@@ -24,7 +23,7 @@ from unconv.api_options import (
     use_decoders,
 )
 from unconv.conv_block import SIDE_INFO, SideInfo
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError, UsageError, check_whole
 from unconv.evaluate.network import Images, Network, Opened
 from unconv.evaluate.reconstruction import DECODER, IN_PASSES, Recover, Settings, Task, reconstruct_features
 from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
@@ -104,7 +103,7 @@ def invert(
         method = "iht" if code == "paper" else of_block
     task = Task(layer, recover, code, method, side_info)
     task.check()
-    check_numbers(region=region, k=k, passes=passes)
+    check_whole(region=region, k=k, passes=passes)
     if (region, k) != (None, None) and (task.of_features or method == DECODER):
         raise UsageError(
             f"region and k have no effect on {method}; they belong to a block's input and the paper's code"

@@ -105,13 +105,6 @@ def open_model(
     return open_network(model, images, **arguments), progress
 
 
-def check_numbers(**numbers: int | None) -> None:
-    """Raise UsageError for a number below 1."""
-    for name, value in numbers.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise UsageError(f"{name} is {value!r}; it is a whole number, at least 1")
-
-
 def use_decoders(opened: Opened, x: Tensor, tasks: Sequence[Task], decoders: Files | None) -> None:
     """Give the network the trained decoders that tasks ask for."""
     if any(task.method == DECODER for task in tasks):

@@ -13,7 +13,6 @@ from unconv.api_options import (
     REGION,
     Model,
     ReportOptions,
-    check_numbers,
     linear_folder,
     open_model,
     progress_bar,
@@ -22,7 +21,7 @@ from unconv.api_options import (
     use_decoders,
 )
 from unconv.conv_block import SIDE_INFO, SideInfo
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError, UsageError, check_choice, check_whole
 from unconv.evaluate.audit import audit_tasks
 from unconv.evaluate.metrics import choose_judge, perceptual_distance
 from unconv.evaluate.network import Images, Opened
@@ -67,7 +66,7 @@ def report(
         UnconvError: If nothing could be measured, the budget is too small for the linear decoders, or the run
             directory is another run's.
     """
-    check_numbers(region=region, samples=samples)
+    check_whole(region=region, samples=samples)
     if control not in {None, "random"}:
         raise UsageError(f"control is {control!r}; use 'random', or leave it out")
     for name, given in (("methods", methods), ("side_info", side_info)):
@@ -129,9 +128,10 @@ def _report(
     started = options.get("started", time.monotonic())
     passes, budget = options.get("passes"), options.get("budget", BUDGET)
     pictures, reference_images = options.get("pictures", PICTURES), options.get("reference_images")
-    check_numbers(passes=passes)
-    if pictures < 0 or (budget is not None and not budget > 0):
-        raise UsageError("pictures is at least 0, and budget a number of seconds above 0")
+    check_whole(passes=passes)
+    check_whole(0, pictures=pictures)
+    if budget is not None and not budget > 0:
+        raise UsageError(f"budget is {budget}; it is a number of seconds above 0")
     wanted = options.get("layers")
     if wanted != "all":
         _check_list("layers", wanted)
@@ -214,8 +214,7 @@ def _tasks(
 ) -> tuple[list[Task], list[str]]:
     """Return what a report recovers, and remarks on what a layer does not have."""
     for method in methods or ():
-        if method not in METHODS:
-            raise UsageError(f"methods has {method!r}; use some of {', '.join(METHODS)}")
+        check_choice(METHODS, methods=method)
     network, found = opened.network, opened.network.layers(x)
     blocks: set[str] = set()
     if methods is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unconv.api_options import Model, ModelOptions, open_model
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError, UsageError, check_whole
 from unconv.evaluate.linear_fit import references_for, under_test
 from unconv.evaluate.network import Images, Opened
 from unconv.inversion.box import Box
@@ -82,9 +82,8 @@ def leakage(
     """
     if sum(value is not None for value in (sigma, relative_sigma, bits)) != 1:
         raise UsageError("the noise is missing or given twice; give sigma=0.1, relative_sigma=0.1 or bits=8")
-    for name, value, least in (("passes", passes, 0), ("probes", probes, 2)):
-        if value < least:
-            raise UsageError(f"{name} is {value}; it is at least {least}")
+    check_whole(0, passes=passes)
+    check_whole(2, probes=probes)
     opened, x = open_images(model, layer, images, options)
     function = opened.network.function(layer, x.shape[1:])
     pixels = PixelFunction(function, opened.network.box)
@@ -172,11 +171,11 @@ def metamers(
         UsageError: If a number is out of range.
         UnconvError: If no gradient passes from the layer to the image, or features are not finite.
     """
-    for name, value, least in (("psnr", psnr, 5), ("tolerance", tolerance, 1e-5), ("passes", passes, 2)):
+    check_whole(2, passes=passes)
+    check_whole(0, directions=directions)
+    for name, value, least in (("psnr", psnr, 5), ("tolerance", tolerance, 1e-5)):
         if not least <= value < math.inf:
             raise UsageError(f"{name} is {value}; it is a number of at least {least}")
-    if directions and directions < 0:
-        raise UsageError(f"directions is {directions}; it is at least 0")
     opened, x = open_images(model, layer, image, ModelOptions(**{**options, "limit": 1}))
     pixels = PixelFunction(opened.network.function(layer, x.shape[1:]), opened.network.box)
 
@@ -228,9 +227,8 @@ def uniqueness(
         UnconvError: If no gradient passes from the layer to the image, features are not finite, or values of the image
             choose the way through the network.
     """
-    for name, value, least in (("probes", probes, 16), ("whole", whole, 0)):
-        if value < least:
-            raise UsageError(f"{name} is {value}; it is at least {least}")
+    check_whole(16, probes=probes)
+    check_whole(0, whole=whole)
     opened, x = open_images(model, layer, image, ModelOptions(**{**options, "limit": 1}))
     if branches := opened.network.layers(x).branches:
         raise UnconvError(f"values choose the way in {branches[0]}, so the layer is no piecewise affine map")

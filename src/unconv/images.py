@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError, UsageError, check_whole
 from unconv.io import cannot_write, display_name, one_line, reason, replacing
 
 EXTENSIONS = (
@@ -172,8 +172,7 @@ class ImageStream:
         root: str | Path | None = None,
         need_one: bool = True,
     ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}; expected at least 1")
+        check_whole(batch_size=batch_size)
         self.paths = [Path(path) for path in paths]
         self.preprocess = preprocess
         self.batch_size = batch_size

@@ -48,10 +48,7 @@ def check_convolution(operator: object, or_else: str = "") -> None:
 def check_linear(operator: object) -> None:
     """Refuse what is no linear operator, in one line (``UsageError``)."""
     if not hasattr(operator, "output_shape"):
-        raise UsageError(
-            f"operator is a {type(operator).__name__}; give a linear operator, such as a ConvOperator. A matrix A "
-            "(outputs, inputs) is ConvOperator(A[:, :, None], (inputs, 1))"
-        )
+        check_convolution(operator, " or another linear operator")
 
 
 def per_axis(value: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
@@ -104,40 +101,34 @@ class ConvOperator:
         Raises:
             ValueError: If the shapes do not fit together; the message says which and what would.
         """
-        if not isinstance(weight, Tensor):
-            raise ValueError(f"weight is a {type(weight).__name__}; expected a tensor, such as torch.as_tensor(weight)")
-        dims = weight.ndim - 2
-        if dims not in CONVOLVE:
-            raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (K, M // groups, *kernel), 1-D to 3-D")
-        if not weight.numel():
-            raise ValueError(f"weight has shape {tuple(weight.shape)}; expected at least one filter with one tap")
+        what = (
+            f"of shape {tuple(weight.shape)}, {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
+        )
+        if not isinstance(weight, Tensor) or weight.ndim - 2 not in CONVOLVE or not weight.numel():
+            raise ValueError(f"weight is {what}; expected filters (K, M // groups, *kernel), a tensor, 1-D to 3-D")
         if not weight.dtype.is_floating_point:
-            raise ValueError(f"weight has dtype {weight.dtype}; expected a floating-point one")
+            raise ValueError(f"weight is {what}; expected a floating-point type")
         self.weight = weight.detach()
         self.input_shape = tuple(int(n) for n in input_shape)
+        self.dims = dims = weight.ndim - 2
         self.stride = per_axis(stride, dims, "stride")
         self.padding = per_axis(padding, dims, "padding")
         self.dilation = per_axis(dilation, dims, "dilation")
         self.groups = int(groups)
-        self.dims = dims
-        if len(self.input_shape) != dims + 1:
-            raise ValueError(f"input shape {self.input_shape} does not fit {dims}-D filters; expected (M, *spatial)")
-        if min(self.stride) < 1 or min(self.dilation) < 1 or min(self.padding) < 0 or self.groups < 1:
-            raise ValueError("stride, dilation and groups must be at least 1 and padding at least 0")
-        channels = weight.shape[1] * self.groups
-        if self.input_shape[0] != channels or weight.shape[0] % self.groups:
+        if len(self.input_shape) != dims + 1 or min(self.dilation) < 1:
             raise ValueError(
-                f"input shape {self.input_shape} and {self.groups} groups do not fit weight {tuple(weight.shape)}; "
-                f"expected {channels} input channels and a number of filters divisible by the groups"
+                f"input shape {self.input_shape} and dilation {self.dilation} do not fit {dims}-D filters; expected "
+                "(M, *spatial) and at least 1"
             )
-        geometry = zip(self.input_shape[1:], self.padding, self.dilation, weight.shape[2:], self.stride, strict=True)
-        spatial = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in geometry]
-        if min(spatial) < 1:
+        try:
+            # of no inputs at all: torch checks the geometry, and says how large an output is
+            output = self.forward(self.weight.new_empty(0, *self.input_shape))
+        except RuntimeError as error:
             raise ValueError(
-                f"input {self.input_shape[1:]} is smaller than the filter {tuple(weight.shape[2:])} "
-                f"at dilation {self.dilation} and padding {self.padding}; use a larger input"
-            )
-        self.output_shape = (weight.shape[0], *spatial)
+                f"input shape {self.input_shape} does not fit {self.groups} groups of filters {tuple(weight.shape)}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        self.output_shape = tuple(output.shape[1:])
 
     def __repr__(self) -> str:
         usual = {"stride": (1,) * self.dims, "padding": (0,) * self.dims, "dilation": (1,) * self.dims, "groups": 1}

@@ -96,25 +96,13 @@ class Window:
 
     def corners(self, spatial: Sequence[int], device: torch.device | None = None) -> Tensor:
         """Return the flat index of each region's first place inside the map (``M_fixed``'s switches), int64."""
-        index = torch.zeros((), dtype=torch.int64, device=device)
-        for n, starts, d in zip(spatial, self.starts(spatial), self.dilation, strict=True):
-            first = torch.tensor([s if s >= 0 else s + d * math.ceil(-s / d) for s in starts], device=device)
-            index = index.unsqueeze(-1) * n + first
-        return index
+        places, inside = self.places(spatial, device)
+        return places.gather(0, inside.int().argmax(0, keepdim=True)).reshape(self.pooled_shape(spatial))
 
     def contains(self, switches: Tensor, spatial: Sequence[int]) -> Tensor:
         """Return whether each switch, shape ``(N, K, *pooled)``, lies in its own region; bool, of the same shape."""
-        inside = (switches >= 0) & (switches < math.prod(spatial))
-        rest = switches
-        for axis in reversed(range(len(spatial))):
-            place = rest % spatial[axis]
-            rest = rest // spatial[axis]
-            start = torch.tensor(self.starts(spatial)[axis], device=switches.device)
-            start = start.reshape(-1, *[1] * (len(spatial) - axis - 1))
-            step = place - start
-            inside &= (step >= 0) & (step <= self.dilation[axis] * (self.kernel[axis] - 1))
-            inside &= step % self.dilation[axis] == 0
-        return inside
+        places, inside = self.places(spatial, switches.device)
+        return ((switches.flatten(2)[:, :, None] == places) & inside).any(2).reshape(switches.shape)
 
     def places(self, spatial: Sequence[int], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """Return the flat place of every tap in every region, and whether it is on the map. Shapes (taps, regions)."""

@@ -12,7 +12,7 @@ import matplotlib
 from tqdm import tqdm
 
 from unconv.commands import format_table, print_skipped
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError, UsageError, check_whole
 from unconv.evaluate.network import open_network
 from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
@@ -116,11 +116,8 @@ def _check(options: Reproduce) -> None:
     for name, used_by in USED_BY.items():
         if options.name not in ("all", *used_by) and getattr(options, name) != defaults[name]:
             raise UsageError(f"--{name} has no effect on {options.name}; it belongs to {' and '.join(used_by)}")
-    for name in ("draws", "samples", "region", "steps"):
-        if (value := getattr(options, name)) < 1:
-            raise UsageError(f"--{name} is {value}; it is at least 1")
-    if options.recovered < 0:
-        raise UsageError(f"--recovered is {options.recovered}; it counts images, so it is at least 0")
+    check_whole(**{name: getattr(options, name) for name in ("draws", "samples", "region", "steps")})
+    check_whole(0, recovered=options.recovered)
     if not options.fractions or not all(0 < fraction < 1 for fraction in options.fractions):
         values = " ".join(map(str, options.fractions)) or "empty"
         raise UsageError(f"--fractions is {values}; each is a fraction of max |Wx|, above 0 and below 1")

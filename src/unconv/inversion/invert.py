@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError, UsageError, check_choice, check_whole
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
 from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
@@ -50,13 +50,11 @@ def invert_features(
     UsageError if the method does not exist, has no decoder, or another method's config is given; UnconvError if the
     features are not the layer's, no gradient passes to the image, or the result is not finite.
     """
-    if method not in METHODS:
-        raise UsageError(f"method is {method!r}; use one of {', '.join(METHODS)}")
+    check_choice(METHODS, method=method)
+    check_whole(0, passes=passes)
     kind = {"gauss-newton": "GaussNewtonConfig", "gradient": "GradientConfig"}.get(method)
     if config is not None and type(config).__name__ != kind:
         raise UsageError(f"config is of type {type(config).__name__}; method {method!r} takes {kind or 'none'}")
-    if passes is not None and passes < 0:
-        raise UsageError(f"passes is {passes}; it is at least 0")
     if method == "linear" and decoder is None:
         raise UsageError("method 'linear' needs the layer's decoder; fit one with fit_linear_decoders")
     check_features(function, features, gradient=method != "linear")
