@@ -98,13 +98,6 @@ def unpadded():
     return nn.Sequential(nn.Conv2d(3, 4, 5))
 
 
-def not_finite():
-    """Overflows behind the first convolution on bright images."""
-    net = vgg()
-    net[0].weight.data.fill_(3e38)
-    return net
-
-
 def outputs_of_many_kinds():
     """Modules that give tuples, dicts, numbers, positions and constants."""
     parts = {

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import cases
 import unconv
 from unconv import api
 from unconv.decode.convex import convex
@@ -181,14 +182,6 @@ def test_images_of_several_sizes_come_one_by_one(network):
         _ = found.estimate
 
 
-def test_an_image_that_cannot_be_used_is_skipped_by_name(network, folder):
-    x = tensors(folder)
-    x[0, 0, 0, 0] = torch.nan
-    found = unconv.invert(network, "2", x, method="gradient", passes=2)
-    assert found.files == ("image-0001",)
-    assert [(s.file, s.reason) for s in found.skipped] == [("image-0000", "NaN or infinite values")]
-
-
 def test_a_run_directory_keeps_results_and_pictures(network, folder, tmp_path):
     options = {"method": "gradient", "passes": 3, "out": tmp_path / "run"}
     found = unconv.invert(network, "2", folder, **options)
@@ -295,16 +288,8 @@ def test_a_report_of_images_with_other_channels_than_colours(tmp_path):
 
 
 def test_each_image_goes_its_own_way():
-    class Bright(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.c = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
-
-        def forward(self, x):
-            return self.c(self.b(x).relu() if x.mean() > 0.5 else self.a(x))
-
-    torch.manual_seed(0)
-    net, x = Bright().eval(), torch.rand(3, 3, 8, 8) ** torch.tensor([0.3, 4, 0.5])[:, None, None, None]
+    net = cases.branching().eval()
+    x = torch.rand(3, 3, 8, 8) ** torch.tensor([0.3, 4, 0.5])[:, None, None, None]
     opened = open_network(net, x)
     opened.example()
     captured = torch.cat([part.features["c"] for part in CapturedStream(opened.network, opened.images, layers=["c"])])
@@ -315,28 +300,13 @@ def test_each_image_goes_its_own_way():
     assert "does not reach b" in found.skipped[0].reason
 
 
-class Optional(nn.Module):
-    """A middle convolution that runs for bright images only."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.a, self.b, self.c = (nn.Conv2d(m, n, 3, padding=1) for m, n in ((3, 16), (16, 16), (16, 20)))
-
-    def forward(self, x):
-        h = nn.functional.leaky_relu(self.a(x), 0.5)
-        if x.mean() > 0.3:
-            h = nn.functional.leaky_relu(self.b(h), 0.5)
-        return nn.functional.leaky_relu(self.c(h), 0.5)
-
-
 def test_an_image_on_another_path_is_not_decoded_by_the_blocks_of_the_first():
     dark, bright = torch.rand(3, 8, 8) * 0.2, torch.rand(3, 8, 8) * 0.2 + 0.5
-    found = unconv.invert(Optional().eval(), "c", [dark, bright], method="transpose")
+    found = unconv.invert(cases.branching().eval(), "c", [dark, bright], method="transpose")
     assert found.relative_error[0] < 1
     assert "another path" in found.status[1]
     assert found.relative_error[1].isnan()
-    alone = unconv.invert(Optional().eval(), "c", [dark], method="transpose")
+    alone = unconv.invert(cases.branching().eval(), "c", [dark], method="transpose")
     torch.testing.assert_close(found.relative_error[0], alone.relative_error[0])
 
 

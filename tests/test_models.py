@@ -63,15 +63,6 @@ def with_nan():
     return net
 
 
-def mm_style():
-    class Frozen(Net):
-        def train(self, mode=True):
-            super().train(mode)
-            self.conv.requires_grad_(False)
-
-    return Frozen()
-
-
 def with_mask():
     net = Net()
     net.register_buffer("mask", torch.full((2, 2), float("-inf")))
@@ -174,7 +165,6 @@ def test_a_file_that_is_named_like_a_model_says_how_it_is_reached(tmp_path, monk
     ("options", "message"),
     [
         ({"size": 0}, "^size is 0"),
-        ({"mean": "0.5"}, "mean and std belong together"),
         ({"std": (1, 1, 1)}, "mean and std belong together"),
         ({"mean": "a", "std": "1"}, "mean is 'a'"),
         ({"mean": "0", "std": "0"}, "std is"),
@@ -377,10 +367,6 @@ def test_a_models_own_preprocess_is_used(here):
         load_model(f"{here}:with_preprocess", size=32)
 
 
-def test_a_train_that_returns_nothing_is_no_matter(here):
-    assert_ready(load_model(f"{here}:mm_style").module)
-
-
 def test_buffers_that_are_not_finite_are_refused_where_they_are_used(here):
     loaded = load_model(f"{here}:with_mask")
     check_covered(loaded, ["deep"])
@@ -406,19 +392,9 @@ def test_the_key_of_one_set_of_weights_stands_behind_the_file(here, tmp_path):
         load_model(f"{here}:Net", weights="w.pth:x")
 
 
-def test_a_callable_takes_a_weights_file(here, tmp_path):
-    weight = torch.ones(2, 3, 3, 3)
-    save_file({"module.conv.weight": weight}, tmp_path / "w.safetensors")
-    loaded = load_model(f"{here}:Net", weights="w.safetensors")
-    assert loaded.weights.source == "w.safetensors"
-    assert loaded.missing[0] == "conv.bias"
-    torch.testing.assert_close(loaded.module.state_dict()["conv.weight"], weight)
-
-
 @pytest.mark.parametrize(
     ("spec", "kind", "message"),
     [
-        (":", UsageError, "is not module:callable"),
         ("{}:", UsageError, "is not module:callable"),
         (":Net", UsageError, "is not module:callable"),
         ("no_such_module_here:build", UsageError, "no module no_such_module_here in"),
@@ -441,17 +417,10 @@ def test_what_a_callable_can_get_wrong_is_one_line(here, spec, kind, message):
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("import not_installed_anywhere", "ModuleNotFoundError: No module named 'not_installed_anywhere'"),
-        ("def broken(:", "SyntaxError"),
-        ("raise SystemExit('bye')", "SystemExit: bye"),
-    ],
-)
-def test_a_module_that_cannot_be_imported_is_one_line(here, tmp_path, text, message):
+@pytest.mark.parametrize("text", ["import not_installed_anywhere", "raise SystemExit('bye')"])
+def test_a_module_that_cannot_be_imported_is_one_line(here, tmp_path, text):
     (tmp_path / f"bad_{here}.py").write_text(text)
-    with pytest.raises(UnconvError, match=message) as caught:
+    with pytest.raises(UnconvError, match=r"cannot import bad_.*: (ModuleNotFoundError|SystemExit): ") as caught:
         load_model(f"bad_{here}:build")
     assert type(caught.value) is UnconvError
     assert str(caught.value).isprintable()

@@ -176,17 +176,6 @@ def test_experts_that_an_image_does_not_reach(handed):
     assert find_conv_blocks(model, X / 4).names == ("stem", "experts.0")
 
 
-def test_an_image_that_takes_another_path():
-    model = cases.branching()
-    layers = list_layers(model, X)
-    assert layers.branches == ("",)
-    assert "b" in layers.names
-    assert execution_path(model, X[1:]) == layers.path
-    assert execution_path(model, X[:1] / 4) != layers.path
-    assert "b" not in list_layers(model, X / 4).names
-    assert list_layers(cases.vgg(), X).branches == ()
-
-
 def test_autocast_gives_features_of_the_network_s_type():
     model = cases.autocast()
     features = capture(model, ["b", "output"], X)
@@ -201,23 +190,6 @@ def test_checkpointed_parts_are_seen_once(reentrant):
     layers = list_layers(cases.checkpointed(reentrant), X)
     assert layers.names == ("a", "b.0", "b.1", "b", "output")
     assert all(layer.gradient for layer in layers)
-
-
-def test_stored_activations_and_counts_stay_as_they_were():
-    model = cases.stores_activations()
-    model(X)
-    stored = model.features
-    layers = list_layers(model, X)
-    assert layers.names == ("a", "act", "b", "output")
-    assert model.features is stored
-    assert model.calls == 1
-    assert model.a.weight.requires_grad
-
-
-def test_train_that_returns_nothing():
-    model = cases.returns_nothing_from_train()
-    assert list_layers(model, X).names == ("conv", "output")
-    assert model.conv.weight.requires_grad
 
 
 def test_a_batch_norm_in_training_mode_reads_the_batch_and_is_left_as_it_was():

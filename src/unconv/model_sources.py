@@ -214,7 +214,7 @@ def from_timm(spec: str, weights: str | None, download: bool) -> Built:
         built.source = f"timm {name}"
     elif weights is not None:
         file, key = _read(weights)
-        built.fill(weights, file, choose_weights(module, file, key), f"give weights of timm's {name}")
+        built.fill(weights, file, choose_weights(module, file, key))
     return built
 
 
@@ -254,7 +254,7 @@ def from_callable(spec: str, weights: str | None, size: int | None) -> Built:
     built = Built(module, Preprocess(), f"as {shown} sets them")
     if weights is not None:
         file, key = _read(weights)
-        built.fill(weights, file, choose_weights(module, file, key), f"give weights of the network that {shown} makes")
+        built.fill(weights, file, choose_weights(module, file, key))
     if own is not None:
         built.preprocess = of_user(own)
     else:

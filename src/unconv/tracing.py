@@ -120,27 +120,9 @@ class Layers:
 def list_layers(model: nn.Module, x: Tensor, blocks: ConvBlocks | None = None) -> Layers:
     """Find every module whose output can be inverted: a floating-point tensor that depends on the image.
 
-    The network is run a few times on one image, in evaluation mode, and left as it was. Modules that give tuples,
-    lists or dicts have one layer per tensor. Where the forward pass fails, the layers up to there are found.
-
-    Args:
-        model: Any module whose forward pass takes one tensor.
-        x: An input, with the batch axis; its first image is used.
-        blocks: Its conv blocks, where they are known; found here where ``None``.
-
-    Returns:
-        The layers, and what was left out.
-
-    Raises:
-        UnconvError: If a module is compiled, or the forward pass fails before any layer.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from unconv.tracing import list_layers
-        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 10))
-        >>> [(layer.name, layer.shape) for layer in list_layers(net.eval(), torch.zeros(1, 3, 16, 16))]
-        [('0', (8, 16, 16)), ('1', (8, 16, 16)), ('2', (2048,)), ('3', (10,)), ('output', (10,))]
+    The network is run a few times on the first image of ``x``, in evaluation mode, and left as it was. Modules that
+    give tuples, lists or dicts have one layer per tensor. Where the forward pass fails, the layers up to there are
+    found; UnconvError if there are none, or a module is compiled.
     """
     check_visible(model)
     image = as_input_of(model, x[:1])

@@ -29,8 +29,6 @@ def test_values_and_both_derivatives_are_those_of_torch(name, shape, filters, op
     pushed = [torch.autograd.grad(p, w, v)[0] for p in pulled]
     torch.testing.assert_close(pushed[1], pushed[0])
     torch.testing.assert_close(pushed[1], function(v, weight, **options))
-    jvp = torch.func.jvp(lambda x: fixed_convolution(function, (x, weight, bias), options), (x.detach(),), (v,))[1]
-    torch.testing.assert_close(jvp, pushed[0].detach())
 
 
 def test_filters_that_are_trained_are_differentiated():

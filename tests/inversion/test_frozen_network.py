@@ -233,17 +233,6 @@ def test_attention_has_the_second_derivative_that_products_need():
     torch.testing.assert_close((pushed * v).sum(), (pull(v)[0] * direction).sum(), rtol=1e-4, atol=1e-5)
 
 
-def test_network_is_left_alone():
-    function, x = make()
-    function.model.train()
-    before = {name: tensor.clone() for name, tensor in function.model.state_dict().items()}
-    function(x)
-    assert function.model.training
-    assert all(p.requires_grad and p.grad is None for p in function.model.parameters())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in function.model.state_dict().items())
-    assert not any(module._forward_hooks for module in function.model.modules())
-
-
 def test_rounding_of_half_precision_is_no_randomness():
     model, x = cases.autocast(), torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     function = LayerFunction(model, "b", x.shape[1:])

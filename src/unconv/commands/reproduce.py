@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, fields, replace
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,49 +41,39 @@ def run(options: Reproduce) -> tuple[dict[str, Any], str]:
     _check(options)
     if options.name == "all":
         return _all(options)
-    result = _result(options.name, Opened(options))
+    result = _result(options.name, options)
     if options.out is not None:
         _write(options, result, options.out)
     return _document(result), _text(result)
 
 
-class Opened:
-    """The network and the images, opened when an experiment first asks for them."""
-
-    def __init__(self, options: Reproduce) -> None:
-        """Open nothing yet."""
-        self.options = options
-
-    @cached_property
-    def context(self) -> Context:
-        """What the experiments run on."""
-        options = self.options
-        names = ("mean", "std", "batch", "limit", "device", "seed")
-        try:
-            opened = open_network(
-                options.model,
-                options.images or None,
-                weights=options.weights or paper_values.WEIGHTS.get(options.model),
-                size=CIFAR_SIZE if options.model == BUNDLED and options.size is None else options.size,
-                download=options.weights is not None,
-                **{name: getattr(options, name) for name in names},
-            )
-        except UnconvError as error:
-            if options.weights is not None or options.model not in paper_values.WEIGHTS:
-                raise
-            raise type(error)(f"{error}, or take the bundled network with --model {BUNDLED}") from error
-        return context_of(opened, wanted=options.blocks, region=options.region, seed=options.seed)
+@cache
+def _open(options: Reproduce) -> Context:
+    """Open the network and the images, when an experiment first asks for them."""
+    try:
+        opened = open_network(
+            options.model,
+            options.images or None,
+            weights=options.weights or paper_values.WEIGHTS.get(options.model),
+            size=CIFAR_SIZE if options.model == BUNDLED and options.size is None else options.size,
+            download=options.weights is not None,
+            **{name: getattr(options, name) for name in ("mean", "std", "batch", "limit", "device", "seed")},
+        )
+    except UnconvError as error:
+        if options.weights is not None or options.model not in paper_values.WEIGHTS:
+            raise
+        raise type(error)(f"{error}, or take the bundled network with --model {BUNDLED}") from error
+    return context_of(opened, wanted=options.blocks, region=options.region, seed=options.seed)
 
 
 def _all(options: Reproduce) -> tuple[dict[str, Any], str]:
     out = options.out or Path("runs") / f"reproduction-{options.model.replace('/', '-').replace(':', '-')}"
-    opened = Opened(options)
-    _ = opened.context  # a model that cannot be opened is an error, not a line in the notes
+    _open(options)  # a model that cannot be opened is an error, not a line in the notes
     results: dict[str, Result] = {}
     left_out = []
     for name in EXPERIMENTS:
         try:
-            results[name] = _result(name, opened)
+            results[name] = _result(name, options)
         except UnconvError as error:
             left_out.append(f"{name}: {error}")
             continue
@@ -98,15 +88,15 @@ def _all(options: Reproduce) -> tuple[dict[str, Any], str]:
     return document, "\n".join([text, "", *(f"left out, {line}" for line in left_out), f"in {out}"])
 
 
-def _result(name: str, opened: Opened) -> Result:
+def _result(name: str, options: Reproduce) -> Result:
     used: list[Context] = []
 
     def context() -> Context:
-        used.append(replace(opened.context, progress=lambda message: bar.set_description_str(f"{name}: {message}")))
+        used.append(replace(_open(options), progress=lambda message: bar.set_description_str(f"{name}: {message}")))
         return used[0]
 
     with tqdm(file=sys.stderr, leave=False, bar_format="{desc}") as bar:
-        result = EXPERIMENTS[name].run(opened.options, context)
+        result = EXPERIMENTS[name].run(options, context)
     print_skipped(asdict(image) for one in used for image in one.skipped)
     return result
 

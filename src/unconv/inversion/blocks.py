@@ -13,7 +13,6 @@ from torch import Tensor
 
 from unconv.errors import UnconvError
 
-CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 

@@ -57,16 +57,11 @@ class _Forward(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, weight, _, ctx.numbers = inputs
         ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         x, weight = ctx.saved_tensors
         return _Adjoint.apply(grads[0], weight, ctx.numbers, x.detach()), None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Forward.apply(tangents[0], ctx.saved_tensors[0], None, ctx.numbers)
 
 
 class _Adjoint(torch.autograd.Function):

@@ -135,19 +135,9 @@ class LayerFunction:
     def with_margins(self, x: Tensor, known: SideInformation) -> tuple[Tensor, list[Tensor]]:
         """The features, and by how much each gate and each switch holds, on the known branches.
 
-        Where the rest of the network is affine, so are all of these in ``x``: the branches do not change.
-
-        Args:
-            x: Images. Shape ``(N, *input_shape)``.
-            known: Switches and gates, from ``record(images, "gates")``.
-
-        Returns:
-            Features of shape ``(N, *shape)``; for each activation its input less each of its kinks, shape
-            ``(N, K, *spatial, kinks)``; for each max pooling the entry that won less each entry of its region, shape
-            ``(N, K, *pooled, entries)``. A branch changes where one of them changes sign.
-
-        Raises:
-            UnconvError: If a pooling's regions differ in size.
+        For each activation its input less each of its kinks, ``(N, K, *spatial, kinks)``; for each max pooling the
+        entry that won less each entry of its region, ``(N, K, *pooled, entries)``. A branch changes where one changes
+        sign. UnconvError if a pooling's regions differ in size.
         """
         mode = _FrozenMode(known, margins=True)
         return self(x, mode=mode), mode.margins

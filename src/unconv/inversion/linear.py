@@ -15,18 +15,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unconv.errors import UnconvError
-from unconv.inversion.blocks import CONVOLVE, SMOOTH, BlockGrid, as_map
+from unconv.inversion.blocks import SMOOTH, BlockGrid, as_map
 from unconv.inversion.calibration import Refinement
 from unconv.inversion.regression import LinearConfig, MapRegression, VectorRegression, Weights, project
 from unconv.inversion.residuals import ErrorModel, ExplainedVariance, explained_variance
 from unconv.io import replacing
+from unconv.operators import CONVOLVE
 
 Capture = Callable[[Tensor], Mapping[str, Tensor]]
 
-TENSORS = ("near", "bias", "projection", "far", "far_projection")
 EXAMPLES = 2  # held-out images that refinement is calibrated on
-KEPT = ("residuals", "examples")
-NUMBERS = ("kind", "stride", "block", "ridge", "status", "note")
+HALF = ("residuals", "examples")  # kept in half precision
 
 
 @dataclass(frozen=True)
@@ -99,45 +98,45 @@ class LinearDecoder:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; residuals, which only enter averages, in half precision."""
-        tensors = {name: getattr(self.weights, name) for name in TENSORS}
-        numbers: dict[str, Any] = {name: getattr(self.weights, name) for name in NUMBERS}
-        numbers["channels"] = self.channels
-        tensors |= {name: t.half() for name in KEPT if (t := getattr(self, name)) is not None}
-        if self.refinement is not None:
-            numbers["refinement"] = asdict(self.refinement)
-        if self.explained is not None:
-            tensors |= {f"explained.{name}": getattr(self.explained, name) for name in ("edges", "luminance", "colour")}
-            numbers["totals"] = [self.explained.luminance_total, self.explained.colour_total]
-        if self.error_model is not None:
-            tensors |= {f"error.{name}": getattr(self.error_model, name) for name in ("contrast", "variance")}
-            numbers["reach"] = self.error_model.reach
-        present = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items() if t is not None}
+        tensors: dict[str, Tensor] = {}
+        numbers = _without_tensors(asdict(self), "", tensors)
+        kept = {name: t.half() if name in HALF else t for name, t in tensors.items()}
         with replacing(Path(path)) as temporary:
             # as bytes: where a disk is full, an OSError says so, and safetensors' own writer an error of its own
-            temporary.write_bytes(save(present, {"linear_decoder": json.dumps(numbers)}))
+            temporary.write_bytes(save(kept, {"linear_decoder": json.dumps(numbers)}))
 
     @staticmethod
     def load(path: str | Path) -> LinearDecoder:
         """Read what ``save`` wrote; UnconvError if the file holds no linear decoder."""
         try:
             with safe_open(str(path), "pt") as file:
-                numbers = json.loads((file.metadata() or {})["linear_decoder"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            explained = error_model = None
-            if "totals" in numbers:
-                parts = (tensors[f"explained.{name}"] for name in ("edges", "luminance", "colour"))
-                explained = ExplainedVariance(*parts, *numbers["totals"])
-            if "reach" in numbers:
-                error_model = ErrorModel(tensors["error.contrast"], tensors["error.variance"], numbers["reach"])
-            values: dict[str, Any] = {name: tensors.get(name) for name in TENSORS}
-            values |= {name: numbers[name] for name in NUMBERS}
-            values |= {name: tuple(numbers[name]) for name in ("stride", "block")}
-            kept = {name: tensors[name].float() for name in KEPT if name in tensors}
-            refinement = Refinement(**numbers["refinement"]) if "refinement" in numbers else None
-            about = {"explained": explained, "error_model": error_model, "refinement": refinement}
-            return LinearDecoder(Weights(**values), numbers["channels"], **kept, **about)
+                parts = json.loads((file.metadata() or {})["linear_decoder"])
+                for name in file.keys():  # noqa: SIM118 (no mapping)
+                    part, _, field = name.rpartition(".")
+                    value = file.get_tensor(name)
+                    (parts[part] if part else parts)[field] = value.float() if name in HALF else value
+            weights = parts["weights"]
+            weights |= {name: tuple(weights[name]) for name in ("stride", "block")}
+            for name, kind in PARTS.items():
+                parts[name] = None if parts[name] is None else kind(**parts[name])
+            return LinearDecoder(**parts)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UnconvError(f"{path} holds no linear decoder: {error}") from error
+
+
+PARTS = {"weights": Weights, "explained": ExplainedVariance, "error_model": ErrorModel, "refinement": Refinement}
+
+
+def _without_tensors(part: dict[str, Any], prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Move the tensors of nested dictionaries into one, by their dotted names; return what is left."""
+    tensors |= {
+        prefix + name: v.detach().cpu().contiguous().clone() for name, v in part.items() if isinstance(v, Tensor)
+    }
+    return {
+        name: _without_tensors(value, f"{prefix}{name}.", tensors) if isinstance(value, dict) else value
+        for name, value in part.items()
+        if not isinstance(value, Tensor)
+    }
 
 
 def _decode_map(weights: Weights, features: Tensor, spatial: Sequence[int]) -> Tensor:
@@ -163,7 +162,6 @@ def fit_linear_decoders(
     layers: Sequence[str],
     *,
     config: LinearConfig | None = None,
-    strides: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, LinearDecoder]:
     """Fit a decoder per layer, all in one pass over reference images, batches ``(N, C, *spatial)`` of one shape.
 
@@ -173,9 +171,8 @@ def fit_linear_decoders(
     coarse image, with the regularisation that has the least leave-one-image-out error.
 
     What is read where there are more channels than there is room for is decided on the first batch; let it hold images
-    of every kind. ``capture`` gives the features of all layers for a batch in one forward pass; ``strides``, pixels per
-    position and axis, are inferred where they are not known. UnconvError if there are no reference images, their shapes
-    differ, or a layer has no features.
+    of every kind. ``capture`` gives the features of all layers for a batch in one forward pass. UnconvError if there
+    are no reference images, their shapes differ, or a layer has no features.
     """
     config = config or LinearConfig()
     batches = [batch for batch in references if len(batch)]
@@ -192,7 +189,7 @@ def fit_linear_decoders(
                 if as_map(features[name], x.shape[2:]) is None:
                     regressions[name] = VectorRegression(x, config)
                 else:
-                    regressions[name] = MapRegression(features[name], x, count, config, (strides or {}).get(name))
+                    regressions[name] = MapRegression(features[name], x, count, config)
             regressions[name].add(x, features[name], held_out)
     channels = batches[0].shape[1]
     decoders, judged = {}, {}

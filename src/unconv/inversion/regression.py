@@ -79,6 +79,9 @@ class Reading:
     components: int
     dims: int
 
+    def __str__(self) -> str:
+        return f"{self.kept} components within {self.near} and {self.components} within {self.far} positions per axis"
+
     @property
     def ring(self) -> Tensor:
         """Which positions of the far neighbourhood count, flat."""
@@ -107,14 +110,12 @@ class Reading:
 class MapRegression:
     """Normal equations of a layer with positions, of fitted and of held-out images."""
 
-    def __init__(
-        self, features: Tensor, x: Tensor, count: int, config: LinearConfig, stride: Sequence[int] | None = None
-    ) -> None:
-        """Plan what is read from the features of the first of ``count`` images; ``stride``: pixels per position."""
+    def __init__(self, features: Tensor, x: Tensor, count: int, config: LinearConfig) -> None:
+        """Plan what is read from the features of the first of ``count`` images."""
         self.config, self.channels = config, x.shape[1]
         positions = self._positions(features, x.shape[2:])
         spatial, sizes = tuple(x.shape[2:]), tuple(positions.shape[2:])
-        stride = infer_stride(spatial, sizes) if stride is None else tuple(stride)
+        stride = infer_stride(spatial, sizes)
         # the largest divisor of the stride that is small enough
         block = tuple(max(b for b in range(1, config.max_block + 1) if s % b == 0) for s in stride)
         self.grid = BlockGrid(spatial, sizes, stride, block)
@@ -124,12 +125,7 @@ class MapRegression:
         self.reading = Reading.plan(width, dims, min(config.max_unknowns, samples / config.fewest_samples), config)
         self.note = ""
         if self.reading != planned:
-            read, plan = self.reading, planned
-            self.note = (
-                f"only {samples} positions in all reference images: {read.kept} components within {read.near} and "
-                f"{read.components} within {read.far} positions per axis are read, not {plan.kept} and "
-                f"{plan.components} within {plan.near} and {plan.far}"
-            )
+            self.note = f"only {samples} positions in all reference images: {self.reading} is read, not {planned}"
         self.projection = self.far_projection = None
         kept, few = self.reading.kept, self.reading.components
         if kept < width or few:
