@@ -112,14 +112,6 @@ def test_every_extension_that_is_looked_for_can_be_read(tmp_path, suffix):
     assert (image.mode, image.size) == ("RGB", (12, 10))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P"])
-def test_modes_without_loss_keep_their_pixels(tmp_path, mode):
-    original = picture().convert(mode)
-    original.save(tmp_path / "x.png")
-    image = read_image(tmp_path / "x.png")
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(original.convert("RGB")))
-
-
 def test_sixteen_bits_are_rounded_to_eight(tmp_path):
     values = np.array([[0, 128, 129, 257], [256 * 128, 65_000, 65_406, 65_535]], np.uint16)
     expected = np.round(values / 257).astype(np.uint8)
@@ -146,28 +138,10 @@ def test_every_kind_of_transparency_is_seen(tmp_path, mode):
     assert np.asarray(read_image(tmp_path / "x.png")).min() == 255
 
 
-def test_cmyk_comes_out_in_its_colours(tmp_path):
-    Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
-    pixel = np.asarray(read_image(tmp_path / "x.jpg"))[8, 8].astype(int)
-    assert abs(pixel - [200, 30, 60]).max() <= 4
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_is_applied(tmp_path, orientation):
-    upright = noise(5, 4)
-    undone = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright),
-        7: upright[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(undone[orientation])).save(tmp_path / "x.png", exif=exif)
+def test_exif_rotation_is_applied(tmp_path):
+    upright, exif = noise(5, 4), Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(tmp_path / "x.png", exif=exif)
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "x.png")), upright)
 
 
@@ -261,11 +235,6 @@ def test_a_png_holds_the_rounded_and_clipped_pixels(tmp_path):
     written = np.asarray(Image.open(tmp_path / "x.png"))
     np.testing.assert_array_equal(written, (pixels.double().clamp(0, 1) * 255).round().permute(1, 2, 0).numpy())
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
-
-
-def test_a_grey_picture_can_be_written(tmp_path):
-    save_image(torch.full((1, 8, 8), 0.5), str(tmp_path / "grey.png"))
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "grey.png")), 128)
 
 
 def test_writing_replaces_a_file_whole_and_leaves_nothing_behind_on_failure(tmp_path, monkeypatch):

@@ -62,12 +62,6 @@ def test_bgr_flips_before_the_mean_is_subtracted():
     torch.testing.assert_close(preprocess.to_pixels(x)[:, 0, 0], torch.tensor([1.0, 0.0, 0.2]))
 
 
-def test_resizing_sets_the_shorter_side_and_cropping_the_centre():
-    assert Preprocess(resize=20)(photograph(40, 80)).shape == (3, 40, 20)
-    whole = Preprocess()(photograph(10, 8))
-    torch.testing.assert_close(Preprocess(crop=4)(photograph(10, 8)), whole[:, 2:6, 3:7])
-
-
 def test_a_narrow_strip_is_not_blown_up_beyond_pillows_limit():
     strip = Image.new("RGB", (30_000, 1))
     with pytest.raises(UnconvError, match=r"30000x1 pixels are too narrow to resize to 224"):

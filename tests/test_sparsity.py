@@ -138,24 +138,12 @@ def test_regions_that_do_not_divide_leave_the_rest_or_cover_it():
 
 
 def test_fixed_switches_stand_in_the_corner():
-    code = Pooled(2).project(draw(2, 3, 4, 6)).with_switches("fixed")
+    code = Pooled(2).project(draw(2, 3, 4, 6)).with_fixed_switches()
     dense = code.dense()
     assert torch.equal(dense[..., ::2, ::2], code.values)
     assert (dense != 0).sum() == code.values.numel()
-
-
-def test_given_switches_are_checked():
-    code = Pooled(2).project(draw(1, 1, 4, 4))
-    switches = torch.tensor([[[[5, 2], [8, 15]]]])
-    assert torch.equal(code.with_switches(switches).switches, switches)
-    with pytest.raises(ValueError, match=r"switch 2 at \(0, 0, 0, 0\) lies outside its region"):
-        code.with_switches(torch.tensor([[[[2, 2], [8, 15]]]]))
-    with pytest.raises(ValueError, match="expected"):
-        code.with_switches(switches[..., :1])
-    with pytest.raises(ValueError, match="use 'known', 'fixed'"):
-        code.with_switches("other")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="no switches to replace"):
-        TopK(2).project(draw(1, 1, 4, 4)).with_switches("fixed")
+        TopK(2).project(draw(1, 1, 4, 4)).with_fixed_switches()
 
 
 @settings(max_examples=200, deadline=None)

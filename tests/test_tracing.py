@@ -10,7 +10,8 @@ from cases import Net, conv
 from unconv.block_extraction import find_conv_blocks
 from unconv.cifar_vgg import CifarVGG
 from unconv.errors import UnconvError, UsageError
-from unconv.tracing import capture, capture_inputs, execution_path, list_layers
+from unconv.graph import trace
+from unconv.tracing import capture, capture_inputs, list_layers
 
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -153,7 +154,7 @@ def test_a_mask_that_picks_images_is_a_branch():
     model = Net(forward, a=conv(3, 8), b=conv(8, 8), c=conv(8, 8))
     layers = list_layers(model, X / 2)
     assert layers.branches == ("",)
-    assert execution_path(model, X / 4) == layers.path != execution_path(model, X * 2)
+    assert trace(model, X / 4).path == layers.path != trace(model, X * 2).path
     assert list_layers(Net(lambda net, x: net.a(x.float()).double(), a=conv()), X).branches == ()
 
 

@@ -55,7 +55,7 @@ z = codes.dense()
 x = operator.adjoint(z)
 h = operator.forward(x)
 one_step = iht(operator, x, model)
-lost = operator.adjoint(one_step.value.code.with_switches("fixed").dense())
+lost = operator.adjoint(one_step.value.code.with_fixed_switches().dense())
 errors = {
     "true switches": relative_norm(operator.adjoint(h * (z != 0)) - x, x),
     "switches found in Wx": one_step.residual,

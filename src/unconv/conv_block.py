@@ -160,7 +160,7 @@ class ConvBlocks:
 
     blocks: tuple[ConvBlock, ...]
     skipped: tuple[Skipped, ...] = ()
-    path: str = ""  # what execution_path gives for the image that they were found with
+    path: str = ""  # of the graph of the image that they were found with
     branches: tuple[str, ...] = ()  # modules in which values may decide what runs; without any, all take the same path
 
     def __repr__(self) -> str:

@@ -16,7 +16,6 @@ from unconv.errors import UsageError
 from unconv.linalg import column
 from unconv.operators import per_axis
 
-Switches = Literal["known", "fixed"]
 CodeKind = Literal["network", "paper"]
 """What a block computes (signed pooling behind its activation), or ``M_known(W x, k)`` with unit filters (Table 3)."""
 
@@ -189,27 +188,12 @@ class Code:
             raise ValueError("an average-pooled code has no switches, so no support; use dense() instead")
         return self.dense() != 0
 
-    def with_switches(self, switches: Switches | Tensor) -> Code:
-        """The same values at switches ``"known"`` (as they are), ``"fixed"`` (first places) or given, as flat indices.
-
-        ValueError if the code has no switches, or a given switch lies outside its region.
-        """
+    def with_fixed_switches(self) -> Code:
+        """Return the same values at the first place of each region (``M_fixed``); ValueError without max pooling."""
         if not isinstance(self.pooling, Window) or self.switches is None:
             raise ValueError("this code has no max pooling, so no switches to replace")
-        if isinstance(switches, Tensor):
-            if switches.shape != self.values.shape:
-                raise ValueError(f"switches have shape {tuple(switches.shape)}; expected {tuple(self.values.shape)}")
-            outside = ~self.pooling.contains(switches, self.shape[1:])
-            if outside.any():
-                where = tuple(int(i) for i in outside.nonzero()[0])
-                raise ValueError(f"switch {int(switches[where])} at {where} lies outside its region")
-            return replace(self, switches=switches.to(torch.int64))
-        if switches == "known":
-            return self
-        if switches == "fixed":
-            corners = self.pooling.corners(self.shape[1:], self.values.device)
-            return replace(self, switches=corners.expand(self.values.shape).contiguous())
-        raise ValueError(f"switches {switches!r} are not known; use 'known', 'fixed' or a tensor of flat indices")
+        corners = self.pooling.corners(self.shape[1:], self.values.device)
+        return replace(self, switches=corners.expand(self.values.shape).contiguous())
 
     def with_values(self, z: Tensor) -> Code:
         """Return the code at the same places whose dense form is ``z``, which is zero off this code's support."""
@@ -260,7 +244,7 @@ class Pooled:
     """At most one non-zero per region, and at most ``k`` in all (the paper's model-k-sparse vectors).
 
     ``project`` is the paper's structured sparse approximation M(h, k) with the switches of its own pooling
-    (``M_known``); ``project(h).with_switches("fixed")`` is ``M_fixed``. For regions that do not overlap and
+    (``M_known``); ``project(h).with_fixed_switches()`` is ``M_fixed``. For regions that do not overlap and
     ``signed=False`` it is the exact projection; where they overlap, a place may win twice.
 
     Attributes:
@@ -276,7 +260,7 @@ class Pooled:
         (tensor([[[ 0., -4.]]]), tensor([[[0, 3]]]))
         >>> code.dense()
         tensor([[[ 0.,  0.,  0., -4.]]])
-        >>> code.with_switches("fixed").dense()
+        >>> code.with_fixed_switches().dense()
         tensor([[[ 0.,  0., -4.,  0.]]])
     """
 

@@ -62,7 +62,7 @@ class Layers:
 
     layers: tuple[Layer, ...]
     skipped: tuple[Skipped, ...] = ()
-    path: str = ""  # what execution_path gives for the image that they were found with
+    path: str = ""  # of the graph of the image that they were found with
     branches: tuple[str, ...] = ()  # modules in which values may decide what runs; without any, all take the same path
 
     def __iter__(self) -> Iterator[Layer]:
@@ -155,11 +155,6 @@ def list_layers(model: nn.Module, x: Tensor, blocks: ConvBlocks | None = None) -
         raise UnconvError(f"the network cannot take an input of shape {tuple(x.shape)}: {once.stopped}")
     left_out = tuple(Skipped(module, reason) for module, reason in skipped.items())
     return Layers(tuple(layers), left_out, graph.path, graph.reads_values)
-
-
-def execution_path(model: nn.Module, x: Tensor) -> str:
-    """Return the way that one image ``(1, *input)`` takes: ``Layers.path`` where the same modules run."""
-    return trace(model, x).path
 
 
 def capture(model: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, Tensor]:

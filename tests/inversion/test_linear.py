@@ -111,7 +111,7 @@ def test_features_that_hold_the_image_give_it_back(shape, stride):
     x = pictures(8, shape)
     decoder = fit(lambda x: space_to_depth(x, block), x)
     test = dead_leaves(2, shape, config=QUICK, seed=9) - 0.4
-    assert decoder.status == "fitted"
+    assert decoder.weights.status == "fitted"
     assert relative_error(decoder(space_to_depth(test, block), shape), test) < 0.1
 
 
@@ -194,7 +194,7 @@ def test_tokens_and_channels_last_are_maps():
 def test_features_that_say_nothing_are_a_status(value, shape):
     x = pictures(6, (3, 16, 16))
     decoder = fit(lambda x: torch.full((len(x), *shape), value), x)
-    assert decoder.status == ("features are constant" if math.isfinite(value) else "features are not finite")
+    assert decoder.weights.status == ("features are constant" if math.isfinite(value) else "features are not finite")
     estimate = decoder(torch.full((2, *shape), value), (3, 16, 16))
     assert estimate.isfinite().all()
     assert relative_error(estimate, x[:2]) < 1.5
@@ -217,7 +217,7 @@ def test_too_few_positions_shrink_the_neighbourhood_and_say_so():
         return space_to_depth(x, (4, 4))
 
     decoder = fit(capture, x)
-    assert "only 48 positions" in decoder.note
+    assert "only 48 positions" in decoder.weights.note
     assert decoder(capture(x), (3, 16, 16)).isfinite().all()
 
 
@@ -245,7 +245,7 @@ def test_few_reference_images():
     assert decoder.residuals is None
     with pytest.raises(UnconvError, match="no reference image was held out"):
         decoder.expected_squared_error(x)
-    assert fit(lambda x: x.mean((2, 3)), x).status == "fewer than three reference images"
+    assert fit(lambda x: x.mean((2, 3)), x).weights.status == "fewer than three reference images"
 
 
 def test_wrong_inputs_are_refused():

@@ -64,7 +64,6 @@ def over(function, *positional, **usual):
 
 K_OUT_OF_RANGE = BELOW_1 | st.integers(37, 10**9)
 SHAPES = [(), (2,), (2, 6), (2, 6, 6, 6), (3, 6, 6), (2, 0, 6), (2, -6, 6), (2, 2, 6)]
-BAD_SWITCHES = [torch.zeros(1), *(torch.full((2, 4, 3, 3), n) for n in (-1, 36, 10**9))]
 GEOMETRY = {"stride": BELOW_1 | BAD_PER_AXIS, "dilation": BELOW_1 | BAD_PER_AXIS}
 SAMPLED = {"k": K_OUT_OF_RANGE, "samples": BELOW_1, "seed": NEGATIVE}
 BOUNDED = {"k": K_OUT_OF_RANGE, "boundary": WORDS, "region": BELOW_1 | st.integers(7, 99)}
@@ -106,7 +105,6 @@ TABLE = [
     ("Pooled.k", lambda k: Pooled(2, k).project(H), {"k": NEGATIVE}),
     ("TopK", lambda k: TopK(k).project(H), {"k": NEGATIVE}),
     ("keep_largest", over(keep_largest, H), {"k": NEGATIVE}),
-    ("with_switches", CODE.with_switches, {"switches": WORDS | st.sampled_from(BAD_SWITCHES)}),
     # recover and decode
     *(
         (solver.__name__, over(solver, **RECOVERED), {"x": BAD_INPUTS, "max_steps": BELOW_1})

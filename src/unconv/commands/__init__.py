@@ -15,8 +15,11 @@ def print_skipped(images: Iterable[Mapping[str, str]]) -> None:
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a table for a terminal: equal columns, numbers to the right, a dash for ``None``."""
-    body = [[_cell(value) for value in row] for row in rows]
+    """Return a table for a terminal: numbers to the right, a dash for ``None``; columns of nothing are left out."""
+    rows = list(rows)
+    kept = [i for i in range(len(header)) if not rows or any(row[i] is not None for row in rows)]
+    header = [header[i] for i in kept]
+    body = [[_cell(row[i]) for i in kept] for row in rows]
     heads = [list(line) for line in zip_longest(*(title.split("\n") for title in header), fillvalue="")]
     widths = [max(map(len, column)) for column in zip(*heads, *body, strict=True)]
     left = [all(not _is_number(row[i]) for row in body) for i in range(len(header))]

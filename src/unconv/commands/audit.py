@@ -40,10 +40,9 @@ def _text(document: Mapping[str, Any], page: Any) -> str:
             *(psnr.get("mean"), ssim.get("mean"), ends, ssim.get("worst"), entry["same_class"], lpips.get("mean")),
             entry["status"],
         ))
-    kept = [i for i in range(len(HEADER)) if any(row[i] is not None for row in rows)]
     flat = found["mean_colour"]
     lines = [
-        format_table([HEADER[i] for i in kept], [[row[i] for i in kept] for row in rows]),
+        format_table(HEADER, rows),
         f"interval: {found['interval']}, and worst: the most exposed image, of SSIM; "
         "same class: share of images whose top-1 class is kept; the mean colour alone: "
         f"SSIM {flat['ssim'] or 0:.3f}, PSNR {flat['psnr'] or 0:.1f} dB",

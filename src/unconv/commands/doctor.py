@@ -8,6 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -20,33 +21,30 @@ OPTIONAL = ("ray", "timm", "pylops", "deepinv")
 
 def run(options: Doctor) -> tuple[dict[str, Any], str]:
     """Check the installation part by part; return the JSON document and its text, ``ok`` where everything works."""
+    devices: list[dict[str, str]] = []
     packages = {name: _version(name) for name in required_packages()}
+    checks = [_check("packages", lambda: _all_there(packages)), _check("torch", lambda: _find_devices(devices))]
+    checks += [_check(f"inversion on {one['device']}", partial(_invert, one["device"])) for one in devices]
     document: dict[str, Any] = {
-        "ok": False,
+        "ok": all(check["ok"] for check in checks),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": packages,
         "optional": {name: _version(name) for name in OPTIONAL},
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "devices": [],
-        "checks": [_check("packages", lambda: _all_there(packages))],
+        "devices": devices,
+        "checks": checks,
     }
-    document["checks"].append(_check("torch", lambda: _find_devices(document["devices"])))
-    for device in document["devices"]:
-        name = device["device"]
-        document["checks"].append(_check(f"inversion on {name}", lambda name=name: _invert(name)))
-    document["ok"] = all(check["ok"] for check in document["checks"])
     return document, _text(document)
 
 
 def required_packages() -> list[str]:
     """Return the packages that an installation needs, the optional ones left out."""
     try:
-        wanted = metadata.requires("unconv") or []
+        stated = metadata.requires("unconv") or []
     except metadata.PackageNotFoundError:
-        return []
-    names = [re.match(r"[\w.-]+", line) for line in wanted if "extra ==" not in line]
-    return ["unconv", *sorted(match[0].lower() for match in names if match)]
+        stated = []
+    return ["unconv", *sorted(re.split(r"[^\w.-]", line)[0].lower() for line in stated if "extra ==" not in line)]
 
 
 def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
@@ -59,16 +57,11 @@ def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    return next((found.version for found in metadata.distributions(name=name)), None)
 
 
 def _all_there(packages: dict[str, str | None]) -> str:
     absent = [name for name, version in packages.items() if version is None]
-    if not packages:
-        raise RuntimeError("unconv is not installed, only lying on the path; run: pip install -e .")
     if absent:
         raise RuntimeError(f"not installed: {', '.join(absent)}; run: pip install {' '.join(absent)}")
     return f"{len(packages)} packages"

@@ -53,10 +53,9 @@ def read_features(file: Path, layer: str) -> Tensor:
 
 def _text(document: dict[str, Any], options: Invert) -> str:
     rows = [*document["images"], document["summary"] | {"file": "mean", "status": ""}]
-    shown = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     lines = [
         f"{document['layer']} by {document['method']}, side information: {document['side_info']}",
-        format_table(("file", *shown), [(row["file"], *(row[name] for name in shown)) for row in rows]),
+        format_table(("file", *COLUMNS), [[row[name] for name in ("file", *COLUMNS)] for row in rows]),
         "relative_error is ||x^ - x|| / ||x||; psnr (dB) and ssim of pixels in [0, 1]; seconds per image",
     ]
     if any(row["status"] == "max_steps" for row in rows):

@@ -35,8 +35,7 @@ def _text(result: ReportResult) -> str:
         errors = [refined[side]["relative_error"] if side in refined else None for side in SIDES]
         alone = state(refined["none"]) or "converged" if "none" in refined else None
         rows.append([layer["layer"], layer["shape"], (layer["linear"] or {}).get("relative_error"), *errors, alone])
-    kept = [i for i in range(len(header)) if any(row[i] is not None for row in rows)]
-    table = format_table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    table = format_table(header, rows)
     lines = [*_answer(result), "", table, "errors are ||x^ - x|| / ||x||, means over the images"]
     skipped = result.skipped_modules
     lines += [f"skipped {module['module']}: {module['reason']}" for module in skipped[:SHOWN]]

@@ -45,7 +45,7 @@ def decode_block(
     if method == "convex":
         return convex(block, code, code_kind=code_kind, switches=side_info != "none")
     if side_info == "none" and code.switches is not None:
-        code = code.with_switches("fixed")
+        code = code.with_fixed_switches()
     if method in {"iht", "transpose"}:
         estimate, history = _at_best_scale(block, code, transpose(block.operator, code))
         return Solution(estimate, history, ("converged",) * len(estimate))

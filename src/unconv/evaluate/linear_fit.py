@@ -191,7 +191,11 @@ def random_weights(module: nn.Module, seed: int) -> nn.Module:
 
 def linear_document(decoder: LinearDecoder) -> dict[str, Any]:
     """Return what a decoder tells of its layer besides the errors of its estimates, fit for JSON."""
-    document: dict[str, Any] = {"ridge": decoder.weights.ridge, "fit": decoder.status, "note": decoder.note or None}
+    document: dict[str, Any] = {
+        "ridge": decoder.weights.ridge,
+        "fit": decoder.weights.status,
+        "note": decoder.weights.note or None,
+    }
     explained = decoder.explained
     if explained is not None:
         document["explained_variance"] = {

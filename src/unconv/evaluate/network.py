@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unconv.block_extraction import find_conv_blocks
 from unconv.conv_block import ConvBlock, ConvBlocks
 from unconv.errors import UnconvError, UsageError
+from unconv.graph import trace
 from unconv.images import Batch, ImageStream, InMemoryImages, SkippedImage, find_images, sample_photographs
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import LayerFunction
@@ -25,7 +26,7 @@ from unconv.io import one_line
 from unconv.models import LoadedModel, adopt_model, check_covered, load_model
 from unconv.preprocessing import Numbers, Preprocess, Preprocessing, UserPreprocess
 from unconv.stationary import StationaryPreconditioner
-from unconv.tracing import Layers, capture, capture_inputs, execution_path, list_layers
+from unconv.tracing import Layers, capture, capture_inputs, list_layers
 
 if TYPE_CHECKING:
     from unconv.decode.what_where import WhatWhereDecoder
@@ -203,7 +204,7 @@ def same_path(network: Network, captured: Captured) -> tuple[list[int], list[Ski
         blocks, inputs = captured.blocks, captured.inputs
         if blocks.branches and (
             any(h.shape[1:] != blocks.get(n).input_shape for n, h in inputs.items())
-            or execution_path(network.module, x) != blocks.path
+            or trace(network.module, x).path != blocks.path
         ):
             skipped.append(SkippedImage(name, OTHER_PATH))
         else:

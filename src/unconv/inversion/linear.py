@@ -45,11 +45,6 @@ class LinearDecoder:
     # how far refinement of its estimates pays, once that was measured
     refinement: Refinement | None = field(default=None, repr=False)
 
-    @property
-    def status(self) -> str:
-        """``"fitted"``, or why there was nothing to fit, and the mean image is the estimate."""
-        return self.weights.status
-
     def unseen(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Examples, their estimates and the residuals of the other held-out images; ``None`` without examples."""
         if self.examples is None or self.residuals is None:
@@ -57,11 +52,6 @@ class LinearDecoder:
         count = len(self.examples)
         others = self.residuals[count:] if len(self.residuals) > count else self.residuals
         return self.examples, self.examples - self.residuals[:count], others
-
-    @property
-    def note(self) -> str:
-        """What had to be made smaller than planned; empty otherwise."""
-        return self.weights.note
 
     def __call__(self, features: Tensor, image_shape: Sequence[int]) -> Tensor:
         """Estimates ``(N, C, *spatial)`` from features that the decoder was fitted to; UnconvError for others."""

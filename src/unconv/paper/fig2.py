@@ -77,7 +77,7 @@ def measure(operator: ConvOperator, k: int, draws: int, seed: int) -> dict[str, 
     cornered = torch.zeros_like(z)
     cornered[:, :, 0] = z.sum(2)  # at most one entry per channel
     x_cornered = operator.adjoint(cornered)
-    from_corner = Pooled("map", k).project(operator.forward(x_cornered)).with_switches("fixed")
+    from_corner = Pooled("map", k).project(operator.forward(x_cornered)).with_fixed_switches()
 
     def error(estimate: Tensor, truth: Tensor) -> Tensor:
         return relative_norm(operator.adjoint(estimate) - truth, truth)
@@ -88,7 +88,7 @@ def measure(operator: ConvOperator, k: int, draws: int, seed: int) -> dict[str, 
         "gram_everywhere": norms(h) / norms(z),
         "error_true_switches": error(on_support, x),
         "error_known_switches": error(known.dense(), x),
-        "error_fixed_switches": error(known.with_switches("fixed").dense(), x),
+        "error_fixed_switches": error(known.with_fixed_switches().dense(), x),
         "error_fixed_places": error(from_corner.dense(), x_cornered),
     }
 
