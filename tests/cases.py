@@ -70,13 +70,6 @@ def vgg():
     return net
 
 
-def pruned():
-    """A filter of zeros in the second conv block."""
-    net = vgg()
-    net[3].weight.data[2] = 0
-    return net
-
-
 def residual():
     """A branch whose sum no chain of conv blocks crosses."""
     torch.manual_seed(1)

@@ -131,12 +131,6 @@ def test_codes_lie_in_the_model(region):
     assert torch.equal(code.dense()[code.support()], h[code.support()])
 
 
-def test_regions_that_do_not_divide_leave_the_rest_or_cover_it():
-    h = draw(1, 1, 5, 5)
-    assert Pooled(2).project(h).values.shape == (1, 1, 2, 2)
-    assert Pooled(Window.of(2, 2, ceil_mode=True)).project(h).values.shape == (1, 1, 3, 3)
-
-
 def test_fixed_switches_stand_in_the_corner():
     code = Pooled(2).project(draw(2, 3, 4, 6)).with_fixed_switches()
     dense = code.dense()

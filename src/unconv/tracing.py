@@ -71,7 +71,7 @@ class Layers:
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = [("layer", "kind", "input", "output", "conv block")]
         for la in self.layers:
             given, shape = ("x".join(map(str, shape)) for shape in (la.input_shape, la.shape))
@@ -79,14 +79,6 @@ class Layers:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join([*lines, *(f"skipped {s.module}: {s.reason}" for s in self.skipped)])
-
-    def _repr_html_(self) -> str:
-        from unconv import html_repr
-
-        rows = [(la.name, la.kind, la.input_shape, la.shape, "yes" if la.block else "") for la in self.layers]
-        skipped = html_repr.grid(("left out", "why"), [(s.module, s.reason) for s in self.skipped])
-        table = html_repr.grid(("layer", "kind", "input", "features", "conv block"), rows)
-        return table + skipped if self.skipped else table
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -212,16 +212,6 @@ def test_rip(document, call, photographs):
     assert "give at most that" in ended.message
 
 
-def test_a_filter_of_zeros_has_no_bounds_and_both_ways_out_work(call, monkeypatch):
-    words = ("rip", "cases:pruned", "--size", 16, "--k", 4, "--samples", 20)
-    ended = call(*words)
-    assert ended.status == 1
-    assert "filter 2 of 16 is zero" in ended.message
-    others = call(*words, "--blocks", 0, 6, "--json").document["blocks"]
-    assert [block["layer"] for block in others] == ["0", "6"]
-    assert [b["delta"]["upper"] for b in call(*words, "--effort", 0, "--json").document["blocks"]] == [None] * 3
-
-
 def test_invert_an_image_and_a_blocks_input(document, photographs):
     found = document("invert", "cases:vgg", "--layer", "2", "--images", photographs, "--passes", 30)
     assert [image["file"] for image in found["images"]] == ["00.png", "01.png", "02.png"]

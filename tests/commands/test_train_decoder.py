@@ -61,8 +61,6 @@ def test_document_files_and_text(call, photographs, tmp_path):
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (("cases:vgg", "--layer", "9"), 2, "9"),
-        (("cases:residual", "--layer", "head"), 1, "no mirrored decoder"),
         (("cases:vgg", "--layer", "0", "--steps", 0), 2, "--steps is 0"),
         (("cases:vgg", "--layer", "0", "--held-out", 1), 2, "--held-out is 1"),
         (("cases:vgg", "--layer", "0", "--crop", 99), 1, "less than the crop of 99"),
