@@ -195,6 +195,14 @@ class Code:
         corners = self.pooling.corners(self.shape[1:], self.values.device)
         return replace(self, switches=corners.expand(self.values.shape).contiguous())
 
+    def check_switches(self) -> None:
+        """Raise ValueError if a switch lies outside of its region."""
+        if isinstance(self.pooling, Window) and self.switches is not None:
+            outside = (~self.pooling.contains(self.switches, self.shape[1:])).nonzero()
+            if len(outside):
+                where = tuple(outside[0].tolist())
+                raise ValueError(f"switch {int(self.switches[where])} at {where} lies outside its region")
+
     def with_values(self, z: Tensor) -> Code:
         """Return the code at the same places whose dense form is ``z``, which is zero off this code's support."""
         if self.switches is None:

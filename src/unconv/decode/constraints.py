@@ -146,8 +146,8 @@ def constraints(block: ConvBlock, code: Code, *, code_kind: CodeKind = "network"
     bias = expand_bias(block, code)
     if isinstance(code.pooling, AveragePool):
         return Averages(code.pooling, block.activation.function, bias, code.values)
-    if code.switches is not None and switches:
-        code = code.with_switches(code.switches)  # which checks them
+    if switches:
+        code.check_switches()
     if code_kind == "paper":
         return _magnitudes(code)
     if block.activation.name == "relu" and (code.values < 0).any():
