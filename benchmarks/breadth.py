@@ -42,73 +42,21 @@ SIZES |= {f"{TIMM}botnet26t_256": 256, f"{TIMM}inception_resnet_v2": 128, f"{TIM
 SIZES[f"{TIMM}dm_nfnet_f0"] = None  # squashes images to its own size
 PASSES = 4  # of Gauss-Newton
 REFERENCES = 8  # images that linear decoders are fitted to
-SAMPLE = [
-    "botnet26t_256",
-    "coat_lite_tiny",
-    "coatnet_nano_rw_224",
-    "convformer_s18",
-    "convit_tiny",
-    "convmixer_768_32",
-    "convnext_atto",
-    "convnextv2_atto",
-    "cspresnet50",
-    "darknet53",
-    "densenet121",
-    "dla34",
-    "dm_nfnet_f0",
-    "dpn68",
-    "edgenext_xx_small",
-    "efficientformer_l1",
-    "efficientnet_lite0",
-    "fastvit_t8",
-    "fbnetc_100",
-    "focalnet_tiny_srf",
-    "gernet_s",
-    "ghostnet_100",
-    "hardcorenas_a",
-    "hgnet_tiny",
-    "hgnetv2_b0",
-    "hrnet_w18_small",
-    "inception_next_atto",
-    "inception_resnet_v2",
-    "inception_v4",
-    "lambda_resnet26t",
-    "lcnet_050",
-    "levit_128s",
-    "mixnet_s",
-    "mobilenetv3_small_050",
-    "mobilenetv4_conv_small",
-    "mobileone_s0",
-    "mobilevit_xxs",
-    "nf_resnet50",
-    "poolformer_s12",
-    "pvt_v2_b0",
-    "regnetz_b16",
-    "repghostnet_050",
-    "repvgg_a0",
-    "repvit_m0_9",
-    "res2net50_26w_4s",
-    "resnest14d",
-    "resnetv2_50",
-    "rexnet_100",
-    "selecsls42",
-    "seresnet18",
-    "skresnet18",
-    "starnet_s1",
-    "tf_efficientnetv2_b0",
-    "tinynet_e",
-    "tresnet_m",
-    "vgg11_bn",
-    "visformer_tiny",
-    "vit_tiny_patch16_224",
-    "vovnet39a",
-    "xception41",
-]
+SAMPLE = """
+botnet26t_256 coat_lite_tiny coatnet_nano_rw_224 convformer_s18 convit_tiny convmixer_768_32 convnext_atto
+convnextv2_atto cspresnet50 darknet53 densenet121 dla34 dm_nfnet_f0 dpn68 edgenext_xx_small efficientformer_l1
+efficientnet_lite0 fastvit_t8 fbnetc_100 focalnet_tiny_srf gernet_s ghostnet_100 hardcorenas_a hgnet_tiny hgnetv2_b0
+hrnet_w18_small inception_next_atto inception_resnet_v2 inception_v4 lambda_resnet26t lcnet_050 levit_128s mixnet_s
+mobilenetv3_small_050 mobilenetv4_conv_small mobileone_s0 mobilevit_xxs nf_resnet50 poolformer_s12 pvt_v2_b0
+regnetz_b16 repghostnet_050 repvgg_a0 repvit_m0_9 res2net50_26w_4s resnest14d resnetv2_50 rexnet_100 selecsls42
+seresnet18 skresnet18 starnet_s1 tf_efficientnetv2_b0 tinynet_e tresnet_m vgg11_bn visformer_tiny vit_tiny_patch16_224
+vovnet39a xception41
+"""
 
 
 def names() -> list[str]:
     """Return the models to try: torchvision's by name, timm's as ``timm/NAME`` where timm is installed."""
-    timm = [TIMM + name for name in SAMPLE] if find_spec("timm") else []
+    timm = [TIMM + name for name in SAMPLE.split()] if find_spec("timm") else []
     return [name for name in model_names() if name != BUNDLED] + timm
 
 
