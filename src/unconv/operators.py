@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import grad as conv_grad
 
 from unconv.errors import UsageError
-from unconv.solvers.cgls import System
-from unconv.solvers.lanczos import bidiagonalise
+from unconv.solvers.solution import System
 
 Boundary = Literal["full", "cropped"]
 """Whether the adjoint keeps its whole output (``ConvOperator.full``) or what lies on the unpadded input."""
@@ -188,6 +187,8 @@ class ConvOperator:
         Raises:
             ValueError: If ``max_steps`` is below 1 or ``tolerance`` below 0.
         """
+        from unconv.solvers.lanczos import bidiagonalise
+
         if max_steps < 1 or not tolerance >= 0:
             raise ValueError(f"max_steps is {max_steps} and tolerance {tolerance}; expected at least 1 and at least 0")
         scale = self.weight.abs().max().item()

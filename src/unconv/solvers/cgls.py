@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
 from unconv.linalg import column, norms, tiny
 from unconv.solvers.progress import statuses
-from unconv.solvers.solution import Solution
-
-
-class System(Protocol):
-    """A linear map ``A`` that may differ from input to input of one batch."""
-
-    def forward(self, x: Tensor, /) -> Tensor:
-        """Return ``A x``. Shape ``(N, *shape of x)`` to ``(N, *shape of the target)``."""
-        ...
-
-    def adjoint(self, y: Tensor, /) -> Tensor:
-        """Return ``A^T y``. Shape ``(N, *shape of the target)`` to ``(N, *shape of x)``."""
-        ...
+from unconv.solvers.solution import Solution, System
 
 
 def cgls(

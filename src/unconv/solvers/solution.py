@@ -1,9 +1,9 @@
-"""What every solver returns, and what its statuses mean."""
+"""What the solvers ask of a linear map, what every one returns, and what its statuses mean."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -15,6 +15,18 @@ STATUS_MEANING: dict[Status, str] = {
     "stalled": "no further step lowers the objective, so more steps would not help",
     "constant": "the target is zero or one number everywhere and says nothing; the value is the start",
 }
+
+
+class System(Protocol):
+    """A linear map ``A`` that may differ from input to input of one batch."""
+
+    def forward(self, x: Tensor, /) -> Tensor:
+        """Return ``A x``. Shape ``(N, *shape of x)`` to ``(N, *shape of the target)``."""
+        ...
+
+    def adjoint(self, y: Tensor, /) -> Tensor:
+        """Return ``A^T y``. Shape ``(N, *shape of the target)`` to ``(N, *shape of x)``."""
+        ...
 
 
 @dataclass(frozen=True)
