@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST_PASSES = 150  # of a layer; from there on refinement gains next to nothing
 STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, MOST_PASSES)  # numbers of passes that a layer may get
 SHARE = 0.85  # of what is left after the linear part that is planned; the rest is slack
-REFERENCES = 48  # images that linear decoders are fitted to
+REFERENCES = 80  # images that linear decoders are fitted to
 # what else takes time, in multiply-adds: drawing all references, a value of the image; reading a number of a sample
 DRAWING, READING = 2e6, 800
 OVERHEAD = 1.8  # of all that beside multiply-adds in one product

@@ -45,8 +45,8 @@ class References:
 def reference_images(
     image_shape: Sequence[int],
     *,
-    synthetic: int = 24,
-    photographs: int = 24,
+    synthetic: int = 40,
+    photographs: int = 40,
     exclude: Tensor | None = None,
     config: DeadLeavesConfig | None = None,
     seed: int = 0,
@@ -168,8 +168,8 @@ def crop_photographs(
 ) -> tuple[Tensor, int]:
     """Crops ``(count, C, H, W)`` in ``[0, 1]`` of scikit-image's photographs, and how many of these were left out.
 
-    At a random scale (whole, or up to four times closer), place and flip. There are none for other shapes, or where all
-    photographs are under test.
+    At a random scale (whole, or up to four times closer), place, flip, exposure and colour. There are none for other
+    shapes, or where all photographs are under test.
     """
     shape = tuple(int(n) for n in image_shape)
     if len(shape) != 3 or shape[0] not in {1, 3} or not count:
@@ -209,9 +209,16 @@ def _crop(photograph: Tensor, shape: tuple[int, ...], rng: np.random.Generator) 
     window = F.interpolate(window[None], (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
     if rng.random() < 0.5:
         window = window.flip(-1)
-    if channels == 1:
-        window = window.mean(0, keepdim=True)
-    return window.clamp(0, 1)
+    window = _developed(window.clamp(0, 1), rng)
+    return window.mean(0, keepdim=True) if channels == 1 else window
+
+
+def _developed(window: Tensor, rng: np.random.Generator) -> Tensor:
+    """The same scene in other light: gamma, saturation and a cast. So few photographs have too few colours."""
+    window = window ** math.exp(0.15 * rng.standard_normal())
+    luminance = window.mean(0, keepdim=True)
+    cast = torch.tensor(1 + 0.05 * rng.standard_normal((3, 1, 1)), dtype=window.dtype)
+    return ((luminance + rng.uniform(0.7, 1.3) * (window - luminance)) * cast).clamp(0, 1)
 
 
 def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85, side: int = 16) -> bool:
