@@ -226,3 +226,27 @@ def test_only_pairs_with_a_zero_filter_have_no_coherence(network):
     assert (found()["learned"]["signed"], found()["random"]) == (None, whole["random"])
     weight.zero_()
     assert found()["learned"] == dict.fromkeys(("signed", "absolute", "shifted"))
+
+
+def test_an_undetermined_direction_is_shown_and_kept(network):
+    one = example(network)
+    kept: list[tuple[int, Tensor]] = []
+
+    def save(image: int, pixels: Tensor) -> str:
+        kept.append((image, pixels))
+        return "images/x.png"
+
+    # behind the average pooling 4 places of 16 channels are left of 192 dimensions
+    found = certificate_document(network, one.blocks.get("6"), 1, 5, [one], save)
+    assert found["image"]["undetermined"] > 0
+    assert found["direction"]["undetermined"]
+    assert found["direction"]["gain"] < 1e-9 * found["direction"]["largest"]
+    assert found["direction"]["picture"] == "images/x.png"
+    ((index, pixels),) = kept
+    assert index == 0
+    assert pixels.shape == (3, 8, 8)
+    assert 0 <= pixels.min() < 0.5 < pixels.max() <= 1
+    # the picture is grey plus the direction, up to entries that saturate, and the network does not see it
+    step = (pixels - 0.5) * 2
+    rows = equations(up_to(network, "6"), one.batch.inputs)
+    assert (rows @ step.flatten()).norm() < 0.2 * torch.linalg.svdvals(rows)[0] * step.norm()

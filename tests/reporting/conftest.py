@@ -158,6 +158,7 @@ def block_document(i: int) -> dict[str, Any]:
             "delta_2k": {"k": 40, "lower": 0.75, "upper": 2.5, "ratio": 3.3, "how": "coherence"},
             "input": code,
             "image": code,
+            "direction": {"picture": "images/0000-000.png", "undetermined": True, "gain": 0.5, "largest": 10.0},
             "images": [],
             "notes": ["no bounds for one image"],
         },

@@ -252,6 +252,7 @@ class Evaluation:
     plan: Plan
     run: RunDirectory  # where the parts go
     stopped: bool = False  # whether the budget ended first
+    seconds_left: float = 0.0  # foretold for what is missing, at the pace at which passes were timed
     _sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _starts: set[str] = field(default_factory=set)
 
@@ -272,6 +273,13 @@ class Evaluation:
         self._forget_unread()
         planned = self.plan.jobs()
         self._starts = {start.part(range(1)) for jobs in planned for job in jobs for start in job.starts}
+        self.seconds_left = sum(
+            self._foretold(job, block)
+            for block in self.images.blocks()
+            for jobs in planned
+            for job in jobs
+            if not self.run.has(job.part(block))
+        )
         for jobs in planned[:rounds]:
             parts = self._ray_parts(jobs, ray, clock) if ray is not None else self._local_parts(jobs, clock)
             for part, job in parts:
@@ -332,6 +340,7 @@ class Evaluation:
     def _compare(self, foretold: float, took: float) -> None:
         """Learn from a job how much slower the machine is than when a pass was timed."""
         if foretold:
+            self.seconds_left -= foretold
             self._sums = [MEMORY * old + new for old, new in zip(self._sums, (took, foretold), strict=True)]
 
     @property

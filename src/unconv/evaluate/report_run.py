@@ -102,20 +102,19 @@ class ReportRun:
         self.notes = list(job.notes)
         self.left_out: list[dict[str, str]] = []
         self.control: dict[str, Any] = {}
-        self.published = self.page_seconds = 0.0
+        self.published = self.page_seconds = self.certifying = 0.0
         self.planned, self.untried = False, []
         self.plan_notes: list[str] = []
 
     def go(self, progress: Callable[..., None], ray: Any = None) -> tuple[dict[str, Any], list[Row], Path]:
         """Do everything that is missing; return the document, the rows and the page.
 
-        ``progress`` is called with a message, the rows that are done and the seconds that are left of the budget.
+        ``progress`` is called with a message, the rows that are done and the seconds that are left.
         """
         job, network, evaluation = self.job, self.job.opened.network, self.evaluation
 
         def say(message: str, units: int) -> None:
-            left = None if job.budget is None else max(0.0, job.budget - self.clock.elapsed())
-            progress(message, units, left)
+            progress(message, units, self.seconds_left())
 
         self._fit(say)
         if any(task.code == "paper" for task in job.tasks):
@@ -131,7 +130,7 @@ class ReportRun:
         refinements = self._calibrate(per_pass, say)
         evaluation.plan = replace(evaluation.plan, per_pass=per_pass, refinements=refinements)
         self._set_passes(self._passes(per_pass, refinements))
-        self.planned = True
+        self.planned, self.certifying = True, sum(self._certificates().values())
 
         def publish() -> None:
             due = self.clock.elapsed() - self.published >= self.page_seconds / PAGE_SHARE
@@ -143,6 +142,16 @@ class ReportRun:
             evaluation.go(self.clock, say, publish, ray)
         self._certify(say)
         return self._publish()
+
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the last page, as foretold; ``None`` where nothing is known yet."""
+        if self.planned:
+            left = self.evaluation.pace * self.evaluation.seconds_left + self.certifying + self.clock.reserved
+        elif self.job.budget is not None:
+            left = self.job.budget
+        else:
+            return None
+        return max(0.0, min(left, self.clock.left() + self.clock.reserved))
 
     def _calibrate(self, per_pass: Mapping[str, float], say: Progress) -> dict[str, Refinement]:
         """Return how far refinement of each layer pays, the cheapest layers first, as far as there is time."""
@@ -273,7 +282,7 @@ class ReportRun:
         if job.budget is None or evaluation.stopped or self._planned_before() or not isinstance(plan.passes, dict):
             return False
         idle = {name: cost for name, cost in plan.per_pass.items() if not (name in self.untried or plan.passes[name])}
-        left = (self.clock.left() - sum(self._certificates().values())) / evaluation.pace
+        left = (self.clock.left() - self.certifying) / evaluation.pace
         more = plan_passes(job.tasks, idle, self.images, left, plan.refinements)
         if any(more.values()):
             self._set_passes(plan.passes | more)
@@ -347,8 +356,17 @@ class ReportRun:
             if self.clock.left() < costs[layer]:
                 break
             region, k = regions_and_k(block, pooled_fraction(counts, block.name), job.settings.region or 1)
-            part = certificate_document(network, block, region, k, examples[: config.images], config)
+
+            def save(image: int, pixels: Tensor, layer: str = layer) -> str | None:
+                if image >= job.pictures:
+                    return None
+                path = f"images/{image:04d}-unseen-{job.layers.index(layer):03d}.png"
+                self.run.write_picture(path, pixels)
+                return path
+
+            part = certificate_document(network, block, region, k, examples[: config.images], save, config)
             self.run.write_part(self._part("certificate", layer), part)
+            self.certifying -= costs[layer]
             progress(f"certifying {block.name}", 1)
 
     def _certificates(self) -> dict[str, float]:

@@ -32,6 +32,7 @@ from unconv.sparsity import AveragePool, Code, Pooled, Window
 
 IMPOSED = "imposed "
 Progress = Callable[[str, int], None]
+SavePicture = Callable[[int, Tensor], str | None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class CertificateConfig:
     """How much work a certificate is."""
 
     images: int = 3  # images whose codes are certified
-    steps: int = 120  # Lanczos steps
+    steps: int = 120  # Lanczos steps; half as many more of conjugate gradients, once per block, for a direction
     search: float = 0.1  # effort of the search for a lower bound on delta_k
     tolerance: float = 0.05  # share of the smallest singular value that its residual has to fall below
     refine: bool = True  # whether the upper bounds use their slowest argument
@@ -48,7 +49,7 @@ class CertificateConfig:
     @property
     def passes(self) -> int:
         """Roughly, the work of a block in forward and backward passes of one image up to it."""
-        return self.images * 2 * self.steps
+        return self.images * 2 * self.steps + 2 * self.steps
 
 
 def count_nonzeros(
@@ -252,17 +253,18 @@ def certificate_document(
     region: Region,
     k: int,
     examples: Sequence[Captured],
+    save: SavePicture = lambda image, pixels: None,
     config: CertificateConfig | None = None,
 ) -> dict[str, Any]:
     """Return what is proven of one conv block; what cannot be said is ``None``, with the reason among the notes.
 
     ``delta_k`` and ``delta_2k`` of the filters at unit norm (``{"k", "lower", "upper", "ratio", "how"}``);
     ``input`` and ``image``, what the code fixes of the block's own input and of the image, the worst over the
-    ``images``. ``examples``: each one image.
+    ``images``; ``direction``, a change of the first image that the code shows least. ``examples``: each one image.
     """
     config = config or CertificateConfig()
     notes: list[str] = []
-    document: dict[str, Any] = dict.fromkeys(("delta_k", "delta_2k"))
+    document: dict[str, Any] = dict.fromkeys(("delta_k", "delta_2k", "direction"))
     try:
         document |= _deltas(block.operator.to("cpu").normalised(), region, k, config)
     except UnconvError as error:
@@ -271,8 +273,11 @@ def certificate_document(
     for example in examples:
         about = {"image": example.batch.indices[0], "file": example.batch.names[0]}
         try:
-            found = _codes(network, example.blocks.get(block.name), example, config, notes)
-            entries += [about | entry for entry in found]
+            first = document["direction"] is None
+            for entry, found in _codes(network, example.blocks.get(block.name), example, config, notes, picture=first):
+                entries.append(about | entry)
+                if first and entry["of"] == "image":
+                    document["direction"] = _direction(found, about, example.batch.inputs[0], save)
         except UnconvError as error:
             notes.append(f"{about['file']}: {error}")
     for of in ("input", "image"):
@@ -294,19 +299,30 @@ def _deltas(operator: ConvOperator, region: Region, k: int, config: CertificateC
 
 
 def _codes(
-    network: Network, block: ConvBlock, example: Captured, config: CertificateConfig, notes: list[str]
-) -> list[dict[str, Any]]:
-    """Return what one code fixes of the block's input and of the image."""
+    network: Network,
+    block: ConvBlock,
+    example: Captured,
+    config: CertificateConfig,
+    notes: list[str],
+    *,
+    picture: bool,
+) -> list[tuple[dict[str, Any], StabilityCertificate]]:
+    """Return what one code fixes of the block's input and of the image; ``picture``: the image's direction too."""
     x = example.inputs[block.name]
     code = block.encode(x)
 
-    def certified(of: str, known: str, operator: LinearOperator, mask: Tensor) -> dict[str, Any]:
+    def certified(
+        of: str, known: str, operator: LinearOperator, mask: Tensor, start: Tensor | None = None
+    ) -> tuple[dict[str, Any], StabilityCertificate]:
         options: dict[str, Any] = {"steps": config.steps, "tolerance": config.tolerance, "seed": config.seed}
-        return _entry(of, known, certify(operator, mask, seek=0, whole=4 * config.steps, **options))
+        seek = math.ceil(1.5 * config.steps) if start is not None and picture else 0
+        found = certify(operator, mask, start=start, seek=seek, whole=4 * config.steps, **options)
+        return _entry(of, known, found), found
 
-    own = certified("input", *_own_map(block, x, code))
     if block.source == IMAGE and block.input_shape == tuple(example.batch.inputs.shape[1:]):
-        return [own, own | {"of": "image"}]
+        entry, found = certified("input", *_own_map(block, x, code), x[0])
+        return [(entry, found), (entry | {"of": "image"}, found)]
+    own = certified("input", *_own_map(block, x, code))
     if block.output is None:
         notes.append("the block ends in a function, not a module, so its code is not traced back to the image")
         return [own]
@@ -314,7 +330,7 @@ def _codes(
     function = network.function(block.output, images.shape[1:])
     gates = function.record(images, "gates" if "gates" in function.side_info_kinds else "none")
     through = Jacobian(lambda v: function(v, gates), images)
-    return [own, certified("image", "switches and gates", through, _equations(block, code))]
+    return [own, certified("image", "switches and gates", through, _equations(block, code), images[0])]
 
 
 def _own_map(block: ConvBlock, x: Tensor, code: Code) -> tuple[str, LinearOperator, Tensor]:
@@ -368,4 +384,23 @@ def _worst(entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
             "lower": None if None in lowers else max(lowers),
             "upper": None if None in uppers else max(uppers),
         },
+    }
+
+
+def _direction(
+    found: StabilityCertificate, about: dict[str, Any], image: Tensor, save: SavePicture
+) -> dict[str, Any] | None:
+    """Return the direction that a code shows least, as a picture, and how far it moves the code."""
+    if found.direction is None or image.ndim != 3 or image.shape[0] not in {1, 3}:
+        return None
+    pattern = found.direction.detach().cpu()
+    # the middle grey is no change; a few extreme entries may saturate so that the others are seen
+    entries = pattern.abs().flatten()
+    scale = entries.kthvalue(math.ceil(0.995 * len(entries))).values.clamp_min(torch.finfo(pattern.dtype).tiny)
+    return {
+        "picture": save(about["image"], (0.5 + pattern / (2 * scale)).clamp(0, 1)),
+        "file": about["file"],
+        "undetermined": found.undetermined > 0,
+        "gain": found.gain,
+        "largest": found.largest,
     }

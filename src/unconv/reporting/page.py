@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import hashlib
 import io
@@ -14,12 +15,13 @@ from typing import Any
 
 import jinja2
 
+from unconv.errors import UnconvError
 from unconv.io import replacing
 from unconv.reporting import text as words
 from unconv.reporting.audit import audit_table, leakage_table
 from unconv.reporting.data import METRICS, Record, Report, Series, printable, read_report, start_at
 from unconv.reporting.figures import draw_figures
-from unconv.reporting.images import EDGE, EmbeddedImages, embed_images, encode
+from unconv.reporting.images import EDGE, EmbeddedImages, data_uri, embed_images, encode, load
 from unconv.reporting.text import number
 
 COLOURS = 7
@@ -52,15 +54,15 @@ def write_page(run: Path, report: Report, figures: Mapping[str, Path], most: int
         [p.original, *(row[name] for row in p.rows.values() for name in ("picture", "error_map") if row.get(name))]
         for p in report.pictures
     ]
-    bare = len(_render(report, EmbeddedImages(images=len(paths)), figures).encode())
+    bare = len(_render(run, report, EmbeddedImages(images=len(paths)), figures).encode())
     pictures = embed_images(run, paths, most - bare - SPARE)
     page = run / "report.html"
     with replacing(page) as temporary:
-        temporary.write_text(_render(report, pictures, figures), encoding="utf-8", newline="\n")
+        temporary.write_text(_render(run, report, pictures, figures), encoding="utf-8", newline="\n")
     return page
 
 
-def _render(report: Report, pictures: EmbeddedImages, figures: Mapping[str, Path]) -> str:
+def _render(run: Path, report: Report, pictures: EmbeddedImages, figures: Mapping[str, Path]) -> str:
     here = files("unconv.reporting")
 
     def read(name: str) -> str:
@@ -93,6 +95,7 @@ def _render(report: Report, pictures: EmbeddedImages, figures: Mapping[str, Path
         leakage=leakage_table(report),
         numbers=encode(_numbers(report).encode(), KINDS[".csv"]),
         theory=_theory(report),
+        directions=_directions(report, run),
         columns=sorted({
             i for image in sheet for i, cells in image["cells"].items() if any(c["uri"] for c in cells.values())
         }),
@@ -308,6 +311,19 @@ def _bounds(bounds: Mapping[str, Any] | None, more: str = "") -> Cell:
     low, high = bounds["lower"], bounds["upper"]
     text = f"{number(low)} to {number(high)}" if low else f"at most {number(high)}"
     return high, [text, *([f"{more} = {number(bounds[more])}"] if more else [])]
+
+
+def _directions(report: Report, run: Path) -> list[tuple[str, str, str]]:
+    """Return, by layer, the picture of what its code shows least of, and how far that moves the code."""
+    found = []
+    for i, block in report.blocks.items():
+        direction = (block.get("certificate") or {}).get("direction")
+        with contextlib.suppress(UnconvError):
+            if direction and direction["picture"]:
+                moved = f"{number(direction['gain'])} (most visible: {number(direction['largest'])})"
+                said = "in the null space" if direction["undetermined"] else moved
+                found.append((report.names[i], data_uri(load(run, direction["picture"], EDGE)), said))
+    return found
 
 
 def _facts(layer: Mapping[str, Any]) -> list[list[str]]:
