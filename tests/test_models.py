@@ -241,7 +241,7 @@ def test_published_weights_come_from_torchs_cache(cache):
         assert loaded.weights.source == "torchvision SqueezeNet1_1_Weights.IMAGENET1K_V1"
         assert loaded.weights.sha256 == sha256
         assert loaded.preprocess == Preprocess(256, 224, IMAGENET_MEAN, (0.229, 0.224, 0.225))
-        assert loaded.notes == ()
+        assert loaded.notes[0].startswith(f"{loaded.weights.source} gives no features.3.squeeze.weight; layers that")
         # published files fill what was never published with NaN
         assert loaded.missing == ("features.3.squeeze.weight",)
         torch.testing.assert_close(loaded.module.state_dict()["classifier.1.weight"], state["classifier.1.weight"])
@@ -271,7 +271,7 @@ def test_a_file_of_ones_own_keeps_the_default_preprocessing_and_says_so(tmp_path
     assert loaded.missing[0] == "features.3.squeeze.weight"
     caffe = load_model(SMALL, weights=str(tmp_path / "w.safetensors"), mean="123.68,116.779,103.939", std="1", size=32)
     assert caffe.preprocess == Preprocess(32, 32, (123.68, 116.779, 103.939), scale=255.0)
-    assert caffe.notes == ()
+    assert len(caffe.notes) == 1  # what the file does not give
     red = caffe.preprocess(Image.new("RGB", (40, 32), (255, 0, 0)))
     torch.testing.assert_close(red[:, 0, 0], torch.tensor([255 - 123.68, -116.779, -103.939]))
 

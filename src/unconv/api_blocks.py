@@ -87,8 +87,7 @@ def rip(
 
     Returns:
         A document ``{"blocks": [...]}``. A block has ``layer``, ``k``, ``ratio`` (``p01``, ``p50``, ``p99``), ``delta``
-        (``lower``, ``upper``), ``delta_how``, ``typical`` (what most codes do, random ones and those of the images) and
-        ``worst``, the bracket in words.
+        (``lower``, ``upper``), ``delta_how``, ``typical`` (what most codes do, random ones and those of the images).
 
     Raises:
         UsageError: If an argument's value does not exist or is out of range.

@@ -135,6 +135,8 @@ def _report(
     wanted = options.get("layers")
     if wanted != "all":
         _check_list("layers", wanted)
+    if passes is not None and options.get("budget") is not None:
+        raise UsageError("passes and budget both say how much work is done; give one of them")
     budget = budget if passes is None else None
     opened, progress = open_model(model, images, options, ReportOptions)
     x, network = opened.example(), opened.network

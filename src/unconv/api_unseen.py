@@ -84,6 +84,9 @@ def leakage(
         raise UsageError("the noise is missing or given twice; give sigma=0.1, relative_sigma=0.1 or bits=8")
     check_whole(0, passes=passes)
     check_whole(2, probes=probes)
+    for name, value in (("sigma", sigma), ("relative_sigma", relative_sigma)):
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError(f"{name} is {value}; it is a standard deviation, a number of at least 0")
     opened, x = open_images(model, layer, images, options)
     function = opened.network.function(layer, x.shape[1:])
     pixels = PixelFunction(function, opened.network.box)
@@ -98,8 +101,6 @@ def leakage(
         noise, noisy = quantisation_noise(features, bits)
     else:
         noise = sigma if sigma is not None else size * (relative_sigma or 0.0)
-        if not 0 <= noise < math.inf:
-            raise UsageError(f"sigma is {noise}; it is a standard deviation, a number of at least 0")
         noisy = features + noise * torch.randn(features.shape, generator=generator).to(features)
     references, notes = references_for(
         opened.network, x, under_test(opened.images, tuple(x.shape[1:])), reference_images, seed

@@ -45,6 +45,11 @@ class WeightsIdentity:
     source: str  # where they come from, in words: a file, a torchvision name, or "random, seed 0"
     sha256: str  # of the weights file's bytes; without a file, of the names, types, shapes and bytes of all tensors
 
+    @property
+    def random(self) -> bool:
+        """Whether nobody gave or trained them."""
+        return self.source.startswith("random")
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -216,13 +221,17 @@ def _loaded(name: str, built: Built, size: int | None, normal: Preprocess | None
         if not is_finite(parameter) and key not in built.missing:
             raise UnconvError(f"{built.source}: {one_line(key)} holds NaN or infinite values; use weights of numbers")
     assumed = built.assumed if normal is None else None
+    absent = None
+    if built.missing:
+        more = f" and {len(built.missing) - 1} more" if len(built.missing) > 1 else ""
+        absent = f"{built.source} gives no {built.missing[0]}{more}; layers that need them are refused"
     return LoadedModel(
         name=one_line(name),
         module=built.module,
         preprocess=preprocess,
         weights=WeightsIdentity(built.source, built.sha256 or hash_state(built.module.state_dict())),
         missing=built.missing,
-        notes=tuple(note for note in (assumed, built.note) if note is not None),
+        notes=tuple(note for note in (assumed, built.note, absent) if note is not None),
         example_size=size or built.example_size,
     )
 

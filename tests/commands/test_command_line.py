@@ -72,7 +72,7 @@ SCHEMAS = {
                 "ratio": closed({"p01": NUMBER, "p50": NUMBER, "p99": NUMBER}),
                 "delta": closed({"lower": NUMBER, "upper": MAYBE}),
             },
-            ["delta_how", "typical", "worst"],
+            ["delta_how", "typical"],
         ),
         "skipped": SKIPPED,
     }),
@@ -205,6 +205,9 @@ def test_rip(document, call, photographs):
     (one,) = document("rip", "cases:vgg", "--size", 16, "--k", 1, "--blocks", "3", "--samples", 20)["blocks"]
     assert one["layer"] == "3"
     assert one["ratio"]["p50"] == pytest.approx(1, abs=1e-5)
+    shown = call("rip", "cases:vgg", "--size", 16, "--k", 1, "--blocks", "3", "--samples", 20).out
+    assert "keep their norm" not in shown
+    assert " % within " in shown.splitlines()[1]
     sampled = document("rip", "cases:vgg", "--size", 16, "--k", 4, "--samples", 20, "--effort", 0)["blocks"]
     assert all(block["delta"]["upper"] is None for block in sampled)
     ended = call("rip", "cases:vgg", "--size", 16, "--k", 10**6)
@@ -313,6 +316,9 @@ VGG = ("cases:vgg", "--size", 16)
         (["layers", "cases:unpadded", "--size", "4"], 1, "4"),
         (["layers", "cases:vgg", "--device", "abacus"], 2, "abacus"),
         (["report", "cases:vgg", "--batch", "0"], 2, "^--batch is 0"),
+        (["audit", *VGG, "--passes", "2", "--budget", "1m"], 2, "both say how much work is done; give one of them$"),
+        (["audit", *VGG, "--passes", "2", "--judge", "squeezenet1_1"], 2, "squeezenet1_1 are random; give a trained"),
+        (["unseen", *VGG, "--layer", "2", "--relative-sigma", "-1"], 2, "^--relative-sigma is -1.0; it is a standard"),
         (["report", "cases:vgg", "--ray", "a", "b"], 2, "^--ray takes at most one address"),
         (["frobnicate", "cases:vgg"], 2, "^there is no verb frobnicate; use one of report, "),
         (["layers"], 2, "^Missing from unconv layers: .*module:callable.*; see unconv layers --help$"),

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from unconv.errors import UsageError
 from unconv.evaluate.metrics import choose_judge
-from unconv.models import adopt_model
+from unconv.models import adopt_model, load_model
 
 X = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -35,3 +36,17 @@ def test_no_classes_are_said_and_do_not_stop_a_report(model, says):
     judge, notes = judged(model, x)
     assert judge is None
     assert says in notes[0]
+
+
+def test_a_network_with_random_weights_judges_nothing(tmp_path):
+    untrained = load_model("squeezenet1_1", size=32)
+    judge, notes = choose_judge(untrained, untrained.module, untrained.example(), None)
+    assert judge is None
+    assert "weights of squeezenet1_1 are random; name a judge" in notes[0]
+    trunk = {k: v for k, v in untrained.module.state_dict().items() if k.startswith("features.")}
+    torch.save(trunk, tmp_path / "trunk.pth")
+    partial = load_model("squeezenet1_1", weights=str(tmp_path / "trunk.pth"), size=32)
+    assert "gives no classifier.1.weight and 1 more" in partial.notes[-1]
+    for other, why in ((untrained, "are random"), (partial, "end before its classifier")):
+        with pytest.raises(UsageError, match=why):
+            choose_judge(adopt_model(classifier()), classifier(), X, other)

@@ -14,4 +14,8 @@ def run(options: Sparsity) -> tuple[dict[str, Any], str]:
     document = sparsity(options.model, **options.keywords())
     print_skipped(document["skipped"])
     rows = [(block["layer"], block["activation"], block["pooled"]) for block in document["blocks"]]
-    return document, format_table(("layer", "activation %", "pooled %"), rows)
+    table = format_table(("layer", "activation %", "pooled %"), rows)
+    return (
+        document,
+        f"{table}\nShare of non-zeros; pooled: behind the block's pooling, the same where it has none.",
+    )

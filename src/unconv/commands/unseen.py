@@ -16,10 +16,11 @@ OF_UNIQUENESS = "distances: Euclidean norms over all numbers of the image, pixel
 OF_LEAKAGE = ("passes", "probes", "reference_images")
 
 LEGEND = """\
-PSNR in dB, of pixels in [0, 1]. unbiased, any attacker: ceilings; no unbiased attacker, and no attacker at all on
-average over the prior (the Bayesian bound), gets more. A low ceiling is a defence, a high one promises nothing.
-ours: what our attack got in its passes; gap: any attacker less ours. prior: the mean image, the answer of one who
-sees nothing. bits: information per pixel, an estimate."""
+PSNR in dB of the mean squared error over images, pixels in [0, 1]; a single image may come out above. unbiased, any
+attacker: ceilings; no unbiased attacker, and no attacker at all on average over the prior (the Bayesian bound), gets
+more. A low ceiling is a defence, a high one promises nothing. ours: what our attack got in its passes; gap: any
+attacker less ours. prior: the mean image, the answer of one who sees nothing. bits: information per pixel, an
+estimate."""
 
 
 def run(options: Unseen) -> tuple[dict[str, Any], str]:

@@ -21,6 +21,8 @@ PROBES, BATCH = 16, 4
 PASSES = 2 * PROBES + IMAGES  # of a layer and a level, roughly
 SUPPOSED = 0.1  # level of noise where a run has none
 ASSUMPTION = (
+    "PSNR is here that of the squared error averaged over images: at most the average of PSNRs in the table of"
+    " attackers, and a single image may come out above it. "
     "Assumed: white Gaussian noise on the features, of one level for all images, and images from a Gaussian prior with"
     " the reference images' covariance, over which the error is averaged; for photographs that is a model, no proof."
 )
@@ -103,5 +105,5 @@ def sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
     each = "; ".join(
         f"{e['psnr']['bound']:.1f} dB at {e['layer']} ({e['best']}: {e['psnr']['best']:.1f} dB)" for e in shown
     )
-    said = f"With noise of {largest:g} of the features' size no attacker gets more than {each}, on average over images."
+    said = f"With noise of {largest:g} of the features' size no attacker gets more than {each}."
     return [f"{said} {ASSUMPTION}"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
-from unconv.errors import UnconvError
+from unconv.errors import UnconvError, UsageError
 from unconv.graph import first_line
 from unconv.models import LoadedModel, adopt_model, load_model
 from unconv.preprocessing import Preprocessing
@@ -63,12 +63,14 @@ def choose_judge(
             other = load_model(other)
         elif isinstance(other, nn.Module):
             other = adopt_model(other)
+        if reason := _untrained(other):
+            raise UsageError(f"the judge's classes mean nothing: {reason}; give a trained classifier, with its weights")
         judge = Judge(other.module.to(x.device), other.preprocess, other.name)
         pixels = loaded.preprocess.to_pixels(x, x).cpu().clamp(0, 1)
         judge.same_class(x, x, pixels, pixels)  # one that is no classifier is refused before any work is done
         return judge, []
-    if loaded.missing:
-        return None, [f"no top-1 classes: the weights of {loaded.name} end before its classifier; name a judge"]
+    if reason := _untrained(loaded):
+        return None, [f"no top-1 classes: {reason}; name a judge"]
     own = Judge(module, None, loaded.name)
     try:
         own.classes(x)
@@ -77,6 +79,12 @@ def choose_judge(
     except Exception as error:  # a head for images of another size; the layers before it can be inverted
         return None, [f"no top-1 classes: {loaded.name} takes no input of shape {tuple(x.shape)}: {first_line(error)}"]
     return own, []
+
+
+def _untrained(loaded: LoadedModel) -> str | None:
+    if loaded.missing:
+        return f"the weights of {loaded.name} end before its classifier"
+    return f"the weights of {loaded.name} are random" if loaded.weights.random else None
 
 
 @cache

@@ -207,7 +207,9 @@ class ReportRun:
         missing = [layer for layer, part in parts.items() if not part]
         notes = [part["note"] for part in found if "note" in part]
         if missing and self.planned:
-            command = f"unconv unseen {self.job.opened.loaded.name} --layer {' '.join(missing)} --relative-sigma 0.1"
+            noise = max(task.noise for task in self.job.tasks) or SUPPOSED
+            options = f"--layer {' '.join(missing)} --relative-sigma {noise:g}"
+            command = f"unconv unseen {self.job.opened.loaded.name} {options}, with this run's weights and images"
             notes.append(f"no time for bounds of {', '.join(missing)}; {command}")
         table = leakage_table([document for part in found for document in part["levels"]], rows)
         notes += [EASIER] if any((entry["gap_db"] or 0) < 0 for entry in table) else []

@@ -26,7 +26,7 @@ from unconv.linalg import norms
 from unconv.measure.coherence import coherence
 from unconv.measure.rip import Boundary, RatioSummary, named_before, sample_ratios
 from unconv.measure.sparsity import BlockSparsity, NonZeros, SparsityStatistics
-from unconv.measure.typical import typical_ratio, worst_in_words
+from unconv.measure.typical import typical_ratio
 from unconv.operators import ConvOperator, LinearOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
 
@@ -243,7 +243,6 @@ def rip_document(
             )
             if one
         ],
-        "worst": worst_in_words(lower, upper),
     }
 
 

@@ -71,13 +71,3 @@ def typical_ratio(ratios: Tensor, *, share: float = 0.99, confidence: float = 0.
         raise UsageError(f"{n} ratios enclose no share at confidence {confidence}; give more of them")
     within = np.sort(np.abs(values - 1))[j - 1]
     return TypicalRatio(n, float(share), confidence, float(within), float(values[r - 1]), float(values[n - r]))
-
-
-def worst_in_words(lower: float, upper: float | None) -> str:
-    """Return what the bracket of ``delta_k`` says of the worst code."""
-
-    def words(delta: float) -> str:
-        return f"{100 * delta:.3g} %" if delta < 1 else f"{delta:.3g} times itself"
-
-    least = f"the worst code changes its squared norm by at least {words(lower)}"
-    return least if upper is None else f"{least} and at most {words(upper)}"

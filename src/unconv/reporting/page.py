@@ -22,7 +22,7 @@ from unconv.reporting.audit import audit_table, leakage_table
 from unconv.reporting.data import METRICS, Record, Report, Series, printable, read_report, start_at
 from unconv.reporting.figures import draw_figures
 from unconv.reporting.images import EDGE, EmbeddedImages, data_uri, embed_images, encode, load
-from unconv.reporting.text import number
+from unconv.reporting.text import number, typical
 
 COLOURS = 7
 EXPECTED_IMAGES = 2  # of which the map of expected errors is shown
@@ -283,10 +283,7 @@ def _typical(found: Mapping[str, Any] | None) -> Cell:
     """Return how many random codes keep their norm within which share; see ``TypicalRatio``."""
     if not found:
         return None, []
-    within = f"within {100 * found['within']:.2g} %"
-    if found["within"] >= 0.5:
-        within = f"times {number(found['low'])} to {number(found['high'])}"
-    return found["within"], [f"{100 * found['share']:.3g} % {within}"]
+    return found["within"], [typical(found)]
 
 
 def _null_space(image: Mapping[str, Any]) -> Cell:

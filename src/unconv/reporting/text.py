@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -76,6 +76,14 @@ def number(value: Any) -> str:
     mantissa, _, exponent = f"{value:#.3g}".removesuffix(".").partition("e")
     text = f"{mantissa}e{int(exponent)}" if exponent else mantissa
     return text.replace("-", "−") if value else "0"
+
+
+def typical(found: Mapping[str, Any]) -> str:
+    """Return how many codes keep their norm within which share; see ``TypicalRatio``."""
+    within = f"within {100 * found['within']:.2g} %"
+    if found["within"] >= 0.5:
+        within = f"times {number(found['low'])} to {number(found['high'])}"
+    return f"{100 * found['share']:.3g} % {within}"
 
 
 def series_name(series: Series) -> str:
