@@ -48,7 +48,7 @@ class WeightsIdentity:
     @property
     def random(self) -> bool:
         """Whether nobody gave or trained them."""
-        return self.source.startswith("random")
+        return self.source.startswith("random, seed ")
 
 
 @dataclass(frozen=True)
@@ -221,10 +221,9 @@ def _loaded(name: str, built: Built, size: int | None, normal: Preprocess | None
         if not is_finite(parameter) and key not in built.missing:
             raise UnconvError(f"{built.source}: {one_line(key)} holds NaN or infinite values; use weights of numbers")
     assumed = built.assumed if normal is None else None
-    absent = None
-    if built.missing:
-        more = f" and {len(built.missing) - 1} more" if len(built.missing) > 1 else ""
-        absent = f"{built.source} gives no {built.missing[0]}{more}; layers that need them are refused"
+    first, count = next(iter(built.missing), None), len(built.missing)
+    more = f" and {count - 1} more" if count > 1 else ""
+    absent = first and f"{built.source} gives no {first}{more}; layers that need them are refused"
     return LoadedModel(
         name=one_line(name),
         module=built.module,
