@@ -1,5 +1,6 @@
 """The Python functions against the parts that they are made of."""
 
+import contextlib
 import inspect
 import subprocess
 import sys
@@ -78,11 +79,28 @@ def test_layers_are_listed(network):
     head, *rows = str(found).splitlines()
     assert head.split() == ["layer", "kind", "input", "output", "conv", "block"]
     assert rows[2].split() == ["2", "MaxPool2d", "12x16x16", "12x8x8", "yes"]
+    assert any(row.startswith("conv block: a convolution with") for row in rows)
 
 
 def test_random_weights_are_said(capsys):
     unconv.layers("squeezenet1_1", size=32)
     assert "note: squeezenet1_1 has random weights, since none were given" in capsys.readouterr().err
+
+
+def test_progress_tells_of_every_pass_within_an_image(network, monkeypatch):
+    said = []
+    bar = contextlib.nullcontext(lambda message, units, *_: said.append((message, units)))
+    monkeypatch.setattr("unconv.api_invert.progress_bar", lambda *_: bar)
+    unconv.invert(network, "2", torch.rand(1, 3, 16, 16), passes=4)
+    assert said[0] == ("fitting the linear decoder of 2", 0)
+    assert said[1:-1] == [(f"2 by gauss-newton, none: pass {n}", 0) for n in (2, 3, 4)]
+    assert said[-1][1] == 1
+
+
+@pytest.mark.parametrize("wrong", [{"size": "16"}, {"seed": "a"}])
+def test_a_number_given_as_text_is_a_usage_error(wrong):
+    with pytest.raises(unconv.UsageError, match=f"{next(iter(wrong))} is '"):
+        unconv.layers("cifar-vgg", **wrong)
 
 
 def test_an_image_from_a_layer(network, folder):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cases import draw
 from strategies import windows
+from unconv.errors import UsageError
 from unconv.sparsity import AveragePool, Code, Pooled, TopK, Window, keep_largest
 
 
@@ -136,7 +137,7 @@ def test_fixed_switches_stand_in_the_corner():
     dense = code.dense()
     assert torch.equal(dense[..., ::2, ::2], code.values)
     assert (dense != 0).sum() == code.values.numel()
-    with pytest.raises(ValueError, match="no switches to replace"):
+    with pytest.raises(UsageError, match="no switches to replace"):
         TopK(2).project(draw(1, 1, 4, 4)).with_fixed_switches()
 
 
@@ -157,7 +158,7 @@ def test_keep_largest_in_half_precision_and_many_rows():
     kept = keep_largest(values, 4)
     assert ((kept != 0).flatten(1).sum(1) == 4).all()
     assert torch.equal(kept[kept != 0], values[kept != 0])
-    with pytest.raises(ValueError, match="at least 0"):
+    with pytest.raises(UsageError, match="at least 0"):
         keep_largest(values, -1)
 
 
@@ -169,7 +170,7 @@ def test_average_pool_adjoint(count_include_pad):
     assert torch.allclose((pool.forward(h) * y).sum(), (h * pool.adjoint(y, (7, 6))).sum())
     code = Code(y, None, (3, 7, 6), pool)
     assert torch.equal(code.dense(), pool.adjoint(y, (7, 6)))
-    with pytest.raises(ValueError, match="no switches"):
+    with pytest.raises(UsageError, match="no switches"):
         code.support()
 
 

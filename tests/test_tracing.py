@@ -118,6 +118,22 @@ def test_ends_of_small_and_of_uniform_networks():
     assert list_layers(listed, X).ends() == ("blocks.0", "blocks.1")
 
 
+def test_a_module_that_gives_a_tuple_stands_for_its_parts_among_the_ends():
+    class Split(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.pool = conv(3, 4), nn.AvgPool2d(2)
+
+        def forward(self, x):
+            return self.conv(x), self.pool(x)
+
+    class Net(nn.Sequential):
+        def forward(self, x):
+            return self[1](self[0](x)[1])
+
+    assert list_layers(Net(Split(), nn.Conv2d(3, 4, 3)), X).ends() == ("0[0]", "0[1]", "1")
+
+
 # what a network may do in its forward pass
 
 

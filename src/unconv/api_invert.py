@@ -145,7 +145,12 @@ def invert(
     given = {"verb": "invert", "tasks": [task.fields()], "region": region, "k": k, "passes": passes, "budget": budget}
     given |= opened.description | {"config": None if config is None else repr(config)}
     run = InMemoryRun() if out is None else RunDirectory(out, given)
-    with contextlib.closing(run), ray_cluster(options.get("ray")) as cluster:
+    with (
+        contextlib.closing(run),
+        ray_cluster(options.get("ray")) as cluster,
+        progress_bar(len(opened.images), progress) as bar,
+    ):
+        opened.network.say = lambda message: bar(message, 0)
         settings = replace(settings, fractions=_fractions(opened, run, task, settings, progress))
         notes += _fit_linear(opened, x, task, run, options)
         if budget is not None and passes is None:
@@ -154,15 +159,14 @@ def invert(
         refinements = _calibrated(opened.network, x.shape[1:], task, passes, config, run)
         plan = Plan((task,), passes, settings, pictures=pictures, keep=True, refinements=refinements)
         evaluation = Evaluation(opened.network, opened.images, plan, run)
-        with progress_bar(evaluation.units(), progress) as bar:
-            evaluation.go(progress=bar, ray=cluster)
+        evaluation.go(progress=bar, ray=cluster)
         rows = list(evaluation.rows())
         if all(row["relative_error"] is None for row in rows):
             raise UnconvError(rows[0]["status"])
         if out is not None:
             run.write_results(rows)
         tensors = {index: (estimate, reference) for index, estimate, reference in evaluation.tensors(0)}
-        return _result(opened, task, rows, tensors, notes, evaluation.skipped())
+    return _result(opened, task, rows, tensors, notes, evaluation.skipped())
 
 
 def _existing(network: Network, x: Tensor, task: Task) -> tuple[Task, list[str]]:
@@ -201,6 +205,8 @@ def _fit_linear(opened: Opened, x: Tensor, task: Task, run: RunDirectory, option
         return []
     from unconv.evaluate.linear_fit import fit_linear
 
+    if opened.network.say is not None:
+        opened.network.say(f"fitting the linear decoder of {task.layer}")
     return fit_linear(
         opened.network,
         opened.images,

@@ -147,7 +147,7 @@ def run_path(out: str | Path | None, name: str, config: dict[str, Any]) -> Path:
 @contextmanager
 def progress_bar(total: int, shown: bool) -> Iterator[Callable[..., None]]:
     """Show a bar on stderr with the time left; in a log that is no terminal it prints seldom."""
-    looks: dict[str, Any] = {"dynamic_ncols": True, "leave": False, "bar_format": BAR}
+    looks: dict[str, Any] = {"dynamic_ncols": True, "leave": False, "bar_format": BAR, "miniters": 0}
     quiet = 0.2 if sys.stderr.isatty() else 30.0
     with tqdm(total=total, file=sys.stderr, mininterval=quiet, disable=not shown, **looks) as bar:
 

@@ -136,7 +136,7 @@ class ConvBlock:
         try:
             window = Window.of(self.operator.dims, region)
             window.pooled_shape(self.operator.output_shape[1:])
-        except ValueError as error:
+        except UsageError as error:
             raise UnconvError(f"region {region} does not fit conv block {self.name}: {error}") from None
         return replace(self, pooling=window)
 

@@ -332,9 +332,9 @@ def picture_note(channels: int) -> str | None:
 def to_uint8(pixels: Tensor) -> np.ndarray:
     """Return pixels ``(C, H, W)`` clipped to ``[0, 1]`` as 8 bits ``(H, W, 3)``, three channels or a mean."""
     if pixels.ndim != 3 or pixels.numel() == 0:
-        raise ValueError(f"pixels have shape {tuple(pixels.shape)}; expected (C, H, W)")
+        raise UsageError(f"pixels have shape {tuple(pixels.shape)}; expected (C, H, W)")
     if not torch.isfinite(pixels).all():
-        raise ValueError("pixels hold NaN or infinite values; a picture needs numbers")
+        raise UsageError("pixels hold NaN or infinite values; a picture needs numbers")
     pixels = pixels.detach().to("cpu", torch.float64)
     pixels = pixels[:3] if len(pixels) >= 3 else pixels.mean(0, keepdim=True)
     return pixels.clamp(0, 1).mul(255).round().to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
@@ -344,7 +344,7 @@ def save_image(pixels: Tensor, path: str | Path) -> None:
     """Write pixels as ``to_uint8`` shows them to a ``.png``, whole or not at all."""
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise ValueError(f"cannot write {display_name(path)}; its name ends in .png")
+        raise UsageError(f"cannot write {display_name(path)}; its name ends in .png")
     encoded = io.BytesIO()
     Image.fromarray(to_uint8(pixels)).save(encoded, "PNG")
     try:
@@ -382,7 +382,7 @@ def quality(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``psnr`` and ``ssim`` of each image of a batch ``(N, C, H, W)``, as float64 of shape ``(N,)``."""
     shapes = tuple(reference.shape), tuple(estimate.shape)
     if reference.ndim != 4 or shapes[0] != shapes[1]:
-        raise ValueError(f"images have shapes {shapes[0]} and {shapes[1]}; expected equal (N, C, H, W)")
+        raise UsageError(f"images have shapes {shapes[0]} and {shapes[1]}; expected equal (N, C, H, W)")
     pairs = list(zip(reference, estimate, strict=True))
     decibels = torch.tensor([psnr(a, b) for a, b in pairs], dtype=torch.float64)
     return decibels, torch.tensor([ssim(a, b) for a, b in pairs], dtype=torch.float64)
@@ -390,7 +390,7 @@ def quality(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
 
 def _comparable(reference: Tensor, estimate: Tensor) -> tuple[np.ndarray, np.ndarray]:
     if reference.ndim != 3 or reference.shape != estimate.shape or reference.numel() == 0:
-        raise ValueError(
+        raise UsageError(
             f"images have shapes {tuple(reference.shape)} and {tuple(estimate.shape)}; expected equal (C, H, W)"
         )
     a, b = (x.detach().to("cpu", torch.float64).permute(1, 2, 0).numpy() for x in (reference, estimate))

@@ -22,7 +22,7 @@ def relative_norm(difference: Tensor, reference: Tensor) -> Tensor:
     if not reference.is_cuda and not (size.isfinite() & (size > 0)).all():
         # squares of entries near 1e25 or 1e-25 leave float32
         error, size = norms(difference.double()), norms(reference.double())
-    return (error / size).where(error > 0, 0.0).to(reference.dtype)
+    return (error / size).where(error != 0, 0.0).to(reference.dtype)  # NaN stays NaN
 
 
 def tiny(like: Tensor) -> float:

@@ -207,8 +207,8 @@ def check_covered(loaded: LoadedModel, module_paths: Iterable[str]) -> None:
 
 def _checked(size: int | None, mean: Numbers | None, std: Numbers | None) -> Preprocess | None:
     most = math.isqrt(Image.MAX_IMAGE_PIXELS or 2**31)
-    if size is not None and not 1 <= size <= most:
-        raise UsageError(f"size is {size}; expected a number of pixels, at least 1 and at most {most}")
+    if size is not None and not (isinstance(size, int) and 1 <= size <= most):
+        raise UsageError(f"size is {size!r}; expected a number of pixels, at least 1 and at most {most}")
     if (mean is None) != (std is None):
         raise UsageError("mean and std belong together; give both or neither")
     return None if mean is None or std is None else normalisation(mean, std)

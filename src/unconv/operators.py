@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import index
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -52,11 +53,14 @@ def check_linear(operator: object) -> None:
 
 def per_axis(value: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
     """Return a hyper-parameter of a convolution or pooling as one number per spatial axis; ``name`` is for errors."""
-    values = (value,) * dims if isinstance(value, int) else tuple(int(v) for v in value)
+    try:
+        values = tuple(map(index, value)) if isinstance(value, Iterable) else (index(value),) * dims
+    except TypeError:
+        raise UsageError(f"{name} is {value!r}; give one whole number or {dims}") from None
     if len(values) == 1:
         values *= dims
     if len(values) != dims:
-        raise ValueError(f"{name} has {len(values)} entries for {dims} spatial axes; give one number or {dims}")
+        raise UsageError(f"{name} has {len(values)} entries for {dims} spatial axes; give one number or {dims}")
     return values
 
 
@@ -98,15 +102,15 @@ class ConvOperator:
             groups: Number of channel groups that are convolved separately.
 
         Raises:
-            ValueError: If the shapes do not fit together; the message says which and what would.
+            UsageError: If the shapes do not fit together; the message says which and what would.
         """
         what = (
             f"of shape {tuple(weight.shape)}, {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
         )
         if not isinstance(weight, Tensor) or weight.ndim - 2 not in CONVOLVE or not weight.numel():
-            raise ValueError(f"weight is {what}; expected filters (K, M // groups, *kernel), a tensor, 1-D to 3-D")
+            raise UsageError(f"weight is {what}; expected filters (K, M // groups, *kernel), a tensor, 1-D to 3-D")
         if not weight.dtype.is_floating_point:
-            raise ValueError(f"weight is {what}; expected a floating-point type")
+            raise UsageError(f"weight is {what}; expected a floating-point type")
         self.weight = weight.detach()
         self.input_shape = tuple(int(n) for n in input_shape)
         self.dims = dims = weight.ndim - 2
@@ -115,7 +119,7 @@ class ConvOperator:
         self.dilation = per_axis(dilation, dims, "dilation")
         self.groups = int(groups)
         if len(self.input_shape) != dims + 1 or min(self.dilation) < 1:
-            raise ValueError(
+            raise UsageError(
                 f"input shape {self.input_shape} and dilation {self.dilation} do not fit {dims}-D filters; expected "
                 "(M, *spatial) and at least 1"
             )
@@ -123,7 +127,7 @@ class ConvOperator:
             # of no inputs at all: torch checks the geometry, and says how large an output is
             output = self.forward(self.weight.new_empty(0, *self.input_shape))
         except RuntimeError as error:
-            raise ValueError(
+            raise UsageError(
                 f"input shape {self.input_shape} does not fit {self.groups} groups of filters {tuple(weight.shape)}: "
                 f"{str(error).splitlines()[0]}"
             ) from error
@@ -151,14 +155,14 @@ class ConvOperator:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution ``W x``: ``(*batch, M, *spatial)`` to ``(*batch, K, *output)``; else a ValueError."""
+        """The convolution ``W x``: ``(*batch, M, *spatial)`` to ``(*batch, K, *output)``; else a UsageError."""
         batch = _batch_shape(x, self.input_shape, "input")
         flat = x if len(batch) == 1 else x.reshape(-1, *self.input_shape)
         h = CONVOLVE[self.dims](flat, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
         return h if len(batch) == 1 else h.reshape(*batch, *self.output_shape)
 
     def adjoint(self, z: Tensor) -> Tensor:
-        """The transposed one ``W^T z``: ``(*batch, K, *output)`` to ``(*batch, M, *spatial)``; else a ValueError."""
+        """The transposed one ``W^T z``: ``(*batch, K, *output)`` to ``(*batch, M, *spatial)``; else a UsageError."""
         batch = _batch_shape(z, self.output_shape, "activation")
         flat = z if len(batch) == 1 else z.reshape(-1, *self.output_shape)
         x = CONVOLVE_ADJOINT[self.dims](
@@ -185,12 +189,12 @@ class ConvOperator:
             The norm.
 
         Raises:
-            ValueError: If ``max_steps`` is below 1 or ``tolerance`` below 0.
+            UsageError: If ``max_steps`` is below 1 or ``tolerance`` below 0.
         """
         from unconv.solvers.lanczos import bidiagonalise
 
         if max_steps < 1 or not tolerance >= 0:
-            raise ValueError(f"max_steps is {max_steps} and tolerance {tolerance}; expected at least 1 and at least 0")
+            raise UsageError(f"max_steps is {max_steps} and tolerance {tolerance}; expected at least 1 and at least 0")
         scale = self.weight.abs().max().item()
         if scale == 0:
             return 0.0
@@ -233,9 +237,9 @@ class ConvOperator:
         return ConvOperator(self.weight, shape, **geometry)  # pyright: ignore[reportArgumentType]
 
     def with_weight(self, weight: Tensor) -> ConvOperator:
-        """Return the operator of another filter bank of the same shape; a ValueError if the shape differs."""
+        """Return the operator of another filter bank of the same shape; a UsageError if the shape differs."""
         if weight.shape != self.weight.shape:
-            raise ValueError(f"weight has shape {tuple(weight.shape)}; expected {tuple(self.weight.shape)}")
+            raise UsageError(f"weight has shape {tuple(weight.shape)}; expected {tuple(self.weight.shape)}")
         return ConvOperator(weight, self.input_shape, **self.geometry)  # pyright: ignore[reportArgumentType]
 
     def normalised(self) -> ConvOperator:
@@ -276,5 +280,5 @@ def _batch_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> tuple[int
     if not isinstance(tensor, Tensor):
         raise UsageError(f"{what} is a {type(tensor).__name__}; expected a tensor")
     if tensor.ndim < len(shape) or tuple(tensor.shape[tensor.ndim - len(shape) :]) != shape:
-        raise ValueError(f"{what} has shape {tuple(tensor.shape)}; expected (*batch, {', '.join(map(str, shape))})")
+        raise UsageError(f"{what} has shape {tuple(tensor.shape)}; expected (*batch, {', '.join(map(str, shape))})")
     return tuple(tensor.shape[: tensor.ndim - len(shape)])

@@ -17,6 +17,10 @@ from unconv.errors import UsageError
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 SideInfo = Literal["none", "switches", "gates"]
 Method = Literal["linear", "gauss-newton", "gradient", "decoder", "iht", "transpose", "min-norm", "convex"]
+# what is given, where the help would say {None}|STR
+Word = Annotated[str | None, tyro.conf.arg(metavar="STR")]
+Count = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+File = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 Ray = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[ADDRESS]")]
 Several = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--layer",))]
 OneOrSeveral = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--layers",))]
@@ -51,10 +55,10 @@ class ModelOptions:
     """
 
     model: Model
-    weights: str | None = None
-    size: int | None = None
-    mean: str | None = None
-    std: str | None = None
+    weights: Word = None
+    size: Count = None
+    mean: Word = None
+    std: Word = None
     device: str = "cpu"
     seed: int = 0
     json: bool = False
@@ -81,7 +85,7 @@ class ImageOptions(ModelOptions):
     """
 
     images: tuple[Path, ...] = ()
-    limit: int | None = None
+    limit: Count = None
     batch: int = 4
 
 
@@ -99,11 +103,11 @@ class RunOptions(ImageOptions):
         ray: Compute on Ray: a local cluster, or the one at ADDRESS.
     """
 
-    out: Path | None = None
-    budget: str | None = None
-    passes: int | None = None
+    out: File = None
+    budget: Word = None
+    passes: Count = None
     decoders: tuple[Path, ...] = ()
-    reference_images: Path | None = None
+    reference_images: File = None
     ray: Ray = None
 
 
@@ -180,13 +184,13 @@ class Invert(RunOptions):
     """
 
     layer: OneOrSeveral = ()
-    features: Path | None = None
+    features: File = None
     recover: Literal["image", "input"] = "image"
     method: Method | None = None
     side_info: SideInfo = "none"
     code: Literal["network", "paper"] = "network"
-    region: int | None = None
-    k: int | None = None
+    region: Count = None
+    k: Count = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,7 @@ class Rip(BlockOptions):
         effort: Work of the search for the lower bound; 0 samples only, without a certified upper bound.
     """
 
-    k: int | None = None
+    k: Count = None
     region: int = 2
     samples: int = 1000
     boundary: Literal["full", "cropped"] = "full"
@@ -258,9 +262,9 @@ class TrainDecoder(ImageOptions):
     steps: int = 2000
     rate: float = 2e-3
     held_out: float = 0.1
-    crop: int | None = None
+    crop: Count = None
     every: int = 100
-    out: Path | None = None
+    out: File = None
 
 
 @dataclass(frozen=True)
@@ -286,13 +290,13 @@ class Unseen(ImageOptions):
     layer: OneOrSeveral = ()
     sigma: float | None = None
     relative_sigma: float | None = None
-    bits: int | None = None
+    bits: Count = None
     passes: int = 40
     probes: int = 32
-    reference_images: Path | None = None
-    metamers: int | None = None
+    reference_images: File = None
+    metamers: Count = None
     unique: bool = False
-    out: Path | None = None
+    out: File = None
 
 
 @dataclass(frozen=True)
@@ -342,7 +346,7 @@ class Reproduce(BlockOptions):
     fractions: tuple[float, ...] = (0.05,)
     region: int = 2
     sizes: tuple[int, int, int, int, int] = (10, 32, 5, 32, 96)
-    out: Path | None = None
+    out: File = None
 
 
 VERBS = {

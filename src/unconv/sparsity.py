@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal, Protocol
 
 import numpy as np
@@ -50,9 +51,9 @@ class Window:
             ceil_mode,
         )
         if min(window.kernel) < 1 or min(window.stride) < 1 or min(window.dilation) < 1:
-            raise ValueError(f"pooling region, stride and dilation must be at least 1, not {window}")
+            raise UsageError(f"pooling region, stride and dilation must be at least 1, not {window}")
         if any(p < 0 or 2 * p > k for p, k in zip(window.padding, window.kernel, strict=True)):
-            raise ValueError(f"pooling padding {window.padding} must be between 0 and half of the region {sizes}")
+            raise UsageError(f"pooling padding {window.padding} must be between 0 and half of the region {sizes}")
         return window
 
     @property
@@ -86,7 +87,7 @@ class Window:
         for n, k, s, p, d in zip(spatial, self.kernel, self.stride, self.padding, self.dilation, strict=True):
             room = n + 2 * p - d * (k - 1) - 1
             if room < 0:
-                raise ValueError(f"map {tuple(spatial)} is smaller than the pooling region {self.kernel}")
+                raise UsageError(f"map {tuple(spatial)} is smaller than the pooling region {self.kernel}")
             count = (math.ceil(room / s) if self.ceil_mode else room // s) + 1
             if self.ceil_mode and (count - 1) * s >= n + p:
                 count -= 1
@@ -185,23 +186,23 @@ class Code:
     def support(self) -> Tensor:
         """Return the places of the non-zero values, shape ``(N, K, *spatial)``, bool; averages have none."""
         if isinstance(self.pooling, AveragePool):
-            raise ValueError("an average-pooled code has no switches, so no support; use dense() instead")
+            raise UsageError("an average-pooled code has no switches, so no support; use dense() instead")
         return self.dense() != 0
 
     def with_fixed_switches(self) -> Code:
-        """Return the same values at the first place of each region (``M_fixed``); ValueError without max pooling."""
+        """Return the same values at the first place of each region (``M_fixed``); UsageError without max pooling."""
         if not isinstance(self.pooling, Window) or self.switches is None:
-            raise ValueError("this code has no max pooling, so no switches to replace")
+            raise UsageError("this code has no max pooling, so no switches to replace")
         corners = self.pooling.corners(self.shape[1:], self.values.device)
         return replace(self, switches=corners.expand(self.values.shape).contiguous())
 
     def check_switches(self) -> None:
-        """Raise ValueError if a switch lies outside of its region."""
+        """Raise UsageError if a switch lies outside of its region."""
         if isinstance(self.pooling, Window) and self.switches is not None:
             outside = (~self.pooling.contains(self.switches, self.shape[1:])).nonzero()
             if len(outside):
                 where = tuple(outside[0].tolist())
-                raise ValueError(f"switch {int(self.switches[where])} at {where} lies outside its region")
+                raise UsageError(f"switch {int(self.switches[where])} at {where} lies outside its region")
 
     def with_values(self, z: Tensor) -> Code:
         """Return the code at the same places whose dense form is ``z``, which is zero off this code's support."""
@@ -242,6 +243,9 @@ class TopK:
 
     k: int
 
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+
     def project(self, h: Tensor) -> Code:
         """Keep the ``k`` entries of largest magnitude of each input ``(N, K, *spatial)``: a code without pooling."""
         return Code(keep_largest(h, self.k), None, tuple(h.shape[1:]))
@@ -276,12 +280,18 @@ class Pooled:
     k: int | None = None
     signed: bool = False
 
+    def __post_init__(self) -> None:
+        sizes = self.region if isinstance(self.region, tuple | list) else (self.region,)
+        named = isinstance(self.region, Window) or self.region == "map"
+        if not named and not all(isinstance(size, int) and size >= 1 for size in sizes):
+            raise UsageError(f"region is {self.region!r}; give its size, at least 1, a Window, or 'map'")
+        if self.k is not None:
+            _check_k(self.k)
+
     def window(self, spatial: Sequence[int]) -> Window:
         """Return the regions on maps of one size."""
         if isinstance(self.region, Window):
             return self.region
-        if isinstance(self.region, str) and self.region != "map":
-            raise UsageError(f"region {self.region!r} is not known; give its size, a Window, or 'map'")
         return Window.of(len(spatial), tuple(spatial) if self.region == "map" else self.region)
 
     def project(self, h: Tensor) -> Code:
@@ -298,8 +308,7 @@ class Pooled:
 
 def keep_largest(values: Tensor, k: int) -> Tensor:
     """Zero all but the ``k`` entries of largest magnitude of each input; ties go to the lowest flat index."""
-    if k < 0:
-        raise ValueError(f"k is {k}; it counts the entries kept, so it is at least 0")
+    _check_k(k)
     flat = values.flatten(1)
     if k >= flat.shape[1]:
         return values
@@ -315,6 +324,11 @@ def keep_largest(values: Tensor, k: int) -> Tensor:
     # a product is five times as fast as a selection here, but turns infinities that are dropped into NaN
     kept = flat * keep if threshold.isfinite().all() else torch.where(keep, flat, 0.0)
     return kept.reshape(values.shape)
+
+
+def _check_k(k: int) -> None:
+    if not isinstance(k, Integral) or k < 0:
+        raise UsageError(f"k is {k!r}; it counts the entries kept, so it is a whole number of at least 0")
 
 
 def _kth_largest(size: Tensor, k: int) -> Tensor:

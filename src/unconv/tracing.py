@@ -39,6 +39,10 @@ TOLERANCE = 1e-3  # relative to the largest, of that comparison
 MIXED = 0.03  # the same, between an image alone and in a batch
 MIXES = "its output for one image depends on the other images of the batch"
 RANDOM = "it is random: forward passes of one image differ (dropout that is left on, noise, a drawn path)"
+LEGEND = (
+    "conv block: a convolution with its batch norm, activation and pooling. yes: one begins or ends there, and either "
+    "name stands for it"
+)
 HANDED_ON = {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Flatten", "Identity"}  # kinds that change no value
 
 
@@ -78,6 +82,7 @@ class Layers:
             rows.append((la.name, la.kind, given, shape, "yes" if la.block else ""))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += [LEGEND] if any(la.block for la in self.layers) else []
         return "\n".join([*lines, *(f"skipped {s.module}: {s.reason}" for s in self.skipped)])
 
     @property
@@ -341,7 +346,9 @@ def _top_level(layers: Layers) -> list[Layer]:
     def children(prefix: str) -> list[str]:
         depth = prefix.count(".") + 1 if prefix else 0
         inside = [name for name in found if not prefix or name.startswith(f"{prefix}.")]
-        return list(dict.fromkeys(".".join(name.split(".")[: depth + 1]) for name in inside))
+        names = dict.fromkeys(".".join(name.split(".")[: depth + 1]) for name in inside)
+        # a module that gives several tensors stands for its parts, which give the same ones again
+        return [name for name in names if name in found or not any(n.startswith(f"{name}[") for n in found)]
 
     chosen = children("")
     while True:

@@ -69,7 +69,7 @@ def test_bad_input_is_one_line():
     broken[3] = 0
     for call, kind, text in [
         (lambda: delta_bracket(matrix, "map", 2), UsageError, "region is 'map'; for this map give the block of each"),
-        (lambda: delta_bracket(operator, "pool", 2), UsageError, "region 'pool' is not known"),
+        (lambda: delta_bracket(operator, "pool", 2), UsageError, "region is 'pool'; give its size"),
         (lambda: delta_bracket(matrix, [0, 1], 1), UsageError, "each of its 8 outputs"),
         (lambda: delta_bracket(matrix, [-1] * 8, 1), UsageError, "no output in a block"),
         (lambda: delta_bracket(matrix[0], 1, 1), UsageError, "give a real matrix"),

@@ -77,5 +77,5 @@ def test_wrong_arguments(x):
         relu_bracket(find_conv_blocks(nn.Sequential(cases.conv(2), nn.GELU()).eval(), x).get("0"), x)
     with pytest.raises(UsageError, match="radius is -1"):
         relu_bracket(block_of(), x, radius=-1)
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(UsageError, match="expected"):
         relu_bracket(block_of(), x[:, :1])

@@ -7,6 +7,7 @@ from torch import nn
 from cases import gaussian
 from unconv.certify import stability as certificate
 from unconv.certify.stability import certify, known_entries
+from unconv.errors import UsageError
 from unconv.inversion.jacobian import Jacobian
 from unconv.operators import ConvOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
@@ -147,7 +148,7 @@ def test_known_entries_are_what_the_code_tells():
     dense = Code(h.relu(), None, (3, 4, 4))
     assert torch.equal(known_entries(dense, rectified=True), h > 0)
     average = Code(h[..., :2, :2], None, (3, 4, 4), AveragePool(Window.of(2, 2)))
-    with pytest.raises(ValueError, match="names no places"):
+    with pytest.raises(UsageError, match="names no places"):
         known_entries(average, rectified=True)
 
 

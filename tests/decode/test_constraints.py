@@ -5,7 +5,7 @@ import torch
 from tests.decode.conftest import ACTIVATIONS, draw, make_stage
 
 from unconv.decode.constraints import Averages, Intervals, UnknownSwitches, constraints
-from unconv.errors import UnconvError
+from unconv.errors import UnconvError, UsageError
 from unconv.sparsity import AveragePool, Code, Pooled, Window
 
 POOLINGS = [
@@ -118,7 +118,7 @@ def test_bad_codes_are_refused():
     code = stage.encode(draw(stage))
     assert code.switches is not None
     far = Code(code.values, code.switches.flip(-1), code.shape, code.pooling)
-    with pytest.raises(ValueError, match="lies outside its region"):
+    with pytest.raises(UsageError, match="lies outside its region"):
         constraints(stage, far)
     with pytest.raises(UnconvError, match="negative values behind ReLU"):
         constraints(stage, Code(code.values - 1, code.switches, code.shape, code.pooling))

@@ -11,6 +11,7 @@ from scipy import stats
 
 from cases import gaussian
 from strategies import convolutions, windows
+from unconv.errors import UsageError
 from unconv.measure.rip import Method, RatioSummary, draw_codes, sample_ratios
 from unconv.operators import ConvOperator
 from unconv.paper.fig2 import SIZES
@@ -124,7 +125,7 @@ def test_summary_against_numpy() -> None:
     assert RatioSummary.of(torch.tensor([2.0])).std == 0
     assert RatioSummary.of(torch.tensor([2.0])).delta == 3
     for bad in (torch.tensor([]), torch.tensor([1.0, math.nan])):
-        with pytest.raises(ValueError, match="expected finite"):
+        with pytest.raises(UsageError, match="expected finite"):
             RatioSummary.of(bad)
 
 

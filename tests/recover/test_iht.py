@@ -81,3 +81,17 @@ def test_a_bare_matrix_is_refused_with_the_operator_that_it_is(solver):
         solver(A, x, Pooled(1, 3))
     found = solver(ConvOperator(A[:, :, None], (8, 1)), x, Pooled(1, 3)).value
     assert torch.allclose(found.reconstruction[..., 0], found.code.dense()[..., 0] @ A)
+
+
+def test_nan_is_no_convergence():
+    operator = ConvOperator(draw(8, 4, 3), (4, 12)).normalised()
+    x = draw(2, 4, 12)
+    x[1, 0, 0] = float("nan")
+    found = iht(operator, x, Pooled(2, k=3), tolerance=9.0)
+    assert found.status == ("converged", "max_steps")
+    assert found.residual.isnan().tolist() == [False, True]
+
+
+def test_another_floating_point_type_is_refused_with_the_remedy():
+    with pytest.raises(UsageError, match=r"input has dtype torch.float64, the operator torch.float32; give x.to"):
+        iht(ConvOperator(draw(8, 4, 3).float(), (4, 12)), draw(2, 4, 12).double(), Pooled(2, k=3))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unconv.certify.supports import BlockPartition, Boundary, Region, inner_partition, support_size, validate_operator
+from unconv.errors import UsageError
 from unconv.operators import ConvOperator
 
 BUDGET = 6e10  # multiply-adds of one unit of effort: some seconds on two cores
@@ -85,9 +86,9 @@ def lower_bound(
 
 
 def check_effort(effort: float) -> None:
-    """Refuse work that is no number of at least 0 (``ValueError``)."""
+    """Refuse work that is no number of at least 0 (``UsageError``)."""
     if not 0 <= effort < math.inf:
-        raise ValueError(f"effort is {effort}; it multiplies the work of the search, so it is finite and at least 0")
+        raise UsageError(f"effort is {effort}; it multiplies the work of the search, so it is finite and at least 0")
 
 
 def _patch(operator: ConvOperator, k: int, effort: float) -> tuple[int, ...]:

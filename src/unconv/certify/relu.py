@@ -51,15 +51,15 @@ def relu_bracket(
     The middle of two inputs lies in the ball of a Euclidean ``radius`` around ``x``, shape ``(1, M, *spatial)``; the
     inputs may be as far apart as they like, and those of the ball have their middle in it. Inputs of at most ``whole``
     numbers get all singular values, so that the lower bound is proven; ``steps`` of Lanczos and their ``seed`` as for
-    ``unconv.certify.stability.certify``. UsageError if the block has no ReLU, or the radius is no number of at least 0;
-    ValueError if ``x`` is no single input of the block.
+    ``unconv.certify.stability.certify``. UsageError if the block has no ReLU, or the radius is no number of at least 0,
+    or ``x`` is no single input of the block.
     """
     if block.activation.name != "relu":
         raise UsageError(f"conv block {block.name} is {block.kind}; this bracket is of ReLU")
     if not 0 <= radius < math.inf:
         raise UsageError(f"radius is {radius}; it is a number of at least 0")
     if tuple(x.shape) != (1, *block.input_shape):
-        raise ValueError(f"x has shape {tuple(x.shape)}; expected {(1, *block.input_shape)}")
+        raise UsageError(f"x has shape {tuple(x.shape)}; expected {(1, *block.input_shape)}")
     block = block.to(torch.float64)
     h = block.preactivation(x.to(block.operator.weight))[0]
     # a move of r changes <w, x> by at most r ||w||; at the border, where w is cropped, by less

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unconv.errors import UsageError
 from unconv.operators import ConvOperator, LinearOperator, check_linear
 from unconv.solvers.cgls import cgls
 from unconv.solvers.lanczos import bidiagonalise
@@ -85,11 +86,11 @@ class StabilityCertificate:
 def known_entries(code: Code, *, rectified: bool) -> Tensor:
     """The places of the dense activation that a code with known switches tells. Shape ``(N, K, *spatial)``, bool.
 
-    ``rectified``: whether a ReLU came before, so that a zero only says "not positive" and is no equation. ValueError if
+    ``rectified``: whether a ReLU came before, so that a zero only says "not positive" and is no equation. UsageError if
     the pooling averages: its values are equations, but of no one place.
     """
     if isinstance(code.pooling, AveragePool):
-        raise ValueError("an average-pooled code names no places; certify the Jacobian of the pooled layer instead")
+        raise UsageError("an average-pooled code names no places; certify the Jacobian of the pooled layer instead")
     told = code.values > 0 if rectified else torch.ones_like(code.values, dtype=torch.bool)
     return replace(code, values=told.double()).dense() > 0
 
@@ -119,14 +120,14 @@ def certify(
     more than a gigabyte in float64. Systems whose shorter side is at most ``whole`` are decomposed whole, at one
     product for each of its entries. Where dimensions are open, ``direction`` is the unseen part of ``start``, shape
     ``input_shape``, e.g. the image itself (random where ``None``), by at most ``seek`` conjugate-gradient steps (as
-    many as ``steps`` where ``None``; 0 for no direction). ValueError for a mask or a start of another shape, UsageError
-    for no operator.
+    many as ``steps`` where ``None``; 0 for no direction). UsageError for a mask or a start of another shape, or for
+    no operator.
     """
     check_linear(operator)
     if mask is not None and tuple(mask.shape) != operator.output_shape:
-        raise ValueError(f"mask has shape {tuple(mask.shape)}; expected the output's, {operator.output_shape}")
+        raise UsageError(f"mask has shape {tuple(mask.shape)}; expected the output's, {operator.output_shape}")
     if start is not None and tuple(start.shape) != operator.input_shape:
-        raise ValueError(f"start has shape {tuple(start.shape)}; expected the input's, {operator.input_shape}")
+        raise UsageError(f"start has shape {tuple(start.shape)}; expected the input's, {operator.input_shape}")
     rows = _Rows(operator, mask)
     generator = torch.Generator().manual_seed(seed)
     if rows.unknowns * rows.equations <= DENSE_ENTRIES and min(rows.unknowns, rows.equations) <= whole:

@@ -12,6 +12,7 @@ from unconv.conv_block import ConvBlock
 from unconv.decode.constraints import UnknownSwitches, constraints
 from unconv.decode.nonlinear_cg import Objective, nonlinear_cg
 from unconv.decode.priors import PRIORS, Covariance, Prior, smooth, with_channels
+from unconv.errors import UsageError
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Code, CodeKind
 
@@ -51,13 +52,13 @@ def convex(
     once the norm of all violations is at most ``tolerance``, relative to the norm of the code's values, or once the
     gradient has fallen to the square of it; each of at most ``max_steps`` steps, the first estimate's counted in, costs
     one ``W`` and one ``W^T``. Returned are inputs, shape ``(N, M, *spatial)``; ``history`` holds the norm of all
-    violations relative to that of the code's values. ValueError if the prior does not exist, or ``max_steps`` is
+    violations relative to that of the code's values. UsageError if the prior does not exist, or ``max_steps`` is
     negative.
     """
     if prior is not None and prior not in PRIORS:
-        raise ValueError(f"prior {prior!r} does not exist; use None or one of {', '.join(PRIORS)}")
+        raise UsageError(f"prior {prior!r} does not exist; use None or one of {', '.join(PRIORS)}")
     if max_steps < 0:
-        raise ValueError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 0")
+        raise UsageError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 0")
     operator, spatial = block.operator, block.input_shape[1:]
     zero = code.values.new_zeros(len(code.values), *operator.input_shape)
     objective = Objective(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unconv.errors import UsageError
 from unconv.linalg import column, norms, tiny
 from unconv.operators import LinearOperator
 from unconv.sparsity import Code
@@ -20,6 +21,6 @@ def transpose(operator: LinearOperator, code: Code, *, norm: Tensor | None = Non
         return estimate
     size = norms(estimate)
     if norm.shape != size.shape:
-        raise ValueError(f"norm has shape {tuple(norm.shape)}; expected {tuple(size.shape)}, one number per input")
+        raise UsageError(f"norm has shape {tuple(norm.shape)}; expected {tuple(size.shape)}, one number per input")
     # a code of zeros has no direction to be rescaled; it stays the estimate zero
     return estimate * column(torch.where(size > tiny(size), norm / size, 0), estimate)

@@ -306,10 +306,6 @@ class Evaluation:
                 for name in parts:
                     self.run.drop(name)
 
-    def units(self) -> int:
-        """Return the number of rows that are to be computed, for a progress bar."""
-        return len(self.images) * sum(map(len, self.plan.jobs()))
-
     def _pending(self, jobs: Sequence[Job]) -> Iterator[tuple[range, list[Job]]]:
         for block in self.images.blocks():
             missing = [job for job in jobs if not self.run.has(job.part(block))]

@@ -61,6 +61,7 @@ class Network:
     max_batch: int | None = None
     judge: Judge | None = None  # what says whether a reconstruction still shows the same class; nothing where None
     _layers: dict[tuple[int, ...], Layers] = field(default_factory=dict, repr=False)
+    say: Callable[[str], None] | None = field(default=None, repr=False)  # told of every pass of a solver
     _blocks: dict[tuple[int, ...], ConvBlocks] = field(default_factory=dict, repr=False)
     _functions: dict[tuple[str, tuple[int, ...]], LayerFunction] = field(default_factory=dict, repr=False)
     _examples: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
@@ -337,8 +338,8 @@ def open_network(
     """Open a model, by name or as a module, and its images; what had to be assumed is said on stderr."""
     if not isinstance(model, str | nn.Module):
         raise UsageError(f"model is of type {type(model).__name__}; give an nn.Module or a name such as 'cifar-vgg'")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed is {seed}; expected a whole number, at least 0 and below 2^63")
+    if not (isinstance(seed, int) and 0 <= seed < 2**63):
+        raise UsageError(f"seed is {seed!r}; expected a whole number, at least 0 and below 2^63")
     batch = 4 if batch is None else batch
     for name, number in (("batch", batch), ("limit", 1 if limit is None else limit)):
         if number < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -217,7 +218,8 @@ def reconstruct_features(
     """Invert features alone, without their images; the errors are those of the features."""
     function = network.function(task.layer, shape)
     if features.shape[1:] != torch.Size(function.shape):
-        raise UsageError(f"features have shape {tuple(features.shape)}; layer {task.layer} gives (N, {function.shape})")
+        expected = ", ".join(map(str, ("N", *function.shape)))
+        raise UsageError(f"features have shape {tuple(features.shape)}; layer {task.layer} gives ({expected})")
     if task.side_info != "none" or not task.of_features:
         raise UsageError("features alone give no side information and no code; use linear, gauss-newton or gradient")
     features = features.to(network.device, torch.float32)
@@ -272,6 +274,12 @@ def _from_features(
     if config is None and task.method == "gauss-newton":
         config = solver_config(task.noise)
         config = config if found is None else replace(config, noise=found.noise)
+    made = itertools.count(2)  # the first pass only looks
+
+    def watch(_: Tensor) -> None:
+        assert network.say is not None
+        network.say(f"{task.layer} by {task.method}, {task.side_info}: pass {next(made)}")
+
     start = time.perf_counter()
     result = invert_features(
         function,
@@ -284,6 +292,7 @@ def _from_features(
         decoder=decoder,
         preconditioner=preconditioner,
         config=config,
+        progress=watch if network.say is not None else None,
     )
     seconds = (time.perf_counter() - start) / len(features)
     expected = None

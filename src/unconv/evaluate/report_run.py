@@ -116,6 +116,7 @@ class ReportRun:
         def say(message: str, units: int) -> None:
             progress(message, units, self.seconds_left())
 
+        network.say = lambda message: say(message, 0)
         self._fit(say)
         if any(task.code == "paper" for task in job.tasks):
             counts = self._counts()
@@ -172,12 +173,12 @@ class ReportRun:
             if job.budget is not None:
                 most = min(MOST_PASSES, int(SHARE * share / (per_pass[layer] * self.images * len(kinds[layer, noise]))))
             folder = self.run.path / "decoders"
+            say(f"calibrating {layer}", 0)
             refinement = calibrated(
                 job.opened.network, layer, kinds[layer, noise], most=most, noise=noise, folder=folder
             )
             if refinement is not None:
                 found[noisy_name(layer, noise)] = refinement
-            say(f"calibrating {layer}", 0)
         return found
 
     def _bound_leakage(self, per_pass: Mapping[str, float], say: Progress) -> None:
@@ -335,8 +336,9 @@ class ReportRun:
                 }
                 return document | {"rip": ratios_document(block, region, k, job.samples, job.seed)}
 
+            progress(f"measuring {block.name}", 0)
             self.run.part(self._part("theory", layer), measure)
-            progress(f"measuring {block.name}", 1)
+            progress(f"measured {block.name}", 1)
 
     def _certify(self, progress: Progress) -> None:
         """Certify the conv blocks whose certificates fit into their share of the budget, the cheapest first."""
@@ -366,10 +368,11 @@ class ReportRun:
                 self.run.write_picture(path, pixels)
                 return path
 
+            progress(f"certifying {block.name}", 0)
             part = certificate_document(network, block, region, k, examples[: config.images], save, config)
             self.run.write_part(self._part("certificate", layer), part)
             self.certifying -= costs[layer]
-            progress(f"certifying {block.name}", 1)
+            progress(f"certified {block.name}", 1)
 
     def _certificates(self) -> dict[str, float]:
         """Return the conv blocks that are certified, the cheapest first, and the seconds that each takes."""

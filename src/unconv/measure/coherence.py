@@ -10,6 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from unconv.errors import UsageError
 from unconv.operators import ConvOperator, check_convolution
 
 BLOCK_ENTRIES = 2**24  # of one block of inner products: 64 MB in float32
@@ -32,14 +33,14 @@ def coherence(operator: ConvOperator) -> Coherence:
     """Signed, absolute and shift-aware coherence of a filter bank; shifts are streamed, no table is held.
 
     The size of the operator's input does not matter. Filters of different groups see different channels, so their
-    cosine is 0. ValueError names a filter that is not finite.
+    cosine is 0. UsageError names a filter that is not finite.
     """
     check_convolution(operator)
     operator = operator.with_weight(_at_least_single(operator.weight))
     norms = operator.weight.flatten(1).norm(dim=1)
     bad = (~torch.isfinite(norms)).nonzero()
     if len(bad):
-        raise ValueError(f"filter {int(bad[0])} has norm {norms[bad[0]].item():g}; cosines need finite filters")
+        raise UsageError(f"filter {int(bad[0])} has norm {norms[bad[0]].item():g}; cosines need finite filters")
     zero = (operator.weight == 0).flatten(1).all(1).reshape(operator.groups, -1)
     # filters of different groups are orthogonal, so with groups no maximum is below 0
     signed, absolute, shifted = 0.0 if operator.groups > 1 else -math.inf, 0.0, 0.0

@@ -71,10 +71,10 @@ class RatioSummary:
 
     @staticmethod
     def of(ratios: Tensor) -> RatioSummary:
-        """Summarise ratios, shape ``(samples,)``; ValueError if there is none, or one is not finite."""
+        """Summarise ratios, shape ``(samples,)``; UsageError if there is none, or one is not finite."""
         r = ratios.detach().cpu().double().numpy().ravel()
         if not r.size or not np.isfinite(r).all():
-            raise ValueError(f"{r.size} ratios, {int((~np.isfinite(r)).sum())} not finite; expected finite ones")
+            raise UsageError(f"{r.size} ratios, {int((~np.isfinite(r)).sum())} not finite; expected finite ones")
         p01, p50, p99 = (float(q) for q in np.quantile(r, [0.01, 0.5, 0.99]))
         std = float(r.std(ddof=1)) if r.size > 1 else 0.0
         delta = float(np.abs(r**2 - 1).max())
@@ -104,11 +104,11 @@ def sample_ratios(
     if not isinstance(model, Pooled):
         raise UsageError(f"model is a {type(model).__name__}; give the regions, such as Pooled(2)")
     if method not in get_args(Method):
-        raise ValueError(f"method {method!r} is not known; use one of {', '.join(get_args(Method))}")
+        raise UsageError(f"method {method!r} is not known; use one of {', '.join(get_args(Method))}")
     single = operator.dtype in {torch.float16, torch.bfloat16}
     operator = (operator.to(torch.float32) if single else operator).at(boundary)
     if method == "gram" and any(operator.padding):
-        raise ValueError("method 'gram' needs whole filters; use boundary 'full', or method 'dense'")
+        raise UsageError("method 'gram' needs whole filters; use boundary 'full', or method 'dense'")
     if method == "auto":
         method = _choose_method(operator, k)
     adjoint_norms = _adjoint_norms(operator, method)
@@ -136,11 +136,11 @@ def draw_codes(
     table, sizes = _places(window, spatial)
     regions = channels * len(table)
     if not 1 <= k <= regions:
-        raise ValueError(f"k is {k}; the code {operator.output_shape} has {regions} regions, so use 1 to {regions}")
+        raise UsageError(f"k is {k}; the code {operator.output_shape} has {regions} regions, so use 1 to {regions}")
     if model.k is not None and model.k != k:
-        raise ValueError(f"the model keeps {model.k} regions and k is {k}; give one number")
+        raise UsageError(f"the model keeps {model.k} regions and k is {k}; give one number")
     if samples < 1 or (batch is not None and batch < 1):
-        raise ValueError(f"samples {samples} and batch {batch} must be at least 1")
+        raise UsageError(f"samples {samples} and batch {batch} must be at least 1")
     # one stream per kind of number: each is then read sample after sample, whatever the batch
     for_regions, for_places, for_values = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
 

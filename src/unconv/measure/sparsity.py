@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, field
 import torch
 from torch import Tensor
 
-from unconv.errors import UnconvError
+from unconv.errors import UnconvError, UsageError
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class SparsityStatistics:
     def update(self, block: str, activated: Tensor, pooled: Tensor | None = None) -> None:
         """Count a batch ``(N, K, *spatial)``, and the same pooled; UnconvError where it is not finite."""
         if pooled is not None and len(pooled) != len(activated):
-            raise ValueError(f"{len(activated)} activations and {len(pooled)} pooled ones; expected the same images")
+            raise UsageError(f"{len(activated)} activations and {len(pooled)} pooled ones; expected the same images")
         if not torch.isfinite(activated).all():
             raise UnconvError(
                 f"activations of conv block {block!r} contain NaN or infinite values; check weights and preprocessing"
@@ -106,7 +106,7 @@ class SparsityStatistics:
 def k_from(fraction: float, regions: int) -> int:
     """Return ``k = max(1, round(fraction * regions))``: the share of a code's regions that a conv block has in use."""
     if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction of non-zeros is {fraction}; expected one between 0 and 1 (not percent)")
+        raise UsageError(f"fraction of non-zeros is {fraction}; expected one between 0 and 1 (not percent)")
     if regions < 1:
-        raise ValueError(f"number of regions is {regions}; expected at least 1")
+        raise UsageError(f"number of regions is {regions}; expected at least 1")
     return max(1, round(fraction * regions))

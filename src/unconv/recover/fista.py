@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unconv.errors import UsageError
 from unconv.linalg import column, norms, tiny
 from unconv.operators import LinearOperator
 from unconv.recover.greedy import check_input
@@ -44,7 +45,7 @@ def fista(
     ``default_weight(operator, x)`` where ``None``; ``support``: places that may be non-zero, shape ``(N,
     *output_shape)``, bool. An input has converged once its duality gap ``P(z) - D(u)`` is at most ``tolerance`` times
     ``||x||^2 / 2``. Returned are the best recoveries (least ``P``), as codes without pooling; ``history`` holds the gap
-    of the best iterate so far, relative to ``||x||^2 / 2``. ValueError if ``x`` is no finite batch of inputs, or
+    of the best iterate so far, relative to ``||x||^2 / 2``. UsageError if ``x`` is no finite batch of inputs, or
     ``weight`` or ``max_steps`` is out of range.
     """
     check_input(operator, x, max_steps)
@@ -55,7 +56,7 @@ def fista(
         weight = default_weight(operator, x).clamp_min(tiny(x))
     lam = torch.as_tensor(weight, dtype=x.dtype, device=x.device).expand(len(x))
     if not (torch.isfinite(lam) & (lam > 0)).all():
-        raise ValueError(f"weight is {weight}; the l1 norm needs a finite weight above 0")
+        raise UsageError(f"weight is {weight}; the l1 norm needs a finite weight above 0")
 
     scale = (norms(x).square() / 2).clamp_min(tiny(x))
     lipschitz = norms(operator.adjoint(correlation)).square() / norms(correlation).square().clamp_min(tiny(x))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unconv.errors import UsageError
 from unconv.linalg import column, relative_norm
-from unconv.operators import LinearOperator, check_linear
-from unconv.recover.iht import SparseRecovery
+from unconv.operators import LinearOperator
+from unconv.recover.iht import SparseRecovery, check_batch, check_model
 from unconv.solvers.cgls import cgls
 from unconv.solvers.progress import statuses
 from unconv.solvers.solution import Solution
@@ -66,6 +67,7 @@ def run_greedy(
 ) -> Solution[SparseRecovery]:
     """Repeat a step from ``z = 0``, keep each input's best iterate, and let each input stop by itself."""
     check_input(operator, x, max_steps)
+    check_model(model)
     current = best = Iterate.of(operator, x, model.project(x.new_zeros(len(x), *operator.output_shape)))
     history = [relative_norm(x, x)]
     least = [torch.full_like(history[0], torch.inf)]
@@ -123,12 +125,9 @@ class _Columns:
 
 
 def check_input(operator: LinearOperator, x: Tensor, max_steps: int) -> None:
-    """Refuse inputs of another shape than the operator's, NaN and infinities, and no steps (``ValueError``)."""
-    check_linear(operator)
-    if tuple(x.shape[1:]) != tuple(operator.input_shape):
-        expected = ", ".join(map(str, operator.input_shape))
-        raise ValueError(f"input has shape {tuple(x.shape)}; expected (N, {expected})")
+    """Refuse what ``check_batch`` does, NaN and infinities, and no steps (``UsageError``)."""
+    check_batch(operator, x)
     if not torch.isfinite(x).all():
-        raise ValueError("the input holds NaN or infinite values; give a finite one")
+        raise UsageError("the input holds NaN or infinite values; give a finite one")
     if max_steps < 1:
-        raise ValueError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 1")
+        raise UsageError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 1")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unconv.errors import UsageError
 from unconv.linalg import column, relative_norm
 from unconv.operators import LinearOperator, check_linear
 from unconv.solvers.progress import statuses
@@ -51,8 +52,8 @@ def iht(
         which need not fall.
 
     Raises:
-        UsageError: If the operator is no linear operator.
-        ValueError: If ``steps`` is below 1, or ``step_size`` is not finite.
+        UsageError: If the operator is no linear operator, the model none of sparsity, ``x`` no batch of the operator's
+            inputs, ``steps`` below 1, or ``step_size`` not finite.
 
     Example:
         >>> import torch
@@ -63,11 +64,12 @@ def iht(
         >>> iht(W, x, Pooled("map", k=2))
         Solution(1 converged; 1 steps, worst residual 0)
     """
-    check_linear(operator)
+    check_batch(operator, x)
+    check_model(model)
     if steps < 1:
-        raise ValueError(f"steps is {steps}; iterative hard thresholding makes at least 1")
+        raise UsageError(f"steps is {steps}; iterative hard thresholding makes at least 1")
     if not math.isfinite(step_size):
-        raise ValueError(f"step_size is {step_size}; expected a finite number, below 1 / ||W||^2 to converge")
+        raise UsageError(f"step_size is {step_size}; expected a finite number, below 1 / ||W||^2 to converge")
     code = model.project(operator.forward(x if step_size == 1.0 else step_size * x))
     z = code.dense()
     reconstruction = operator.adjoint(z)
@@ -91,3 +93,22 @@ def iht(
             best_reconstruction = torch.where(column(better, x), reconstruction, best_reconstruction)
         best = torch.minimum(best, history[-1])
     return Solution(SparseRecovery(best_code, best_reconstruction), torch.stack(history), statuses(best <= tolerance))
+
+
+def check_batch(operator: LinearOperator, x: Tensor) -> None:
+    """Refuse what is no linear operator, or no batch of its inputs in its floating-point type (``UsageError``)."""
+    check_linear(operator)
+    if not isinstance(x, Tensor):
+        raise UsageError(f"input is a {type(x).__name__}; expected a tensor")
+    if tuple(x.shape[1:]) != tuple(operator.input_shape):
+        expected = ", ".join(map(str, operator.input_shape))
+        raise UsageError(f"input has shape {tuple(x.shape)}; expected (N, {expected})")
+    dtype = getattr(operator, "dtype", x.dtype)
+    if x.dtype != dtype:
+        raise UsageError(f"input has dtype {x.dtype}, the operator {dtype}; give x.to({dtype}), or use operator.to")
+
+
+def check_model(model: SparsityModel) -> None:
+    """Refuse what is no sparsity model (``UsageError``)."""
+    if not hasattr(model, "project"):
+        raise UsageError(f"model is a {type(model).__name__}; give a sparsity model, such as Pooled(2, k=10)")

@@ -35,7 +35,7 @@ def niht(
 
     ``x``: inputs, shape ``(N, *input_shape)``. An input has converged once ``||x - W^T z|| <= tolerance * ||x||``, and
     stalled once its iterate no longer moves, or its best residual has not fallen by a millionth within ten steps.
-    Returned are the best recoveries; ``history`` holds ``||x - W^T z|| / ||x||`` of the iterates. ValueError if ``x``
+    Returned are the best recoveries; ``history`` holds ``||x - W^T z|| / ||x||`` of the iterates. UsageError if ``x``
     is no finite batch of the operator's inputs, or ``max_steps`` is below 1.
     """
 
