@@ -2,7 +2,9 @@
 
 ``unconv.invert``, ``unconv.report``, ``unconv.audit`` and ``unconv.layers`` are the command line's verbs as functions
 (``unconv.api`` has the others); ``ConvOperator``, ``Code``, ``ConvBlock`` and the sparsity models (``Pooled``,
-``TopK``) are the nouns of the theory. Nothing here imports torch before it is used.
+``TopK``) are the nouns of the theory, whose functions are in modules of their own:
+``unconv.measure.coherence.coherence``, ``unconv.certify.bracket.delta_bracket``, ``unconv.recover.iht``. Nothing here
+imports torch before it is used.
 """
 
 from __future__ import annotations

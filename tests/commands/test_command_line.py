@@ -247,6 +247,7 @@ def test_features_in_place_of_images(call, tmp_path):
     found = call(*words, "--features", tmp_path / "f.safetensors", "--json").document
     assert len(found["images"]) == 2
     assert all(image["feature_error"] is not None and image["psnr"] is None for image in found["images"])
+    assert "feature_error is ||f(x^) - y|| / ||y||" in call(*words, "--features", tmp_path / "f.safetensors").out
     assert "cannot be read" in call(*words, "--features", "nowhere").message
     save_file({"a": features, "b": features + 1}, tmp_path / "f.safetensors")
     assert "give one tensor, or one named '2'" in call(*words, "--features", tmp_path / "f.safetensors").message

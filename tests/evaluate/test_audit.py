@@ -65,7 +65,7 @@ def test_the_document_has_means_the_most_exposed_image_and_what_was_stopped():
     assert "its passes ended first" in cannot
     vain = [row | {"status": "no_gain" if row["status"] == "max_steps" else row["status"]} for row in rows_of(tasks)]
     apart = audit_document(vain, tasks, flat)
-    assert apart["table"][0]["status"] == "1 of 3 ended where refinement gains nothing on reference images"
+    assert apart["table"][0]["status"] == "1 of 3 ended where more refinement gains nothing on reference images"
     assert "its passes ended first" not in " ".join(apart["cannot_conclude"])
     assert "What refinement gets" not in cannot
     short = [row for row in rows_of(tasks) if (row["layer"], row["method"]) != ("b", "gauss-newton")]

@@ -216,7 +216,7 @@ def test_the_first_paragraph_answers_the_question(make: Make) -> None:
     ]
     apart = page_of(report).summary
     assert "at layer2 the budget (" in apart
-    assert "; at fc refinement gained nothing on reference images" in apart
+    assert "; at fc more refinement gained nothing on reference images" in apart
     for layer in report.document["layers"]:
         layer["inversion"] = [r for r in layer["inversion"] if r["method"] == "linear"]
     assert "by linear decoders, which see only what is linear" in page_of(report).summary

@@ -15,6 +15,9 @@ from unconv.errors import UnconvError, UsageError
 from unconv.options import Invert
 from unconv.results import COLUMNS
 
+OF_IMAGES = "relative_error is ||x^ - x|| / ||x||; psnr (dB) and ssim of pixels in [0, 1]"
+OF_FEATURES = "feature_error is ||f(x^) - y|| / ||y||, y being the features given"
+
 
 def run(options: Invert) -> tuple[dict[str, Any], str]:
     """Invert one layer over the images, or several; return the JSON document and its text."""
@@ -56,7 +59,7 @@ def _text(document: dict[str, Any], options: Invert) -> str:
     lines = [
         f"{document['layer']} by {document['method']}, side information: {document['side_info']}",
         format_table(("file", *COLUMNS), [[row[name] for name in ("file", *COLUMNS)] for row in rows]),
-        "relative_error is ||x^ - x|| / ||x||; psnr (dB) and ssim of pixels in [0, 1]; seconds per image",
+        f"{OF_FEATURES if rows[-1]['relative_error'] is None else OF_IMAGES}; seconds per image",
     ]
     if any(row["status"] == "max_steps" for row in rows):
         lines.append("max_steps: the solver was stopped by its passes; a larger --budget or --passes gives it more")

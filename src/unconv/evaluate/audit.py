@@ -94,7 +94,8 @@ def _entry(rows: Sequence[Row]) -> dict[str, Any]:
     texts = [f"{stopped} of {len(done)} stopped before convergence"] if stopped else []
     if texts and passes is not None:
         texts[0] += f", after {passes:.0f} passes"
-    texts += [f"{no_gain} of {len(done)} ended where refinement gains nothing on reference images"] if no_gain else []
+    if no_gain:
+        texts.append(f"{no_gain} of {len(done)} ended where more refinement gains nothing on reference images")
     reasons = sorted({row["status"] for row in rows if row["relative_error"] is None})
     texts += [f"{counts['failed']} failed: {'; '.join(reasons)}"] if reasons else []
     same_class = mean(row.get("same_class") for row in done)

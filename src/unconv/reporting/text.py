@@ -109,7 +109,7 @@ def state(record: Record) -> str:
     if out_of_time(record):
         return f"{record['images'] - record['converged']} of {record['images']} not converged{passes}"
     ended = f", it ended{passes}" if record["passes"] else ""
-    return f"refinement gains nothing on reference images{ended}"
+    return f"more refinement gains nothing on reference images{ended}"
 
 
 def caption(report: Report, rest: str = "") -> str:
@@ -178,7 +178,7 @@ def _trust(report: Report, best: dict[int, tuple[Series, Record]]) -> str:
             f"at {_and(stopped)} the budget{budget} ended before refinement converged: its limit, not the network's"
         )
     if vain:
-        clauses.append(f"at {_and(vain)} refinement gained nothing on reference images, and stopped")
+        clauses.append(f"at {_and(vain)} more refinement gained nothing on reference images")
     if len(clauses) > 1:
         return f"How far to trust that: {'; '.join(clauses if stopped else [*clauses, bound])}."
     if len(linear) == len(best):
