@@ -220,6 +220,8 @@ def test_the_first_paragraph_answers_the_question(make: Make) -> None:
     for layer in report.document["layers"]:
         layer["inversion"] = [r for r in layer["inversion"] if r["method"] == "linear"]
     assert "by linear decoders, which see only what is linear" in page_of(report).summary
+    report.config["passes"] = dict.fromkeys(report.config["passes"], 0)
+    assert "; the budget (600 s) left no time for refinement;" in page_of(report).summary
     for layer in report.document["layers"]:
         layer["inversion"] = [r | {"ssim": 0.9, "converged": 2} for r in layer["inversion"]]
     assert "recognisable at every layer looked at" in page_of(report).summary

@@ -182,6 +182,9 @@ def _trust(report: Report, best: dict[int, tuple[Series, Record]]) -> str:
     if len(clauses) > 1:
         return f"How far to trust that: {'; '.join(clauses if stopped else [*clauses, bound])}."
     if len(linear) == len(best):
+        planned, budget = (report.config.get("passes") or {}).values(), report.config.get("budget")
+        if budget and planned and not any(planned):
+            bound = f"the budget ({number(budget)} s) left no time for refinement; {bound}"
         return f"How far to trust that: means over {images} by linear decoders, which see only what is linear; {bound}."
     return f"How far to trust that: means over {images}, all converged; {bound}."
 
