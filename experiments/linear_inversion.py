@@ -27,7 +27,7 @@ from unconv.inversion.frozen_network import LayerFunction
 from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.inversion.invert import invert_features
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
-from unconv.inversion.reference_images import reference_images
+from unconv.inversion.reference_images import PHOTOGRAPHS, SYNTHETIC, reference_images
 from unconv.inversion.residuals import explained_variance
 from unconv.io import write_json
 from unconv.linalg import relative_norm
@@ -96,8 +96,8 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", default=list(STRIDES), choices=list(STRIDES))
     parser.add_argument("--passes", type=int, default=12, help="passes per image; 0 for the linear decoders alone")
     parser.add_argument("--side-info", nargs="+", default=["none"], choices=["none", "switches", "gates"])
-    parser.add_argument("--synthetic", type=int, default=40)
-    parser.add_argument("--photographs", type=int, default=40)
+    parser.add_argument("--synthetic", type=int, default=SYNTHETIC)
+    parser.add_argument("--photographs", type=int, default=PHOTOGRAPHS)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -205,8 +205,7 @@ def _fit_linear(opened: Opened, x: Tensor, task: Task, run: RunDirectory, option
         return []
     from unconv.evaluate.linear_fit import fit_linear
 
-    if opened.network.say is not None:
-        opened.network.say(f"fitting the linear decoder of {task.layer}")
+    opened.network.say(f"fitting the linear decoder of {task.layer}")
     return fit_linear(
         opened.network,
         opened.images,

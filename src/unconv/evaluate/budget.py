@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 MOST_PASSES = 150  # of a layer; from there on refinement gains next to nothing
 STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, MOST_PASSES)  # numbers of passes that a layer may get
 SHARE = 0.85  # of what is left after the linear part that is planned; the rest is slack
-REFERENCES = 80  # images that linear decoders are fitted to
 # what else takes time, in multiply-adds: drawing all references, a value of the image; reading a number of a sample
 DRAWING, READING = 2e6, 800
 OVERHEAD = 1.8  # of all that beside multiply-adds in one product
@@ -51,16 +50,18 @@ def seconds_per_pass(
 
 def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int, budget: float) -> float:
     """Return roughly how long linear decoders take: references through the network, normal equations, all images."""
+    from unconv.inversion.reference_images import PHOTOGRAPHS, SYNTHETIC
     from unconv.inversion.regression import LinearConfig, Reading
     from unconv.tracing import capture
 
     config, shapes = LinearConfig(), [network.layers(x).get(layer).shape for layer in layers]
+    references = SYNTHETIC + PHOTOGRAPHS
     work = DRAWING * x[0].numel()
     for channels, *sizes in shapes:
         positions = math.prod(sizes) if len(sizes) == 2 else 1
-        samples, targets = positions * REFERENCES, x[0].numel() / positions
+        samples, targets = positions * references, x[0].numel() / positions
         most = min(config.max_unknowns, samples / config.fewest_samples)
-        n = Reading.plan(channels, 2, most, config).unknowns if positions > 1 else REFERENCES
+        n = Reading.plan(channels, 2, most, config).unknowns if positions > 1 else references
         rows = min(samples, config.max_operations / n**2)
         # half of the Gram matrix and the targets; what is read; about eight factorisations; two solutions, in float64
         work += rows * n * (0.65 * n + targets + READING) + 8 * 2 / 3 * n**3 + 4 * n**2 * targets
@@ -68,7 +69,7 @@ def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: i
     forward = _seconds(lambda: capture(network.module, layers, x), timed)
     a = torch.ones(512, 512)
     product = _seconds(lambda: torch.mm(a, a), timed)
-    return forward * (1.3 * REFERENCES + 2 * images) + OVERHEAD * work * product / 512**3
+    return forward * (1.3 * references + 2 * images) + OVERHEAD * work * product / 512**3
 
 
 def _timed(budget: float | None, calls: int) -> float:

@@ -244,7 +244,7 @@ def references_for(
         return torch.stack(kept), notes
     references = reference_images(shape, exclude=tested, seed=seed)
     dropped = references.dropped
-    notes = [f"{dropped} packaged photographs show what is under test, and are no reference images"] if dropped else []
+    notes = [f"packaged photographs left out, since they show what is under test: {dropped}"] if dropped else []
     if not isinstance(network.preprocess, Preprocess) and len(tested) and shape[0] == 3:
         notes.append(
             "reference images have the mean colour and the contrast of the images under test, which an attacker"

@@ -60,8 +60,8 @@ class Network:
     # images at a time, once it is known how many fit into memory; one where their values choose the way
     max_batch: int | None = None
     judge: Judge | None = None  # what says whether a reconstruction still shows the same class; nothing where None
+    say: Callable[[str], None] = field(default=lambda message: None, repr=False)  # told of every pass of a solver
     _layers: dict[tuple[int, ...], Layers] = field(default_factory=dict, repr=False)
-    say: Callable[[str], None] | None = field(default=None, repr=False)  # told of every pass of a solver
     _blocks: dict[tuple[int, ...], ConvBlocks] = field(default_factory=dict, repr=False)
     _functions: dict[tuple[str, tuple[int, ...]], LayerFunction] = field(default_factory=dict, repr=False)
     _examples: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
@@ -365,7 +365,7 @@ def open_network(
         if loaded.notes and in_memory is not None and _only_tensors_in(in_memory):
             loaded = replace(loaded, preprocess=_of_tensors(in_memory), notes=())  # pyright: ignore
     notes = loaded.notes
-    if loaded.weights.source.startswith("random"):
+    if loaded.weights.random:
         notes = (*notes, f"{loaded.name} has random weights, since none were given; give weights for a trained network")
     if in_memory is not None and _only_tensors_in(in_memory):
         if size is not None:

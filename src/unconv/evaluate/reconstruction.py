@@ -277,7 +277,6 @@ def _from_features(
     made = itertools.count(2)  # the first pass only looks
 
     def watch(_: Tensor) -> None:
-        assert network.say is not None
         network.say(f"{task.layer} by {task.method}, {task.side_info}: pass {next(made)}")
 
     start = time.perf_counter()
@@ -292,7 +291,7 @@ def _from_features(
         decoder=decoder,
         preconditioner=preconditioner,
         config=config,
-        progress=watch if network.say is not None else None,
+        progress=watch,
     )
     seconds = (time.perf_counter() - start) / len(features)
     expected = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,13 +147,11 @@ class ReportRun:
 
     def seconds_left(self) -> float | None:
         """Return the seconds until the last page, as foretold; ``None`` where nothing is known yet."""
+        left = self.clock.left() + self.clock.reserved
         if self.planned:
-            left = self.evaluation.pace * self.evaluation.seconds_left + self.certifying + self.clock.reserved
-        elif self.job.budget is not None:
-            left = self.job.budget
-        else:
-            return None
-        return max(0.0, min(left, self.clock.left() + self.clock.reserved))
+            foretold = self.evaluation.pace * self.evaluation.seconds_left + self.certifying + self.clock.reserved
+            left = min(left, foretold)
+        return max(0.0, left) if math.isfinite(left) else None
 
     def _calibrate(self, per_pass: Mapping[str, float], say: Progress) -> dict[str, Refinement]:
         """Return how far refinement of each layer pays, the cheapest layers first, as far as there is time."""
@@ -211,7 +210,7 @@ class ReportRun:
             noise = max(task.noise for task in self.job.tasks) or SUPPOSED
             options = f"--layer {' '.join(missing)} --relative-sigma {noise:g}"
             command = f"unconv unseen {self.job.opened.loaded.name} {options}, with this run's weights and images"
-            notes.append(f"no time for bounds of {', '.join(missing)}; {command}")
+            notes.append(f"No time for bounds of {', '.join(missing)}; {command}")
         table = leakage_table([document for part in found for document in part["levels"]], rows)
         notes += [EASIER] if any((entry["gap_db"] or 0) < 0 for entry in table) else []
         return {"table": table, "assumption": ASSUMPTION, "notes": notes}

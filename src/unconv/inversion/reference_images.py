@@ -17,6 +17,8 @@ from torch import Tensor
 
 from unconv.errors import UnconvError
 
+SYNTHETIC, PHOTOGRAPHS = 40, 40  # how many there are of each kind
+
 
 @dataclass(frozen=True)
 class DeadLeavesConfig:
@@ -45,8 +47,8 @@ class References:
 def reference_images(
     image_shape: Sequence[int],
     *,
-    synthetic: int = 40,
-    photographs: int = 40,
+    synthetic: int = SYNTHETIC,
+    photographs: int = PHOTOGRAPHS,
     exclude: Tensor | None = None,
     config: DeadLeavesConfig | None = None,
     seed: int = 0,

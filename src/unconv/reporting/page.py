@@ -54,15 +54,18 @@ def write_page(run: Path, report: Report, figures: Mapping[str, Path], most: int
         [p.original, *(row[name] for row in p.rows.values() for name in ("picture", "error_map") if row.get(name))]
         for p in report.pictures
     ]
-    bare = len(_render(run, report, EmbeddedImages(images=len(paths)), figures).encode())
+    directions = _directions(report, run)
+    bare = len(_render(report, EmbeddedImages(images=len(paths)), directions, figures).encode())
     pictures = embed_images(run, paths, most - bare - SPARE)
     page = run / "report.html"
     with replacing(page) as temporary:
-        temporary.write_text(_render(run, report, pictures, figures), encoding="utf-8", newline="\n")
+        temporary.write_text(_render(report, pictures, directions, figures), encoding="utf-8", newline="\n")
     return page
 
 
-def _render(run: Path, report: Report, pictures: EmbeddedImages, figures: Mapping[str, Path]) -> str:
+def _render(
+    report: Report, pictures: EmbeddedImages, directions: list[tuple[str, str, str]], figures: Mapping[str, Path]
+) -> str:
     here = files("unconv.reporting")
 
     def read(name: str) -> str:
@@ -95,7 +98,7 @@ def _render(run: Path, report: Report, pictures: EmbeddedImages, figures: Mappin
         leakage=leakage_table(report),
         numbers=encode(_numbers(report).encode(), KINDS[".csv"]),
         theory=_theory(report),
-        directions=_directions(report, run),
+        directions=directions,
         columns=sorted({
             i for image in sheet for i, cells in image["cells"].items() if any(c["uri"] for c in cells.values())
         }),
