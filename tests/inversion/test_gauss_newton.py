@@ -5,7 +5,9 @@ from torch import nn
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import LayerFunction
 from unconv.inversion.gauss_newton import GaussNewtonConfig, gauss_newton
+from unconv.inversion.reference_images import reference_images
 from unconv.linalg import relative_norm
+from unconv.models import load_model
 from unconv.stationary import StationaryConfig, StationaryPreconditioner
 
 
@@ -47,6 +49,20 @@ def test_the_preconditioner_saves_passes():
         found = gauss_newton(function, function(x), initial=start, preconditioner=one, config=config)
         assert max(found.passes) <= 8
         errors.append((found.value - x).norm() / (start - x).norm())
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_with_known_switches_the_expected_noise_all_but_vanishes():
+    images = reference_images((3, 32, 32), synthetic=14, photographs=0).images * 4 - 2
+    function = LayerFunction(load_model("cifar-vgg", size=32).module, "features.6", (3, 32, 32))
+    blurred = nn.functional.avg_pool2d(images, 3, 1, 1)
+    preconditioner = StationaryPreconditioner.of(function, images[2:], (blurred - images)[2:], (2, 2))
+    x, errors = images[:2], []
+    features, known = function(x), function.record(x, "switches")
+    for config in (GaussNewtonConfig(noise_power_known=1.0, noise_floor_known=0.02), GaussNewtonConfig()):
+        options = {"passes": 40, "preconditioner": preconditioner, "config": config}
+        found = gauss_newton(function, features, known, initial=blurred[:2], **options)
+        errors.append(relative_norm(found.value - x, x).mean())
     assert errors[1] < 0.7 * errors[0]
 
 

@@ -34,6 +34,8 @@ class GaussNewtonConfig:
         noise_power: ``nu`` falls with this power of ``||f(x) - y||``: what the linearisation cannot explain falls too.
         noise_floor: Least share of the first ``nu``; below it, weak directions would be filled with what is left of
             the misfit.
+        noise_power_known, noise_floor_known: The same where switches or gates are known. No unit is then on another
+            branch than the true image's, and ``nu`` can all but vanish.
         speck: Contrast of the noise that is begun with where there is no first image; without biases every ReLU is
             off at zero, and nothing says where to go.
         seed: Seed of that noise, the same for every image.
@@ -41,10 +43,12 @@ class GaussNewtonConfig:
     """
 
     passes: int = 150
-    tolerance: float = 1e-4
+    tolerance: float = 1e-5
     noise: float = 10.0
-    noise_power: float = 1.5
-    noise_floor: float = 0.02
+    noise_power: float = 1.0
+    noise_floor: float = 2e-3
+    noise_power_known: float = 1.5
+    noise_floor_known: float = 1e-6
     speck: float = 1e-3
     seed: int = 0
     steps: LbfgsConfig = DEFAULTS
@@ -89,7 +93,7 @@ def gauss_newton(
     if preconditioner is not None and len(chosen):
         with torch.no_grad():
             first = misfit((initial if linear is None else linear)[chosen], chosen)
-        metric = _stationary(preconditioner, first, config)
+        metric = _stationary(preconditioner, first, config, known=known.side_info != "none")
 
     def evaluate(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         return misfit.with_gradient(x, chosen[rows])
@@ -110,12 +114,17 @@ def gauss_newton(
     return _whole(found, initial, chosen, box)
 
 
-def _stationary(preconditioner: StationaryPreconditioner, first: Tensor, config: GaussNewtonConfig) -> Metric:
+def _stationary(
+    preconditioner: StationaryPreconditioner, first: Tensor, config: GaussNewtonConfig, *, known: bool
+) -> Metric:
     """Return products with ``M / nu = (H + nu C^-1)^-1``; ``first``: misfits at the linear estimates."""
+    power, floor = config.noise_power, config.noise_floor
+    if known:
+        power, floor = config.noise_power_known, config.noise_floor_known
 
     def metric(v: Tensor, value: Tensor, rows: Tensor) -> Tensor:
-        share = (value / first[rows].clamp_min(tiny(value))).pow(config.noise_power / 2)
-        nu = config.noise * preconditioner.unit * share.clamp(config.noise_floor, 1.0)
+        share = (value / first[rows].clamp_min(tiny(value))).pow(power / 2)
+        nu = config.noise * preconditioner.unit * share.clamp(floor, 1.0)
         return preconditioner.apply(v, nu) / column(nu, v)
 
     return metric
