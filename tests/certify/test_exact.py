@@ -8,7 +8,7 @@ from tests.certify.conftest import brute_force
 
 from cases import draw, gaussian
 from unconv.certify.exact import exact_delta
-from unconv.certify.supports import inner_partition, outer_partition
+from unconv.certify.supports import inner_partition
 from unconv.errors import UnconvError
 from unconv.operators import ConvOperator
 from unconv.sparsity import Window
@@ -33,16 +33,6 @@ def test_too_many_subspaces_and_overlaps_are_refused():
         exact_delta(ConvOperator(torch.ones(40, 1, 3), (1, 40)), "map", 10)
     with pytest.raises(UnconvError, match="regions overlap"):
         exact_delta(gaussian(3, 2, 3, size=(6,)), Window.of(1, 3, stride=1), 2)
-
-
-def test_overlapping_regions_are_bracketed_by_blocks():
-    window = Window.of(1, 3, stride=2)
-    within, around = inner_partition(window, (9,)), outer_partition(window, (9,))
-    starts = window.starts((9,))[0]
-    chosen = [p for p, label in enumerate(within.labels[0]) if label >= 0]
-    owners = [{i for i, s in enumerate(starts) if s <= p < s + 3} for p in chosen]
-    assert all(not a & b for a, b in combinations(owners, 2))
-    assert around.labels[0] == tuple(range(9))
 
 
 @pytest.mark.parametrize("twice", [False, True])

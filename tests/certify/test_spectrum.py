@@ -101,10 +101,3 @@ def test_words_and_bad_input_are_one_line():
         spectrum(ConvOperator(torch.ones(1, 1, 2), (1, 9), stride=2), circular=True)
     with pytest.raises(UsageError, match="give a ConvOperator"):
         spectrum(torch.eye(3))  # pyright: ignore[reportArgumentType]
-
-
-def test_rows_and_columns_that_the_border_leaves_whole_are_independent():
-    tall = gaussian(8, 2, 3, size=(12,), padding=1)
-    wide = gaussian(2, 8, 3, size=(12,), padding=1)
-    for operator in (tall, wide):
-        assert 20 <= spectrum(operator, whole=0, steps=2).rank[0] <= 24  # all but those at the two ends

@@ -38,7 +38,9 @@ def small_cases(draw):
     return operator, region, k, draw(st.booleans()), draw(st.sampled_from(["full", "cropped"]))
 
 
-def check_exact_is_inside(case):
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(small_cases())
+def test_exact_constant_lies_inside_the_bracket(case):
     operator, region, k, twice, boundary = case
     blocks = outer_partition(region, operator.output_shape[1:])
     if blocks.supports(operator.output_shape[0], k, twice=twice) > 20_000:
@@ -51,27 +53,6 @@ def check_exact_is_inside(case):
     assert rounding < 1e-10
     assert lower - rounding <= exact.delta <= upper + rounding
     assert exact.attained.delta <= exact.delta <= exact.ceiling
-
-
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(small_cases())
-def test_exact_constant_lies_inside_the_bracket(case):
-    check_exact_is_inside(case)
-
-
-@pytest.mark.slow
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(small_cases())
-def test_exact_constant_lies_inside_the_bracket_in_a_thousand_cases(case):
-    check_exact_is_inside(case)
-
-
-def test_orthonormal_rows_have_constant_zero():
-    operator = ConvOperator(torch.eye(4, dtype=torch.float64)[:, :, None], (4, 6))
-    for region, k in (("map", 4), (2, 12)):
-        bracket = delta_bracket(operator, region, k)
-        assert bracket.lower == 0
-        assert 0 <= bracket.upper < 1e-12
 
 
 def test_spectral_bound_is_the_norm_of_a_large_map():

@@ -6,7 +6,7 @@ from tests.decode.conftest import ACTIVATIONS, draw, make_stage
 
 from unconv.decode.constraints import Averages, Intervals, UnknownSwitches, constraints
 from unconv.errors import UnconvError, UsageError
-from unconv.sparsity import AveragePool, Code, Pooled, Window
+from unconv.sparsity import AveragePool, Code, Window
 
 POOLINGS = [
     None,
@@ -74,24 +74,6 @@ def test_saturated_values_are_bounds():
     assert (h > 6).any()
     assert (said.upper[h >= 6] == math.inf).all()
     assert (said.lower[h <= 0] == -math.inf).all()
-
-
-@pytest.mark.parametrize("pooling", [Window.of(2, 2), Window.of(2, 3, stride=2), None])
-def test_paper_reading(pooling):
-    stage = make_stage(pooling, "none")
-    x = draw(stage) - 0.5
-    h = stage.operator.forward(x)
-    model = Pooled(pooling or 1, k=20)
-    code = model.project(h)
-    said = constraints(stage, code, code_kind="paper")
-    assert isinstance(said, Intervals)
-    assert said.residual(h).abs().max() == 0
-    smallest = torch.stack([v[v != 0].abs().min() for v in code.values])
-    largest = torch.maximum(said.upper, -said.lower).flatten(1)
-    free = largest.isinf()
-    # no bound is looser than the smallest kept magnitude unless its own region won with more
-    assert ((largest >= smallest.unsqueeze(1)) | (code.dense().flatten(1) != 0) | free).all()
-    assert (said.lower == said.upper).flatten(1).sum(1).tolist() == code.support().flatten(1).sum(1).tolist()
 
 
 @pytest.mark.parametrize("name", ["intervals", "unknown", "averages", "averages of relu"])

@@ -11,7 +11,7 @@ from unconv.conv_block import Activation
 from unconv.decode.linear_system import Equations, equations, min_norm
 from unconv.decode.preimages import preimage_bounds
 from unconv.errors import UnconvError
-from unconv.sparsity import AveragePool, Code, Pooled, Window
+from unconv.sparsity import AveragePool, Code, Window
 from unconv.testing import SolverConformance
 
 DIPPING = ("silu", "gelu", "mish", "hardswish")
@@ -86,9 +86,3 @@ def test_activations_are_inverted_where_they_determine_the_input(name):
         for end in (low, high):
             assert torch.allclose(ACTIVATIONS[name](end)[both], ACTIVATIONS[name](h)[both], atol=1e-6)
         assert ((low <= h + 1e-6) & (h <= high + 1e-6))[both].all()
-
-
-def test_regions_that_the_papers_code_drops_are_no_equations():
-    stage = replace(make_stage(Window.of(2, 2), "none"), bias=None)
-    code = Pooled(2, k=5).project(stage.operator.forward(draw(stage, 1)))
-    assert equations(stage, code).mask.sum() == 5

@@ -53,18 +53,6 @@ def card(chain, sha256="a" * 64):
     return Card(chain[-1].name, mirror(chain), sha256, {"std": [1, 1, 1]}, {"steps": 1})
 
 
-def test_the_chain_computes_what_the_network_does(chain, x):
-    codes = encode_chain(chain, x)
-    torch.testing.assert_close(codes[-1].values, network()(x), rtol=1e-4, atol=1e-5)
-
-
-def test_unpooling_is_torchs_where_regions_do_not_overlap(x):
-    code = Pooled(2, signed=True).project(x[..., :40, :42])
-    values = torch.randn(code.values.shape, generator=torch.Generator().manual_seed(2))
-    expected = F.max_unpool2d(values, code.switches, 2, output_size=(40, 42))
-    assert torch.equal(unpool(values, code), expected)
-
-
 def test_unpooling_is_the_adjoint_of_reading_at_the_switches(x):
     code = Pooled(Window.of(2, 3, stride=2), signed=True).project(x)
     values, other = (torch.randn(s, generator=torch.Generator().manual_seed(3)) for s in (code.values.shape, x.shape))

@@ -25,20 +25,19 @@ def setup(stride=1, spread=0.3):
     return function, fitted, x[:2], estimates[:2]
 
 
+def errors_left(function, fitted, x, start, *, noise, passes):
+    """The share of each image's error that is left after each step of Gauss-Newton."""
+    seen = []
+    options = {"initial": start, "passes": passes, "preconditioner": fitted, "config": GaussNewtonConfig(noise=noise)}
+    gauss_newton(function, function(x), watch=lambda y: seen.append(y.clone()), **options)
+    return [relative_norm(y - x, x) / relative_norm(start - x, x) for y in seen]
+
+
 def test_errors_are_those_of_the_image_that_gains_least():
     function, fitted, x, start = setup()
     config = CalibrationConfig(noises=(3.0,), first=0, passes=(6,))
     found = calibrate(function, fitted, x, start, config=config)
-    seen = []
-    gauss_newton(
-        function,
-        function(x),
-        initial=start,
-        passes=6,
-        preconditioner=fitted,
-        config=GaussNewtonConfig(noise=3.0),
-        watch=lambda y: seen.append((relative_norm(y - x, x) / relative_norm(start - x, x)).max().item()),
-    )
+    seen = [left.max().item() for left in errors_left(function, fitted, x, start, noise=3.0, passes=6)]
     linear = relative_norm(start - x, x).mean().item()
     assert found.noise == 3.0
     assert found.errors["none"] == pytest.approx([linear * share for share in (1, 1, *seen)], rel=1e-5)
@@ -49,19 +48,8 @@ def test_the_level_of_noise_is_the_one_that_does_best():
     function, fitted, x, start = setup()
     noises, left = (0.01, 1.0, 100.0, 1e4), {}
     for noise in noises:
-        seen = [1.0]
-        gauss_newton(
-            function,
-            function(x),
-            initial=start,
-            passes=4,
-            preconditioner=fitted,
-            config=GaussNewtonConfig(noise=noise),
-            watch=lambda y, seen=seen: seen.append(
-                (relative_norm(y - x, x) / relative_norm(start - x, x)).mean().item()
-            ),
-        )
-        left[noise] = min(seen)
+        seen = errors_left(function, fitted, x, start, noise=noise, passes=4)
+        left[noise] = min(1.0, *(share.mean().item() for share in seen))
     for first in range(4):
         config = CalibrationConfig(noises=noises, first=first, trial=4, passes=(4,))
         place = noises.index(calibrate(function, fitted, x, start, config=config).noise)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+import cases
 from unconv.block_extraction import find_conv_blocks
 from unconv.errors import UnconvError
 from unconv.inversion.chain import chain_to_image, decode_chain, follow
@@ -29,15 +30,6 @@ def test_each_estimate_is_the_code_of_the_block_before():
 
 
 def test_sums_of_branches_are_no_chain():
-    class Residual(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.branch, self.head = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
-
-        def forward(self, x):
-            x = self.stem(x)
-            return self.head(x + self.branch(x))
-
-    blocks = find_conv_blocks(Residual(), torch.rand(1, 2, 6, 6))
+    blocks = find_conv_blocks(cases.residual(), torch.rand(1, 3, 6, 6))
     with pytest.raises(UnconvError, match="no chain of blocks back to the image"):
         chain_to_image(blocks, "head")

@@ -106,68 +106,31 @@ def test_layers_are_what_a_forward_hook_sees(name, layer):
     assert function(x.requires_grad_(), known).requires_grad
 
 
-class Parts(nn.Module):
-    """Gives a tuple and a dict, folds patches into the batch, and cuts the gradient."""
-
-    class Pair(nn.Module):
-        def forward(self, x):
-            return x[:, :1] * 2, {"rest": x.relu()}
-
-    class Fold(nn.Module):
-        def forward(self, x):
-            return x.unflatten(2, (2, -1)).transpose(1, 2).flatten(0, 1)
-
-    class Rounded(nn.Module):
-        def forward(self, x):
-            return x.detach().round()
-
-    class Index(nn.Module):
-        def forward(self, x):
-            return x.argmax(1)
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.pair, self.fold = nn.Conv2d(3, 4, 1), self.Pair(), self.Fold()
-        self.rounded, self.index, self.unused = self.Rounded(), self.Index(), nn.Identity()
-
-    def forward(self, x):
-        first, rest = self.pair(self.first(x))
-        self.fold(rest["rest"])
-        return self.index(self.rounded(first))
-
-
 def test_tensors_of_tuples_and_dicts_and_axes_folded_into_the_batch():
-    torch.manual_seed(0)
-    model, x = Parts(), torch.randn(2, 3, 4, 4)
+    model, x = cases.outputs_of_many_kinds(), torch.randn(2, 3, 8, 8)
     with torch.no_grad():
-        h = model.first(x)
-    torch.testing.assert_close(LayerFunction(model, "pair[0]", x.shape[1:])(x), h[:, :1] * 2)
-    torch.testing.assert_close(LayerFunction(model, "pair[1]['rest']", x.shape[1:])(x), h.relu())
-    folded = LayerFunction(model, "fold", x.shape[1:])
-    assert folded.shape == (2, 4, 2, 4)
-    torch.testing.assert_close(folded(x), h.relu().unflatten(2, (2, 2)).transpose(1, 2))
-    assert folded.differentiable
-    assert not LayerFunction(model, "rounded", x.shape[1:]).differentiable
+        h = model.conv(x)
+    halves = torch.stack([h[:, :, :4], h[:, :, 4:]], 1)
+    for layer, expected in {"pair[1][0]": 2 * h, "named['a']": h.mean((2, 3)), "windows": halves}.items():
+        function = LayerFunction(model, layer, x.shape[1:])
+        assert function.shape == expected.shape[1:]
+        torch.testing.assert_close(function(x), expected)
+    assert not LayerFunction(cases.without_gradient("detach"), "b", x.shape[1:]).differentiable
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"),
+    ("layer", "channels", "message"),
     [
-        ("nowhere", "no layer 'nowhere'"),
-        ("pair[2]", r"no layer 'pair\[2\]'; the places in its output are \[0\], \[1\]"),
-        ("pair", "no layer 'pair'; the places"),
-        ("index", "int64, no floating-point tensor"),
-        ("unused", "does not reach unused"),
+        ("nowhere", 3, "no layer 'nowhere'"),
+        ("pair[2]", 3, r"no layer 'pair\[2\]'; the places in its output are \[0\], \[1\]\[0\]"),
+        ("named['b']", 3, "int64, no floating-point tensor"),
+        ("idle", 3, "does not reach idle"),
+        ("conv", 2, "cannot take an image"),
     ],
 )
-def test_layers_that_do_not_exist_are_refused(layer, message):
+def test_layers_that_do_not_exist_and_images_that_do_not_fit_are_refused(layer, channels, message):
     with pytest.raises(UnconvError, match=message):
-        LayerFunction(Parts(), layer, (3, 4, 4))
-
-
-def test_images_that_do_not_fit_are_refused():
-    with pytest.raises(UnconvError, match="cannot take an image"):
-        LayerFunction(Parts(), "first", (2, 4, 4))
+        LayerFunction(cases.outputs_of_many_kinds(), layer, (channels, 8, 8))
 
 
 def test_an_activation_in_place_whose_result_is_dropped():
@@ -195,13 +158,11 @@ def test_an_activation_in_place_whose_result_is_dropped():
 
 
 def test_hooks_count_and_weights_that_are_results_do_no_harm():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU())
-    model(torch.randn(1, 3, 5, 5))  # the filters are now no leaf
-    model[1].register_forward_hook(lambda _, __, y: y * 2)
-    x = torch.randn(2, 3, 5, 5)
+    model, x = cases.hooked("convolution").eval(), torch.rand(2, 3, 8, 8)
+    nn.utils.weight_norm(model[4])
+    model(x)  # the filters are now no leaf
     with torch.no_grad():
-        torch.testing.assert_close(LayerFunction(model, "1", x.shape[1:])(x), model(x))
+        torch.testing.assert_close(LayerFunction(model, "4", x.shape[1:])(x), model(x))
 
 
 def test_attention_has_the_second_derivative_that_products_need():
@@ -249,9 +210,3 @@ def test_side_information_of_another_network_is_refused():
         function(x, SideInformation("switches", (*known.switches, known.switches[0])))
     with pytest.raises(UnconvError, match="give its own"):
         function(x[:1], known)
-
-
-def test_side_information_of_some_images():
-    function, x = make()
-    known = function.record(x, "gates").select(torch.tensor([1]))
-    torch.testing.assert_close(function(x[1:], known), function(x[1:]))

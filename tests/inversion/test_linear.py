@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 
 from unconv.errors import UnconvError
-from unconv.inversion.blocks import BlockGrid, as_map, infer_stride, space_to_depth
+from unconv.inversion.blocks import as_map, space_to_depth
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
 from unconv.inversion.reference_images import DeadLeavesConfig, dead_leaves
-from unconv.inversion.regression import LinearConfig, Reading
+from unconv.inversion.regression import LinearConfig
 from unconv.inversion.residuals import ErrorModel, explained_variance
 from unconv.inversion.ridge import NormalEquations, RidgeSolver, choose_on_held_out, dual_ridge
 
@@ -139,13 +139,6 @@ def test_strides_that_do_not_divide_the_image(size, stride, padding):
     assert relative_error(estimate, x) < 0.6
 
 
-def test_a_decoder_fitted_at_one_size_serves_others():
-    x = pictures(8, (3, 16, 16))
-    decoder = fit(lambda x: space_to_depth(x, (2, 2)), x)
-    larger = pictures(1, (3, 24, 20))
-    assert relative_error(decoder(space_to_depth(larger, (2, 2)), (3, 24, 20)), larger) < 0.1
-
-
 def test_a_far_neighbourhood_says_more_than_a_near_one():
     weight = torch.randn(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
 
@@ -201,15 +194,6 @@ def test_features_that_say_nothing_are_a_status(value, shape):
     assert decoder.residuals.isfinite().all()
 
 
-def test_a_dead_channel_does_no_harm():
-    x = pictures(6, (3, 16, 16))
-
-    def capture(x):
-        return F.pad(space_to_depth(x, (2, 2)), (0, 0, 0, 0, 0, 3))
-
-    assert relative_error(fit(capture, x)(capture(x), (3, 16, 16)), x) < 0.05
-
-
 def test_too_few_positions_shrink_the_neighbourhood_and_say_so():
     x = pictures(3, (3, 16, 16))
 
@@ -222,12 +206,6 @@ def test_too_few_positions_shrink_the_neighbourhood_and_say_so():
 
 
 def test_wide_layers_are_read_through_components():
-    reading = Reading.plan(512, 2, 2800, LinearConfig())
-    assert (reading.near, reading.far, reading.components) == (3, 7, 12)
-    assert reading.kept < 512
-    assert reading.unknowns <= 2800
-    assert Reading.plan(2048, 2, 2800, LinearConfig()).near == 1
-    assert Reading.plan(5, 3, 4, LinearConfig()).kept == 3
     x = pictures(8, (3, 16, 16))
     wide = torch.randn(90, 12, 1, 1, generator=torch.Generator().manual_seed(0))
 
@@ -279,23 +257,6 @@ def test_saved_and_loaded(tmp_path, vector):
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(UnconvError, match="holds no linear decoder"):
         LinearDecoder.load(tmp_path / "broken.safetensors")
-
-
-def test_strides_by_size():
-    assert infer_stride((224, 224), (56, 55)) == (4, 4)
-    assert infer_stride((224, 227), (6, 13)) == (32, 16)
-    assert infer_stride((21,), (7,)) == (3,)
-    assert infer_stride((20,), (22,)) == (1,)
-
-
-@pytest.mark.parametrize(("image", "positions"), [((17, 20), (8, 10)), ((224, 227), (6, 13)), ((10,), (12,))])
-def test_blocks_cover_the_image(image, positions):
-    stride = infer_stride(image, positions)
-    grid = BlockGrid(image, positions, stride, stride)
-    x = torch.randn(2, 3, *image)
-    blocks = grid.to_blocks(x)
-    assert blocks.shape[2:] == grid.grid
-    assert torch.equal(grid.to_image(blocks), x)
 
 
 def test_explained_variance_by_frequency_and_colour():

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from strategies import convolutions
 from unconv.measure.coherence import coherence, correlation_table
-from unconv.operators import ConvOperator, gaussian_like
+from unconv.operators import ConvOperator
 
 
 def of(weight: torch.Tensor, **geometry) -> ConvOperator:
@@ -55,21 +55,6 @@ def test_coherence_is_that_of_the_rows(bank) -> None:
         gram[(i, i, *centre)] = 0
     assert found.shifted == pytest.approx(gram.abs().max().item(), abs=1e-12)
     assert found.signed <= found.absolute <= found.shifted or count == 1
-
-
-def test_blocks_of_rows_change_nothing(monkeypatch) -> None:
-    bank = of(gaussian_like(torch.empty(10, 3, 3, 3, dtype=torch.float64), 0), groups=2)
-    whole, table = coherence(bank), correlation_table(bank)
-    monkeypatch.setattr("unconv.measure.coherence.BLOCK_ENTRIES", 25)
-    blocks = coherence(bank)
-    assert (blocks.signed, blocks.shifted) == pytest.approx((whole.signed, whole.shifted), abs=1e-14)
-    torch.testing.assert_close(correlation_table(bank), table, rtol=0, atol=1e-14)
-
-
-def test_a_filter_that_repeats_itself_is_coherent_with_its_own_shift() -> None:
-    found = coherence(of(torch.tensor([[[1.0, 0.0, -1.0, 0.0, 1.0]], [[0.0, 1.0, 0.0, 0.0, 0.0]]])))
-    assert (found.signed, found.absolute) == (0.0, 0.0)
-    assert found.shifted == pytest.approx(2 / 3)  # by two taps: -1 -1 over a squared norm of 3
 
 
 def test_opposite_filters_differ_in_sign_only_and_groups_see_different_channels() -> None:

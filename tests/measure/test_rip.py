@@ -129,17 +129,6 @@ def test_summary_against_numpy() -> None:
             RatioSummary.of(bad)
 
 
-def test_figure_3_boundaries() -> None:
-    """Gaussian filters keep norms on the full boundary; cropped, border filters lose the taps outside."""
-    operator = ConvOperator(torch.empty(64, 64, 3, 3), (64, 14, 14), padding=1).gaussian(0).normalised()
-    k = round(0.131 * 64 * 49)
-    full = RatioSummary.of(sample_ratios(operator, Pooled(2), k, 60, seed=0))
-    cropped = RatioSummary.of(sample_ratios(operator, Pooled(2), k, 60, seed=0, boundary="cropped"))
-    assert full.mean == pytest.approx(1, abs=0.005)
-    inside = (14 * 3 - 2) / (14 * 3)  # share of the taps that meet the map, per axis
-    assert cropped.mean == pytest.approx(inside, abs=0.005)
-
-
 def test_the_fast_way_has_the_distribution_of_dense_transposed_convolutions():
     """Figure 2's layer, against codes drawn and transposed by code that shares nothing with ours."""
     operator = SIZES.operator(0)

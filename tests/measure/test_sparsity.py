@@ -26,12 +26,6 @@ def test_percentages_are_those_of_all_entries() -> None:
     assert block.pooled.fraction > block.activation.fraction
 
 
-def test_standard_error_is_that_of_the_mean_over_images() -> None:
-    h, _ = activations(1)
-    each = (h != 0).double().flatten(1).mean(1)
-    assert NonZeros.of(h).standard_error == pytest.approx((each.std() / math.sqrt(12)).item(), rel=1e-12)
-
-
 def test_standard_error_of_images_of_two_sizes() -> None:
     small, large = activations(2)[0][:, :, :3, :3], activations(3)[0]
     counted = NonZeros.of(small) + NonZeros.of(large)

@@ -27,11 +27,6 @@ def test_the_doubled_support_of_pooled_codes_is_that_of_brute_force(k, seed):
     assert doubled_support(Pooled(3, k=k), h).flatten().nonzero().flatten().tolist() == list(best)
 
 
-def test_the_doubled_support_of_top_k_has_the_2k_largest():
-    h = draw(3, 4, 5)
-    assert torch.equal(doubled_support(TopK(3), h), TopK(6).project(h).support())
-
-
 def test_a_model_of_ones_own_is_projected_onto_twice():
     class FirstHalf:
         """The two largest entries among the first half of the places."""

@@ -5,9 +5,7 @@ import torch
 from tests.recover.conftest import lasso, of_columns
 
 from cases import draw
-from unconv.operators import ConvOperator
 from unconv.recover import fista
-from unconv.recover.fista import default_weight
 from unconv.testing import MatrixOperator
 
 
@@ -24,17 +22,6 @@ def test_minimisers_are_those_of_scikit_learn(shape):
     for row in range(3):
         expected = lasso(matrix, x[row], weight[row].item())
         assert torch.allclose(found.value.code.dense()[row], expected, atol=1e-5)
-
-
-def test_convolutions_too():
-    operator = ConvOperator(draw(5, 2, 3), (2, 9), padding=1)
-    x = draw(2, 2, 9, seed=1)
-    weight = default_weight(operator, x)
-    found = fista(operator, x, tolerance=1e-11, max_steps=5000)
-    for row in range(2):
-        expected = lasso(operator.to_dense().T, x[row].flatten(), weight[row].item())
-        assert torch.allclose(found.value.code.dense()[row].flatten(), expected, atol=1e-5)
-    assert torch.allclose(found.value.reconstruction, operator.adjoint(found.value.code.dense()))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 30])

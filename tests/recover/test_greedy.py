@@ -130,12 +130,3 @@ def test_filters_in_other_units_need_no_tuning(solver, scale):
     z = model.project(draw(4, 8, 10, seed=3)).dense()
     found = solver(operator.with_weight(scale * operator.weight), scale * operator.adjoint(z), model, tolerance=1e-8)
     assert torch.allclose(found.value.code.dense(), z, atol=1e-6)
-
-
-def test_new_values_keep_places_and_takes_values():
-    code = Pooled(2, k=3).project(draw(2, 2, 4, 4))
-    z = code.dense() * 3
-    assert torch.equal(code.with_values(z).dense(), z)
-    overlapping = Pooled(Window.of(2, 3, stride=1), k=3).project(draw(2, 2, 4, 4))
-    z = overlapping.dense() * 3
-    assert torch.equal(overlapping.with_values(z).dense(), z)

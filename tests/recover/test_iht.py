@@ -42,16 +42,6 @@ def test_one_step_is_conv_pool_unpool_conv_transpose_of_torch(channels, filters,
     assert torch.allclose(found.value.reconstruction, back, atol=1e-5, rtol=1e-5)
 
 
-def test_one_step_with_k_is_the_structured_approximation():
-    operator = ConvOperator(draw(6, 3, 3, 3), (3, 9, 9)).normalised()
-    x = draw(2, 3, 9, 9, seed=1)
-    model = Pooled(2, k=20)
-    found = iht(operator, x, model).value
-    expected = model.project(operator.forward(x))
-    assert torch.equal(found.code.values, expected.values)
-    assert torch.equal(found.reconstruction, operator.adjoint(expected.dense()))
-
-
 def test_many_steps_recover_a_code_from_a_tight_operator():
     """Gaussian matrices of this shape satisfy the RIP well enough that every sparse code is found."""
     operator = MatrixOperator(draw(40, 30) / 30**0.5)
