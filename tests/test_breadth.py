@@ -51,19 +51,3 @@ def test_a_model_that_stops_is_a_row_with_its_reason(tmp_path, monkeypatch):
     summary = page.summary([good, row])
     assert "1 of 2 models went through" in summary
     assert "- 2 times no result: no gradient passes" in summary
-
-
-def test_rows_are_kept_one_by_one_and_not_made_again(tmp_path):
-    tried = []
-
-    def attempt(model):
-        tried.append(model)
-        if tried.count("c") == 1:
-            raise KeyboardInterrupt
-        return {"model": model}
-
-    words = (["a", "b", "c"], tmp_path / "rows.json", attempt, lambda rows: {"count": len(rows)})
-    with pytest.raises(KeyboardInterrupt):
-        breadth.run(*words)
-    breadth.run(*words)
-    assert tried == ["a", "b", "c", "c"]

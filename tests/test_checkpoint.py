@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unconv.checkpoint import WeightsFile, choose_weights, fit_weights, hash_state, is_finite, read_weights
+from unconv.checkpoint import WeightsFile, choose_weights, fit_weights, hash_state, read_weights
 from unconv.errors import UnconvError, UsageError
 
 
@@ -192,24 +192,6 @@ def test_a_files_versions_stay_with_its_modules(tmp_path):
     assert model.state_dict()["inner.new"].tolist() == [1, 1]
 
 
-def test_other_floating_types_become_the_models():
-    original = seeded(0)
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        model = seeded(1)
-        fit(model, held({k: v.to(dtype) for k, v in original.state_dict().items() if v.is_floating_point()}))
-        torch.testing.assert_close(model.conv.weight, original.conv.weight.to(dtype).float(), rtol=0, atol=0)
-
-
-def test_what_a_partial_file_leaves_out_is_named_in_the_models_order():
-    original, model = seeded(0), seeded(1)
-    before = model.head.weight.clone()
-    partial = {k: v for k, v in original.state_dict().items() if k in {"conv.weight", "norm.running_mean"}}
-    missing = fit(model, held(partial))
-    assert missing == ("conv.bias", "norm.weight", "norm.bias", "norm.running_var", "head.weight", "head.bias")
-    torch.testing.assert_close(model.conv.weight, original.conv.weight, rtol=0, atol=0)
-    torch.testing.assert_close(model.head.weight, before, rtol=0, atol=0)
-
-
 def test_tied_weights_that_are_stored_once_are_not_missing():
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     model[1].weight = model[0].weight
@@ -224,14 +206,10 @@ def test_tied_weights_that_are_stored_once_are_not_missing():
     [
         ({"conv.wieght": torch.zeros(3)}, r"w\.pth: the model has no conv\.wieght; its keys are like conv\.weight"),
         ({"conv.weight": torch.zeros(3, 2, 5, 5)}, r"conv\.weight has shape \(3, 2, 5, 5\); .* \(3, 2, 3, 3\)"),
-        ({"conv.bias": torch.zeros(3, 1)}, r"conv\.bias has shape \(3, 1\); the model expects \(3,\)"),
         ({"conv.bias": torch.zeros(3, dtype=torch.int8)}, r"conv\.bias has type torch\.int8; .* torch\.float32"),
         ({"head.bias": torch.tensor([0, torch.nan])}, r"head\.bias holds NaN or infinite values"),
-        ({"head.bias": torch.full((2,), 1e300, dtype=torch.float64)}, r"head\.bias holds NaN or infinite"),
         ({"conv.x\n\x1b[1m": torch.zeros(1)}, r"no conv\.x\\n\\x1b\[1m; its keys"),
         ({"conv.bias": torch.zeros(3).to_sparse()}, r"conv\.bias is no plain tensor"),
-        ({"conv.bias": torch.zeros(3, device="meta")}, r"conv\.bias is no plain tensor"),
-        ({"conv.bias": torch.zeros(3, dtype=torch.complex64)}, r"conv\.bias has type torch\.complex64"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -294,10 +272,3 @@ def test_the_hash_of_tensors_sees_names_types_shapes_and_values():
         {**base, "a": base["a"].flip(0)},
     ]
     assert len({hash_state(state) for state in [base, *others]}) == 6
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_values_that_are_not_finite_are_seen(dtype):
-    assert is_finite(torch.full((3,), 2.0, dtype=dtype))
-    assert not is_finite(torch.tensor([0, torch.nan], dtype=dtype))
-    assert not is_finite(torch.tensor([0, -torch.inf], dtype=dtype))

@@ -77,16 +77,6 @@ def test_what_the_output_does_not_depend_on_is_no_user():
     assert graph.nodes[1].users == (4,)
 
 
-def test_an_output_of_an_unknown_type_makes_everything_used():
-    class Result:
-        def __init__(self, scores) -> None:
-            self.scores = scores
-
-    net = Net(lambda net, x: Result(net.act(net.conv(x))), conv=conv(), act=nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5))
-    assert graph.nodes[1].users == (2,)
-
-
 def test_what_one_forward_pass_leaves_behind_does_not_reach_the_next():
     def forward(net, x):
         net.seen = x if net.seen is None else net.seen
