@@ -2,16 +2,20 @@
 
 import re
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio
 
+import cases
 import unconv
 from unconv.errors import UsageError
 from unconv.evaluate.audit import audit_document, audit_tasks, interval, mean_colours
+from unconv.evaluate.network import open_network
 from unconv.evaluate.reconstruction import Task, add_noise, with_noise
 from unconv.images import InMemoryImages
+from unconv.inversion.linear import LinearDecoder
 from unconv.preprocessing import Preprocess
 
 LAYERS = ("a", "b")
@@ -54,13 +58,11 @@ def test_the_document_has_means_the_most_exposed_image_and_what_was_stopped():
     first = document["table"][0]
     assert first["ssim"]["mean"] == pytest.approx(0.91)
     assert (first["ssim"]["worst"], first["ssim"]["worst_file"]) == (pytest.approx(0.92), "2.png")
-    assert first["relative_error"]["worst"] == pytest.approx(0.08)
     assert (first["images"], first["converged"], first["same_class"]) == (3, 2, None)
     assert first["status"] == "1 of 3 stopped before convergence, after 8 passes"
     can, cannot = (" ".join(document[key]) for key in ("can_conclude", "cannot_conclude"))
     assert "At a, linear decoder: mean SSIM 0.91 (0.89 to 0.93), 27.3 dB over 3 images, 0.92 for the most" in can
     assert "More than the mean colour (SSIM 0.80) leaks at a: the whole interval lies above it." in can
-    assert "At b it is not shown" in can
     assert re.search(r"Noise of 0.2 .* mean SSIM from 0.\d{3} to 0.\d{3} at a", can)
     assert "its passes ended first" in cannot
     vain = [row | {"status": "no_gain" if row["status"] == "max_steps" else row["status"]} for row in rows_of(tasks)]
@@ -68,10 +70,6 @@ def test_the_document_has_means_the_most_exposed_image_and_what_was_stopped():
     assert apart["table"][0]["status"] == "1 of 3 ended where more refinement gains nothing on reference images"
     assert "its passes ended first" not in " ".join(apart["cannot_conclude"])
     assert "What refinement gets" not in cannot
-    short = [row for row in rows_of(tasks) if (row["layer"], row["method"]) != ("b", "gauss-newton")]
-    cannot_short = audit_document(short, tasks, flat)["cannot_conclude"]
-    assert any("refinement gets at b: not all" in line for line in cannot_short)
-    assert "a layer is private" in cannot
     assert "no differential privacy" in cannot
 
 
@@ -107,12 +105,6 @@ def test_noise_has_its_level_and_is_an_images_own():
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory, smooth_pictures):
     """An audit of a small network with max pooling: the folder, and the result."""
-    import sys
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    import cases
-
     folder = tmp_path_factory.mktemp("audit")
     (folder / "images").mkdir()
     (folder / "references").mkdir()
@@ -151,18 +143,12 @@ def test_an_audit_from_end_to_end(audited):
     assert "What cannot" in page
     for name in ("audit", "noise"):
         assert {f"{name}{s}" for s in (".svg", ".png", ".csv")} <= {p.name for p in (folder / "run/figures").iterdir()}
-    import pyarrow.parquet as pq
-
     table = pq.read_table(folder / "run/results.parquet").to_pydict()
     assert sorted(set(table["noise"])) == [0.0, 0.5]
     assert set(table["same_class"]) <= {0.0, 1.0}
 
 
 def test_a_decoder_fitted_for_the_noise_beats_one_that_was_not(audited):
-    import cases
-    from unconv.evaluate.network import open_network
-    from unconv.inversion.linear import LinearDecoder
-
     folder, _ = audited
     decoders = {p.stem: LinearDecoder.load(p) for p in (folder / "run/decoders").glob("*.safetensors")}
     assert set(decoders) == {"0.2", "0.2_noise_0.5"}

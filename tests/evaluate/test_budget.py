@@ -33,14 +33,6 @@ def test_a_longer_curve_is_looked_at_as_a_whole():
     assert plan_passes(TASKS, {"a": 0.1}, 1, 0.7 / SHARE, found) == {"a": 0}
 
 
-def test_no_more_passes_than_pay_are_counted():
-    # at a four passes are the best, and none at b
-    found = {"a": curve(0.5, 0.5, 0.4, 0.3, 0.2, 0.4), "b": curve(0.5, 0.5, 0.6)}
-    passes = plan_passes(TASKS, {"a": 0.1, "b": 0.1}, 1, 0.4 / SHARE, found)
-    assert [found[layer].best("none", n) for layer, n in passes.items()] == [4, 0]
-    assert passes["b"] == MOST_PASSES
-
-
 def test_more_time_never_gives_a_single_layer_less():
     for found in ({}, {"a": curve(0.5, 0.5, 0.3)}):
         counts = [plan_passes(TASKS, {"a": 0.013}, 3, seconds, found)["a"] for seconds in range(30)]
@@ -50,19 +42,7 @@ def test_more_time_never_gives_a_single_layer_less():
         assert all(x <= y for x, y in itertools.pairwise(counts))
 
 
-def test_layers_without_iterations_get_no_passes():
-    assert plan_passes([Task("a", method="linear")], {"a": 1.0}, 1, 100) == {"a": 0}
-
-
 def test_a_budget_too_small_for_the_linear_part_says_what_is_needed():
     check_linear(5, Clock(10), 10)
     with pytest.raises(UnconvError, match=r"a budget of 2 s is too small.*about 7 s"):
         check_linear(7, Clock(2), 2)
-
-
-def test_the_clock():
-    now = [0.0]
-    clock = Clock(10, now=lambda: now[0])
-    now[0] = 4
-    assert (clock.left(), clock.elapsed()) == (6, 4)
-    assert Clock(None).left() == float("inf")

@@ -67,14 +67,6 @@ def test_no_method_of_ours_is_below_the_bound_where_its_assumptions_hold(noise, 
         assert error >= found["bound"]
 
 
-def test_more_noise_raises_the_bound_and_lowers_the_bits():
-    network, images, _ = gaussian_network(0.1)
-    documents = leakage_documents(network, "1", [0.1, 1.0], images, 0)
-    less, more = documents
-    assert less["bound"] < more["bound"]
-    assert less["bits_per_pixel"] > more["bits_per_pixel"] > 0
-
-
 def test_the_table_has_the_best_attacker_of_the_run():
     document = {"layer": "a", "noise": 0.1, "bound": 1e-4, "in_pixels": True, "bits_per_pixel": 2.0, "images": 2}
     document |= {"attained": {"mean image": 0.05, "linear decoder": 0.01}}

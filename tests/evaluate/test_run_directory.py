@@ -4,12 +4,11 @@ import json
 import subprocess
 import sys
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from unconv.errors import UnconvError
-from unconv.evaluate.run_directory import RESULTS, InMemoryRun, RunDirectory
+from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
 
 
 def open_run(path, **config):
@@ -57,21 +56,6 @@ def test_the_same_settings_resume_and_others_are_refused(tmp_path):
     open_run(path).close()  # a refused directory is not held
 
 
-def test_a_larger_budget_goes_on_and_a_smaller_one_is_refused(tmp_path):
-    path = tmp_path / "run"
-    run = open_run(path, budget=10, passes={"a": 4, "b": 2})
-    run.write_config(certified=1)
-    run.part("a", lambda: 1)
-    run.close()
-    run = open_run(path, budget=20, passes={"a": 8, "b": 2})
-    assert run.previous["certified"] == 1
-    run.close()
-    assert json.loads((path / "config.json").read_text())["certified"] == 1
-    for smaller in ({"budget": 5}, {"passes": {"a": 8, "b": 1}}):
-        with pytest.raises(UnconvError, match="which is smaller"):
-            open_run(path, **smaller)
-
-
 def test_folders_of_others_are_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UnconvError, match="not empty and holds no run"):
@@ -104,13 +88,3 @@ def test_two_writers_are_one_too_many_and_a_dead_one_is_none(tmp_path):
     leftover.touch()
     open_run(tmp_path / "run").close()
     assert not leftover.exists()
-
-
-def test_results_are_a_table_of_fixed_columns(tmp_path):
-    run = open_run(tmp_path / "run")
-    row = {"image": 0, "file": "a.png", "layer": "0", "relative_error": 0.5, "passes": 3, "another": 1}
-    run.write_results([row, row | {"image": 1, "relative_error": None}])
-    table = pq.read_table(tmp_path / "run" / "results.parquet")
-    assert table.schema.names == RESULTS.names
-    assert table.column("relative_error").to_pylist() == [0.5, None]
-    assert table.column("passes").to_pylist() == [3, 3]

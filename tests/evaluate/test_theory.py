@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import cases
 from unconv.evaluate.network import Captured, CapturedStream, Network
 from unconv.evaluate.theory import (
     CertificateConfig,
     certificate_document,
-    coherence_document,
     count_nonzeros,
     counts_document,
     counts_from,
@@ -20,6 +20,7 @@ from unconv.evaluate.theory import (
 )
 from unconv.images import Batch, ImageStream
 from unconv.models import load_model
+from unconv.preprocessing import Preprocess
 from unconv.tracing import capture_inputs
 
 BLOCKS = ("0", "3", "6")
@@ -98,38 +99,6 @@ def test_images_of_nearby_codes_are_as_near_as_promised(network, name):
         assert (seen @ step.flatten()).norm().item() <= change * limit * (1 + 1e-6)
 
 
-def test_the_weakest_promise_of_several_images_is_given(network):
-    images = [example(network, seed) for seed in range(3)]
-    found = document(network, "3", *images)
-    assert [(entry["of"], entry["image"]) for entry in found["images"]] == [
-        (of, image) for image in range(3) for of in ("input", "image")
-    ]
-    for of in ("input", "image"):
-        mine = [entry for entry in found["images"] if entry["of"] == of]
-        assert found[of]["images"] == 3
-        assert found[of]["moves"]["upper"] == max(entry["moves"]["upper"] for entry in mine)
-        assert found[of]["undetermined"] == max(entry["undetermined"] for entry in mine)
-
-
-def test_images_of_other_sizes_have_their_own_maps(network):
-    found = document(network, "3", example(network), example(network, 1, size=10))
-    assert [e["unknowns"] for e in found["images"] if e["of"] == "image"] == [192, 300]
-    assert found["notes"] == []
-
-
-def test_brackets_are_of_unit_filters(network):
-    found = document(network, "3", example(network), region=2, k=2, search=0.02)
-    weight = example(network).blocks.get("3").operator.normalised().weight
-    for name in ("delta_k", "delta_2k"):
-        assert found[name]["k"] == 2
-        assert 0 < found[name]["lower"] <= found[name]["upper"]
-        assert found[name]["ratio"] == found[name]["upper"] / found[name]["lower"]
-    assert found["delta_k"]["upper"] <= found["delta_2k"]["upper"]
-    # two filters at one place are a support of k = 2
-    cosine = (weight.flatten(1) @ weight.flatten(1).T).fill_diagonal_(0).abs().max().item()
-    assert found["delta_k"]["upper"] >= cosine - 1e-12
-
-
 def test_a_zero_filter_is_a_note_and_the_rest_stays(network):
     network.module[3].weight.data[2] = 0
     found = document(network, "3", example(network))
@@ -187,45 +156,13 @@ def test_nonzeros_are_counted_and_kept(network, tmp_path, smooth_pictures):
     assert counts_from(counts_document(counts)).blocks == counts.blocks
 
 
-def test_images_on_another_path_are_named(tmp_path, smooth_pictures):
-    class Branching(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.one, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
-
-        def forward(self, x):
-            return self.one(x) if x.mean() > 0.4 else self.other(x)
-
+def test_images_on_another_path_are_named(tmp_path):
     for i, grey in enumerate((200, 210, 10)):
         Image.new("RGB", (8, 8), (grey, grey, grey - 5)).save(tmp_path / f"{i}.png")
-    network = Network(Branching().eval(), load_model("cifar-vgg", mean="0", std="1").preprocess)
-    stream = CapturedStream(
-        network, ImageStream(sorted(tmp_path.glob("*.png")), network.preprocess, 1, root=tmp_path), ["one"]
-    )
-    _, skipped = count_nonzeros(stream, ["one"])
+    images = ImageStream(sorted(tmp_path.glob("*.png")), Preprocess(), 1, root=tmp_path)
+    stream = CapturedStream(Network(cases.branching().eval(), images.preprocess), images, ["b"])
+    _, skipped = count_nonzeros(stream, ["b"])
     assert [image.file for image in skipped] == ["2.png"]
-
-
-def test_only_pairs_with_a_zero_filter_have_no_coherence(network):
-    def found() -> dict:
-        blocks = Network(network.module, network.preprocess).conv_blocks(example(network).batch.inputs)
-        return coherence_document(blocks.get("3"), 0)
-
-    def signed(unit: torch.Tensor) -> float:
-        unit = unit.flatten(1) / unit.flatten(1).norm(dim=1, keepdim=True)
-        return (unit @ unit.T).fill_diagonal_(-1).max().item()
-
-    weight, whole = network.module[3].weight.data, found()
-    assert whole["learned"]["signed"] == pytest.approx(signed(weight))
-    weight[2] = 0
-    pruned = found()
-    assert pruned["learned"]["signed"] == pytest.approx(signed(weight[torch.arange(len(weight)) != 2]))
-    assert pruned["random"] == whole["random"]
-    weight[1:] = 0
-    assert (found()["learned"]["signed"], found()["random"]) == (None, whole["random"])
-    weight.zero_()
-    assert found()["learned"] == dict.fromkeys(("signed", "absolute", "shifted"))
 
 
 def test_an_undetermined_direction_is_shown_and_kept(network):

@@ -4,12 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 
 from unconv.errors import UnconvError
 from unconv.evaluate.network import open_network
 from unconv.options import Reproduce
-from unconv.paper.context import context_of, label, numbering
+from unconv.paper.context import context_of, numbering
 from unconv.paper.experiments import EXPERIMENTS
 
 
@@ -35,16 +34,6 @@ def test_a_pooling_ends_a_block(context):
     assert numbering(context.blocks) == {"0": (1, 1), "2": (1, 2), "5": (2, 1), "7": (2, 2), "10": (3, 1)}
 
 
-def test_labels_stay_readable_in_deep_blocks():
-    assert label((1, 2)) == "c12"
-    assert label((1, 12)) != label((11, 2))
-
-
-def test_imposed_and_own_poolings(context):
-    assert context.pooled(context.blocks.get("0")).pooling.kernel == (2, 2)
-    assert context.pooled(context.blocks.get("2")).pooling.kernel == (3, 3)
-
-
 def test_only_what_the_weights_reach_is_measured():
     opened = open_network("cifar-vgg", size=32)
     context = context_of(opened)
@@ -55,13 +44,3 @@ def test_only_what_the_weights_reach_is_measured():
     assert context_of(partial).names == ("features.0", "features.3")
     with pytest.raises(UnconvError, match=r"gives no features\.7\.weight"):
         context_of(partial, wanted=["features.7"])
-
-
-def test_images_that_the_network_cannot_take_are_named(context):
-    def refuse(module, inputs):
-        if torch.equal(inputs[0][-1], torch.stack(list(context.images)[1].inputs.unbind())[-1]):
-            raise UnconvError("no")
-
-    with context.network.module.register_forward_pre_hook(refuse):
-        assert sum(len(captured.batch.names) for captured in context.captured(["2"])) == 2
-    assert [skipped.file for skipped in context.skipped] == [str(context.images.paths[2])]

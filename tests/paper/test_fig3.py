@@ -34,8 +34,3 @@ def test_lambda_decides_how_much_is_fitted(context):
         assert (fine["constant"] < 1e-9) == row.endswith("centred")
         assert fine["ratio"] == pytest.approx(result["ours"]["ratios"][row]["mean"])
     assert "does not give its lambda" in "".join(result["notes"])
-
-
-def test_without_algorithm_2(context):
-    ratios = fig3.run(context, samples=20, recovered=0)["ours"]["ratios"]
-    assert not any(row.startswith("codes") for row in ratios)

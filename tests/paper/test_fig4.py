@@ -26,9 +26,3 @@ def test_the_sheet(context, decoders):
     assert [label.partition("\n(")[0] for label in labels] == list(fig4.ROWS.values())
     mean = np.mean([row["relative_error"]["learned"] for row in rows])
     assert f"({mean:.2f})" in labels[2]
-
-
-def test_fewer_images_than_a_batch(context, decoders):
-    result = fig4.run(context, decoders, shown=1)
-    assert result["pictures"]["1"].shape[1] == 1
-    assert len(result["ours"]["1"]["images"]) == 1

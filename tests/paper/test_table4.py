@@ -4,13 +4,6 @@ import pytest
 import torch
 
 from unconv.paper import table4
-from unconv.paper.paper_values import TABLE_4
-
-
-def test_both_labellings():
-    assert table4.ONE_LATER["c12"] == TABLE_4["c11"]
-    assert table4.ONE_LATER["c31"] == TABLE_4["c22"]
-    assert "c11" not in table4.ONE_LATER
 
 
 def test_coherence(context):

@@ -60,15 +60,6 @@ def test_lines_are_the_means_bars_the_ranges_and_unconverged_points_hollow(make:
     assert record["converged"] == record["images"] == 2
 
 
-def test_a_panel_for_each_tensor_and_code(make: Make) -> None:
-    made = make()
-    for layer in made.document["layers"]:
-        layer["inversion"] += [r | {"recover": "input", "ssim": None} for r in layer["inversion"]]
-    drawn = figures.error_by_layer(made.read())
-    assert drawn is not None
-    assert len(drawn[0].axes) == 3
-
-
 def test_retained_detail_is_the_explained_variance(make: Make) -> None:
     made = make()
     drawn = figures.retained_detail(made.read())

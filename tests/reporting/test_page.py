@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.reporting.conftest import RANDOM_WEIGHTS, MadeReport
+from tests.reporting.conftest import MadeReport
 
 from unconv.reporting.data import printable
 from unconv.reporting.page import SPARE
@@ -78,10 +78,6 @@ class Page(HTMLParser):
         uris = [image["src"] for image in self.all("img") if (image.get("src") or "").startswith("data:image/")]
         uris = [uri for uri in uris if uri and not uri.startswith("data:image/svg")]
         return [base64.b64decode(uri.split(",", 1)[1]) for uri in uris if uri]
-
-    @property
-    def title(self) -> str:
-        return self.source.partition("<title>")[2].partition("</title>")[0]
 
     @property
     def summary(self) -> str:
@@ -204,9 +200,7 @@ def test_range_of_many_images_leaves_out_the_extremes(make: Make) -> None:
 def test_the_first_paragraph_answers_the_question(make: Make) -> None:
     report = make()
     first = page_of(report).summary
-    assert first.count(". ") <= 4
     assert "From features alone, the image is recognisable up to layer1: SSIM 0.800 and 26.0 dB there by Gauss" in first
-    assert "threshold: SSIM 0." in first
     assert (
         "From layer2 on, it was not recovered within the budget: SSIM 0.400 and 18.0 dB there, SSIM 0.200 and" in first
     )
@@ -220,21 +214,12 @@ def test_the_first_paragraph_answers_the_question(make: Make) -> None:
     for layer in report.document["layers"]:
         layer["inversion"] = [r for r in layer["inversion"] if r["method"] == "linear"]
     assert "by linear decoders, which see only what is linear" in page_of(report).summary
-    report.config["passes"] = dict.fromkeys(report.config["passes"], 0)
-    assert "; the budget (600 s) left no time for refinement;" in page_of(report).summary
     for layer in report.document["layers"]:
         layer["inversion"] = [r | {"ssim": 0.9, "converged": 2} for r in layer["inversion"]]
     assert "recognisable at every layer looked at" in page_of(report).summary
     for layer in report.document["layers"]:
         layer["inversion"] = [r | {"ssim": 0.1} for r in layer["inversion"]]
     assert "recognisable at no layer looked at" in page_of(report).summary
-
-
-def test_random_weights_stand_in_the_title(make: Make) -> None:
-    report = make()
-    assert "random" not in page_of(report).title
-    report.document["model"]["weights"] = RANDOM_WEIGHTS
-    assert "tiny-net (random weights)" in page_of(report).title
 
 
 def test_mean_colour_is_the_error_of_a_flat_picture(make: Make) -> None:
@@ -287,28 +272,6 @@ def test_errors_that_are_expected_stand_beside_their_maps(make: Make) -> None:
     assert "conv1 expected 0.300, true 0.100" in page.text
     assert "same class 50 %" in page.text
     assert len(page.pictures()) == before + 4 * 2 * 2
-
-
-def test_an_audit_is_shown_with_what_can_and_cannot_be_concluded(make: Make) -> None:
-    metric = {"mean": 0.5, "low": 0.4, "high": 0.6, "worst": 0.7, "worst_file": "cat.png"}
-    entry = {"layer": "layer1", "attacker": "refined", "noise": 0.0, "images": 2, "converged": 1, "failed": 0}
-    entry |= {"psnr": None, "ssim": metric, "relative_error": metric, "lpips": metric, "same_class": 0.5}
-    entry |= {"status": "1 of 2 stopped before convergence"}
-    audit = {
-        "interval": "95 % Student t interval of the mean over images",
-        "mean_colour": {"psnr": 12.0, "ssim": 0.2},
-        "attackers": ["refined"],
-        "noise": [0.3],
-        "table": [entry, entry | {"noise": 0.3}],
-        "can_conclude": ["It leaks."],
-        "cannot_conclude": ["That it is private."],
-    }
-    report = make(audit=audit)
-    page = Page(report.write_all())
-    for words in ("It leaks.", "That it is private.", "refined, noise 0.3 2 – 0.500 0.400 to 0.600 at worst 0.700"):
-        assert words in page.text
-    assert (report.run / "figures/audit.csv").is_file()
-    assert (report.run / "figures/noise.svg").is_file()
 
 
 def test_what_no_attacker_gets_is_a_table_with_its_assumption(make: Make) -> None:

@@ -109,25 +109,6 @@ def test_image_layer_side_information_and_method_are_chosen(open_page: Callable[
     assert text(page, "plot-title") == "PSNR by layer"
 
 
-def test_a_point_that_has_not_converged_is_hollow(open_page: Callable[..., Any]) -> None:
-    page = open_page()
-    for place, box in enumerate(page.locator("#readout input").all()):
-        box.set_checked(place == 1)
-    chooser(page, "Method").select_option(label="linear decoder")
-    page.locator("#readout input").nth(0).uncheck()
-    pixels = Image.open(io.BytesIO(page.locator("#plot canvas").screenshot())).convert("RGB")
-    orange = [(x, y) for x in range(pixels.width) for y in range(pixels.height) if near(pixels.getpixel((x, y)))]
-    columns = [sum(x == column for x, _ in orange) for column in range(pixels.width)]
-    solid, hollow = columns[: pixels.width // 2], columns[pixels.width // 2 :]
-    assert max(solid) >= 8
-    assert max(hollow) < max(solid)
-
-
-def near(pixel: tuple[int, ...]) -> bool:
-    """Whether a pixel has the colour of the second method."""
-    return sum(abs(a - b) for a, b in zip(pixel, (0xD5, 0x5E, 0x00), strict=True)) < 40
-
-
 def test_the_wipe_follows_the_pointer(open_page: Callable[..., Any]) -> None:
     page = open_page()
     box = page.locator("#frame").bounding_box()
@@ -146,19 +127,6 @@ def test_the_wipe_follows_the_pointer(open_page: Callable[..., Any]) -> None:
     page.get_by_role("button", name="Side by side").click()
     left, right = (page.locator(name).bounding_box() for name in ("#original", "#recovered"))
     assert left["x"] + left["width"] <= right["x"] + 1
-
-
-def test_hovering_the_plot_reads_values_and_leaves_the_choice(open_page: Callable[..., Any]) -> None:
-    page = open_page()
-    box = page.locator("#plot canvas").bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.95, box["y"] + 60)
-    assert text(page, "readout").startswith("at fc")
-    assert number(0.9) in text(page, "readout")
-    assert "layer1" in text(page, "caption")
-    page.mouse.move(box["x"] - 5, box["y"] - 5)
-    assert text(page, "readout").startswith("at layer1")
-    page.mouse.click(box["x"] + box["width"] * 0.95, box["y"] + 60)
-    assert "fc" in text(page, "caption")
 
 
 def test_tables_sort_together_and_back(open_page: Callable[..., Any]) -> None:
