@@ -1,10 +1,5 @@
 """``unconv train-decoder`` end to end: killed and resumed, its document, ``--method decoder`` with its file."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,30 +13,6 @@ def photographs(tmp_path_factory, smooth_pictures):
     folder = tmp_path_factory.mktemp("photographs")
     smooth_pictures(folder, 10)
     return folder
-
-
-def test_killed_and_resumed_it_ends_as_undisturbed(call, photographs, tmp_path):
-    words = ["train-decoder", "cases:vgg", "--layer", "6", "--images", photographs, "--json"]
-    words += ["--steps", 100, "--every", 10, "--batch", 4, "--held-out", 0.2]
-    whole = call(*words, "--out", tmp_path / "undisturbed").document
-
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "unconv", *map(str, words), "--out", str(killed)]
-    environ = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=TESTS, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    _, printed = process.communicate()
-    assert process.returncode == -signal.SIGKILL, printed.decode()
-    assert not (killed / "decoder.safetensors").exists()
-
-    resumed = call(*words, "--out", killed).document
-    assert 10 <= resumed["resumed_from"] < 100
-    assert [row["step"] for row in resumed["curve"]] == list(range(10, 101, 10))
-    for row, expected in zip(resumed["curve"], whole["curve"], strict=True):
-        assert row["validation_loss"] == pytest.approx(expected["validation_loss"], abs=1e-6)
 
 
 def test_document_files_and_text(call, photographs, tmp_path):

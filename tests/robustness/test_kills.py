@@ -22,21 +22,6 @@ def check_complete(results, undisturbed, place, words):
     return check
 
 
-def test_killed_again_and_again_a_run_ends_as_if_nothing_had_been(place, words, undisturbed, check_complete):
-    chance = random.Random(0)
-    assert len(undisturbed.changes) > 40
-    # each time somewhere in what is left of the run, until it lives to its end
-    deaths = 0
-    for _ in range(8):
-        ended = run(*words, cwd=place, die_at=chance.randint(8, 40))
-        if ended.status == 0:
-            break
-        assert ended.status == -signal.SIGKILL, ended.err
-        deaths += 1
-    assert deaths >= 4
-    check_complete()
-
-
 def test_killed_before_a_finished_file_gets_its_name(place, words, check_complete):
     for name in ("config.json", "rows-000002", "0000-000.png", "results.parquet", "report.html"):
         shutil.rmtree(place / "run", ignore_errors=True)

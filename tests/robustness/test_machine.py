@@ -176,30 +176,3 @@ def test_nothing_is_written_outside_the_run_directory(place, words):
 
 
 # numbers that a typing mistake makes
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "report tiny:net --budget nan",
-        "report tiny:net --passes=-1",
-        "report tiny:net --seed 99999999999999999999",
-        "report tiny:net --region 0",
-        "report tiny:net --limit=-3",
-        "layers tiny:net --size 0",
-        "layers tiny:net --mean 1,2 --std 1",
-        "layers tiny:net --mean 0 --std 0",
-        "layers tiny:net --device cuda:99999",
-        "layers tiny:net --weights tiny.py --seed=-7",
-        "invert tiny:net --layer 0 --passes 0",
-        "rip tiny:net --k=-1",
-        "rip tiny:net --effort nan",
-        "sparsity tiny:net --images in/nowhere",
-        "coherence tiny:nothing",
-    ],
-)
-def test_numbers_and_names_out_of_range_are_wrong_usage_in_one_line(place, words):
-    ended = run(*words.split(), cwd=place)
-    assert ended.status == (1 if "cuda" in words else 2), ended.err
-    assert ended.message.isprintable()
-    assert ended.out == ""
