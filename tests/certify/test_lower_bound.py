@@ -35,14 +35,6 @@ def test_witness_is_of_the_model_and_attains_the_bound(region, boundary):
     check_witness(lower_bound(operator, region, 5, boundary=boundary, effort=0.02), operator, region, 5, boundary)
 
 
-def test_witness_of_two_vectors_splits_into_two_of_the_model():
-    operator = gaussian(4, 2, 3, size=(10,))
-    z = lower_bound(operator, "map", 2, twice=True, effort=0.05).witness
-    per_channel = (z != 0).sum(1)
-    assert per_channel.max() <= 2
-    assert per_channel.sum() <= 4
-
-
 @pytest.mark.parametrize("boundary", ["full", "cropped"])
 @pytest.mark.parametrize("region", [2, "map"])
 def test_a_large_map_is_searched_on_a_part_of_it(region, boundary):

@@ -10,7 +10,6 @@ from unconv.errors import UsageError
 from unconv.inversion.jacobian import Jacobian
 from unconv.operators import ConvOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
-from unconv.testing import MatrixOperator
 
 
 def random_mask(operator: ConvOperator, share: float) -> torch.Tensor:
@@ -135,39 +134,12 @@ def test_known_entries_are_what_the_code_tells():
         known_entries(average, rectified=True)
 
 
-def test_overlapping_pooling_keeps_a_place_that_one_region_tells():
-    h = torch.randn(1, 2, 7, 7, generator=torch.Generator().manual_seed(0))
-    window = Window.of(2, 3, stride=2)
-    values, switches = window.max_pool(h)
-    known = known_entries(Code(values, switches, (2, 7, 7), window), rectified=False)
-    assert int(known.sum()) == len({(int(c), int(s)) for c in range(2) for s in switches[0, c].flatten()})
-
-
 def test_nothing_known_leaves_everything_open():
     operator = gaussian(4, 2, 3, size=(6,))
     found = certify(operator, torch.zeros(operator.output_shape, dtype=torch.bool))
     assert found.undetermined == found.unknowns == 12
     assert found.error_bound(1.0) == math.inf
     assert str(found) == "12 of 12 dimensions (100%) are open"
-
-
-class Matrix(MatrixOperator):
-    """A matrix whose products are computed in its own type."""
-
-    dtype = property(lambda self: self.matrix.dtype)
-
-
-def test_rank_is_exact_only_away_from_rounding():
-    generator = torch.Generator().manual_seed(0)
-    u, v = (torch.linalg.qr(torch.randn(n, 200, generator=generator, dtype=torch.float64)).Q for n in (300, 200))
-    spread = u * torch.logspace(0, -4.8, 200, dtype=torch.float64) @ v.T
-    single = certify(Matrix(spread.float()))
-    assert single.undetermined == 0
-    assert not single.exact
-    double = certify(Matrix(spread))
-    assert double.exact
-    assert double.undetermined == 0
-    assert double.sigma == pytest.approx(10**-4.8, rel=1e-6)
 
 
 @pytest.mark.parametrize("steps", [60, 120, 200])

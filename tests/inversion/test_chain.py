@@ -13,7 +13,7 @@ from unconv.tracing import capture_inputs
 def two_blocks():
     """Blocks that keep more numbers than they read."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(2, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 40, 3, padding=1), nn.ReLU()).double()
+    return nn.Sequential(cases.conv(2, 12), nn.ReLU(), cases.conv(12, 40), nn.ReLU()).double()
 
 
 def test_each_estimate_is_the_code_of_the_block_before():

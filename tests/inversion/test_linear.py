@@ -31,21 +31,6 @@ def relative_error(estimate, x):
     return ((estimate - x).norm() / x.norm()).item()
 
 
-def test_ridge_is_that_of_scikit_learn():
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(50, 6, generator=generator, dtype=torch.float64) + 1, torch.randn(50, 3, generator=generator)
-    sums = NormalEquations(6, 3)
-    sums.add(a[:20], b[:20].double())
-    sums.add(a[20:], b[20:].double())
-    solver = RidgeSolver(sums)
-    weight = solver.weight(0.3)
-    peer = Ridge(alpha=0.3 * solver.scale).fit(a.numpy(), b.double().numpy())
-    torch.testing.assert_close(weight[:-1].T, torch.from_numpy(peer.coef_))
-    torch.testing.assert_close(weight[-1], torch.from_numpy(peer.intercept_))
-    combined = torch.randn(3, 2, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(solver.weight(0.3, combined), weight @ combined)
-
-
 def test_the_dual_form_and_its_left_out_predictions_are_those_of_scikit_learn():
     generator = torch.Generator().manual_seed(1)
     a = torch.randn(12, 40, generator=generator, dtype=torch.float64) + 2

@@ -11,7 +11,6 @@ from scipy import stats
 
 from cases import gaussian
 from strategies import convolutions, windows
-from unconv.errors import UsageError
 from unconv.measure.rip import Method, RatioSummary, draw_codes, sample_ratios
 from unconv.operators import ConvOperator
 from unconv.paper.fig2 import SIZES
@@ -93,16 +92,6 @@ def test_regions_and_places_are_uniform(k) -> None:
         assert (frequency[:, place] - p).abs().max() < 5 * math.sqrt(p * (1 - p) / samples)
 
 
-def test_every_pair_of_regions_is_as_likely() -> None:
-    operator = gaussian(5, 1, 1, size=(1,))
-    (codes,) = draw_codes(operator, Pooled("map"), 2, 5000, seed=0)
-    low, high = codes.channels.sort(dim=1).values.T
-    counts = torch.bincount(low * 5 + high, minlength=25).reshape(5, 5)
-    assert (counts.triu(1) == counts).all()
-    assert (counts[counts > 0] - 500).abs().max() < 5 * math.sqrt(5000 * 0.1 * 0.9)
-    assert (counts > 0).sum() == 10
-
-
 def test_a_place_of_two_regions_is_active_once() -> None:
     operator = gaussian(1, 1, 1, size=(3,))
     (codes,) = draw_codes(operator, Pooled(Window.of(1, 2, stride=1)), 2, 200, seed=0)
@@ -124,9 +113,6 @@ def test_summary_against_numpy() -> None:
     assert summary.delta == max(a.max() ** 2 - 1, 1 - a.min() ** 2)
     assert RatioSummary.of(torch.tensor([2.0])).std == 0
     assert RatioSummary.of(torch.tensor([2.0])).delta == 3
-    for bad in (torch.tensor([]), torch.tensor([1.0, math.nan])):
-        with pytest.raises(UsageError, match="expected finite"):
-            RatioSummary.of(bad)
 
 
 def test_the_fast_way_has_the_distribution_of_dense_transposed_convolutions():

@@ -36,16 +36,6 @@ def test_the_gap_is_no_less_than_the_distance_from_the_optimum(steps):
     assert found.status == ("max_steps",) * 4
 
 
-def test_entries_off_the_support_stay_zero_and_the_rest_is_a_smaller_lasso():
-    matrix, x = draw(30, 60), draw(2, 30, seed=1)
-    support = torch.rand(2, 60, generator=torch.Generator().manual_seed(2)) < 0.3
-    found = fista(of_columns(matrix), x, weight=1.0, support=support, tolerance=1e-11, max_steps=5000)
-    z = found.value.code.dense()
-    assert (z[~support] == 0).all()
-    for row in range(2):
-        assert torch.allclose(z[row, support[row]], lasso(matrix[:, support[row]], x[row], 1.0), atol=1e-5)
-
-
 def test_inputs_do_not_meet_and_units_do_not_matter():
     operator = MatrixOperator(draw(60, 30))
     x = draw(4, 30, seed=1) * torch.tensor([1e-3, 1.0, 0.0, 1e3]).double()[:, None]

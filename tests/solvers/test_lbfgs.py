@@ -30,32 +30,6 @@ def test_the_least_squares_solution_is_found():
     torch.testing.assert_close(found.value, truth, rtol=1e-6, atol=1e-6)
 
 
-def test_every_input_is_alone():
-    a, truth, b = least_squares()
-    a[1] *= 50  # another scale, and so other lengths
-    b[1] *= 50
-    start, size = torch.zeros_like(truth), b.norm(dim=1)
-    start[2] = 0.999 * truth[2]
-    config, evaluated = LbfgsConfig(tolerance=0.01), []
-
-    def counted(x, rows):
-        evaluated.append(len(rows))
-        return objective(a, b)(x, rows)
-
-    together = lbfgs(counted, start, max_passes=60, size=size, config=config)
-    assert together.status == ("converged",) * 3
-    assert sum(evaluated) == sum(together.passes)
-    assert evaluated[0] == 3
-    assert evaluated[-1] < 3
-    residual = (a @ together.value.unsqueeze(2)).squeeze(2) - b
-    torch.testing.assert_close(together.history[-1], residual.norm(dim=1) / size)
-    for n in range(3):
-        row = slice(n, n + 1)
-        alone = lbfgs(objective(a[row], b[row]), start[row], max_passes=60, size=size[row], config=config)
-        torch.testing.assert_close(together.value[row], alone.value, rtol=1e-6, atol=1e-9)
-        assert alone.passes == together.passes[row]
-
-
 def test_the_inverse_hessian_as_metric_needs_one_step():
     a, truth, b = least_squares()
     inverse = torch.linalg.inv(a.mT @ a)
