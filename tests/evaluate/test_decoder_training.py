@@ -1,19 +1,18 @@
 """Training a what-where decoder: it learns, it is reproducible, and it is bound to its encoder."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import cases
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.decoder_training import CHECKPOINT, FINAL, Recipe, TrainingImages, split, train
 from unconv.evaluate.decoders import decoder_chain, encoder_sha256, open_decoder, open_decoders
 from unconv.evaluate.network import Network, open_network
 from unconv.evaluate.run_directory import RunDirectory
-from unconv.models import load_model
 from unconv.preprocessing import Preprocess
 
 RECIPE = Recipe(steps=30, batch=4, rate=1e-2, held_out=0.25, every=10)
@@ -26,15 +25,8 @@ def paths(tmp_path, smooth_pictures):
 
 
 @pytest.fixture
-def tiny(monkeypatch):
-    """One of the tiny networks, by name."""
-    monkeypatch.chdir(Path(__file__).parents[1])
-    return lambda name: load_model(f"cases:{name}").module
-
-
-@pytest.fixture
-def network(tiny):
-    return Network(tiny("vgg"), Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3))
+def network():
+    return Network(cases.vgg().eval().requires_grad_(False), Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3))
 
 
 def blocks_of(network, side=16):
@@ -143,8 +135,8 @@ def test_a_decoder_of_another_network_block_or_preparation_is_refused(network, p
         open_decoder(file, network, chain)
 
 
-def test_conv_blocks_without_a_chain_are_refused(tiny):
-    blocks = blocks_of(Network(tiny("residual"), Preprocess()))
+def test_conv_blocks_without_a_chain_are_refused():
+    blocks = blocks_of(Network(cases.residual().eval(), Preprocess()))
     with pytest.raises(UnconvError, match=r"no mirrored decoder.*plain chain"):
         decoder_chain(blocks, "head")
     with pytest.raises(UsageError, match="no conv block"):

@@ -1,6 +1,5 @@
 """Certificates of conv blocks against dense matrices of the same network and against the network itself."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from unconv.evaluate.theory import (
     pooled_fraction,
 )
 from unconv.images import Batch, ImageStream
-from unconv.models import load_model
 from unconv.preprocessing import Preprocess
 from unconv.tracing import capture_inputs
 
@@ -27,10 +25,8 @@ BLOCKS = ("0", "3", "6")
 
 
 @pytest.fixture
-def network(monkeypatch) -> Network:
-    monkeypatch.chdir(Path(__file__).parents[1])
-    loaded = load_model("cases:vgg")
-    return Network(loaded.module.double(), loaded.preprocess)
+def network() -> Network:
+    return Network(cases.vgg().double().eval().requires_grad_(False), Preprocess())
 
 
 def example(network: Network, seed: int = 0, size: int = 8) -> Captured:
