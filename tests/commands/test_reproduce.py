@@ -37,7 +37,7 @@ def test_all_runs_what_the_model_has(reproduce, photographs, tmp_path):
     assert any(note.startswith("table1: Not computed now; made by ") for note in document["notes"])
     kept = json.loads((tmp_path / "table4.json").read_text())
     assert list(kept)[:4] == ["name", "paper", "ours", "notes"]
-    assert kept["command"].startswith("unconv reproduce all --model cases:vgg")
+    assert kept["command"].startswith("unconv reproduce table4 --model cases:vgg")
     assert kept["environment"]["packages"]["torch"]
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {f"{name}.json" for name in document["ours"]} | {
