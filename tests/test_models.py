@@ -391,6 +391,14 @@ def test_networks_that_hold_computed_tensors_are_copied(build):
     assert all(p.requires_grad for p in net.parameters())
 
 
+def test_complex_parameters_keep_their_imaginary_part():
+    net = cases.unpadded()
+    net.filter = nn.Parameter(torch.randn(3, dtype=torch.complex128))
+    parameter = adopt_model(net).module.filter
+    assert parameter.dtype == torch.complex64
+    assert parameter.imag.abs().min() > 0
+
+
 def test_an_adopted_network_brings_its_preprocess_or_takes_one():
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
     assert "give preprocess, or size, mean and std as in training" in adopt_model(net).notes[0]
