@@ -292,6 +292,11 @@ def test_pictures_in_memory_are_prepared_like_files(tmp_path):
     assert memory.indices == (0, 1, 2)
 
 
+def test_one_picture_needs_no_list():
+    for one in (noise(), noise(channels=4), noise()[:, :, 0]):
+        assert InMemoryImages(one, Preprocess()).digest() == InMemoryImages([one], Preprocess()).digest()
+
+
 def test_tensors_in_memory_are_what_the_network_receives():
     batch = torch.randn(5, 4, 6, 7, dtype=torch.float64)
     for given in (batch, batch.numpy(), list(batch), [x.numpy() for x in batch]):

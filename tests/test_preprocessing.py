@@ -86,6 +86,11 @@ def test_the_inverse_is_read_off_a_final_normalize(function):
     torch.testing.assert_close(preprocess.to_pixels(preprocess(image)), resized, rtol=0, atol=1e-5)
 
 
+def test_something_that_cannot_be_called_is_refused():
+    with pytest.raises(UnconvError, match="preprocess is a str"):
+        of_user("resize")  # pyright: ignore
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cases import draw
 from strategies import windows
 from unconv.errors import UsageError
-from unconv.sparsity import AveragePool, Code, Pooled, Window, keep_largest
+from unconv.sparsity import AveragePool, Code, Pooled, TopK, Window, keep_largest
 
 
 def regions(window, spatial):
@@ -91,6 +91,15 @@ def test_projection_is_the_nearest_point_of_the_model():
                 z[0, c, 2 * b + p] = h[0, c, 2 * b + p]
             best = min(best, (z - h).norm().item())
     assert distance.item() == pytest.approx(best)
+
+
+def test_fixed_switches_stand_in_the_corner():
+    code = Pooled(2).project(draw(2, 3, 4, 6)).with_fixed_switches()
+    dense = code.dense()
+    assert torch.equal(dense[..., ::2, ::2], code.values)
+    assert (dense != 0).sum() == code.values.numel()
+    with pytest.raises(UsageError, match="no switches to replace"):
+        TopK(2).project(draw(1, 1, 4, 4)).with_fixed_switches()
 
 
 @settings(max_examples=200, deadline=None)
