@@ -26,7 +26,7 @@ from unconv.evaluate.audit import audit_tasks
 from unconv.evaluate.metrics import choose_judge, perceptual_distance
 from unconv.evaluate.network import Images, Opened
 from unconv.evaluate.reconstruction import BLOCK_METHODS, DECODER, FEATURES_METHODS, METHODS, Settings, Task
-from unconv.evaluate.report_run import ReportJob, ReportRun
+from unconv.evaluate.report_run import ReportRun
 from unconv.evaluate.run_directory import RunDirectory, environment
 from unconv.images import picture_note
 from unconv.models import LoadedModel
@@ -164,27 +164,28 @@ def _report(
     if passes is not None:
         config["passes"] = dict.fromkeys(names, passes)
     path = run_path(options.get("out"), opened.loaded.name, config)
-    job = ReportJob(
-        opened=opened,
-        x=x,
-        layers=tuple(names),
-        tasks=tuple(tasks),
-        settings=Settings(settings["region"]),
-        samples=settings["samples"],
-        pictures=pictures,
-        budget=budget,
-        started=started,
-        decoders=linear_folder(options.get("decoders")),
-        reference_images=reference_images,
-        seed=options.get("seed", 0),
-        skipped_modules=skipped_modules,
-        notes=notes,
-        command=options.get("command") or f"unconv.{verb}({opened.loaded.name!r}, ...)  # Python",
-        audit=verb == "audit",
-        control=settings["control"] is not None,
-    )
     with contextlib.closing(RunDirectory(path, config)) as run:
-        made = ReportRun(job, run, lambda doc, rows: write_report(path, doc, rows, run.config, environment()))
+        made = ReportRun(
+            run=run,
+            write_page=lambda document, rows: write_report(path, document, rows, run.config, environment()),
+            opened=opened,
+            x=x,
+            layers=names,
+            tasks=tasks,
+            settings=Settings(settings["region"]),
+            samples=settings["samples"],
+            pictures=pictures,
+            budget=budget,
+            started=started,
+            decoders=linear_folder(options.get("decoders")),
+            reference_images=reference_images,
+            seed=options.get("seed", 0),
+            skipped_modules=skipped_modules,
+            notes=notes,
+            command=options.get("command") or f"unconv.{verb}({opened.loaded.name!r}, ...)  # Python",
+            audit=verb == "audit",
+            control=settings["control"] is not None,
+        )
         total = len(opened.images) * len(tasks)
         with ray_cluster(options.get("ray")) as cluster, progress_bar(total, progress) as bar:
             document, rows, page = made.go(bar, cluster)

@@ -111,7 +111,3 @@ def _fail(message: str, status: int, debug: bool) -> int:
         traceback.print_exc()
     print(f"unconv: {one_line(' '.join(message.split()))}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

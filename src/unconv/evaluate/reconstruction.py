@@ -8,13 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
 
-from unconv.conv_block import IMAGE, SideInfo
-from unconv.errors import UnconvError, UsageError
+from unconv.conv_block import IMAGE, SIDE_INFO, SideInfo
+from unconv.errors import UnconvError, UsageError, check_choice
 from unconv.evaluate.network import OTHER_PATH, Captured, Network, same_path
 from unconv.images import quality
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION
@@ -68,14 +68,10 @@ class Task:
         if not isinstance(self.layer, str):
             kind = type(self.layer).__name__
             raise UsageError(f"layer is of type {kind}; give the name of one layer, such as 'layer1'; see layers")
-        for name, choices in (
-            ("method", METHODS),
-            ("recover", ("image", "input")),
-            ("code", ("network", "paper")),
-            ("side_info", ("none", "switches", "gates")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(choices)}")
+        check_choice(METHODS, method=self.method)
+        check_choice(get_args(Recover), recover=self.recover)
+        check_choice(get_args(CodeKind), code=self.code)
+        check_choice(SIDE_INFO, side_info=self.side_info)
         if self.of_features and (self.recover, self.code) != ("image", "network"):
             raise UsageError(f"{self.method} gives the image from the network's features; use one of iht, transpose, "
                              "min-norm, convex for recover='input' or code='paper'")  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,16 @@ PAGE_SHARE = 0.1  # of the time, at most, goes into pages between the first and 
 WritePage = Callable[[dict[str, Any], list[Row]], Path]
 
 
-@dataclass(frozen=True)
-class ReportJob:
-    """A report that is to be made."""
+@dataclass
+class ReportRun:
+    """A report that is to be made, and what it has found so far, as the JSON document and as rows."""
 
+    run: RunDirectory
+    write_page: WritePage
     opened: Opened  # the model and the images
     x: Tensor  # the first image that the network takes; shape (1, C, H, W)
-    layers: tuple[str, ...]  # names of the layers, in execution order
-    tasks: tuple[Task, ...]
+    layers: Sequence[str]  # names of the layers, in execution order
+    tasks: Sequence[Task]
     settings: Settings  # what reconstruction is told besides; region is also that of the model-RIP
     samples: int
     pictures: int  # images whose reconstructions are kept as pictures
@@ -82,52 +84,49 @@ class ReportJob:
     audit: bool = False  # whether the layers are audited as split points; no conv block is measured then
     control: bool = False  # whether linear decoders are fitted to the same network with random weights too
 
-    def blocks(self) -> dict[str, ConvBlock]:
-        """Return the conv blocks among the layers, by layer."""
-        found = self.opened.network.layers(self.x)
-        named = [name for name in self.layers if found.get(name).block and not self.audit]
-        blocks = self.opened.network.conv_blocks(self.x) if named else None
-        return {} if blocks is None else {name: blocks.get(name) for name in named}
-
-
-class ReportRun:
-    """A report on its way: what it has found so far, as the JSON document and as rows."""
-
-    def __init__(self, job: ReportJob, run: RunDirectory, write_page: WritePage) -> None:
+    def __post_init__(self) -> None:
         """Prepare; nothing is computed yet."""
-        self.job, self.run, self.write_page = job, run, write_page
-        self.clock, self.blocks = Clock(job.budget, job.started), job.blocks()
-        plan = Plan(job.tasks, dict.fromkeys(job.layers, 0), job.settings, rounds=True, pictures=job.pictures)
-        self.evaluation = Evaluation(job.opened.network, job.opened.images, plan, run)
-        self.images = len(job.opened.images)
-        self.notes = list(job.notes)
+        self.network, self.images = self.opened.network, len(self.opened.images)
+        self.clock, self.blocks = Clock(self.budget, self.started), self._blocks()
+        passes = dict.fromkeys(self.layers, 0)
+        plan = Plan(tuple(self.tasks), passes, self.settings, rounds=True, pictures=self.pictures)
+        self.evaluation = Evaluation(self.network, self.opened.images, plan, self.run)
         self.left_out: list[dict[str, str]] = []
-        self.control: dict[str, Any] = {}
+        self.explained_at_random: dict[str, Any] = {}  # by linear decoders of random weights
         self.published = self.page_seconds = self.certifying = 0.0
         self.planned, self.untried = False, []
         self.plan_notes: list[str] = []
+
+    def _blocks(self) -> dict[str, ConvBlock]:
+        """Return the conv blocks among the layers, by layer."""
+        found = self.network.layers(self.x)
+        named = [name for name in self.layers if found.get(name).block and not self.audit]
+        blocks = self.network.conv_blocks(self.x) if named else None
+        return {} if blocks is None else {name: blocks.get(name) for name in named}
 
     def go(self, progress: Callable[..., None], ray: Any = None) -> tuple[dict[str, Any], list[Row], Path]:
         """Do everything that is missing; return the document, the rows and the page.
 
         ``progress`` is called with a message, the rows that are done and the seconds that are left.
         """
-        job, network, evaluation = self.job, self.job.opened.network, self.evaluation
+        evaluation = self.evaluation
 
         def say(message: str, units: int) -> None:
             progress(message, units, self.seconds_left())
 
-        network.say = lambda message: say(message, 0)
+        self.network.say = lambda message: say(message, 0)
         self._fit(say)
-        if any(task.code == "paper" for task in job.tasks):
+        if any(task.code == "paper" for task in self.tasks):
             counts = self._counts()
             fractions = {block.name: pooled_fraction(counts, block.name) for block in self.blocks.values()}
-            evaluation.plan = replace(evaluation.plan, settings=replace(job.settings, fractions=fractions))
+            evaluation.plan = replace(evaluation.plan, settings=replace(self.settings, fractions=fractions))
         evaluation.go(self.clock, say, ray=ray, rounds=1)
         self._publish()  # the linear page, before anything else
         self.clock.reserved = LAST_PAGE * self.page_seconds
         self._cheap_theory(say)
-        per_pass = self.run.part("seconds_per_pass", lambda: seconds_per_pass(network, job.x, job.layers, job.budget))
+        per_pass = self.run.part(
+            "seconds_per_pass", lambda: seconds_per_pass(self.network, self.x, self.layers, self.budget)
+        )
         self._bound_leakage(per_pass, say)
         refinements = self._calibrate(per_pass, say)
         evaluation.plan = replace(evaluation.plan, per_pass=per_pass, refinements=refinements)
@@ -155,46 +154,43 @@ class ReportRun:
 
     def _calibrate(self, per_pass: Mapping[str, float], say: Progress) -> dict[str, Refinement]:
         """Return how far refinement of each layer pays, the cheapest layers first, as far as there is time."""
-        job, found = self.job, {}
+        found = {}
         kinds: dict[tuple[str, float], list[SideInfo]] = {}
-        for task in job.tasks:
+        for task in self.tasks:
             if task.method == "gauss-newton":
                 kinds.setdefault((task.layer, task.noise), []).append(task.side_info)
         layers = sorted(kinds, key=lambda key: per_pass[key[0]])
         for number, (layer, noise) in enumerate(layers):
-            decoder = job.opened.network.linear.get(noisy_name(layer, noise))
+            decoder = self.network.linear.get(noisy_name(layer, noise))
             unknown = decoder is None or decoder.refinement is None
             share = self.clock.left() / (len(layers) - number)
             if unknown and calibration_passes() * per_pass[layer] > CALIBRATION_SHARE * share:
                 self.untried.append(layer)
                 continue
             most = (self.run.config.get("passes") or {}).get(layer, MOST_PASSES)
-            if job.budget is not None:
+            if self.budget is not None:
                 most = min(MOST_PASSES, int(SHARE * share / (per_pass[layer] * self.images * len(kinds[layer, noise]))))
             folder = self.run.path / "decoders"
             say(f"calibrating {layer}", 0)
-            refinement = calibrated(
-                job.opened.network, layer, kinds[layer, noise], most=most, noise=noise, folder=folder
-            )
+            refinement = calibrated(self.network, layer, kinds[layer, noise], most=most, noise=noise, folder=folder)
             if refinement is not None:
                 found[noisy_name(layer, noise)] = refinement
         return found
 
     def _bound_leakage(self, per_pass: Mapping[str, float], say: Progress) -> None:
         """Bound what any attacker gets of the layers' noisy features, as far as a share of the budget goes."""
-        job = self.job
-        levels = sorted({task.noise for task in job.tasks if task.noise}) or [SUPPOSED]
-        share = float("inf") if job.budget is None else LEAKAGE_SHARE * job.budget
+        levels = sorted({task.noise for task in self.tasks if task.noise}) or [SUPPOSED]
+        share = float("inf") if self.budget is None else LEAKAGE_SHARE * self.budget
         started, beside = self.clock.elapsed(), 0.0
-        images = under_test(job.opened.images, tuple(job.x.shape[1:]))
-        missing = [layer for layer in job.layers if not self.run.has(self._part("leakage", layer))]
+        images = under_test(self.opened.images, tuple(self.x.shape[1:]))
+        missing = [layer for layer in self.layers if not self.run.has(self._part("leakage", layer))]
         for layer in sorted(missing, key=lambda name: per_pass[name]):
             passes, before = PASSES * len(levels) * per_pass[layer], self.clock.elapsed()
             if before - started + passes + beside > share:
                 break
             say(f"bounding leakage of {layer}", 0)
             try:
-                part = {"levels": leakage_documents(job.opened.network, layer, levels, images, job.seed)}
+                part = {"levels": leakage_documents(self.network, layer, levels, images, self.seed)}
             except UnconvError as error:
                 part = {"levels": [], "note": f"{layer}: {error}"}
             self.run.write_part(self._part("leakage", layer), part)
@@ -202,90 +198,90 @@ class ReportRun:
 
     def _leakage(self, rows: list[Row]) -> dict[str, Any]:
         """Return the bounds found so far beside the best attacker of each, and the command for what is missing."""
-        parts = {layer: self.run.read(self._part("leakage", layer)) for layer in self.job.layers}
+        parts = {layer: self.run.read(self._part("leakage", layer)) for layer in self.layers}
         found = [part for part in parts.values() if part]
         missing = [layer for layer, part in parts.items() if not part]
         notes = [part["note"] for part in found if "note" in part]
         if missing and self.planned:
-            noise = max(task.noise for task in self.job.tasks) or SUPPOSED
+            noise = max(task.noise for task in self.tasks) or SUPPOSED
             options = f"--layer {' '.join(missing)} --relative-sigma {noise:g}"
-            command = f"unconv unseen {self.job.opened.loaded.name} {options}, with this run's weights and images"
+            command = f"unconv unseen {self.opened.loaded.name} {options}, with this run's weights and images"
             notes.append(f"No time for bounds of {', '.join(missing)}; {command}")
         table = leakage_table([document for part in found for document in part["levels"]], rows)
         notes += [EASIER] if any((entry["gap_db"] or 0) < 0 for entry in table) else []
         return {"table": table, "assumption": ASSUMPTION, "notes": notes}
 
     def _fit(self, say: Progress) -> None:
-        job, folder = self.job, self.run.path / "decoders"
-        given = [f for f in (job.decoders, folder) if f is not None]
-        wanted = dict.fromkeys((t.noise, t.layer) for t in job.tasks if t.method in {"linear", "gauss-newton"})
+        folder = self.run.path / "decoders"
+        given = [f for f in (self.decoders, folder) if f is not None]
+        wanted = dict.fromkeys((t.noise, t.layer) for t in self.tasks if t.method in {"linear", "gauss-newton"})
         missing = [
             layer
             for noise, layer in wanted
             if not any(fitted_file(f, noisy_name(layer, noise)).is_file() for f in given)
         ]
-        if job.budget is not None and missing:
-            missing = [*missing, *(layer for _, layer in wanted if job.control)]
-            needed = linear_seconds(job.opened.network, job.x, missing, self.images, job.budget)
-            check_linear(needed, self.clock, job.budget)
+        if self.budget is not None and missing:
+            missing = [*missing, *(layer for _, layer in wanted if self.control)]
+            needed = linear_seconds(self.network, self.x, missing, self.images, self.budget)
+            check_linear(needed, self.clock, self.budget)
         say("fitting linear decoders", 0)
         for noise in dict.fromkeys(noise for noise, _ in wanted):
             self.notes += fit_linear(
-                job.opened.network,
-                job.opened.images,
-                job.x,
+                self.network,
+                self.opened.images,
+                self.x,
                 [layer for level, layer in wanted if level == noise],
                 folder=folder,
-                given=job.decoders,
-                reference_folder=job.reference_images,
-                seed=job.seed,
+                given=self.decoders,
+                reference_folder=self.reference_images,
+                seed=self.seed,
                 noise=noise,
             )
-        if job.control:
+        if self.control:
             self._fit_control([layer for noise, layer in wanted if not noise])
         # a run that goes on finds its decoders, and says what was said when they were fitted
         self.notes = list(dict.fromkeys([*self.notes, *self.run.part("notes", lambda: self.notes)]))
 
     def _fit_control(self, layers: list[str]) -> None:
-        job, network = self.job, self.job.opened.network
-        control = Network(random_weights(network.module, job.seed), network.preprocess, network.device)
+        network = self.network
+        control = Network(random_weights(network.module, self.seed), network.preprocess, network.device)
         folder = self.run.path / "decoders" / "random-weights"
         folder.mkdir(exist_ok=True)
-        about = {"folder": folder, "reference_folder": job.reference_images, "seed": job.seed}
-        fit_linear(control, job.opened.images, job.x, layers, **about)
+        about = {"folder": folder, "reference_folder": self.reference_images, "seed": self.seed}
+        fit_linear(control, self.opened.images, self.x, layers, **about)
         found = {layer: linear_document(decoder) for layer, decoder in control.linear.items()}
-        self.control = {layer: document.get("explained_variance") for layer, document in found.items()}
+        self.explained_at_random = {layer: document.get("explained_variance") for layer, document in found.items()}
 
     def _passes(self, per_pass: Mapping[str, float], refinements: Mapping[str, Refinement]) -> dict[str, int] | None:
         """Return whole passes per layer, decided before refinement starts."""
-        job, before = self.job, self.run.previous
-        if job.budget is None:
+        before = self.run.previous
+        if self.budget is None:
             return self.run.config.get("passes")
         if self._planned_before():
             return before["passes"]
-        reserved = THEORY_SHARE * job.budget if self.blocks else 0.0
+        reserved = THEORY_SHARE * self.budget if self.blocks else 0.0
         tried = {layer: seconds for layer, seconds in per_pass.items() if layer not in self.untried}
-        passes = plan_passes(job.tasks, tried, self.images, self.clock.left() - reserved, refinements)
-        return {n: max(passes.get(n, 0), before.get("passes", {}).get(n, 0)) for n in job.layers}
+        passes = plan_passes(self.tasks, tried, self.images, self.clock.left() - reserved, refinements)
+        return {n: max(passes.get(n, 0), before.get("passes", {}).get(n, 0)) for n in self.layers}
 
     def _set_passes(self, passes: dict[str, int] | None) -> None:
         plan = self.evaluation.plan = replace(self.evaluation.plan, passes=passes)
-        if self.job.budget is not None:
+        if self.budget is not None:
             self.run.write_config(passes=passes)
             self.plan_notes = self._notes_of(plan)
 
     def _planned_before(self) -> bool:
         """Whether this run has been planned within this budget by an earlier process."""
-        return self.run.previous.get("budget") == self.job.budget and "passes" in self.run.previous
+        return self.run.previous.get("budget") == self.budget and "passes" in self.run.previous
 
     def _plan_rest(self) -> bool:
         """Give time that is left, since solvers converged early, to layers that got none; return whether any did."""
-        evaluation, job, plan = self.evaluation, self.job, self.evaluation.plan
-        if job.budget is None or evaluation.stopped or self._planned_before() or not isinstance(plan.passes, dict):
+        evaluation, plan = self.evaluation, self.evaluation.plan
+        if self.budget is None or evaluation.stopped or self._planned_before() or not isinstance(plan.passes, dict):
             return False
         idle = {name: cost for name, cost in plan.per_pass.items() if not (name in self.untried or plan.passes[name])}
         left = (self.clock.left() - self.certifying) / evaluation.pace
-        more = plan_passes(job.tasks, idle, self.images, left, plan.refinements)
+        more = plan_passes(self.tasks, idle, self.images, left, plan.refinements)
         if any(more.values()):
             self._set_passes(plan.passes | more)
         return any(more.values())
@@ -293,7 +289,7 @@ class ReportRun:
     def _notes_of(self, plan: Plan) -> list[str]:
         """Say which layers a plan leaves, and where refinement does not pay."""
         assert isinstance(plan.passes, dict)
-        refined = [task for task in self.job.tasks if task.method in IN_PASSES]
+        refined = [task for task in self.tasks if task.method in IN_PASSES]
         unrefined = dict.fromkeys(task.layer for task in refined if not plan.passes[task.layer])
         notes = [f"no time to refine {', '.join(unrefined)}; a larger budget goes on with that"] if unrefined else []
         vain: dict[str, list[str]] = {}
@@ -309,10 +305,10 @@ class ReportRun:
 
     def _counts(self) -> Any:
         names = [block.name for block in self.blocks.values()]
-        stream = CapturedStream(self.job.opened.network, self.job.opened.images, names)
+        stream = CapturedStream(self.network, self.opened.images, names)
 
         def count() -> dict[str, Any]:
-            statistics, skipped = count_nonzeros(stream, names, self.job.settings.region)
+            statistics, skipped = count_nonzeros(stream, names, self.settings.region)
             left_out = [{"file": s.file, "reason": s.reason} for s in skipped]
             return {"counts": counts_document(statistics), "skipped": left_out}
 
@@ -324,16 +320,16 @@ class ReportRun:
         """Measure sparsity, coherence and the sampled model-RIP of the chosen conv blocks."""
         if not self.blocks:
             return
-        counts, job = self._counts(), self.job
+        counts = self._counts()
         for layer, block in self.blocks.items():
 
             def measure(block: ConvBlock = block) -> dict[str, Any]:
-                region, k = regions_and_k(block, pooled_fraction(counts, block.name), job.settings.region or 1)
+                region, k = regions_and_k(block, pooled_fraction(counts, block.name), self.settings.region or 1)
                 document = {
                     "sparsity": sparsity_document(counts, block.name),
-                    "coherence": coherence_document(block, job.seed),
+                    "coherence": coherence_document(block, self.seed),
                 }
-                return document | {"rip": ratios_document(block, region, k, job.samples, job.seed)}
+                return document | {"rip": ratios_document(block, region, k, self.samples, self.seed)}
 
             progress(f"measuring {block.name}", 0)
             self.run.part(self._part("theory", layer), measure)
@@ -341,16 +337,16 @@ class ReportRun:
 
     def _certify(self, progress: Progress) -> None:
         """Certify the conv blocks whose certificates fit into their share of the budget, the cheapest first."""
-        if not self.blocks or (self.job.budget is not None and self.clock.left() <= 0):
+        if not self.blocks or (self.budget is not None and self.clock.left() <= 0):
             return
-        job, network, counts = self.job, self.job.opened.network, self._counts()
-        config, costs = CertificateConfig(seed=job.seed), self._certificates()
+        counts = self._counts()
+        config, costs = CertificateConfig(seed=self.seed), self._certificates()
         self.run.write_config(certified=len(costs))
         missing = [layer for layer in costs if not self.run.has(self._part("certificate", layer))]
         names = [self.blocks[layer].name for layer in missing]
         examples = []
-        for captured in CapturedStream(network, job.opened.images, names) if missing else ():
-            places, _ = same_path(network, captured)
+        for captured in CapturedStream(self.network, self.opened.images, names) if missing else ():
+            places, _ = same_path(self.network, captured)
             examples += [captured.select([place]) for place in places]
             if len(examples) >= config.images:
                 break
@@ -358,17 +354,17 @@ class ReportRun:
             block = self.blocks[layer]
             if self.clock.left() < costs[layer]:
                 break
-            region, k = regions_and_k(block, pooled_fraction(counts, block.name), job.settings.region or 1)
+            region, k = regions_and_k(block, pooled_fraction(counts, block.name), self.settings.region or 1)
 
             def save(image: int, pixels: Tensor, layer: str = layer) -> str | None:
-                if image >= job.pictures:
+                if image >= self.pictures:
                     return None
-                path = f"images/{image:04d}-unseen-{job.layers.index(layer):03d}.png"
+                path = f"images/{image:04d}-unseen-{self.layers.index(layer):03d}.png"
                 self.run.write_picture(path, pixels)
                 return path
 
             progress(f"certifying {block.name}", 0)
-            part = certificate_document(network, block, region, k, examples[: config.images], save, config)
+            part = certificate_document(self.network, block, region, k, examples[: config.images], save, config)
             self.run.write_part(self._part("certificate", layer), part)
             self.certifying -= costs[layer]
             progress(f"certified {block.name}", 1)
@@ -377,7 +373,7 @@ class ReportRun:
         """Return the conv blocks that are certified, the cheapest first, and the seconds that each takes."""
         per_pass = self.run.read("seconds_per_pass")
         costs = {layer: per_pass[layer] * CertificateConfig().passes for layer in self.blocks}
-        left = float("inf") if self.job.budget is None else THEORY_SHARE * self.job.budget
+        left = float("inf") if self.budget is None else THEORY_SHARE * self.budget
         chosen = {}
         for layer in sorted(costs, key=lambda name: costs[name]):
             left -= costs[layer]
@@ -386,7 +382,7 @@ class ReportRun:
         return chosen
 
     def _part(self, kind: str, layer: str) -> str:
-        return f"{kind}-{self.job.layers.index(layer):03d}"
+        return f"{kind}-{self.layers.index(layer):03d}"
 
     def _block_document(self, layer: str) -> dict[str, Any] | None:
         block = self.blocks.get(layer)
@@ -397,19 +393,18 @@ class ReportRun:
 
     def document(self) -> dict[str, Any]:
         """Return what has been found so far, as ``report --json`` prints it."""
-        evaluation, job = self.evaluation, self.job
-        network, loaded = job.opened.network, job.opened.loaded
-        tasks = [task for task in job.tasks if not task.noise]
+        evaluation, loaded = self.evaluation, self.opened.loaded
+        tasks = [task for task in self.tasks if not task.noise]
         summaries = summarise(evaluation.rows(), tasks)
         layers = []
-        for layer in job.layers:
+        for layer in self.layers:
             inversion = [{k: v for k, v in s.items() if k != "layer"} for s in summaries if s["layer"] == layer]
             linear = next((s for s in inversion if s["method"] == "linear"), None)
-            decoder = network.linear.get(layer)
+            decoder = self.network.linear.get(layer)
             about = None if linear is None or decoder is None else linear_document(decoder)
-            if about is not None and job.control:
-                about["control"] = self.control.get(layer)
-            found = network.layers(job.x).get(layer)
+            if about is not None and self.control:
+                about["control"] = self.explained_at_random.get(layer)
+            found = self.network.layers(self.x).get(layer)
             layers.append({
                 "layer": layer,
                 "kind": found.kind,
@@ -427,27 +422,26 @@ class ReportRun:
             "run": str(self.run.path),
             "layers": layers,
             "skipped_images": list(skipped.values()),
-            "skipped_modules": job.skipped_modules,
+            "skipped_modules": self.skipped_modules,
             "model": {
                 "name": loaded.name,
                 "weights": loaded.weights.source,
                 "sha256": loaded.weights.sha256,
-                "input_shape": list(job.x.shape[1:]),
+                "input_shape": list(self.x.shape[1:]),
             },
-            "command": job.command,
+            "command": self.command,
             "notes": [*self.notes, *self.plan_notes],
             "stopped": evaluation.stopped,
             "audit": self._audit(leakage["table"]),
             "leakage": leakage,
-            "control": "random" if job.control else None,
+            "control": "random" if self.control else None,
         }
 
     def _audit(self, bounds: list[dict[str, Any]]) -> dict[str, Any] | None:
-        if not self.job.audit:
+        if not self.audit:
             return None
-        opened = self.job.opened
-        flat = self.run.part("mean-colour", lambda: mean_colours(opened.images, opened.network.preprocess))
-        audit = audit_document(self.evaluation.rows(), self.job.tasks, flat)
+        flat = self.run.part("mean-colour", lambda: mean_colours(self.opened.images, self.network.preprocess))
+        audit = audit_document(self.evaluation.rows(), self.tasks, flat)
         audit["can_conclude"] += sentences(bounds) if audit["noise"] else []
         return audit
 
