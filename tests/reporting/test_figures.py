@@ -14,7 +14,7 @@ from tests.reporting.conftest import MadeReport
 from unconv.reporting import figures
 
 Make = Callable[..., MadeReport]
-NAMES = {"error-depth", "retained", "contact-sheet"}
+NAMES = {"error-depth", "retained"}
 
 
 def test_every_figure_is_written_three_times_and_again_with_equal_bytes(make: Make) -> None:
@@ -102,16 +102,3 @@ def test_nothing_is_drawn_of_nothing(make: Make) -> None:
     made.rows = []
     assert figures.draw_figures(made.read(), made.run) == {}
     assert not (made.run / "figures").exists()
-
-
-def test_contact_sheet_shows_every_picture_it_can_read(make: Make) -> None:
-    made = make()
-    (made.run / "images/0000-001.png").unlink()
-    drawn = figures.contact_sheet(made.read(), made.run)
-    assert drawn is not None
-    (axes,) = drawn[0].axes
-    # two originals and two times four reconstructions, less the one that is gone
-    assert len(axes.images) == 2 * 5 - 1
-    captions = [text.get_text() for text in axes.texts]
-    assert "cat.png" in captions
-    assert "0.180" in captions

@@ -5,21 +5,16 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
-from unconv.errors import UnconvError
 from unconv.io import replacing
 from unconv.reporting import text as words
 from unconv.reporting.audit import attack_chart, noise_chart
-from unconv.reporting.data import Report, done, start_at
-from unconv.reporting.images import load
+from unconv.reporting.data import Report, done
 from unconv.reporting.style import (
     COLOURS,
     LINES,
@@ -35,7 +30,6 @@ from unconv.reporting.style import (
 )
 
 MOST_PANELS = 16
-SHEET_IMAGES, SHEET_LAYERS, SHEET_PIXELS = 8, 10, 160
 
 
 def draw_figures(report: Report, run: Path) -> dict[str, Path]:
@@ -46,7 +40,6 @@ def draw_figures(report: Report, run: Path) -> dict[str, Path]:
         "error-depth": error_by_layer,
         "retained": retained_detail,
         "calibration": calibration,
-        "contact-sheet": partial(contact_sheet, run=run),
     }
     folder = run / "figures"
     written = {}
@@ -169,38 +162,6 @@ def calibration(report: Report) -> Drawing | None:
     return figure, table
 
 
-def contact_sheet(report: Report, run: Path) -> Drawing | None:
-    """Draw a row per image: the original, and its reconstructions by layer from the series that the page opens with."""
-    start = start_at(report)
-    series = start[0] if start else None
-    chosen = _spread(sorted({i for p in report.pictures for i, s in p.rows if s == series}), SHEET_LAYERS)
-    if series is None or not chosen:
-        return None
-    pictures = report.pictures[:SHEET_IMAGES]
-    side = min(1.3, 9.5 / (len(chosen) + 1))
-    width, height = side * (len(chosen) + 1), side * 1.15 * len(pictures) + 0.6
-    figure = Figure((width, height))
-    axes = figure.add_axes((0, 0, 1, 1))  # one set for all pictures: a set for each takes many seconds to lay out
-    axes.set_axis_off()
-    table: Table = [["file", "layer", *series._fields, "relative_error"]]
-    for column, name in enumerate(["original", *(report.names[i] for i in chosen)]):
-        axes.text(side * (column + 0.5), height - 0.55, fit(name, int(side * 13)), ha="center", fontsize=6.5)
-    for n, picture in enumerate(pictures):
-        bottom = height - 0.6 - side * (1.15 * n + 0.97)
-        cells: list[tuple[str | None, str]] = [(picture.original, fit(picture.file, int(side * 13)))]
-        for i in chosen:
-            row = picture.rows.get((i, series), {})
-            cells.append((row.get("picture"), words.number(row.get("relative_error"))))
-            table.append([picture.file, report.names[i], *series, row.get("relative_error")])
-        for column, (path, label) in enumerate(cells):
-            _show(axes, run, path, (side * (column + 0.03), bottom, 0.94 * side))
-            axes.text(side * (column + 0.5), bottom - 0.02, label, ha="center", va="top", fontsize=6)
-    axes.set(xlim=(0, width), ylim=(0, height), aspect="auto")
-    text = words.caption(report, f"{words.series_name(series)}; numbers: relative error.")
-    figure.text(0.01, 1 - 0.1 / height, text, fontsize=7, va="top", wrap=True)
-    return figure, table
-
-
 def _has(report: Report, group: tuple[str, str], metric: str) -> bool:
     chosen = (points for series, points in report.series.items() if series.group == group)
     return any(record[metric] is not None for records in chosen for record in records.values())
@@ -210,19 +171,3 @@ def _spread(values: list[int], most: int) -> list[int]:
     if len(values) <= most:
         return values
     return [values[round(n * (len(values) - 1) / (most - 1))] for n in range(most)]
-
-
-def _show(axes: Axes, run: Path, path: str | None, place: tuple[float, float, float]) -> None:
-    """Show a picture in its own proportions, or a dash."""
-    left, bottom, side = place
-    try:
-        picture: Image.Image | None = load(run, path, SHEET_PIXELS) if path else None
-    except UnconvError:
-        picture = None
-    if picture is None:
-        axes.text(left + side / 2, bottom + side / 4, "–", ha="center", va="center")
-        return
-    wide, high = (side * n / max(picture.size) for n in picture.size)
-    x = left + (side - wide) / 2
-    smooth = "bicubic" if max(picture.size) < SHEET_PIXELS else "antialiased"
-    axes.imshow(picture, extent=(x, x + wide, bottom, bottom + high), interpolation=smooth)
