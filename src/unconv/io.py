@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import errno
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,11 @@ def write_json(file: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with replacing(file) as temporary:
         temporary.write_text(text)
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON can hold it: ``None`` where it is NaN or infinite."""
+    return value if math.isfinite(value) else None
 
 
 def _flush_folder(folder: Path) -> None:

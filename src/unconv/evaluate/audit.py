@@ -12,6 +12,7 @@ import torch
 from unconv.evaluate.evaluation import count, mean
 from unconv.evaluate.reconstruction import DECODER, Task
 from unconv.images import ImageStream, psnr, ssim
+from unconv.io import finite
 from unconv.preprocessing import Preprocessing
 
 ATTACKERS = {
@@ -45,7 +46,7 @@ def mean_colours(images: ImageStream, preprocess: Preprocessing) -> list[dict[st
         pixels = preprocess.to_pixels(batch.inputs, batch.inputs).clamp(0, 1)
         for index, x in zip(batch.indices, pixels, strict=True):
             flat = x.mean((1, 2), keepdim=True).expand_as(x).contiguous()
-            found.append({"image": index, "psnr": _finite(psnr(x, flat)), "ssim": _finite(ssim(x, flat))})
+            found.append({"image": index, "psnr": finite(psnr(x, flat)), "ssim": finite(ssim(x, flat))})
     return found
 
 
@@ -182,7 +183,3 @@ def _sentence(entry: Mapping[str, Any]) -> str:
         f"At {entry['layer']}, {entry['attacker']}: mean SSIM {found['mean']:.2f}{among}{decibels} over"
         f" {entry['images']} image{'s' * (entry['images'] != 1)}, {worst:.2f} for the most exposed one"
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from unconv.images import ImageStream, find_images
 from unconv.inversion.calibration import Refinement, calibrate
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
 from unconv.inversion.reference_images import reference_images
-from unconv.io import cannot_write
+from unconv.io import cannot_write, finite
 from unconv.preprocessing import Preprocess
 from unconv.tracing import capture
 
@@ -200,10 +199,10 @@ def linear_document(decoder: LinearDecoder) -> dict[str, Any]:
     if explained is not None:
         document["explained_variance"] = {
             "edges": explained.edges.tolist(),
-            "luminance": [_number(v) for v in explained.luminance.tolist()],
-            "colour": [_number(v) for v in explained.colour.tolist()],
-            "luminance_total": _number(explained.luminance_total),
-            "colour_total": _number(explained.colour_total),
+            "luminance": [finite(v) for v in explained.luminance.tolist()],
+            "colour": [finite(v) for v in explained.colour.tolist()],
+            "luminance_total": finite(explained.luminance_total),
+            "colour_total": finite(explained.colour_total),
         }
     return document
 
@@ -211,10 +210,6 @@ def linear_document(decoder: LinearDecoder) -> dict[str, Any]:
 def fitted_file(folder: str | Path, layer: str) -> Path:
     """Return where the decoder of a layer lies in a folder."""
     return Path(folder) / ("".join(c if c.isalnum() or c in ".-_" else "_" for c in layer) + ".safetensors")
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def under_test(images: ImageStream, shape: tuple[int, ...]) -> Tensor:

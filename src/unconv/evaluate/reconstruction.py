@@ -21,6 +21,7 @@ from unconv.inversion.frozen_network import NO_SIDE_INFORMATION
 from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.inversion.invert import invert_features
 from unconv.inversion.misfit import best_fit
+from unconv.io import finite
 from unconv.linalg import norms, relative_norm
 from unconv.sparsity import CodeKind
 
@@ -226,7 +227,7 @@ def reconstruct_features(
     results = []
     for i, error in enumerate(errors):
         numbers = dict.fromkeys(NUMBERS) | {
-            "feature_error": error if math.isfinite(error) else None,
+            "feature_error": finite(error),
             "seconds": solved.seconds,
             "passes": solved.passes[i],
             "status": solved.status[i],
@@ -330,7 +331,7 @@ def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: b
             numbers |= {"relative_error": error, "seconds": solved.seconds, "passes": solved.passes[i]}
             if scores is not None:
                 found = {name: values[i] for name, values in scores.items() if values is not None}
-                numbers |= {name: value if math.isfinite(value) else None for name, value in found.items()}
+                numbers |= {name: finite(value) for name, value in found.items()}
             if expected is not None and math.isfinite(expected[i]):
                 numbers["expected_error"] = expected[i]
         else:

@@ -22,6 +22,7 @@ from unconv.evaluate.block_reconstruction import coded_block, paper_k
 from unconv.evaluate.network import Captured, CapturedStream, Network, none_left, same_path
 from unconv.images import SkippedImage
 from unconv.inversion.jacobian import Jacobian
+from unconv.io import finite
 from unconv.linalg import norms
 from unconv.measure.coherence import coherence
 from unconv.measure.rip import Boundary, RatioSummary, named_before, sample_ratios
@@ -137,7 +138,7 @@ def coherence_document(block: ConvBlock, seed: int) -> dict[str, dict[str, float
         numbers = {"signed": found.signed, "absolute": found.absolute, "shifted": found.shifted}
         if found.zero_filters and left < 2:
             numbers |= dict.fromkeys(("signed", "absolute"), math.nan) | ({} if left else {"shifted": math.nan})
-        return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        return {name: finite(value) for name, value in numbers.items()}
 
     return {"learned": values(op), "random": values(op.gaussian(seed))}
 

@@ -15,7 +15,7 @@ import torch
 from unconv.conv_block import SIDE_INFO
 from unconv.errors import UnconvError
 from unconv.images import psnr, ssim
-from unconv.io import one_line
+from unconv.io import finite, one_line
 from unconv.reporting.images import load
 
 METRICS = ("relative_error", "psnr", "ssim")
@@ -227,7 +227,7 @@ def printable(value: Any) -> Any:
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return finite(value)
     if isinstance(value, Mapping):
         return {printable(str(k)): printable(v) for k, v in value.items()}
     return [printable(v) for v in value] if isinstance(value, list | tuple) else value

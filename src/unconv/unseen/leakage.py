@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unconv.errors import UnconvError, UsageError
+from unconv.io import finite
 from unconv.linalg import dots
 from unconv.stationary import Blocks, StationaryConfig, StationaryPreconditioner, smoothed_covariance
 from unconv.unseen.image_prior import ImagePrior
@@ -118,18 +119,18 @@ class Leakage:
         return {
             "layer": self.layer,
             "sigma": self.sigma,
-            "relative_sigma": _finite(self.relative_sigma),
+            "relative_sigma": finite(self.relative_sigma),
             "bits": self.bits,
             "in_pixels": self.in_pixels,
-            "trace": {name: _finite(getattr(bound.trace, name)) for name in ("value", "low", "high")},
-            "dfil": _finite(bound.dfil),
-            "unbiased_bound": _finite(bound.unbiased),
+            "trace": {name: finite(getattr(bound.trace, name)) for name in ("value", "low", "high")},
+            "dfil": finite(bound.dfil),
+            "unbiased_bound": finite(bound.unbiased),
             "bayesian_bound": bound.bayes,
             "bayesian_bound_estimate": bound.bayes_estimate,
             "prior_variance": bound.prior_variance,
             "bits_per_pixel_estimate": bound.bits_per_pixel,
             "attained": {name: values.mean().item() for name, values in self.attained.items()},
-            "attained_margin": {name: _finite(_margin(values)) for name, values in self.attained.items()},
+            "attained_margin": {name: finite(_margin(values)) for name, values in self.attained.items()},
             "psnr": {
                 "bayesian_bound": decibels(bound.bayes),
                 "unbiased_bound": decibels(bound.unbiased),
@@ -175,10 +176,6 @@ def quantisation_noise(features: Tensor, bits: int) -> tuple[float, Tensor]:
     if step == 0:
         return 0.0, features
     return step / math.sqrt(12), (((features.double() - low) / step).round() * step + low).to(features)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

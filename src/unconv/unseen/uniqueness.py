@@ -19,12 +19,14 @@ from torch import Tensor
 from unconv.certify.stability import least_singular_value
 from unconv.errors import UnconvError
 from unconv.inversion.frozen_network import SideInformation
+from unconv.io import finite
 from unconv.unseen.directions import least_visible, normal_matrix
 from unconv.unseen.pixels import PixelFunction
 
 DIRECT = 1024  # numbers of an image up to which every gradient is computed, one pixel after the other
 FAILURE = 1e-9  # chance at which a nearer plane may have been missed, on larger images
 BATCH, ENTRIES = 16, 2**25  # images at a time, and margins of all of them
+GRADIENTS = 256  # of the nearest planes
 CANDIDATES, STEPS = 4, 30  # of the search for the least visible direction of larger images
 LINE = (-1.0, 2.0, *(sign * 10.0**power for power in range(1, 6) for sign in (1, -1)))  # in steps of a random image
 AFFINE = 1e-8  # relative departure from an affine map that is rounding
@@ -84,7 +86,7 @@ class Uniqueness:
         return {
             "layer": self.layer,
             "comparisons": self.comparisons,
-            "radius": None if self.radius is None else [r if math.isfinite(r) else None for r in self.radius],
+            "radius": None if self.radius is None else [finite(r) for r in self.radius],
             "certain": self.certain,
             "sigma": list(self.sigma),
             "proven": self.proven,
@@ -121,14 +123,14 @@ class Uniqueness:
 
 
 def find_uniqueness(
-    function: PixelFunction, image: Tensor, *, probes: int = 64, gradients: int = 256, whole: int = 3072, seed: int = 0
+    function: PixelFunction, image: Tensor, *, probes: int = 64, whole: int = 3072, seed: int = 0
 ) -> Uniqueness:
     """Find the radius without changes around an image, and the smallest singular value of the layer there.
 
     On images of more than 1024 numbers ``||grad m_i||`` of every margin is bounded from random images ``v``: of ``k``
     values ``<grad m_i, v>^2`` the sum is ``||grad m_i||^2`` times a chi-squared variable of ``k`` degrees of freedom,
     which for no margin is below its quantile but for a chance of 1e-9 (union bound). The nearest planes by that bound
-    get their gradient, until the next one is farther than the nearest plane that is known, ``gradients`` at most.
+    get their gradient, until the next one is farther than the nearest plane that is known, 256 at most.
     Images of at most ``whole`` numbers get ``J^T J`` and its eigenvalues. All in float64; ``UnconvError`` if a margin
     is not finite, or a pooling's regions differ in size.
     """
@@ -147,7 +149,7 @@ def find_uniqueness(
         radius, certain = (math.inf, math.inf), True
     else:
         bounds = _gradient_norms(function, known, image, margins, probes, generator)
-        radius, witness = _nearest(function, known, image, margins, bounds, gradients)
+        radius, witness = _nearest(function, known, image, margins, bounds)
     sigma, proven, undetermined = _least_singular_value(function, image, features.numel(), whole, seed)
     return Uniqueness(layer.layer, count, radius, certain, witness, sigma, proven, undetermined, note)
 
@@ -211,7 +213,6 @@ def _nearest(
     image: Tensor,
     margins: list[Tensor],
     bounds: list[Tensor],
-    gradients: int,
 ) -> tuple[tuple[float, float], Tensor | None]:
     """Return the distance of the nearest plane, from below and above, and an image behind it."""
     distances = []
@@ -220,7 +221,7 @@ def _nearest(
         # a margin without gradient never changes
         distances.append(torch.where(bound > 0, sure / bound, math.inf).flatten())
     lower = torch.cat(distances)
-    nearest = lower.topk(min(gradients + 1, len(lower)), largest=False)
+    nearest = lower.topk(min(GRADIENTS + 1, len(lower)), largest=False)
     sizes = torch.tensor([0, *(m.numel() for m in margins)]).cumsum(0)
     # of planes that are known, and of the next one that is only bounded
     floor, best, witness = math.inf, math.inf, None
@@ -228,7 +229,7 @@ def _nearest(
         x = image.detach().requires_grad_()
         _, found = _margins(function, known, x)
         for rank, (distance, place) in enumerate(zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)):
-            if distance >= best or rank == gradients:
+            if distance >= best or rank == GRADIENTS:
                 floor = min(floor, distance)
                 break
             tensor = int((sizes <= place).sum()) - 1
