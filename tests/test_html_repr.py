@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from unconv import html_repr
+from unconv.images import to_uint8
 
 
 def pictures(html):
@@ -29,7 +30,8 @@ def test_text_is_escaped_and_markup_is_not():
 
 def test_a_picture_holds_its_pixels():
     pixels = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(0))
-    (image,) = pictures(html_repr.picture(pixels, 'say "x"'))
+    shown = Image.fromarray(to_uint8(pixels))
+    (image,) = pictures(html_repr.picture(shown, 'say "x"'))
     assert image.size == (4, 5)
     assert image.getpixel((1, 2)) == tuple((255 * pixels[:, 2, 1]).round().int().tolist())
-    assert "&quot;x&quot;" in html_repr.picture(pixels, 'say "x"')
+    assert "&quot;x&quot;" in html_repr.picture(shown, 'say "x"')

@@ -7,8 +7,7 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 
-import torch
-from torch import Tensor
+from PIL import Image
 
 from unconv.io import one_line
 
@@ -28,12 +27,8 @@ class Markup(str):
     __slots__ = ()
 
 
-def picture(pixels: Tensor, alt: str) -> Markup:
-    """Return an ``img`` of pixels ``(C, H, W)``, one or three channels, clipped to ``[0, 1]``; NaN is black."""
-    from PIL import Image  # only a notebook needs it
-
-    values = pixels.detach().to("cpu", torch.float64).nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
-    image = Image.fromarray(values.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+def picture(image: Image.Image, alt: str) -> Markup:
+    """Return an ``img`` of a picture."""
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
     factor = max(1, EDGE // max(image.size))

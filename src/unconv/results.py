@@ -9,12 +9,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import Tensor
 
 from unconv.errors import UnconvError
-from unconv.images import SkippedImage
+from unconv.images import SkippedImage, to_uint8
 
 if TYPE_CHECKING:
     from unconv.html_repr import Markup
@@ -127,14 +126,16 @@ class InvertResult:
         header = ("image", "original", "reconstruction", "relative error", "PSNR", "SSIM", "status")
         return f"<p>{html_repr.escape(self._title())}</p>{html_repr.grid(header, rows)}"
 
-    def _shown(self, i: int) -> tuple[Markup | None, Markup | None]:
+    def _shown(self, i: int) -> list[Markup | None]:
         from unconv import html_repr
 
         pair = self.pictures[i] if self.pictures else None
         if pair is None or len(pair[1]) not in {1, 3}:
-            return None, None
-        true = None if pair[0] is None else html_repr.picture(pair[0], "original")
-        return true, html_repr.picture(pair[1], "reconstruction")
+            return [None, None]
+        shown = zip(pair, ("original", "reconstruction"), strict=True)
+        return [
+            x if x is None else html_repr.picture(Image.fromarray(to_uint8(x.nan_to_num(0.0))), n) for x, n in shown
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +190,7 @@ class ReportResult:
             if row["picture"] and all(row[key] == value for key, value in task.items()):
                 with Image.open(self.run / row["picture"]) as opened:
                     opened.thumbnail((EDGE, EDGE))
-                    pixels = TF.pil_to_tensor(opened.convert("RGB")).double() / 255
-                return html_repr.picture(pixels, f"{row['file']} from {layer}")
+                    return html_repr.picture(opened.convert("RGB"), f"{row['file']} from {layer}")
         return None
 
 

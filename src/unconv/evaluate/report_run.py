@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +12,13 @@ from torch import Tensor
 
 from unconv.conv_block import ConvBlock, SideInfo
 from unconv.errors import UnconvError
+from unconv.evaluate import budget, leakage, linear_fit, theory
 from unconv.evaluate.audit import audit_document, mean_colours
-from unconv.evaluate.budget import (
-    MOST_PASSES,
-    SHARE,
-    Clock,
-    calibration_passes,
-    check_linear,
-    linear_seconds,
-    plan_passes,
-    seconds_per_pass,
-)
+from unconv.evaluate.budget import Clock
 from unconv.evaluate.evaluation import Evaluation, Plan, Progress, Row, summarise
-from unconv.evaluate.leakage import ASSUMPTION, EASIER, PASSES, SUPPOSED, leakage_documents, leakage_table, sentences
-from unconv.evaluate.linear_fit import (
-    calibrated,
-    fit_linear,
-    fitted_file,
-    linear_document,
-    random_weights,
-    under_test,
-)
 from unconv.evaluate.network import CapturedStream, Network, Opened, same_path
 from unconv.evaluate.reconstruction import IN_PASSES, Settings, Task, noisy_name
 from unconv.evaluate.run_directory import RunDirectory
-from unconv.evaluate.theory import (
-    CertificateConfig,
-    block_document,
-    certificate_document,
-    coherence_document,
-    count_nonzeros,
-    counts_document,
-    counts_from,
-    pooled_fraction,
-    ratios_document,
-    regions_and_k,
-    sparsity_document,
-)
 from unconv.inversion.calibration import Refinement
 
 LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note")
@@ -118,14 +88,14 @@ class ReportRun:
         self._fit(say)
         if any(task.code == "paper" for task in self.tasks):
             counts = self._counts()
-            fractions = {block.name: pooled_fraction(counts, block.name) for block in self.blocks.values()}
+            fractions = {block.name: theory.pooled_fraction(counts, block.name) for block in self.blocks.values()}
             evaluation.plan = replace(evaluation.plan, settings=replace(self.settings, fractions=fractions))
         evaluation.go(self.clock, say, ray=ray, rounds=1)
         self._publish()  # the linear page, before anything else
         self.clock.reserved = LAST_PAGE * self.page_seconds
         self._cheap_theory(say)
         per_pass = self.run.part(
-            "seconds_per_pass", lambda: seconds_per_pass(self.network, self.x, self.layers, self.budget)
+            "seconds_per_pass", lambda: budget.seconds_per_pass(self.network, self.x, self.layers, self.budget)
         )
         self._bound_leakage(per_pass, say)
         refinements = self._calibrate(per_pass, say)
@@ -164,33 +134,34 @@ class ReportRun:
             decoder = self.network.linear.get(noisy_name(layer, noise))
             unknown = decoder is None or decoder.refinement is None
             share = self.clock.left() / (len(layers) - number)
-            if unknown and calibration_passes() * per_pass[layer] > CALIBRATION_SHARE * share:
+            if unknown and budget.calibration_passes() * per_pass[layer] > CALIBRATION_SHARE * share:
                 self.untried.append(layer)
                 continue
-            most = (self.run.config.get("passes") or {}).get(layer, MOST_PASSES)
+            most = (self.run.config.get("passes") or {}).get(layer, budget.MOST_PASSES)
             if self.budget is not None:
-                most = min(MOST_PASSES, int(SHARE * share / (per_pass[layer] * self.images * len(kinds[layer, noise]))))
-            folder = self.run.path / "decoders"
+                seconds = per_pass[layer] * self.images * len(kinds[layer, noise])
+                most = min(budget.MOST_PASSES, int(budget.SHARE * share / seconds))
             say(f"calibrating {layer}", 0)
-            refinement = calibrated(self.network, layer, kinds[layer, noise], most=most, noise=noise, folder=folder)
+            about = {"most": most, "noise": noise, "folder": self.run.path / "decoders"}
+            refinement = linear_fit.calibrated(self.network, layer, kinds[layer, noise], **about)
             if refinement is not None:
                 found[noisy_name(layer, noise)] = refinement
         return found
 
     def _bound_leakage(self, per_pass: Mapping[str, float], say: Progress) -> None:
         """Bound what any attacker gets of the layers' noisy features, as far as a share of the budget goes."""
-        levels = sorted({task.noise for task in self.tasks if task.noise}) or [SUPPOSED]
+        levels = sorted({task.noise for task in self.tasks if task.noise}) or [leakage.SUPPOSED]
         share = float("inf") if self.budget is None else LEAKAGE_SHARE * self.budget
         started, beside = self.clock.elapsed(), 0.0
-        images = under_test(self.opened.images, tuple(self.x.shape[1:]))
+        images = linear_fit.under_test(self.opened.images, tuple(self.x.shape[1:]))
         missing = [layer for layer in self.layers if not self.run.has(self._part("leakage", layer))]
         for layer in sorted(missing, key=lambda name: per_pass[name]):
-            passes, before = PASSES * len(levels) * per_pass[layer], self.clock.elapsed()
+            passes, before = leakage.PASSES * len(levels) * per_pass[layer], self.clock.elapsed()
             if before - started + passes + beside > share:
                 break
             say(f"bounding leakage of {layer}", 0)
             try:
-                part = {"levels": leakage_documents(self.network, layer, levels, images, self.seed)}
+                part = {"levels": leakage.leakage_documents(self.network, layer, levels, images, self.seed)}
             except UnconvError as error:
                 part = {"levels": [], "note": f"{layer}: {error}"}
             self.run.write_part(self._part("leakage", layer), part)
@@ -203,13 +174,13 @@ class ReportRun:
         missing = [layer for layer, part in parts.items() if not part]
         notes = [part["note"] for part in found if "note" in part]
         if missing and self.planned:
-            noise = max(task.noise for task in self.tasks) or SUPPOSED
+            noise = max(task.noise for task in self.tasks) or leakage.SUPPOSED
             options = f"--layer {' '.join(missing)} --relative-sigma {noise:g}"
             command = f"unconv unseen {self.opened.loaded.name} {options}, with this run's weights and images"
             notes.append(f"No time for bounds of {', '.join(missing)}; {command}")
-        table = leakage_table([document for part in found for document in part["levels"]], rows)
-        notes += [EASIER] if any((entry["gap_db"] or 0) < 0 for entry in table) else []
-        return {"table": table, "assumption": ASSUMPTION, "notes": notes}
+        table = leakage.leakage_table([document for part in found for document in part["levels"]], rows)
+        notes += [leakage.EASIER] if any((entry["gap_db"] or 0) < 0 for entry in table) else []
+        return {"table": table, "assumption": leakage.ASSUMPTION, "notes": notes}
 
     def _fit(self, say: Progress) -> None:
         folder = self.run.path / "decoders"
@@ -218,15 +189,15 @@ class ReportRun:
         missing = [
             layer
             for noise, layer in wanted
-            if not any(fitted_file(f, noisy_name(layer, noise)).is_file() for f in given)
+            if not any(linear_fit.fitted_file(f, noisy_name(layer, noise)).is_file() for f in given)
         ]
         if self.budget is not None and missing:
             missing = [*missing, *(layer for _, layer in wanted if self.control)]
-            needed = linear_seconds(self.network, self.x, missing, self.images, self.budget)
-            check_linear(needed, self.clock, self.budget)
+            needed = budget.linear_seconds(self.network, self.x, missing, self.images, self.budget)
+            budget.check_linear(needed, self.clock, self.budget)
         say("fitting linear decoders", 0)
         for noise in dict.fromkeys(noise for noise, _ in wanted):
-            self.notes += fit_linear(
+            self.notes += linear_fit.fit_linear(
                 self.network,
                 self.opened.images,
                 self.x,
@@ -244,12 +215,12 @@ class ReportRun:
 
     def _fit_control(self, layers: list[str]) -> None:
         network = self.network
-        control = Network(random_weights(network.module, self.seed), network.preprocess, network.device)
+        control = Network(linear_fit.random_weights(network.module, self.seed), network.preprocess, network.device)
         folder = self.run.path / "decoders" / "random-weights"
         folder.mkdir(exist_ok=True)
         about = {"folder": folder, "reference_folder": self.reference_images, "seed": self.seed}
-        fit_linear(control, self.opened.images, self.x, layers, **about)
-        found = {layer: linear_document(decoder) for layer, decoder in control.linear.items()}
+        linear_fit.fit_linear(control, self.opened.images, self.x, layers, **about)
+        found = {layer: linear_fit.linear_document(decoder) for layer, decoder in control.linear.items()}
         self.explained_at_random = {layer: document.get("explained_variance") for layer, document in found.items()}
 
     def _passes(self, per_pass: Mapping[str, float], refinements: Mapping[str, Refinement]) -> dict[str, int] | None:
@@ -261,7 +232,7 @@ class ReportRun:
             return before["passes"]
         reserved = THEORY_SHARE * self.budget if self.blocks else 0.0
         tried = {layer: seconds for layer, seconds in per_pass.items() if layer not in self.untried}
-        passes = plan_passes(self.tasks, tried, self.images, self.clock.left() - reserved, refinements)
+        passes = budget.plan_passes(self.tasks, tried, self.images, self.clock.left() - reserved, refinements)
         return {n: max(passes.get(n, 0), before.get("passes", {}).get(n, 0)) for n in self.layers}
 
     def _set_passes(self, passes: dict[str, int] | None) -> None:
@@ -281,7 +252,7 @@ class ReportRun:
             return False
         idle = {name: cost for name, cost in plan.per_pass.items() if not (name in self.untried or plan.passes[name])}
         left = (self.clock.left() - self.certifying) / evaluation.pace
-        more = plan_passes(self.tasks, idle, self.images, left, plan.refinements)
+        more = budget.plan_passes(self.tasks, idle, self.images, left, plan.refinements)
         if any(more.values()):
             self._set_passes(plan.passes | more)
         return any(more.values())
@@ -308,13 +279,16 @@ class ReportRun:
         stream = CapturedStream(self.network, self.opened.images, names)
 
         def count() -> dict[str, Any]:
-            statistics, skipped = count_nonzeros(stream, names, self.settings.region)
-            left_out = [{"file": s.file, "reason": s.reason} for s in skipped]
-            return {"counts": counts_document(statistics), "skipped": left_out}
+            statistics, skipped = theory.count_nonzeros(stream, names, self.settings.region)
+            return {"counts": theory.counts_document(statistics), "skipped": [asdict(image) for image in skipped]}
 
         part = self.run.part("nonzeros", count)
         self.left_out = part["skipped"]
-        return counts_from(part["counts"])
+        return theory.counts_from(part["counts"])
+
+    def _regions(self, counts: Any, block: ConvBlock) -> tuple[Any, int]:
+        """Return the regions of a block's sparsity model, and how many of them the images use."""
+        return theory.regions_and_k(block, theory.pooled_fraction(counts, block.name), self.settings.region or 1)
 
     def _cheap_theory(self, progress: Progress) -> None:
         """Measure sparsity, coherence and the sampled model-RIP of the chosen conv blocks."""
@@ -324,12 +298,12 @@ class ReportRun:
         for layer, block in self.blocks.items():
 
             def measure(block: ConvBlock = block) -> dict[str, Any]:
-                region, k = regions_and_k(block, pooled_fraction(counts, block.name), self.settings.region or 1)
-                document = {
-                    "sparsity": sparsity_document(counts, block.name),
-                    "coherence": coherence_document(block, self.seed),
+                region, k = self._regions(counts, block)
+                return {
+                    "sparsity": theory.sparsity_document(counts, block.name),
+                    "coherence": theory.coherence_document(block, self.seed),
+                    "rip": theory.ratios_document(block, region, k, self.samples, self.seed),
                 }
-                return document | {"rip": ratios_document(block, region, k, self.samples, self.seed)}
 
             progress(f"measuring {block.name}", 0)
             self.run.part(self._part("theory", layer), measure)
@@ -340,7 +314,7 @@ class ReportRun:
         if not self.blocks or (self.budget is not None and self.clock.left() <= 0):
             return
         counts = self._counts()
-        config, costs = CertificateConfig(seed=self.seed), self._certificates()
+        config, costs = theory.CertificateConfig(seed=self.seed), self._certificates()
         self.run.write_config(certified=len(costs))
         missing = [layer for layer in costs if not self.run.has(self._part("certificate", layer))]
         names = [self.blocks[layer].name for layer in missing]
@@ -354,7 +328,7 @@ class ReportRun:
             block = self.blocks[layer]
             if self.clock.left() < costs[layer]:
                 break
-            region, k = regions_and_k(block, pooled_fraction(counts, block.name), self.settings.region or 1)
+            region, k = self._regions(counts, block)
 
             def save(image: int, pixels: Tensor, layer: str = layer) -> str | None:
                 if image >= self.pictures:
@@ -364,7 +338,7 @@ class ReportRun:
                 return path
 
             progress(f"certifying {block.name}", 0)
-            part = certificate_document(self.network, block, region, k, examples[: config.images], save, config)
+            part = theory.certificate_document(self.network, block, region, k, examples[: config.images], save, config)
             self.run.write_part(self._part("certificate", layer), part)
             self.certifying -= costs[layer]
             progress(f"certified {block.name}", 1)
@@ -372,7 +346,7 @@ class ReportRun:
     def _certificates(self) -> dict[str, float]:
         """Return the conv blocks that are certified, the cheapest first, and the seconds that each takes."""
         per_pass = self.run.read("seconds_per_pass")
-        costs = {layer: per_pass[layer] * CertificateConfig().passes for layer in self.blocks}
+        costs = {layer: per_pass[layer] * theory.CertificateConfig().passes for layer in self.blocks}
         left = float("inf") if self.budget is None else THEORY_SHARE * self.budget
         chosen = {}
         for layer in sorted(costs, key=lambda name: costs[name]):
@@ -388,8 +362,9 @@ class ReportRun:
         block = self.blocks.get(layer)
         if block is None:
             return None
-        theory = self.run.read(self._part("theory", layer)) or dict.fromkeys(("sparsity", "coherence", "rip"))
-        return block_document(block) | theory | {"certificate": self.run.read(self._part("certificate", layer))}
+        measured = self.run.read(self._part("theory", layer)) or dict.fromkeys(("sparsity", "coherence", "rip"))
+        certificate = self.run.read(self._part("certificate", layer))
+        return theory.block_document(block) | measured | {"certificate": certificate}
 
     def document(self) -> dict[str, Any]:
         """Return what has been found so far, as ``report --json`` prints it."""
@@ -401,7 +376,7 @@ class ReportRun:
             inversion = [{k: v for k, v in s.items() if k != "layer"} for s in summaries if s["layer"] == layer]
             linear = next((s for s in inversion if s["method"] == "linear"), None)
             decoder = self.network.linear.get(layer)
-            about = None if linear is None or decoder is None else linear_document(decoder)
+            about = None if linear is None or decoder is None else linear_fit.linear_document(decoder)
             if about is not None and self.control:
                 about["control"] = self.explained_at_random.get(layer)
             found = self.network.layers(self.x).get(layer)
@@ -413,11 +388,11 @@ class ReportRun:
                 "inversion": inversion,
                 "block": self._block_document(layer),
             })
-        skipped = {s.file: {"file": s.file, "reason": s.reason} for s in evaluation.skipped()}
+        skipped = {image.file: asdict(image) for image in evaluation.skipped()}
         # one that could be read again has rows, whatever an earlier pass over the images said
         used = {row["file"] for row in evaluation.rows()}
         skipped |= {s["file"]: s for s in self.left_out if s["file"] not in skipped and s["file"] not in used}
-        leakage = self._leakage(list(evaluation.rows()))
+        bounds = self._leakage(list(evaluation.rows()))
         return {
             "run": str(self.run.path),
             "layers": layers,
@@ -432,8 +407,8 @@ class ReportRun:
             "command": self.command,
             "notes": [*self.notes, *self.plan_notes],
             "stopped": evaluation.stopped,
-            "audit": self._audit(leakage["table"]),
-            "leakage": leakage,
+            "audit": self._audit(bounds["table"]),
+            "leakage": bounds,
             "control": "random" if self.control else None,
         }
 
@@ -442,7 +417,7 @@ class ReportRun:
             return None
         flat = self.run.part("mean-colour", lambda: mean_colours(self.opened.images, self.network.preprocess))
         audit = audit_document(self.evaluation.rows(), self.tasks, flat)
-        audit["can_conclude"] += sentences(bounds) if audit["noise"] else []
+        audit["can_conclude"] += leakage.sentences(bounds) if audit["noise"] else []
         return audit
 
     def _publish(self) -> tuple[dict[str, Any], list[Row], Path]:

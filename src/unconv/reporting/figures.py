@@ -12,22 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from unconv.io import replacing
+from unconv.reporting import style
 from unconv.reporting import text as words
 from unconv.reporting.audit import attack_chart, noise_chart
 from unconv.reporting.data import Report, done
-from unconv.reporting.style import (
-    COLOURS,
-    LINES,
-    MARKERS,
-    STYLE,
-    Drawing,
-    Table,
-    axes_of,
-    caption,
-    fit,
-    name_layers,
-    width,
-)
+from unconv.reporting.style import Drawing, Table
 
 MOST_PANELS = 16
 
@@ -43,7 +32,7 @@ def draw_figures(report: Report, run: Path) -> dict[str, Path]:
     }
     folder = run / "figures"
     written = {}
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(style.STYLE):
         for name, draw in drawings.items():
             drawn = draw(report)
             if drawn is None:
@@ -74,14 +63,14 @@ def error_by_layer(report: Report) -> Drawing | None:
     if not panels:
         return None
     methods = list(dict.fromkeys(series.method for series in report.series))
-    figure = Figure((width(report), 2.6 * len(panels) + 0.4), layout="constrained")
-    for n, (axes, (group, metric)) in enumerate(zip(axes_of(figure, len(panels), 1), panels)):
+    figure = Figure((style.width(report), 2.6 * len(panels) + 0.4), layout="constrained")
+    for n, (axes, (group, metric)) in enumerate(zip(style.axes_of(figure, len(panels), 1), panels)):
         for series, points in report.series.items():
             if series.group != group:
                 continue
-            colour, marker = (x[methods.index(series.method) % len(x)] for x in (COLOURS, MARKERS))
+            colour, marker = (x[methods.index(series.method) % len(x)] for x in (style.COLOURS, style.MARKERS))
             means = {i: r[metric] for i, r in points.items() if r[metric] is not None}
-            line, label = LINES.get(series.side_info, LINES["none"]), words.series_name(series)
+            line, label = style.LINES.get(series.side_info, style.LINES["none"]), words.series_name(series)
             axes.plot(list(means), list(means.values()), color=colour, linestyle=line, label=label)
             for i, mean in means.items():
                 record, ends = points[i], points[i]["spread"].get(metric)
@@ -98,8 +87,8 @@ def error_by_layer(report: Report) -> Drawing | None:
         axes.set_ylabel(words.METRIC_NAMES[metric])
         axes.set_title(words.group_name(group).capitalize())
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-        name_layers(axes, report, range(len(report.names)), last=n == len(panels) - 1)
-    caption(figure, report, f"Mean; bars: {words.spread_name(report)}. Hollow: not converged for every image.")
+        style.name_layers(axes, report, range(len(report.names)), last=n == len(panels) - 1)
+    style.caption(figure, report, f"Mean; bars: {words.spread_name(report)}. Hollow: not converged for every image.")
     return figure, table
 
 
@@ -115,21 +104,21 @@ def retained_detail(report: Report) -> Drawing | None:
             edges = explained["edges"]
             for low, high, *shares in zip(edges, edges[1:], explained["luminance"], explained["colour"]):
                 table.append([report.names[i], weights, low, high, *shares])
-    shown = _spread(list(found), MOST_PANELS)
+    shown = _spread(list(found))
     columns = min(4, len(shown))
     lines = math.ceil(len(shown) / columns)
     figure = Figure((7.2, 1.6 * lines + 0.7), layout="constrained")
-    places = axes_of(figure, lines, columns)
+    places = style.axes_of(figure, lines, columns)
     for n, (axes, i) in enumerate(zip(places, shown)):
         explained = found[i]
         for of, suffix, line in ((found, "", "-"), (control, ", random weights", "--")):
-            for name, colour, marker in (("luminance", "#222222", "o"), ("colour", COLOURS[1], "s")):
+            for name, colour, marker in (("luminance", "#222222", "o"), ("colour", style.COLOURS[1], "s")):
                 if i in of:
                     values = [math.nan if v is None else max(0.0, v) for v in of[i][name]]
                     shape, label = "" if suffix else marker, name + suffix
                     axes.plot(range(len(values)), values, color=colour, linestyle=line, marker=shape, label=label)
         axes.set_ylim(-0.03, 1.03)
-        axes.set_title(fit(report.names[i], 24))
+        axes.set_title(style.fit(report.names[i], 24))
         ticks = range(0, len(explained["luminance"]), 2)
         axes.set_xticks(ticks, [f"1/{round(1 / explained['edges'][t + 1])}" for t in ticks])
         axes.tick_params(labelleft=n % columns == 0, labelbottom=n >= len(shown) - columns)
@@ -137,7 +126,7 @@ def retained_detail(report: Report) -> Drawing | None:
         axes.set_axis_off()
     figure.legend(handles=places[0].lines, loc="outside upper right", ncols=4, fontsize=7)
     figure.supylabel("share of variance explained", fontsize=8)
-    caption(figure, report, "Linear decoder, by spatial frequency up to (cycles per pixel), coarse to fine.")
+    style.caption(figure, report, "Linear decoder, by spatial frequency up to (cycles per pixel), coarse to fine.")
     return figure, table
 
 
@@ -149,16 +138,17 @@ def calibration(report: Report) -> Drawing | None:
         return None
     layers = list(dict.fromkeys(row[0] for row in table[1:]))
     figure = Figure((4.6, 3.2), layout="constrained")
-    (axes,) = axes_of(figure, 1, 1)
+    axes = figure.subplots()
     for k, layer in enumerate(layers):
         points = [row[2:] for row in table[1:] if row[0] == layer]
-        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k // len(COLOURS) % len(MARKERS)]
-        axes.plot(*zip(*points), color=colour, marker=marker, linestyle="", label=fit(layer, 18))
+        turn, place = divmod(k, len(style.COLOURS))
+        colour, marker = style.COLOURS[place], style.MARKERS[turn % len(style.MARKERS)]
+        axes.plot(*zip(*points), color=colour, marker=marker, linestyle="", label=style.fit(layer, 18))
     most = 1.05 * max(max(row[2:]) for row in table[1:])
     axes.plot([0, most], [0, most], color="#777777", linewidth=0.9, linestyle="--", label="expected = true")
     axes.set(xlabel="expected relative error", ylabel="relative error", xlim=(0, most), ylim=(0, most))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
-    caption(figure, report, "Linear decoders; an image a point.")
+    style.caption(figure, report, "Linear decoders; an image a point.")
     return figure, table
 
 
@@ -167,7 +157,7 @@ def _has(report: Report, group: tuple[str, str], metric: str) -> bool:
     return any(record[metric] is not None for records in chosen for record in records.values())
 
 
-def _spread(values: list[int], most: int) -> list[int]:
-    if len(values) <= most:
+def _spread(values: list[int]) -> list[int]:
+    if len(values) <= MOST_PANELS:
         return values
-    return [values[round(n * (len(values) - 1) / (most - 1))] for n in range(most)]
+    return [values[round(n * (len(values) - 1) / (MOST_PANELS - 1))] for n in range(MOST_PANELS)]
