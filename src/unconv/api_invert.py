@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
@@ -127,37 +128,32 @@ def invert(
     task, notes = _existing(opened.network, x, task)
     opened.covered([layer], [layer])
     use_decoders(opened, x, (task,), options.get("decoders"))
-    settings = Settings(region, k, config=config)
     if features is not None:
         opened.images.paths, opened.images.need_one = [], False  # no image is under test
-        run = InMemoryRun()
-        notes += _fit_linear(opened, x, task, run, options)
-        if budget is not None and passes is None:
-            passes = _planned(opened.network, x, task, len(features), budget, run)
-        plan = Plan(
-            (task,), passes, settings, refinements=_calibrated(opened.network, x.shape[1:], task, passes, config, run)
-        )
-        passes = next(iter(plan.targets(task)), passes)
-        found = reconstruct_features(opened.network, features, x.shape[1:], task, settings, passes)
-        about = task.fields() | {"picture": None}
-        rows = [{"image": i, "file": f"features-{i:04d}"} | about | one.numbers for i, one in enumerate(found)]
-        return _result(opened, task, rows, {i: (one.estimate, None) for i, one in enumerate(found)}, notes)
+    count = len(opened.images if features is None else features)
     given = {"verb": "invert", "tasks": [task.fields()], "region": region, "k": k, "passes": passes, "budget": budget}
     given |= opened.description | {"config": None if config is None else repr(config)}
     run = InMemoryRun() if out is None else RunDirectory(out, given)
+    folder = None if out is None else run.path / "decoders"
     with (
         contextlib.closing(run),
         ray_cluster(options.get("ray")) as cluster,
-        progress_bar(len(opened.images), progress) as bar,
+        progress_bar(count, progress) as bar,
     ):
         opened.network.say = lambda message: bar(message, 0)
-        settings = replace(settings, fractions=_fractions(opened, run, task, settings, progress))
-        notes += _fit_linear(opened, x, task, run, options)
-        if budget is not None and passes is None:
-            passes = _planned(opened.network, x, task, len(opened.images), budget, run)
-        pictures = len(opened.images) if out is not None else 0
-        refinements = _calibrated(opened.network, x.shape[1:], task, passes, config, run)
+        settings = Settings(region, k, _fractions(opened, run, task, region, k, progress), config)
+        notes += _fit_linear(opened, x, task, folder, options)
+        if budget is not None:
+            passes = _planned(opened.network, x, task, count, budget, run)
+        refinements = {} if config is not None else _calibrated(opened.network, x.shape[1:], task, passes, folder)
+        pictures = 0 if out is None else count
         plan = Plan((task,), passes, settings, pictures=pictures, keep=True, refinements=refinements)
+        if features is not None:
+            passes = next(iter(plan.targets(task)), passes)
+            found = reconstruct_features(opened.network, features, x.shape[1:], task, settings, passes)
+            about = task.fields() | {"picture": None}
+            rows = [{"image": i, "file": f"features-{i:04d}"} | about | one.numbers for i, one in enumerate(found)]
+            return _result(opened, task, rows, {i: (one.estimate, None) for i, one in enumerate(found)}, notes)
         evaluation = Evaluation(opened.network, opened.images, plan, run)
         evaluation.go(progress=bar, ray=cluster)
         rows = list(evaluation.rows())
@@ -185,21 +181,23 @@ def _existing(network: Network, x: Tensor, task: Task) -> tuple[Task, list[str]]
     return replace(task, side_info=below), [note]
 
 
-def _fractions(opened: Opened, run: RunDirectory, task: Task, settings: Settings, progress: bool) -> dict[str, float]:
+def _fractions(
+    opened: Opened, run: RunDirectory, task: Task, region: int | None, k: int | None, progress: bool
+) -> dict[str, float]:
     """Return the share of regions in use of the block whose paper's code is made; read once over the images."""
-    if settings.k is not None or task.code != "paper":
+    if k is not None or task.code != "paper":
         return {}
     from unconv.evaluate.theory import pooled_fraction
 
     name = opened.network.conv_blocks(opened.example()).get(task.layer).name
 
     def count() -> dict[str, float]:
-        return {name: pooled_fraction(count_blocks(opened, [name], settings.region, progress)[0], name)}
+        return {name: pooled_fraction(count_blocks(opened, [name], region, progress)[0], name)}
 
     return run.part("fractions", count)
 
 
-def _fit_linear(opened: Opened, x: Tensor, task: Task, run: RunDirectory, options: RunOptions) -> list[str]:
+def _fit_linear(opened: Opened, x: Tensor, task: Task, folder: Path | None, options: RunOptions) -> list[str]:
     """Fit the layer's linear decoder, where the task reads it; Gauss-Newton starts from it."""
     if task.method not in {"linear", "gauss-newton"}:
         return []
@@ -211,7 +209,7 @@ def _fit_linear(opened: Opened, x: Tensor, task: Task, run: RunDirectory, option
         opened.images,
         x,
         [task.layer],
-        folder=None if isinstance(run, InMemoryRun) else run.path / "decoders",
+        folder=folder,
         given=linear_folder(options.get("decoders")),
         reference_folder=options.get("reference_images"),
         seed=options.get("seed", 0),
@@ -230,15 +228,14 @@ def _planned(network: Network, x: Tensor, task: Task, images: int, budget: float
 
 
 def _calibrated(
-    network: Network, shape: Sequence[int], task: Task, passes: int | None, config: Any, run: RunDirectory
+    network: Network, shape: Sequence[int], task: Task, passes: int | None, folder: Path | None
 ) -> dict[str, Refinement]:
-    """Return how far refinement of the layer pays, by reference images; nothing where a config is given."""
-    if task.method != "gauss-newton" or config is not None:
+    """Return how far refinement of the layer pays, by reference images."""
+    if task.method != "gauss-newton":
         return {}
     from unconv.evaluate.budget import MOST_PASSES
     from unconv.evaluate.linear_fit import calibrated
 
-    folder = None if isinstance(run, InMemoryRun) else run.path / "decoders"
     most = MOST_PASSES if passes is None else passes
     kinds = network.function(task.layer, shape).side_info_kinds
     less = kinds[: kinds.index(task.side_info) + 1]

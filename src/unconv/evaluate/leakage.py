@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unconv.errors import UnconvError
+from unconv.evaluate.audit import ATTACKERS
 from unconv.evaluate.network import Network
 from unconv.evaluate.reconstruction import add_noise, noisy_name
 from unconv.unseen.image_prior import ImagePrior
@@ -30,7 +31,6 @@ EASIER = (
     "where the gap is below 0 these images are easier than the prior's, over which the bound is an average; give"
     " reference_images of their kind"
 )
-ATTACKERS = {"linear": "linear decoder", "gauss-newton": "refined"}
 
 
 def leakage_documents(
@@ -81,9 +81,10 @@ def leakage_table(documents: Iterable[Mapping[str, Any]], rows: Iterable[Mapping
     """Return documents with the best attacker of each, those of a run's rows included, and PSNR in dB."""
     errors: dict[tuple[str, float], dict[str, list[float]]] = {}
     for row in rows:
-        if row["method"] in ATTACKERS and row["side_info"] == "none" and row["psnr"] is not None:
+        attacker = ATTACKERS.get((row["method"], row["side_info"]))
+        if attacker and row["side_info"] == "none" and row["psnr"] is not None:
             own = errors.setdefault((row["layer"], row["noise"]), {})
-            own.setdefault(ATTACKERS[row["method"]], []).append(10 ** (-row["psnr"] / 10))
+            own.setdefault(attacker, []).append(10 ** (-row["psnr"] / 10))
     table = []
     for document in documents:
         attained, pixels, bound = dict(document["attained"]), document["in_pixels"], document["bound"]
