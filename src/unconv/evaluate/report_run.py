@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,7 @@ class ReportRun:
         self.network.say = lambda message: say(message, 0)
         self._fit(say)
         if any(task.code == "paper" for task in self.tasks):
-            counts = self._counts()
-            fractions = {block.name: theory.pooled_fraction(counts, block.name) for block in self.blocks.values()}
+            fractions = {name: measured["regions"] for name, measured in self._nonzeros.items()}
             evaluation.plan = replace(evaluation.plan, settings=replace(self.settings, fractions=fractions))
         evaluation.go(self.clock, say, ray=ray, rounds=1)
         self._publish()  # the linear page, before anything else
@@ -274,33 +274,42 @@ class ReportRun:
         ]
         return notes
 
-    def _counts(self) -> Any:
+    @cached_property
+    def _nonzeros(self) -> dict[str, Any]:
+        """The sparsity of the chosen conv blocks, and the share of regions in use, by name of the block."""
         names = [block.name for block in self.blocks.values()]
         stream = CapturedStream(self.network, self.opened.images, names)
 
         def count() -> dict[str, Any]:
             statistics, skipped = theory.count_nonzeros(stream, names, self.settings.region)
-            return {"counts": theory.counts_document(statistics), "skipped": [asdict(image) for image in skipped]}
+            blocks = {
+                name: {
+                    "sparsity": theory.sparsity_document(statistics, name),
+                    "regions": theory.pooled_fraction(statistics, name),
+                }
+                for name in names
+            }
+            return {"blocks": blocks, "skipped": [asdict(image) for image in skipped]}
 
-        part = self.run.part("nonzeros", count)
+        part = self.run.part("sparsity", count)
         self.left_out = part["skipped"]
-        return theory.counts_from(part["counts"])
+        return part["blocks"]
 
-    def _regions(self, counts: Any, block: ConvBlock) -> tuple[Any, int]:
+    def _regions(self, block: ConvBlock) -> tuple[Any, int]:
         """Return the regions of a block's sparsity model, and how many of them the images use."""
-        return theory.regions_and_k(block, theory.pooled_fraction(counts, block.name), self.settings.region or 1)
+        return theory.regions_and_k(block, self._nonzeros[block.name]["regions"], self.settings.region or 1)
 
     def _cheap_theory(self, progress: Progress) -> None:
         """Measure sparsity, coherence and the sampled model-RIP of the chosen conv blocks."""
         if not self.blocks:
             return
-        counts = self._counts()
         for layer, block in self.blocks.items():
+            sparsity = self._nonzeros[block.name]["sparsity"]
 
-            def measure(block: ConvBlock = block) -> dict[str, Any]:
-                region, k = self._regions(counts, block)
+            def measure(block: ConvBlock = block, sparsity: dict[str, float] = sparsity) -> dict[str, Any]:
+                region, k = self._regions(block)
                 return {
-                    "sparsity": theory.sparsity_document(counts, block.name),
+                    "sparsity": sparsity,
                     "coherence": theory.coherence_document(block, self.seed),
                     "rip": theory.ratios_document(block, region, k, self.samples, self.seed),
                 }
@@ -313,7 +322,6 @@ class ReportRun:
         """Certify the conv blocks whose certificates fit into their share of the budget, the cheapest first."""
         if not self.blocks or (self.budget is not None and self.clock.left() <= 0):
             return
-        counts = self._counts()
         config, costs = theory.CertificateConfig(seed=self.seed), self._certificates()
         self.run.write_config(certified=len(costs))
         missing = [layer for layer in costs if not self.run.has(self._part("certificate", layer))]
@@ -328,7 +336,7 @@ class ReportRun:
             block = self.blocks[layer]
             if self.clock.left() < costs[layer]:
                 break
-            region, k = self._regions(counts, block)
+            region, k = self._regions(block)
 
             def save(image: int, pixels: Tensor, layer: str = layer) -> str | None:
                 if image >= self.pictures:

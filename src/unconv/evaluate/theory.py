@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from unconv.io import finite
 from unconv.linalg import norms
 from unconv.measure.coherence import coherence
 from unconv.measure.rip import Boundary, RatioSummary, named_before, sample_ratios
-from unconv.measure.sparsity import BlockSparsity, NonZeros, SparsityStatistics
+from unconv.measure.sparsity import SparsityStatistics
 from unconv.measure.typical import typical_ratio
 from unconv.operators import ConvOperator, LinearOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
@@ -91,19 +91,6 @@ def _count(captured: Captured, names: Sequence[str], region: int | None, places:
         if imposed is not block:
             statistics.update(IMPOSED + name, activated, imposed.pool(activated).values)
     return statistics
-
-
-def counts_document(statistics: SparsityStatistics) -> dict[str, Any]:
-    """Return counts fit for JSON, for ``counts_from``."""
-    return {name: asdict(counted) for name, counted in statistics.blocks.items()}
-
-
-def counts_from(document: Mapping[str, Any]) -> SparsityStatistics:
-    """Return the counts of a document."""
-    parts = {
-        name: BlockSparsity(*(NonZeros(**d[part]) for part in ("activation", "pooled"))) for name, d in document.items()
-    }
-    return SparsityStatistics(parts)
 
 
 def pooled_fraction(statistics: SparsityStatistics, name: str) -> float:
