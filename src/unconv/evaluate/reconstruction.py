@@ -167,8 +167,22 @@ def reconstruct(
     """Do a task for a batch; what fails for one image is said in its status and does not stop the others."""
 
     def do(places: Sequence[int]) -> list[Reconstruction]:
-        some = [start[list(places)] for start in starts]
-        return _reconstruct(network, captured.select(places), task, settings, passes, some)
+        some = captured.select(places)
+        x, reference = some.batch.inputs.to(network.device), _reference(network, some, task)
+        if task.of_features:
+            features = with_noise(some.features[task.layer], task.noise, some.batch.indices)
+            begun = [start[list(places)] for start in starts]
+            solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, begun)
+        else:
+            from unconv.evaluate.block_reconstruction import solve_code
+
+            if same_path(network, some)[1]:
+                raise UnconvError(OTHER_PATH)
+            solved = solve_code(network, some, x, task, settings)
+        if not torch.isfinite(solved.estimate).all():
+            raise UnconvError(f"inverting {task.layer} by {task.method} gave NaN or infinite values; check the weights")
+        is_image = task.recover == "image" or network.conv_blocks(x).get(task.layer).source == IMAGE
+        return _compare(network, solved, reference, is_image=is_image)
 
     results: list[Reconstruction] = []
     for places, done, reason in network.in_parts(range(len(captured.batch.names)), do):
@@ -183,30 +197,6 @@ def _reference(network: Network, captured: Captured, task: Task) -> Tensor:
     """Return what is to be recovered."""
     x = captured.batch.inputs.to(network.device)
     return captured.inputs[network.conv_blocks(x).get(task.layer).name] if task.recover == "input" else x
-
-
-def _reconstruct(
-    network: Network,
-    captured: Captured,
-    task: Task,
-    settings: Settings,
-    passes: int | None,
-    starts: Sequence[Tensor],
-) -> list[Reconstruction]:
-    x, reference = captured.batch.inputs.to(network.device), _reference(network, captured, task)
-    if task.of_features:
-        features = with_noise(captured.features[task.layer], task.noise, captured.batch.indices)
-        solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, starts)
-    else:
-        from unconv.evaluate.block_reconstruction import solve_code
-
-        if same_path(network, captured)[1]:
-            raise UnconvError(OTHER_PATH)
-        solved = solve_code(network, captured, x, task, settings)
-    if not torch.isfinite(solved.estimate).all():
-        raise UnconvError(f"inverting {task.layer} by {task.method} gave NaN or infinite values; check the weights")
-    is_image = task.recover == "image" or network.conv_blocks(x).get(task.layer).source == IMAGE
-    return _compare(network, solved, reference, is_image=is_image)
 
 
 def reconstruct_features(
@@ -252,25 +242,21 @@ def _from_features(
     passes: int | None,
     starts: Sequence[Tensor] = (),
 ) -> Solved:
-    decoder = network.linear.get(noisy_name(task.layer, task.noise))
-    function = network.function(task.layer, shape)
+    name, refined = noisy_name(task.layer, task.noise), task.method == "gauss-newton"
+    decoder, function = network.linear.get(name), network.function(task.layer, shape)
     if task.method == "linear" and decoder is None:
         raise UnconvError(f"there is no linear decoder of layer {task.layer}")
-    chosen = decoder is not None and task.method == "gauss-newton" and settings.config is None
-    found = decoder.refinement if decoder is not None and chosen else None
+    config, found = settings.config, None
+    if refined and config is None:
+        config, found = solver_config(task.noise), None if decoder is None else decoder.refinement
+        config = config if found is None else replace(config, noise=found.noise)
     known = NO_SIDE_INFORMATION
     if x is not None and task.side_info != "none":
         use = task.side_info
         if found is not None:
             use = found.helpful(use, GaussNewtonConfig().passes if passes is None else passes)
         known = function.record(x, use)
-    preconditioner = None
-    if task.method == "gauss-newton":
-        preconditioner = network.preconditioner(task.layer, noisy_name(task.layer, task.noise))
-    config = settings.config
-    if config is None and task.method == "gauss-newton":
-        config = solver_config(task.noise)
-        config = config if found is None else replace(config, noise=found.noise)
+    preconditioner = network.preconditioner(task.layer, name) if refined else None
     made = itertools.count(2)  # the first pass only looks
 
     def watch(_: Tensor) -> None:
