@@ -18,14 +18,14 @@ from unconv.api_options import (
     progress_bar,
     run_path,
 )
-from unconv.errors import UsageError, check_choice, check_whole
+from unconv.errors import UnconvError, UsageError, check_choice, check_whole
 from unconv.evaluate.network import CapturedStream, Images
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.evaluate.theory import (
-    check_regions,
     code_ratios,
     coherence_document,
     pooled_fraction,
+    regions_and_k,
     rip_document,
     sparsity_document,
 )
@@ -108,7 +108,9 @@ def rip(
         of_images = code_ratios(CapturedStream(opened.network, opened.images, names), names, **how)
     else:
         for block in chosen:
-            check_regions(block, k, region)
+            _, most = regions_and_k(block, 1.0, region)
+            if k > most:
+                raise UnconvError(f"k is {k}, but conv block {block.name!r} has {most} regions; give at most that")
     found = []
     with progress_bar(len(chosen), progress) as bar:
         for block in chosen:

@@ -156,10 +156,6 @@ class Part:
     tensors: dict[str, Tensor]
     pictures: dict[str, Tensor]
 
-    def document(self) -> dict[str, Any]:
-        """Return what is kept as JSON."""
-        return {"rows": self.rows, "skipped": self.skipped}
-
 
 Previous = Mapping[str, tuple[dict[str, Any], dict[str, Tensor]]]
 
@@ -369,7 +365,7 @@ class Evaluation:
             self.run.write_picture(path, pixels)
         if self.plan.keep or job.part(range(1)) in self._starts or (self.plan.rounds and job.target in ROUNDS):
             self.run.write_tensors(part.name, part.tensors)
-        self.run.write_part(part.name, part.document())
+        self.run.write_part(part.name, {"rows": part.rows, "skipped": part.skipped})
 
     def latest(self, block: range, index: int) -> str | None:
         """Return the name of the furthest finished part of a task for a block of images."""

@@ -27,13 +27,12 @@ class RayCluster:
         except ImportError:
             raise UnconvError("Ray is not installed; pip install 'unconv[ray]', or leave out ray") from None
         self.ray: Any = ray
-        ray = self.ray
         self.started = not ray.is_initialized()
         if self.started:
             local = address in {None, "", "local"}
+            where = {"address": "local", "include_dashboard": False} if local else {"address": address}
             try:
-                more = {"include_dashboard": False} if local else {}
-                ray.init(address="local" if local else address, log_to_driver=False, **more)
+                self.ray.init(log_to_driver=False, **where)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 line = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UnconvError(f"there is no Ray cluster at {address!r} ({line})") from None

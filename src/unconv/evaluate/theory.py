@@ -136,13 +136,6 @@ def regions_and_k(block: ConvBlock, fraction: float, region: int) -> tuple[Windo
     return (coded.pooling if isinstance(coded.pooling, Window) else 1), paper_k(coded, fraction)
 
 
-def check_regions(block: ConvBlock, k: int, region: int) -> None:
-    """Refuse more regions in use than a block has (``UnconvError``)."""
-    most = regions_and_k(block, 1.0, region)[1]
-    if k > most:
-        raise UnconvError(f"k is {k}, but conv block {block.name!r} has {most} regions; give at most that")
-
-
 def ratios_document(block: ConvBlock, region: Window | int, k: int, samples: int, seed: int) -> list[dict[str, Any]]:
     """Return quantiles of ``||W^T z|| / ||z||`` over random codes, for three filter banks and both boundaries."""
     op, documents = block.operator, []
@@ -217,20 +210,17 @@ def rip_document(
         except UnconvError as error:
             raise UnconvError(f"conv block {block.name!r}: {error}; or give effort=0, which only samples") from None
         lower, upper, how = min(max(lower, found.lower), found.upper), found.upper, found.how
+    typical = [
+        typical_document(sampled, f"random codes with k = {k}"),
+        typical_document(of_images, f"codes of images like these {len(of_images)}"),
+    ]
     return {
         "layer": block.name,
         "k": k,
         "ratio": {"p01": ratios.p01, "p50": ratios.p50, "p99": ratios.p99},
         "delta": {"lower": lower, "upper": upper},
         "delta_how": how,
-        "typical": [
-            one
-            for one in (
-                typical_document(sampled, f"random codes with k = {k}"),
-                typical_document(of_images, f"codes of images like these {len(of_images)}"),
-            )
-            if one
-        ],
+        "typical": [one for one in typical if one],
     }
 
 
