@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -162,13 +163,9 @@ class RunDirectory:
         """Write ``results.parquet`` from rows that come image after image; return the file."""
         file = self.path / "results.parquet"
         with self.writing(), replacing(file) as temporary, pq.ParquetWriter(temporary, RESULTS) as table:
-            some: list[dict[str, Any]] = []
-            for row in rows:
-                some.append({name: row.get(name) for name in RESULTS.names})
-                if len(some) >= AT_ONCE:
-                    table.write_table(pa.Table.from_pylist(some, schema=RESULTS))
-                    some = []
-            table.write_table(pa.Table.from_pylist(some, schema=RESULTS))
+            left = iter(rows)
+            while some := [{name: row.get(name) for name in RESULTS.names} for row in islice(left, AT_ONCE)]:
+                table.write_table(pa.Table.from_pylist(some, schema=RESULTS))
         return file
 
 
