@@ -74,6 +74,14 @@ def test_finds_an_input_with_the_same_code(pooling, prior):
         assert (solution.history[1:] <= solution.history[:-1] * (1 + 1e-9)).all()
 
 
+@pytest.mark.parametrize(("shape", "geometry"), [((3, 20), {}), ((2, 5, 6, 6), {}), ((4, 11, 11), {"stride": 2})])
+def test_other_geometries(shape, geometry):
+    stage = make_stage(Window.of(len(shape) - 1, 2), shape=shape, **geometry)
+    code = stage.encode(draw(stage))
+    solution = convex(stage, code, prior="smooth", max_steps=1000)
+    assert solution.residual.max() <= 1e-3
+
+
 def test_unknown_switches_are_found_up_to_the_code():
     stage = make_stage(Window.of(2, 2))
     code = stage.encode(draw(stage))
