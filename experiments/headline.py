@@ -25,7 +25,7 @@ METHODS = {
     "convex": ("equations and inequalities", "#0072b2", "^"),
     "convex, gaussian": ("and a covariance", "#009e73", "v"),
 }
-IMAGE = {"linear": ("linear decoder", "#d55e00", "o"), "refined": ("and twelve passes", "#cc79a7", "s")}
+IMAGE = {"linear": ("linear decoder", "#d55e00", "o"), "refined": ("and 150 passes", "#cc79a7", "s")}
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 Errors = Mapping[str, Mapping[str, float]]
 

@@ -36,7 +36,13 @@ def main(source: str, target: str) -> None:
             chosen = row["chosen"][kind]
             if chosen < len(errors):
                 by_pass.plot(max(chosen, 1), errors[max(chosen - 1, 0)], "o", mfc="none", color=f"C{number}")
-    by_pass.set(xlabel="passes per image", ylabel="relative error", yscale="log", title="linear estimate at one pass")
+    by_pass.set(
+        xlabel="passes per image",
+        ylabel="relative error",
+        xscale="log",
+        yscale="log",
+        title="linear estimate at one pass",
+    )
     by_time.set(xlabel="seconds of processor time per image, one thread", title="setup and calibration not counted")
     for axes in (by_pass, by_time):
         axes.grid(alpha=0.3, which="both", linewidth=0.4)
