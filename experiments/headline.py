@@ -51,7 +51,7 @@ def draw(blocks: Mapping[str, Any], images: Mapping[str, Any]) -> Figure:
     _panel(below, found, {"paper": ("the paper's trained decoder\nbehind one step (VGG-16)", "k", "D"), **IMAGE})
     below.set_title("The image, from the features of a pooling alone", fontsize=10, loc="left")
     below.set_xlabel("relative error (0.01 is one per cent; 1 is what an all-zero answer gets)")
-    below.set(xlim=(0.02, 1.6), xticks=TICKS)
+    below.set(xlim=(0.012, 1.6), xticks=TICKS)
     below.set_xticklabels([f"{tick:g}" for tick in TICKS])
     return figure
 

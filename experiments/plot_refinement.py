@@ -43,7 +43,7 @@ def main(source: str, target: str) -> None:
         yscale="log",
         title="linear estimate at one pass",
     )
-    by_time.set(xlabel="seconds of processor time per image, one thread", title="setup and calibration not counted")
+    by_time.set(xlabel="processor seconds per image, one thread", title="setup and calibration not counted")
     for axes in (by_pass, by_time):
         axes.grid(alpha=0.3, which="both", linewidth=0.4)
         axes.spines[["top", "right"]].set_visible(False)
