@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unconv.errors import UnconvError
-from unconv.inversion.blocks import depth_to_space, space_to_depth
+from unconv.inversion.blocks import depth_to_space, largest_divisors, pad_widths, space_to_depth
 
 Features = Callable[[Tensor], Tensor]
 
@@ -49,8 +49,7 @@ class Blocks:
     @staticmethod
     def of(image_shape: Sequence[int], stride: Sequence[int], largest: int) -> Blocks:
         """Blocks as large as the stride, or the largest divisor of it that is small enough."""
-        block = tuple(max(b for b in range(1, largest + 1) if s % b == 0) for s in stride)
-        return Blocks(tuple(image_shape), block)
+        return Blocks(tuple(image_shape), largest_divisors(stride, largest))
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -70,8 +69,7 @@ class Blocks:
     def split(self, x: Tensor) -> Tensor:
         """Shape ``(N, C, *spatial)`` to ``(N, width, *grid)``."""
         sizes = zip(self.grid, self.block, self.image_shape[1:], strict=True)
-        flat = [w for g, b, n in reversed(list(sizes)) for w in (0, g * b - n)]
-        return space_to_depth(F.pad(x, flat) if any(flat) else x, self.block)
+        return space_to_depth(F.pad(x, pad_widths([(0, g * b - n) for g, b, n in sizes])), self.block)
 
     def join(self, blocks: Tensor) -> Tensor:
         """The opposite of ``split``, without the padding."""

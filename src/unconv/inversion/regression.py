@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unconv.inversion.blocks import BlockGrid, as_map, infer_stride, neighbourhoods
+from unconv.inversion.blocks import BlockGrid, as_map, infer_stride, largest_divisors, neighbourhoods
 from unconv.inversion.ridge import NormalEquations, RidgeSolver, choose_on_held_out, dual_ridge
 
 
@@ -116,8 +116,7 @@ class MapRegression:
         positions = self._positions(features, x.shape[2:])
         spatial, sizes = tuple(x.shape[2:]), tuple(positions.shape[2:])
         stride = infer_stride(spatial, sizes)
-        # the largest divisor of the stride that is small enough
-        block = tuple(max(b for b in range(1, config.max_block + 1) if s % b == 0) for s in stride)
+        block = largest_divisors(stride, config.max_block)
         self.grid = BlockGrid(spatial, sizes, stride, block)
         width, dims = positions.shape[1], len(sizes)
         samples = count * math.prod(self.grid.grid)
