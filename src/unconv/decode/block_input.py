@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unconv.conv_block import NO_ACTIVATION, ConvBlock, SideInfo
 from unconv.decode.convex import convex
-from unconv.decode.linear_system import check_code, equations, min_norm
+from unconv.decode.linear_system import check_code, equations, expand_bias, min_norm
 from unconv.decode.transpose import transpose
 from unconv.errors import UsageError
 from unconv.linalg import column, dots, relative_norm, tiny
@@ -60,9 +60,7 @@ def _at_best_scale(block: ConvBlock, code: Code, estimate: Tensor) -> tuple[Tens
     if isinstance(code.pooling, AveragePool):
         again, given = code.pooling.forward(again), code.values
     told = given != 0
-    if block.bias is not None:
-        given = given - block.bias.reshape(-1, *[1] * block.operator.dims).to(given)
-    again, given = again * told, given * told
+    again, given = again * told, (given - expand_bias(block, code)) * told
     # c = <P W x^, z - b> / ||P W x^||^2 on the places P that the code tells; never against the code's own direction
     scale = (dots(again, given) / dots(again, again).clamp_min(tiny(given))).clamp_min(0)
     after = relative_norm(column(scale, given) * again - given, given)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unconv.errors import UsageError
 from unconv.linalg import norms
-from unconv.measure.coherence import correlation_table
+from unconv.measure.coherence import at_least_single, correlation_table
 from unconv.operators import Boundary, ConvOperator, check_convolution
 from unconv.sparsity import Pooled, Window
 
@@ -105,8 +105,7 @@ def sample_ratios(
         raise UsageError(f"model is a {type(model).__name__}; give the regions, such as Pooled(2)")
     if method not in get_args(Method):
         raise UsageError(f"method {method!r} is not known; use one of {', '.join(get_args(Method))}")
-    single = operator.dtype in {torch.float16, torch.bfloat16}
-    operator = (operator.to(torch.float32) if single else operator).at(boundary)
+    operator = at_least_single(operator).at(boundary)
     if method == "gram" and any(operator.padding):
         raise UsageError("method 'gram' needs whole filters; use boundary 'full', or method 'dense'")
     if method == "auto":

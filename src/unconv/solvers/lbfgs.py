@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unconv.linalg import column, dots, tiny
+from unconv.linalg import column, dots, norms, tiny
 from unconv.solvers.progress import BatchProgress
 from unconv.solvers.solution import Solution
 
@@ -126,7 +126,7 @@ def lbfgs(
 
 def _pair(step: Tensor, change: Tensor) -> _Pair:
     product = dots(step, change)
-    least = torch.finfo(step.dtype).eps * step.flatten(1).norm(dim=1) * change.flatten(1).norm(dim=1)
+    least = torch.finfo(step.dtype).eps * norms(step) * norms(change)
     return _Pair(step, change, torch.where(product > least, 1 / product, 0.0))
 
 
