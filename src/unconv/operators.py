@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import grad as conv_grad
 
-from unconv.errors import UsageError
+from unconv.errors import UsageError, check_choice
 from unconv.linalg import norms, tiny
 from unconv.solvers.solution import System
 
@@ -223,8 +223,7 @@ class ConvOperator:
 
     def at(self, boundary: Boundary) -> ConvOperator:
         """Return the operator with one of the two boundaries; a UsageError if there is no such one."""
-        if boundary not in get_args(Boundary):
-            raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
+        check_choice(get_args(Boundary), boundary=boundary)
         return self.full() if boundary == "full" else self
 
     def full(self) -> ConvOperator:

@@ -191,12 +191,11 @@ class Search:
         h = torch.randn(count, channels, places, generator=self.generator, dtype=torch.float64)
         allowed = (self.block_of.reshape(channels, places) >= 0).nonzero()
         singles = min((count + 1) // 2, channels)
-        if singles:
-            # the middle of a channel meets all of its neighbours
-            middle = places // 2 + (math.prod(self.operator.output_shape[-1:]) // 2 if self.operator.dims > 1 else 0)
-            order = (sign * self.squares.reshape(channels, places)[:, middle % places]).argsort(descending=True)
-            place = allowed[(allowed[:, 1] - middle).abs().argmin(), 1]
-            h[torch.arange(singles), order[:singles], place] += 1e3
+        # the middle of a channel meets all of its neighbours
+        middle = places // 2 + (self.operator.output_shape[-1] // 2 if self.operator.dims > 1 else 0)
+        order = (sign * self.squares.reshape(channels, places)[:, middle % places]).argsort(descending=True)
+        place = allowed[(allowed[:, 1] - middle).abs().argmin(), 1]
+        h[torch.arange(singles), order[:singles], place] += 1e3
         return self.project(h.reshape(count, *self.operator.output_shape).to(self.operator.dtype))
 
     def power(self, z: Tensor, sign: int) -> Tensor:
