@@ -188,15 +188,14 @@ class MapRegression:
             status = "features are constant" if self.finite else "features are not finite"
             weights = mean_image(mean, (1,) * len(self.grid.image), status)
             return weights, weights
-        chosen = choose_on_held_out(
+        ridge, weight = choose_on_held_out(
             self.fitted,
             self.held_out,
             start=self.config.ridge,
             step=self.config.ridge_step,
             within=self.config.ridge_range,
         )
-        solver = RidgeSolver(total)
-        return self._weights(solver.weight(chosen.ridge), chosen.ridge), self._weights(chosen.weight, chosen.ridge)
+        return self._weights(RidgeSolver(total).weight(ridge), ridge), self._weights(weight, ridge)
 
     def _weights(self, solution: Tensor, ridge: float) -> Weights:
         read, targets = self.reading, solution.shape[1]
