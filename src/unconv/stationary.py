@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unconv.errors import UnconvError
 from unconv.inversion.blocks import depth_to_space, largest_divisors, pad_widths, space_to_depth
 
 Features = Callable[[Tensor], Tensor]
@@ -130,12 +129,7 @@ class StationaryPreconditioner:
     """
 
     def __init__(self, normal: Tensor, covariance: Tensor, blocks: Blocks) -> None:
-        """Factorise ``H`` and ``C``, matrices per frequency; UnconvError if they are not those of the blocks."""
-        if normal.shape != covariance.shape or normal.shape[-1] != blocks.width:
-            raise UnconvError(
-                f"matrices of shapes {tuple(normal.shape)} and {tuple(covariance.shape)} are not those of blocks of "
-                f"{blocks.width} numbers"
-            )
+        """Factorise ``H`` and ``C``, matrices ``(*frequencies, width, width)`` of the blocks."""
         self.blocks = blocks
         means = [m.diagonal(dim1=-2, dim2=-1).real.mean().item() for m in (normal, covariance)]
         self.unit = max(means[0] * means[1], torch.finfo(torch.float32).tiny)
