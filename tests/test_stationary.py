@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unconv.errors import UnconvError
 from unconv.stationary import (
     Blocks,
     StationaryConfig,
@@ -115,9 +114,3 @@ def test_blocks_that_do_not_divide_the_image(shape):
     assert 0 < normal.diagonal(dim1=-2, dim2=-1).real.mean() < 8
     preconditioner = StationaryPreconditioner(normal, residual_covariance(x, blocks, config), blocks)
     assert preconditioner.apply(x, 1.0).shape == x.shape
-
-
-def test_matrices_of_other_blocks_are_refused():
-    blocks = Blocks(SHAPE, (2, 2))
-    with pytest.raises(UnconvError, match="8 numbers"):
-        StationaryPreconditioner(torch.eye(4)[None], torch.eye(4)[None], blocks)

@@ -32,6 +32,7 @@ from unconv.graph import (
     record,
     trace,
 )
+from unconv.linalg import column, tiny
 from unconv.operators import ConvOperator
 from unconv.sparsity import AveragePool, Window
 
@@ -192,7 +193,7 @@ def _difference(values: Tensor, expected: Tensor) -> float:
         return math.inf
     if not expected.isfinite().all():
         return 0.0
-    largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    largest = expected.abs().max().clamp_min(tiny(expected))
     return float((values - expected.to(values)).abs().max() / largest.to(values))
 
 
@@ -280,7 +281,7 @@ def _fold(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Tensor
     shift = (-mean if bias is None else bias.to(dtype) - mean) * scale
     if norm.bias is not None:
         shift = shift + norm.bias.detach().to(dtype)
-    scaled = weight.to(dtype) * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    scaled = weight.to(dtype) * column(scale, weight)
     return scaled.to(weight.dtype), shift.to(weight.dtype)
 
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import grad as conv_grad
 
-from unconv.errors import UsageError
+from unconv.errors import UsageError, check_choice
+from unconv.linalg import norms, tiny
 from unconv.solvers.solution import System
 
 Boundary = Literal["full", "cropped"]
@@ -222,8 +223,7 @@ class ConvOperator:
 
     def at(self, boundary: Boundary) -> ConvOperator:
         """Return the operator with one of the two boundaries; a UsageError if there is no such one."""
-        if boundary not in get_args(Boundary):
-            raise UsageError(f"boundary {boundary!r} is not known; use 'full' or 'cropped'")
+        check_choice(get_args(Boundary), boundary=boundary)
         return self.full() if boundary == "full" else self
 
     def full(self) -> ConvOperator:
@@ -232,7 +232,10 @@ class ConvOperator:
         Its adjoint keeps the full output, as in the paper's Figure 3; cropped to the unpadded input, filters at the
         border lose part of their norm.
         """
-        spatial = [n + 2 * p for n, p in zip(self.input_shape[1:], self.padding, strict=True)]
+        return self.unpadded([n + 2 * p for n, p in zip(self.input_shape[1:], self.padding, strict=True)])
+
+    def unpadded(self, spatial: Sequence[int]) -> ConvOperator:
+        """Return the same filters, without padding, on a map of another size."""
         shape, geometry = (self.input_shape[0], *spatial), self.geometry | {"padding": 0}
         return ConvOperator(self.weight, shape, **geometry)  # pyright: ignore[reportArgumentType]
 
@@ -246,8 +249,8 @@ class ConvOperator:
         """Return the operator with every filter scaled to unit norm; zero filters stay zero."""
         # divided by its largest entry first, and in float64: squares of small entries vanish
         flat = self.weight.double().flatten(1)
-        flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-        unit = flat / flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(tiny(flat))
+        unit = flat / flat.norm(dim=1, keepdim=True).clamp_min(tiny(flat))
         return self.with_weight(unit.reshape(self.weight.shape).to(self.weight))
 
     def gaussian(self, seed: int) -> ConvOperator:
@@ -272,8 +275,8 @@ def adjoint_gap(operator: LinearOperator, x: Tensor, z: Tensor) -> float:
     h, a = operator.forward(x), operator.adjoint(z)
     left = (h * z).flatten(1).sum(1)
     right = (x * a).flatten(1).sum(1)
-    scale = h.flatten(1).norm(dim=1) * z.flatten(1).norm(dim=1) + x.flatten(1).norm(dim=1) * a.flatten(1).norm(dim=1)
-    return ((left - right).abs() / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max().item()
+    scale = norms(h) * norms(z) + norms(x) * norms(a)
+    return ((left - right).abs() / scale.clamp_min(tiny(scale))).max().item()
 
 
 def _batch_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> tuple[int, ...]:

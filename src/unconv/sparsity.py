@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unconv.errors import UsageError
+from unconv.errors import UsageError, check_whole
 from unconv.linalg import column
 from unconv.operators import per_axis
 
@@ -244,7 +243,7 @@ class TopK:
     k: int
 
     def __post_init__(self) -> None:
-        _check_k(self.k)
+        check_whole(0, k=self.k)
 
     def project(self, h: Tensor) -> Code:
         """Keep the ``k`` entries of largest magnitude of each input ``(N, K, *spatial)``: a code without pooling."""
@@ -285,8 +284,7 @@ class Pooled:
         named = isinstance(self.region, Window) or self.region == "map"
         if not named and not all(isinstance(size, int) and size >= 1 for size in sizes):
             raise UsageError(f"region is {self.region!r}; give its size, at least 1, a Window, or 'map'")
-        if self.k is not None:
-            _check_k(self.k)
+        check_whole(0, k=self.k)
 
     def window(self, spatial: Sequence[int]) -> Window:
         """Return the regions on maps of one size."""
@@ -308,7 +306,7 @@ class Pooled:
 
 def keep_largest(values: Tensor, k: int) -> Tensor:
     """Zero all but the ``k`` entries of largest magnitude of each input; ties go to the lowest flat index."""
-    _check_k(k)
+    check_whole(0, k=k)
     flat = values.flatten(1)
     if k >= flat.shape[1]:
         return values
@@ -324,11 +322,6 @@ def keep_largest(values: Tensor, k: int) -> Tensor:
     # a product is five times as fast as a selection here, but turns infinities that are dropped into NaN
     kept = flat * keep if threshold.isfinite().all() else torch.where(keep, flat, 0.0)
     return kept.reshape(values.shape)
-
-
-def _check_k(k: int) -> None:
-    if not isinstance(k, Integral) or k < 0:
-        raise UsageError(f"k is {k!r}; it counts the entries kept, so it is a whole number of at least 0")
 
 
 def _kth_largest(size: Tensor, k: int) -> Tensor:

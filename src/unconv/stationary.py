@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unconv.errors import UnconvError
-from unconv.inversion.blocks import depth_to_space, space_to_depth
+from unconv.inversion.blocks import depth_to_space, largest_divisors, pad_widths, space_to_depth
 
 Features = Callable[[Tensor], Tensor]
 
@@ -49,8 +48,7 @@ class Blocks:
     @staticmethod
     def of(image_shape: Sequence[int], stride: Sequence[int], largest: int) -> Blocks:
         """Blocks as large as the stride, or the largest divisor of it that is small enough."""
-        block = tuple(max(b for b in range(1, largest + 1) if s % b == 0) for s in stride)
-        return Blocks(tuple(image_shape), block)
+        return Blocks(tuple(image_shape), largest_divisors(stride, largest))
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -70,8 +68,7 @@ class Blocks:
     def split(self, x: Tensor) -> Tensor:
         """Shape ``(N, C, *spatial)`` to ``(N, width, *grid)``."""
         sizes = zip(self.grid, self.block, self.image_shape[1:], strict=True)
-        flat = [w for g, b, n in reversed(list(sizes)) for w in (0, g * b - n)]
-        return space_to_depth(F.pad(x, flat) if any(flat) else x, self.block)
+        return space_to_depth(F.pad(x, pad_widths([(0, g * b - n) for g, b, n in sizes])), self.block)
 
     def join(self, blocks: Tensor) -> Tensor:
         """The opposite of ``split``, without the padding."""
@@ -132,12 +129,7 @@ class StationaryPreconditioner:
     """
 
     def __init__(self, normal: Tensor, covariance: Tensor, blocks: Blocks) -> None:
-        """Factorise ``H`` and ``C``, matrices per frequency; UnconvError if they are not those of the blocks."""
-        if normal.shape != covariance.shape or normal.shape[-1] != blocks.width:
-            raise UnconvError(
-                f"matrices of shapes {tuple(normal.shape)} and {tuple(covariance.shape)} are not those of blocks of "
-                f"{blocks.width} numbers"
-            )
+        """Factorise ``H`` and ``C``, matrices ``(*frequencies, width, width)`` of the blocks."""
         self.blocks = blocks
         means = [m.diagonal(dim1=-2, dim2=-1).real.mean().item() for m in (normal, covariance)]
         self.unit = max(means[0] * means[1], torch.finfo(torch.float32).tiny)

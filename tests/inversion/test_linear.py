@@ -56,15 +56,15 @@ def test_the_regularisation_is_the_best_on_held_out_samples(targets):
         samples.append((a, a @ truth + 10 * torch.randn(n, targets, generator=generator, dtype=torch.float64)))
         parts.append(NormalEquations(30, targets))
         parts[-1].add(*samples[-1])
-    chosen = choose_on_held_out(*parts, start=1e-4, step=2.0, within=(1e-7, 1e3))
+    ridge, weight = choose_on_held_out(*parts, start=1e-4, step=2.0, within=(1e-7, 1e3))
     solver, (a, b) = RidgeSolver(parts[0]), samples[1]
 
     def error(weight):
         return (a @ weight[:-1] + weight[-1] - b).square().sum().item()
 
     best = min(error(solver.weight(1e-4 * 2.0**k)) for k in range(-5, 22))
-    assert error(chosen.weight) == pytest.approx(best, rel=1e-9 if targets == 1 else 0.01)
-    assert chosen.ridge > 0.1
+    assert error(weight) == pytest.approx(best, rel=1e-9 if targets == 1 else 0.01)
+    assert ridge > 0.1
 
 
 def test_a_map_with_one_position_is_a_ridge_regression_of_scikit_learn():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unconv.linalg import norms
 from unconv.measure.coherence import correlation_table
 from unconv.operators import ConvOperator
 
@@ -43,8 +44,8 @@ class Table:
 def table_of(operator: ConvOperator) -> Table:
     """The correlation table of an operator, with its rounding error: ``gamma_n |x| |y|`` (Higham 2002, 3.1)."""
     # in any order of the sum; twice the terms and some more cover the rounding of the norms themselves
-    norms = operator.weight.flatten(1).norm(dim=1)
-    error = _gamma(2 * operator.weight[0].numel() + 8) * torch.outer(norms, norms)
+    sizes = norms(operator.weight)
+    error = _gamma(2 * operator.weight[0].numel() + 8) * torch.outer(sizes, sizes)
     return Table(correlation_table(operator), error)
 
 

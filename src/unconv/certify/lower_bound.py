@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unconv.certify.supports import BlockPartition, Boundary, Region, inner_partition, support_size, validate_operator
 from unconv.errors import UsageError
+from unconv.linalg import column, norms
 from unconv.operators import ConvOperator
 
 BUDGET = 6e10  # multiply-adds of one unit of effort: some seconds on two cores
@@ -121,8 +122,7 @@ def _on_patch(operator: ConvOperator, patch: tuple[int, ...]) -> ConvOperator:
         (n - 1) * s + d * (kernel - 1) + 1
         for n, kernel, s, d in zip(patch, operator.weight.shape[2:], operator.stride, operator.dilation, strict=True)
     ]
-    shape, geometry = (operator.input_shape[0], *spatial), operator.geometry | {"padding": 0}
-    return ConvOperator(operator.weight, shape, **geometry)  # pyright: ignore[reportArgumentType]
+    return operator.unpadded(spatial)
 
 
 class Search:
@@ -182,7 +182,7 @@ class Search:
         """Return the nearest vectors of the model, at unit norm."""
         grouped = h.reshape(len(h), self.flat[0], *self.blocks.spatial)
         z = self.blocks.project(grouped, self.k, twice=self.twice).reshape(h.shape)
-        return z / z.flatten(1).norm(dim=1).clamp_min(1e-30).reshape(-1, *[1] * (z.ndim - 1))
+        return z / column(norms(z).clamp_min(1e-30), z)
 
     def starts(self, sign: int) -> Tensor:
         """Return unit vectors of the model: random ones, single entries of each channel, and extreme filters first."""
@@ -191,12 +191,11 @@ class Search:
         h = torch.randn(count, channels, places, generator=self.generator, dtype=torch.float64)
         allowed = (self.block_of.reshape(channels, places) >= 0).nonzero()
         singles = min((count + 1) // 2, channels)
-        if singles:
-            # the middle of a channel meets all of its neighbours
-            middle = places // 2 + (math.prod(self.operator.output_shape[-1:]) // 2 if self.operator.dims > 1 else 0)
-            order = (sign * self.squares.reshape(channels, places)[:, middle % places]).argsort(descending=True)
-            place = allowed[(allowed[:, 1] - middle).abs().argmin(), 1]
-            h[torch.arange(singles), order[:singles], place] += 1e3
+        # the middle of a channel meets all of its neighbours
+        middle = places // 2 + (self.operator.output_shape[-1] // 2 if self.operator.dims > 1 else 0)
+        order = (sign * self.squares.reshape(channels, places)[:, middle % places]).argsort(descending=True)
+        place = allowed[(allowed[:, 1] - middle).abs().argmin(), 1]
+        h[torch.arange(singles), order[:singles], place] += 1e3
         return self.project(h.reshape(count, *self.operator.output_shape).to(self.operator.dtype))
 
     def power(self, z: Tensor, sign: int) -> Tensor:
@@ -209,7 +208,7 @@ class Search:
             moved = self.project(sign * self.gram(z) + shift * z)
             # a vector that W^T sends to zero has nowhere to go
             stuck = moved.flatten(1).abs().amax(1) == 0
-            moved = torch.where(stuck.reshape(-1, *[1] * (z.ndim - 1)), z, moved)
+            moved = torch.where(column(stuck, z), z, moved)
             settled = (moved - z).abs().max().item() < 1e-7
             z = moved
             if settled:

@@ -17,6 +17,7 @@ from torch import Tensor
 from unconv.certify.stability import certify, least_singular_value
 from unconv.conv_block import ConvBlock
 from unconv.errors import UsageError
+from unconv.linalg import column, norms
 from unconv.operators import ConvOperator
 
 ROUNDING = 1024 * torch.finfo(torch.float64).eps  # of the largest preactivation: what is nearer to 0 may have any sign
@@ -63,7 +64,7 @@ def relu_bracket(
     block = block.to(torch.float64)
     h = block.preactivation(x.to(block.operator.weight))[0]
     # a move of r changes <w, x> by at most r ||w||; at the border, where w is cropped, by less
-    reach = radius * block.operator.weight.flatten(1).norm(dim=1).reshape(-1, *[1] * block.operator.dims)
+    reach = radius * column(norms(block.operator.weight), h)
     slack = ROUNDING * h.abs().max()
     sure, here = h > reach + slack, h > -slack
     inner, lower_proven = _least(block.operator, sure, steps, whole, seed)

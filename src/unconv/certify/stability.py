@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unconv.errors import UsageError
+from unconv.linalg import tiny
 from unconv.operators import ConvOperator, LinearOperator, check_linear
 from unconv.solvers.cgls import cgls
 from unconv.solvers.lanczos import bidiagonalise
@@ -229,7 +230,7 @@ def _null_direction(rows: _Rows, start: Tensor | None, steps: int, generator: to
     accuracy = 8 * torch.finfo(rows.dtype).eps
     seen = cgls(rows, rows.forward(first), tolerance=accuracy, slope_tolerance=accuracy, max_steps=steps)
     left = (first - seen.value)[0]
-    return left / left.norm().clamp_min(torch.finfo(rows.dtype).tiny)
+    return left / left.norm().clamp_min(tiny(left))
 
 
 def _iterate(

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from unconv.conv_block import NO_ACTIVATION, ConvBlock, SideInfo
 from unconv.decode.convex import convex
-from unconv.decode.linear_system import check_code, equations, min_norm
+from unconv.decode.linear_system import check_code, equations, expand_bias, min_norm
 from unconv.decode.transpose import transpose
-from unconv.errors import UsageError
+from unconv.errors import check_choice
 from unconv.linalg import column, dots, relative_norm, tiny
 from unconv.solvers.solution import Solution
 from unconv.sparsity import AveragePool, Code, CodeKind, Pooled, Window
@@ -41,6 +41,7 @@ def decode_block(
     gates: Tensor | None = None,
 ) -> Solution[Tensor]:
     """The block's input from its code."""
+    check_choice(METHODS, method=method)
     check_code(block, code)
     if method == "convex":
         return convex(block, code, code_kind=code_kind, switches=side_info != "none")
@@ -49,9 +50,7 @@ def decode_block(
     if method in {"iht", "transpose"}:
         estimate, history = _at_best_scale(block, code, transpose(block.operator, code))
         return Solution(estimate, history, ("converged",) * len(estimate))
-    if method == "min-norm":
-        return min_norm(equations(block, code, gates=gates if side_info == "gates" else None))
-    raise UsageError(f"no method {method!r} decodes a block; use one of {', '.join(METHODS)}")
+    return min_norm(equations(block, code, gates=gates if side_info == "gates" else None))
 
 
 def _at_best_scale(block: ConvBlock, code: Code, estimate: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,9 +59,7 @@ def _at_best_scale(block: ConvBlock, code: Code, estimate: Tensor) -> tuple[Tens
     if isinstance(code.pooling, AveragePool):
         again, given = code.pooling.forward(again), code.values
     told = given != 0
-    if block.bias is not None:
-        given = given - block.bias.reshape(-1, *[1] * block.operator.dims).to(given)
-    again, given = again * told, given * told
+    again, given = again * told, (given - expand_bias(block, code)) * told
     # c = <P W x^, z - b> / ||P W x^||^2 on the places P that the code tells; never against the code's own direction
     scale = (dots(again, given) / dots(again, again).clamp_min(tiny(given))).clamp_min(0)
     after = relative_norm(column(scale, given) * again - given, given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from torch import Tensor
 from unconv.conv_block import ConvBlock
 from unconv.decode.constraints import UnknownSwitches, constraints
 from unconv.decode.nonlinear_cg import Objective, nonlinear_cg
-from unconv.decode.priors import PRIORS, Covariance, Prior, smooth, with_channels
-from unconv.errors import UsageError
+from unconv.decode.priors import Covariance, Prior, smooth, with_channels
+from unconv.errors import check_choice, check_whole
 from unconv.solvers.solution import Solution
 from unconv.sparsity import Code, CodeKind
 
@@ -55,10 +56,9 @@ def convex(
     violations relative to that of the code's values. UsageError if the prior does not exist, or ``max_steps`` is
     negative.
     """
-    if prior is not None and prior not in PRIORS:
-        raise UsageError(f"prior {prior!r} does not exist; use None or one of {', '.join(PRIORS)}")
-    if max_steps < 0:
-        raise UsageError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 0")
+    if prior is not None:
+        check_choice(get_args(Prior), prior=prior)
+    check_whole(0, max_steps=max_steps)
     operator, spatial = block.operator, block.input_shape[1:]
     zero = code.values.new_zeros(len(code.values), *operator.input_shape)
     objective = Objective(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unconv.conv_block import ConvBlock
 from unconv.decode.preimages import preimage_bounds
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError, check_whole
 from unconv.linalg import column
 from unconv.operators import LinearOperator
 from unconv.solvers.cgls import cgls
@@ -76,8 +76,7 @@ def min_norm(system: Equations, *, tolerance: float = 1e-3, max_steps: int = 100
     An input has converged once ``||A x - target|| <= tolerance ||target||``, or once ``||A^T (target - A x)||`` has
     fallen by the square of the tolerance, which is where contradictions end.
     """
-    if max_steps < 0:
-        raise UsageError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 0")
+    check_whole(0, max_steps=max_steps)
     return cgls(system, system.target, tolerance=tolerance, slope_tolerance=tolerance**2, max_steps=max_steps)
 
 

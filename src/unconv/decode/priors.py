@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 Prior = Literal["smooth", "gaussian"]
-PRIORS: tuple[Prior, ...] = ("smooth", "gaussian")
 CORNER_FREQUENCY = 0.1  # cycles per place, from which on power falls
 SHRINKAGE = 0.3  # of an estimated covariance towards the identity
 

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unconv.errors import UnconvError
-
 SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -74,7 +72,7 @@ class BlockGrid:
 
     def to_blocks(self, x: Tensor) -> Tensor:
         """Return images, ``(N, C, *image)``, as one vector per position, ``(N, C * prod(block), *grid)``."""
-        x = _pad(x, self._overhang)
+        x = F.pad(x, pad_widths(self._overhang), mode="replicate")
         if self.block != self.stride:
             size = [g * b for g, b in zip(self.grid, self.block, strict=True)]
             x = F.interpolate(x, size, mode="area")
@@ -92,11 +90,20 @@ class BlockGrid:
 
     def surround(self, features: Tensor, reach: int) -> Tensor:
         """Return a map with ``reach`` zeros around its grid, and one more channel that is 1 outside of the features."""
-        widths = [(a + reach, b + reach) for a, b in self.extra]
-        flat = [w for pair in reversed(widths) for w in pair]
-        outside = F.pad(features.new_zeros(1, 1, *features.shape[2:]), flat, value=1.0)
-        padded = F.pad(features, flat)
+        widths = pad_widths([(a + reach, b + reach) for a, b in self.extra])
+        outside = F.pad(features.new_zeros(1, 1, *features.shape[2:]), widths, value=1.0)
+        padded = F.pad(features, widths)
         return torch.cat([padded, outside.expand(len(features), *outside.shape[1:])], 1)
+
+
+def largest_divisors(stride: Sequence[int], most: int) -> tuple[int, ...]:
+    """Return the largest divisor of each stride that is at most so large."""
+    return tuple(max(b for b in range(1, most + 1) if s % b == 0) for s in stride)
+
+
+def pad_widths(widths: Sequence[tuple[int, int]]) -> list[int]:
+    """Return how much is added before and after each axis, in the order of ``F.pad``: the last axis first."""
+    return [w for pair in reversed(widths) for w in pair]
 
 
 def space_to_depth(x: Tensor, block: Sequence[int]) -> Tensor:
@@ -160,10 +167,3 @@ def _distortion(positions: Sequence[int], image: Sequence[int]) -> float:
     # spread of log(stride) over the axes; a map larger than the image is none
     ratios = [math.log(n / m) for n, m in zip(image, positions, strict=True)]
     return max(ratios) - min(ratios) + (10.0 if max(m / n for n, m in zip(image, positions)) > 1.5 else 0.0)
-
-
-def _pad(x: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
-    if min(min(pair) for pair in widths) < 0:
-        raise UnconvError("a grid of blocks does not cover its image")
-    flat = [w for pair in reversed(widths) for w in pair]
-    return F.pad(x, flat, mode="replicate") if any(flat) else x

@@ -239,7 +239,7 @@ class _NonlinearityMode(TorchFunctionMode):
         if name in MAX_POOLS and not (name.endswith("with_indices") or options.get("return_indices", False)):
             options = {k: v for k, v in options.items() if k != "return_indices"}
             pooling = getattr(F, MAX_POOLS[name])
-            h, *numbers = _named(args, options, "input")
+            h, *numbers = args or (options.pop("input"),)
             numbers = numbers[: 5 if name.startswith("max") else 1]
             self.pools += 1
             self.pooling = name, dict(zip(MAX_POOL_OPTIONS, numbers)) | options
@@ -247,7 +247,7 @@ class _NonlinearityMode(TorchFunctionMode):
         if name in PIECEWISE_LINEAR:
             in_place = own_name.endswith("_") or options.get("inplace", False) or any(a is True for a in args)
             options = {k: v for k, v in options.items() if k != "inplace"}
-            h, *numbers = _named(args, options, "input")
+            h, *numbers = args or (options.pop("input"),)
             numbers = [n for n in numbers if not isinstance(n, bool)]
             function = _hardsigmoid if name == "hardsigmoid" else getattr(F, name)
             self.activations += 1
@@ -274,11 +274,6 @@ class _NonlinearityMode(TorchFunctionMode):
 
     def finish(self) -> None:
         """End the forward pass."""
-
-
-def _named(args: tuple[Any, ...], options: dict[str, Any], name: str) -> tuple[Any, ...]:
-    """Return positional arguments with the first one, which may have been given by name."""
-    return args if args else (options.pop(name),)
 
 
 def _kinks(name: str, numbers: Sequence[Any], options: dict[str, Any]) -> tuple[float, ...]:

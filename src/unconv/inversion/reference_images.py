@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from unconv.errors import UnconvError
+from unconv.linalg import norms
 
 SYNTHETIC, PHOTOGRAPHS = 40, 40  # how many there are of each kind
 
@@ -237,8 +238,8 @@ def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85,
     templates = F.interpolate(images.detach().float().cpu().mean(1, keepdim=True), size, mode="area")
     templates = torch.cat([templates, templates.flip(-1)])
     templates = templates - templates.mean((2, 3), keepdim=True)
-    norms = templates.flatten(1).norm(dim=1)
-    templates, norms = templates[norms > 0], norms[norms > 0]
+    sizes = norms(templates)
+    templates, sizes = templates[sizes > 0], sizes[sizes > 0]
     if not len(templates):
         return False
     luminance = photograph.float().mean(0)[None, None]
@@ -252,7 +253,7 @@ def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85,
         variance = (F.avg_pool2d(scene.square(), size, stride=1) - mean.square()).clamp_min(1e-8)
         # correlation = <template, window> / (||template|| ||window - mean||), the template having mean zero
         product = F.conv2d(scene, templates)
-        correlation = product / (norms.reshape(1, -1, 1, 1) * (variance * area).sqrt())
+        correlation = product / (sizes.reshape(1, -1, 1, 1) * (variance * area).sqrt())
         if correlation.numel() and correlation.max() > threshold:
             return True
     return False

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unconv.inversion.blocks import BlockGrid, as_map, infer_stride, neighbourhoods
+from unconv.inversion.blocks import BlockGrid, as_map, infer_stride, largest_divisors, neighbourhoods
 from unconv.inversion.ridge import NormalEquations, RidgeSolver, choose_on_held_out, dual_ridge
 
 
@@ -116,8 +116,7 @@ class MapRegression:
         positions = self._positions(features, x.shape[2:])
         spatial, sizes = tuple(x.shape[2:]), tuple(positions.shape[2:])
         stride = infer_stride(spatial, sizes)
-        # the largest divisor of the stride that is small enough
-        block = tuple(max(b for b in range(1, config.max_block + 1) if s % b == 0) for s in stride)
+        block = largest_divisors(stride, config.max_block)
         self.grid = BlockGrid(spatial, sizes, stride, block)
         width, dims = positions.shape[1], len(sizes)
         samples = count * math.prod(self.grid.grid)
@@ -189,15 +188,14 @@ class MapRegression:
             status = "features are constant" if self.finite else "features are not finite"
             weights = mean_image(mean, (1,) * len(self.grid.image), status)
             return weights, weights
-        chosen = choose_on_held_out(
+        ridge, weight = choose_on_held_out(
             self.fitted,
             self.held_out,
             start=self.config.ridge,
             step=self.config.ridge_step,
             within=self.config.ridge_range,
         )
-        solver = RidgeSolver(total)
-        return self._weights(solver.weight(chosen.ridge), chosen.ridge), self._weights(chosen.weight, chosen.ridge)
+        return self._weights(RidgeSolver(total).weight(ridge), ridge), self._weights(weight, ridge)
 
     def _weights(self, solution: Tensor, ridge: float) -> Weights:
         read, targets = self.reading, solution.shape[1]

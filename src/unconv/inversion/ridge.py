@@ -75,26 +75,19 @@ class RidgeSolver:
         return torch.cat([weight, (mean - self.mean @ weight)[None]])
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A regularisation and the weights of the samples that it was chosen with."""
-
-    ridge: float  # in units of the mean diagonal
-    weight: Tensor  # of the fitted samples alone; shape (unknowns + 1, targets)
-
-
 def choose_on_held_out(
     fitted: NormalEquations, held_out: NormalEquations, *, start: float, step: float, within: tuple[float, float]
-) -> Chosen:
+) -> tuple[float, Tensor]:
     """Return the regularisation that predicts held-out samples best, walking to better neighbours from the first.
 
-    Where there are many targets, those that are compared are random combinations of them.
+    In units of the mean diagonal, with the weights ``(unknowns + 1, targets)`` of the fitted samples alone. Where there
+    are many targets, those that are compared are random combinations of them.
     """
     if not fitted.count:
-        return Chosen(start, torch.zeros_like(fitted.cross))
+        return start, torch.zeros_like(fitted.cross)
     solver, combined = RidgeSolver(fitted), None
     if not held_out.count or solver.constant:
-        return Chosen(start, solver.weight(start))
+        return start, solver.weight(start)
     gram, cross = held_out.gram, held_out.cross
     if cross.shape[1] > COMBINATIONS:
         generator = torch.Generator().manual_seed(0)
@@ -113,7 +106,7 @@ def choose_on_held_out(
             best, least = best * ratio, found
         if best != begun:
             break
-    return Chosen(best, solver.weight(best))
+    return best, solver.weight(best)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unconv.errors import UsageError
+from unconv.linalg import norms
 from unconv.operators import ConvOperator, check_convolution
 
 BLOCK_ENTRIES = 2**24  # of one block of inner products: 64 MB in float32
@@ -36,11 +37,11 @@ def coherence(operator: ConvOperator) -> Coherence:
     cosine is 0. UsageError names a filter that is not finite.
     """
     check_convolution(operator)
-    operator = operator.with_weight(_at_least_single(operator.weight))
-    norms = operator.weight.flatten(1).norm(dim=1)
-    bad = (~torch.isfinite(norms)).nonzero()
+    operator = at_least_single(operator)
+    sizes = norms(operator.weight)
+    bad = (~torch.isfinite(sizes)).nonzero()
     if len(bad):
-        raise UsageError(f"filter {int(bad[0])} has norm {norms[bad[0]].item():g}; cosines need finite filters")
+        raise UsageError(f"filter {int(bad[0])} has norm {sizes[bad[0]].item():g}; cosines need finite filters")
     zero = (operator.weight == 0).flatten(1).all(1).reshape(operator.groups, -1)
     # filters of different groups are orthogonal, so with groups no maximum is below 0
     signed, absolute, shifted = 0.0 if operator.groups > 1 else -math.inf, 0.0, 0.0
@@ -69,13 +70,14 @@ def correlation_table(operator: ConvOperator) -> Tensor:
     moved by ``a`` taps. ``[i, j, r + a] == [j, i, r - a]``; pairs of different groups have 0. Shape
     ``(K, K, *(2 r + 1))``; half precision becomes float32.
     """
-    weight = _at_least_single(operator.weight)
+    operator = at_least_single(operator)
+    weight = operator.weight
     groups, each = operator.groups, len(weight) // operator.groups
     steps = list(zip(operator.stride, operator.dilation, strict=True))
     reach = [d * (k - 1) // t for k, (t, d) in zip(weight.shape[2:], steps, strict=True)]
     table = weight.new_zeros(groups, each, groups, each, *(2 * r + 1 for r in reach))
     group = torch.arange(groups, device=weight.device)
-    for shift, start, block in _inner_products(operator.with_weight(weight)):
+    for shift, start, block in _inner_products(operator):
         rows = slice(start, start + block.shape[1])
         ahead = [m * d // t for m, (t, d) in zip(shift, steps, strict=True)]
         here = tuple(r + a for r, a in zip(reach, ahead, strict=True))
@@ -109,5 +111,6 @@ def _inner_products(operator: ConvOperator) -> Iterator[tuple[Sequence[int], int
             yield shift, start, left[:, start : start + rows] @ right
 
 
-def _at_least_single(weight: Tensor) -> Tensor:
-    return weight.float() if weight.dtype in {torch.float16, torch.bfloat16} else weight
+def at_least_single(operator: ConvOperator) -> ConvOperator:
+    """Return the operator in float32 where its filters are in half precision."""
+    return operator.to(torch.promote_types(operator.dtype, torch.float32))

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unconv.errors import UsageError
+from unconv.errors import UsageError, check_choice, check_whole
 from unconv.linalg import norms
-from unconv.measure.coherence import correlation_table
+from unconv.measure.coherence import at_least_single, correlation_table
 from unconv.operators import Boundary, ConvOperator, check_convolution
 from unconv.sparsity import Pooled, Window
 
@@ -103,10 +103,8 @@ def sample_ratios(
     check_convolution(operator)
     if not isinstance(model, Pooled):
         raise UsageError(f"model is a {type(model).__name__}; give the regions, such as Pooled(2)")
-    if method not in get_args(Method):
-        raise UsageError(f"method {method!r} is not known; use one of {', '.join(get_args(Method))}")
-    single = operator.dtype in {torch.float16, torch.bfloat16}
-    operator = (operator.to(torch.float32) if single else operator).at(boundary)
+    check_choice(get_args(Method), method=method)
+    operator = at_least_single(operator).at(boundary)
     if method == "gram" and any(operator.padding):
         raise UsageError("method 'gram' needs whole filters; use boundary 'full', or method 'dense'")
     if method == "auto":
@@ -139,8 +137,7 @@ def draw_codes(
         raise UsageError(f"k is {k}; the code {operator.output_shape} has {regions} regions, so use 1 to {regions}")
     if model.k is not None and model.k != k:
         raise UsageError(f"the model keeps {model.k} regions and k is {k}; give one number")
-    if samples < 1 or (batch is not None and batch < 1):
-        raise UsageError(f"samples {samples} and batch {batch} must be at least 1")
+    check_whole(samples=samples, batch=batch)
     # one stream per kind of number: each is then read sample after sample, whatever the batch
     for_regions, for_places, for_values = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
 

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, field
 import torch
 from torch import Tensor
 
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError, UsageError, check_whole
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,5 @@ def k_from(fraction: float, regions: int) -> int:
     """Return ``k = max(1, round(fraction * regions))``: the share of a code's regions that a conv block has in use."""
     if not 0 <= fraction <= 1:
         raise UsageError(f"fraction of non-zeros is {fraction}; expected one between 0 and 1 (not percent)")
-    if regions < 1:
-        raise UsageError(f"number of regions is {regions}; expected at least 1")
+    check_whole(regions=regions)
     return max(1, round(fraction * regions))

@@ -32,10 +32,6 @@ def _decoders(options: Any, context: Context) -> dict[str, OpenedDecoder]:
     return open_decoders(context.network, context.blocks, options.decoders)
 
 
-def _fig3(options: Any, context: Callable[[], Context]) -> Result:
-    return fig3.run(context(), options.samples, options.recovered, options.steps, options.fractions)
-
-
 EXPERIMENTS = {
     "prop1": Experiment(lambda options, context: prop1.run(context()), prop1.tables, prop1.draw),
     "fig1": Experiment(lambda options, context: fig1.run(context()), fig1.tables, fig1.draw),
@@ -46,7 +42,13 @@ EXPERIMENTS = {
     "thm33": Experiment(lambda options, context: thm33.run(draws=options.samples, seed=options.seed), thm33.tables),
     "table1": Experiment(lambda options, context: table1.run(), table1.tables),
     "table2": Experiment(lambda options, context: table2.run(context()), table2.tables),
-    "fig3": Experiment(_fig3, fig3.tables, fig3.draw),
+    "fig3": Experiment(
+        lambda options, context: fig3.run(
+            context(), options.samples, options.recovered, options.steps, options.fractions
+        ),
+        fig3.tables,
+        fig3.draw,
+    ),
     "table3": Experiment(
         lambda options, context: table3.run(found := context(), _decoders(options, found)), table3.tables
     ),

@@ -14,6 +14,7 @@ from torch import Tensor
 from unconv.conv_block import ConvBlock
 from unconv.evaluate.block_reconstruction import paper_k
 from unconv.evaluate.theory import pooled_fraction
+from unconv.inversion.blocks import pad_widths
 from unconv.linalg import norms, relative_norm
 from unconv.measure.rip import RatioSummary, sample_ratios
 from unconv.paper.context import Context, Result, Table, draw_share, histogram, label, numbering, regions_of
@@ -138,12 +139,12 @@ def _recovered(
             activations["codes before ReLU"] = linear
             activations["codes before ReLU, centred"] = linear - _channel_means(linear)
         for (row, x), fraction in product(activations.items(), fractions):
-            padded = F.pad(x, [p for padding in reversed(block.operator.padding) for p in (padding, padding)])
+            padded = F.pad(x, pad_widths([(p, p) for p in block.operator.padding]))
             solution = activation_recovery(
                 operator,
                 padded,
                 regions_of(block, paper_k(block, share)),
-                weight=default_weight(operator, padded, fraction).clamp_min(1e-30),
+                weight=default_weight(operator, padded, fraction),
                 tolerance=TOLERANCE,
                 max_steps=steps,
             )

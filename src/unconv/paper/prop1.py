@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from unconv.linalg import relative_norm
+from unconv.linalg import relative_norm, tiny
 from unconv.operators import ConvOperator, gaussian_like
 from unconv.paper.context import Context, Result, Table, draw_share, histogram, label, numbering
 
@@ -75,7 +75,7 @@ def rectified_reconstruction(operator: ConvOperator, x: Tensor, *, pairs: bool) 
 def most_negative_cosines(weight: Tensor) -> Tensor:
     """Return the cosine of each filter with its nearest to opposite one: -1 for a perfect pair. Shape ``(K,)``."""
     flat = weight.flatten(1).double()
-    unit = flat / flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+    unit = flat / flat.norm(dim=1, keepdim=True).clamp_min(tiny(flat))
     cosines = unit @ unit.T
     return cosines.fill_diagonal_(math.inf).amin(1).clamp_min(-1)
 

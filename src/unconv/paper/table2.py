@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from unconv.io import finite
 from unconv.measure.sparsity import NonZeros
 from unconv.paper.context import Context, Result, Table, label, numbering
 from unconv.paper.paper_values import SETTING, TABLE_2
@@ -34,8 +33,7 @@ def run(context: Context) -> Result:
 
 
 def _row(name: str, counts: NonZeros) -> Result:
-    error = 100 * counts.standard_error
-    return {"block": name, "percent": counts.percent, "standard_error": error if math.isfinite(error) else None}
+    return {"block": name, "percent": counts.percent, "standard_error": finite(100 * counts.standard_error)}
 
 
 def tables(result: Result) -> dict[str, Table]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
+from unconv.io import finite
 from unconv.measure.coherence import coherence
 from unconv.paper.context import Context, Result, Table, label, numbering
 from unconv.paper.paper_values import SETTING, TABLE_4
@@ -23,7 +23,7 @@ def run(context: Context) -> Result:
         w = context.blocks.get(name).operator
         found = {"learned": coherence(w), "random": coherence(w.gaussian(context.seed))}
         ours[label(numbers[name])] = {"block": name} | {
-            bank: {kind: _finite(getattr(found[bank], kind)) for kind in KINDS} for bank in BANKS
+            bank: {kind: finite(getattr(found[bank], kind)) for kind in KINDS} for bank in BANKS
         }
     return {
         "name": "table4",
@@ -37,10 +37,6 @@ def run(context: Context) -> Result:
             "next convolution. Both labellings are shown.",
         ],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def tables(result: Result) -> dict[str, Table]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from unconv.certify.lower_bound import lower_bound
 from unconv.certify.upper_bound import upper_bound
+from unconv.io import finite
 from unconv.linalg import relative_norm
 from unconv.measure.rip import draw_codes
 from unconv.measure.theorems import theorem_33_bound
@@ -67,7 +67,7 @@ def one_step(sizes: Sizes, seed: int, *, draws: int, effort: float) -> dict[str,
         )
         # the bounds come from two searches: the smaller constant is at most the larger one
         bound = theorem_33_bound(min(k, twice), twice)
-        result |= {f"{end}_k": k, f"{end}_2k": twice, f"bound_{end}": bound if math.isfinite(bound) else None}
+        result |= {f"{end}_k": k, f"{end}_2k": twice, f"bound_{end}": finite(bound)}
     errors: dict[str, list[Tensor]] = {"error_true_switches": [], "error_found_switches": []}
     for codes in draw_codes(operator, Pooled("map"), sizes.k, draws, seed=seed, batch=20):
         z = codes.dense()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unconv.operators import LinearOperator
-from unconv.recover.fista import default_weight, fista
+from unconv.recover.fista import fista
 from unconv.recover.iht import SparseRecovery
 from unconv.solvers.progress import statuses
 from unconv.solvers.solution import Solution
@@ -29,8 +29,6 @@ def activation_recovery(
     is half of the paper's lambda. Arguments, ``history`` (that of (3)) and errors are those of ``fista``; an input has
     converged if both minimisations have.
     """
-    if weight is None:
-        weight = default_weight(operator, x).clamp_min(1e-30)
     # (1) z1 = argmin ||x - W^T z||^2 / 2 + weight ||z||_1
     first = fista(operator, x, weight=weight, tolerance=tolerance, max_steps=max_steps)
     # (2) its projection onto the model

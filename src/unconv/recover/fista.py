@@ -19,10 +19,10 @@ GROWTH = 1.25  # of the Lipschitz estimate where it was too small
 
 
 def default_weight(operator: LinearOperator, x: Tensor, fraction: float = FRACTION) -> Tensor:
-    """Return a share of ``max |W x|``, from which weight on the solution is zero, for each input. Shape ``(N,)``."""
+    """Return a share of ``max |W x|``, from which weight on the solution is zero: above 0, shape ``(N,)``."""
     # the solution then scales with x; entries below the weight vanish, so the share is also roughly the smallest entry
     # relative to the largest
-    return fraction * operator.forward(x).flatten(1).abs().amax(1)
+    return (fraction * operator.forward(x).flatten(1).abs().amax(1)).clamp_min(tiny(x))
 
 
 def fista(
@@ -53,7 +53,7 @@ def fista(
     if support is not None:
         correlation = correlation * support
     if weight is None:
-        weight = default_weight(operator, x).clamp_min(tiny(x))
+        weight = default_weight(operator, x)
     lam = torch.as_tensor(weight, dtype=x.dtype, device=x.device).expand(len(x))
     if not (torch.isfinite(lam) & (lam > 0)).all():
         raise UsageError(f"weight is {weight}; the l1 norm needs a finite weight above 0")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unconv.errors import UsageError
+from unconv.errors import UsageError, check_whole
 from unconv.linalg import column, relative_norm
 from unconv.operators import LinearOperator
 from unconv.recover.iht import SparseRecovery, check_batch, check_model
@@ -129,5 +129,4 @@ def check_input(operator: LinearOperator, x: Tensor, max_steps: int) -> None:
     check_batch(operator, x)
     if not torch.isfinite(x).all():
         raise UsageError("the input holds NaN or infinite values; give a finite one")
-    if max_steps < 1:
-        raise UsageError(f"max_steps is {max_steps}; it counts the steps allowed, so it is at least 1")
+    check_whole(max_steps=max_steps)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unconv.errors import UsageError
+from unconv.errors import UsageError, check_whole
 from unconv.linalg import column, relative_norm
 from unconv.operators import LinearOperator, check_linear
 from unconv.solvers.progress import statuses
@@ -66,8 +66,7 @@ def iht(
     """
     check_batch(operator, x)
     check_model(model)
-    if steps < 1:
-        raise UsageError(f"steps is {steps}; iterative hard thresholding makes at least 1")
+    check_whole(steps=steps)
     if not math.isfinite(step_size):
         raise UsageError(f"step_size is {step_size}; expected a finite number, below 1 / ||W||^2 to converge")
     code = model.project(operator.forward(x if step_size == 1.0 else step_size * x))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unconv.linalg import column, dots, tiny
+from unconv.linalg import column, dots, norms, tiny
 from unconv.solvers.progress import BatchProgress
 from unconv.solvers.solution import Solution
 
@@ -81,7 +81,7 @@ def lbfgs(
         return BatchProgress(torch.full_like(size, torch.nan)).solution(best)
     value, gradient = evaluate(start, rows)
     progress = BatchProgress((2 * value).sqrt() / size)
-    progress.spend(1)
+    progress.spend()
     direction = -gradient if metric is None else metric(-gradient, value, rows)
     slope = dots(gradient, direction)
     length = value / slope.abs().clamp_min(tiny(slope)) if metric is None else torch.ones_like(value)
@@ -100,7 +100,7 @@ def lbfgs(
             break
         trial = torch.addcmul(run.x, column(run.length, run.x), run.direction)
         reached, pull = evaluate(trial, progress.running)
-        progress.spend(1)
+        progress.spend()
         good = reached <= run.value + config.armijo * run.length * run.slope
         mask = column(good, run.x)
         pairs = [*pairs, _pair(torch.where(mask, trial - run.x, 0.0), torch.where(mask, pull - run.gradient, 0.0))]
@@ -126,7 +126,7 @@ def lbfgs(
 
 def _pair(step: Tensor, change: Tensor) -> _Pair:
     product = dots(step, change)
-    least = torch.finfo(step.dtype).eps * step.flatten(1).norm(dim=1) * change.flatten(1).norm(dim=1)
+    least = torch.finfo(step.dtype).eps * norms(step) * norms(change)
     return _Pair(step, change, torch.where(product > least, 1 / product, 0.0))
 
 

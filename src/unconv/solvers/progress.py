@@ -25,13 +25,13 @@ class BatchProgress:
     """Which inputs of a batch still run, how the others ended, how far each came and what it has cost.
 
     A solver keeps the data of the running inputs only: ``running`` are their places in the batch, and after ``keep``
-    it selects those that go on. ``passes`` counts forward and backward passes, one of them alone as half a pass.
+    it selects those that go on. ``passes`` counts passes, one forward and one backward each.
     """
 
     def __init__(self, residual: Tensor) -> None:
         """Start with all inputs running."""
         self.running = torch.arange(len(residual), device=residual.device)
-        self.passes = torch.zeros(len(residual), dtype=torch.float64, device=residual.device)
+        self.passes = torch.zeros(len(residual), dtype=torch.int64, device=residual.device)
         self.history = [residual]
         self._status: list[Status] = ["max_steps"] * len(residual)
 
@@ -55,9 +55,9 @@ class BatchProgress:
         self.running = self.running[kept]
         return kept
 
-    def spend(self, passes: Tensor | float) -> None:
-        """Count passes of the running inputs: one number, or one each, shape ``(R,)``."""
-        self.passes[self.running] += passes
+    def spend(self) -> None:
+        """Count a pass of the running inputs."""
+        self.passes[self.running] += 1
 
     def record(self, residual: Tensor) -> None:
         """Append the relative residuals of the running inputs; those that ended repeat their last one."""
@@ -66,5 +66,4 @@ class BatchProgress:
 
     def solution(self, value: T) -> Solution[T]:
         """Return the result of the batch."""
-        passes = tuple(int(n) for n in self.passes.ceil().tolist())
-        return Solution(value, torch.stack(self.history), tuple(self._status), passes)
+        return Solution(value, torch.stack(self.history), tuple(self._status), tuple(self.passes.tolist()))

@@ -1,4 +1,4 @@
-"""What the solvers ask of a linear map, what every one returns, and what its statuses mean."""
+"""What the solvers ask of a linear map, and what every one returns."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ from torch import Tensor
 
 T = TypeVar("T")
 Status = Literal["converged", "max_steps", "stalled", "constant"]
-STATUS_MEANING: dict[Status, str] = {
-    "converged": "the stopping rule was met",
-    "max_steps": "steps or passes ran out before the stopping rule was met; allow more",
-    "stalled": "no further step lowers the objective, so more steps would not help",
-    "constant": "the target is zero or one number everywhere and says nothing; the value is the start",
-}
 
 
 class System(Protocol):
