@@ -64,7 +64,7 @@ def test_images(folder: Path, count: int) -> Tensor:
 def refined_errors(
     function: LayerFunction, decoder: LinearDecoder, x: Tensor, side_info: Any, passes: int, fitted: Any
 ) -> dict[str, Any]:
-    """Relative errors of one image after each number of passes, and the seconds at which they were reached."""
+    """Relative errors of one image after each number of passes in ``MARKS``, and the seconds that had passed."""
     assert decoder.refinement is not None
     errors, begun = [relative_norm(decoder(function(x), SHAPE) - x, x).item()], time.process_time()
     seconds = [0.0]
@@ -83,8 +83,10 @@ def refined_errors(
         config=GaussNewtonConfig(noise=decoder.refinement.noise),
         progress=seen,
     )
-    errors += [errors[-1]] * (passes - len(errors))
-    return {"errors": errors, "seconds": seconds, "passes": found.passes[0], "status": found.status[0]}
+    marks = [n for n in MARKS if n <= passes]
+    ends = [min(n, len(errors)) - 1 for n in marks]  # a solver that stopped early stays where it is
+    reached = {"errors": [errors[end] for end in ends], "seconds": [seconds[end] for end in ends]}
+    return reached | {"marks": marks, "passes": found.passes[0], "status": found.status[0]}
 
 
 def main() -> None:
@@ -157,10 +159,10 @@ def main() -> None:
                 tried = [refined_errors(function, decoder, v[None], kind, options.passes, fitted) for v in x]
                 row["refined"][kind], row["chosen"][kind] = tried, found.best(kind, options.passes)
                 row[f"refine_s_per_image, {kind}"] = seconds = (time.process_time() - clock) / len(x)
-                mean = torch.tensor([one["errors"] for one in tried]).mean(0)
-                shown = " ".join(f"{n}:{mean[n - 1]:.4f}" for n in MARKS if n <= options.passes)
+                mean = torch.tensor([one["errors"] for one in tried]).mean(0).tolist()
+                shown = " ".join(f"{n}:{error:.4f}" for n, error in zip(tried[0]["marks"], mean, strict=True))
                 print(f"{layer}: setup {row['setup_s']:.1f} s, {seconds:.1f} s per image, {kind} {shown}", flush=True)
-                print(f"{layer}: {row['chosen'][kind]} passes chosen, {mean[max(row['chosen'][kind] - 1, 0)]:.4f}")
+                print(f"{layer}: {row['chosen'][kind]} passes chosen", flush=True)
         result["layers"][layer] = row
         write_json(options.out, result)
 

@@ -26,16 +26,16 @@ def main(source: str, target: str) -> None:
     figure, (by_pass, by_time) = plt.subplots(1, 2, figsize=(8.5, 3.6), sharey=True, layout="constrained")
     for number, (layer, row) in enumerate(result["layers"].items()):
         for kind, images in row["refined"].items():
-            errors = torch.tensor([image["errors"] for image in images]).mean(0)
-            passes = torch.arange(1, len(errors) + 1)
-            length = min(len(image["seconds"]) for image in images)
-            seconds = torch.tensor([image["seconds"][:length] for image in images]).mean(0)
+            errors, seconds = (
+                torch.tensor([image[name] for image in images]).mean(0) for name in ("errors", "seconds")
+            )
+            marks, chosen = images[0]["marks"], row["chosen"][kind]
             style = {"color": f"C{number}", "linestyle": STYLES[kind], "linewidth": 1.4}
-            by_pass.plot(passes, errors, label=f"{layer}, {kind}", **style)
-            by_time.plot(seconds, errors[:length], **style)
-            chosen = row["chosen"][kind]
-            if chosen < len(errors):
-                by_pass.plot(max(chosen, 1), errors[max(chosen - 1, 0)], "o", mfc="none", color=f"C{number}")
+            by_pass.plot(marks, errors, label=f"{layer}, {kind}", **style)
+            by_time.plot(seconds, errors, **style)
+            if chosen < marks[-1]:
+                place = max(n for n, mark in enumerate(marks) if mark <= max(chosen, 1))
+                by_pass.plot(marks[place], errors[place], "o", mfc="none", color=f"C{number}")
     by_pass.set(
         xlabel="passes per image",
         ylabel="relative error",

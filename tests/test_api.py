@@ -122,6 +122,9 @@ def test_features_alone(network, folder):
         unconv.invert(network, "2", features=features)
     with pytest.raises(unconv.UsageError, match="features have shape"):
         unconv.invert(network, "2", features=features[:, :3], size=16, method="gradient")
+    for wrong in ({"method": "iht", "code": "paper"}, {"recover": "input"}, {"side_info": "gates"}):
+        with pytest.raises(unconv.UsageError, match="features alone give no side information and no code"):
+            unconv.invert(network, "2", features=features, size=16, **wrong)
 
 
 def test_a_blocks_input_is_what_its_parts_compute(network, folder):

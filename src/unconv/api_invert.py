@@ -129,6 +129,10 @@ def invert(
     opened.covered([layer], [layer])
     use_decoders(opened, x, (task,), options.get("decoders"))
     if features is not None:
+        if task.side_info != "none" or not task.of_features:
+            raise UsageError(
+                "features alone give no side information and no code; use linear, gauss-newton or gradient"
+            )
         opened.images.paths, opened.images.need_one = [], False  # no image is under test
     count = len(opened.images if features is None else features)
     given = {"verb": "invert", "tasks": [task.fields()], "region": region, "k": k, "passes": passes, "budget": budget}

@@ -207,8 +207,6 @@ def reconstruct_features(
     if features.shape[1:] != torch.Size(function.shape):
         expected = ", ".join(map(str, ("N", *function.shape)))
         raise UsageError(f"features have shape {tuple(features.shape)}; layer {task.layer} gives ({expected})")
-    if task.side_info != "none" or not task.of_features:
-        raise UsageError("features alone give no side information and no code; use linear, gauss-newton or gradient")
     features = features.to(network.device, torch.float32)
     solved = _from_features(network, features, None, shape, task, settings, passes)
     with torch.no_grad():

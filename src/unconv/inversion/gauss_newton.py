@@ -34,8 +34,9 @@ class GaussNewtonConfig:
         noise_power: ``nu`` falls with this power of ``||f(x) - y||``: what the linearisation cannot explain falls too.
         noise_floor: Least share of the first ``nu``; below it, weak directions would be filled with what is left of
             the misfit.
-        noise_power_known, noise_floor_known: The same where switches or gates are known. No unit is then on another
-            branch than the true image's, and ``nu`` can all but vanish.
+        noise_power_known: ``noise_power`` where switches or gates are known.
+        noise_floor_known: ``noise_floor`` where switches or gates are known: fewer units are then on another branch
+            than the true image's, and ``nu`` can all but vanish.
         speck: Contrast of the noise that is begun with where there is no first image; without biases every ReLU is
             off at zero, and nothing says where to go.
         seed: Seed of that noise, the same for every image.
