@@ -1,4 +1,4 @@
-"""Random cells of Table 1, wide ones: ``python experiments/table1_random.py --data FOLDER``.
+"""Random cells of Table 1, wide ones: ``python experiments/table1_random.py --data FOLDER --channels 64 512``.
 
 A block is a convolution with frozen Gaussian filters, batch norm, ReLU, 2x2 max pooling, and batch norm again; the
 norms are measured on 500 training images. Groups of such networks stand side by side, and one linear classifier reads
@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.linalg import cho_factor, cho_solve, get_blas_funcs
-from table1 import add, load
+from table1 import RESULTS, Data, add, load
 from torch import Tensor, nn
 
 MEASURED = 500  # training images that batch norms and the features' mean are measured on
@@ -64,19 +65,21 @@ def cosines(n: int) -> Tensor:
 
 
 @torch.no_grad()
-def features(blocks: nn.Module, images: Tensor, batch: int = 125) -> Tensor:
+def features(blocks: nn.Module, images: Tensor, dtype: str, batch: int = 125) -> Tensor:
     """Maps averaged over an image and its mirror image and to few places, as cosine coefficients: ``(N, p)``."""
     found = []
     transform = cosines(GRID)
     for x in images.split(batch):
         both = torch.cat([x, x.flip(-1)]).contiguous(memory_format=torch.channels_last)
-        maps = F.adaptive_avg_pool2d(blocks(both), GRID)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            maps = blocks(both)
+        maps = F.adaptive_avg_pool2d(maps.float(), GRID)
         maps = (maps[: len(x)] + maps[len(x) :]) / 2
         found.append(torch.einsum("ai,bj,ncij->ncab", transform, transform, maps).flatten(1))
     return torch.cat(found)
 
 
-def stream(blocks: nn.Module, images: Tensor, name: str, folder: Path) -> None:
+def stream(blocks: nn.Module, images: Tensor, name: str, folder: Path, dtype: str) -> None:
     """Extract the features that are not in the folder yet."""
     for start in range(0, len(images), CHUNK):
         file = folder / f"{name}-{start}.npy"
@@ -84,7 +87,7 @@ def stream(blocks: nn.Module, images: Tensor, name: str, folder: Path) -> None:
             continue
         begun = time.process_time()
         part = file.with_suffix(".part.npy")
-        np.save(part, features(blocks, images[start : start + CHUNK]).half().numpy())
+        np.save(part, features(blocks, images[start : start + CHUNK], dtype).half().numpy())
         part.rename(file)
         print(f"{file.name}: {time.process_time() - begun:.0f} s", flush=True)
 
@@ -138,28 +141,36 @@ def accuracy(classifier: Callable[[np.ndarray], np.ndarray], x: np.ndarray, labe
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure one cell and add it to the file."""
+    """Measure a cell with every seed, and add each to the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results/table1.json"), help="JSON file to extend")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to extend")
     parser.add_argument("--work", type=Path, default=Path("runs/table1"), help="folder for features")
-    parser.add_argument("--channels", nargs="+", type=int, default=[64, 512], help="filters of each block of a group")
+    parser.add_argument("--channels", nargs="+", type=int, required=True, help="filters of each block of a group")
     parser.add_argument("--groups", type=int, default=2, help="networks side by side that one classifier reads")
     parser.add_argument("--size", type=int, default=3, help="side of the filters")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the convolutions")
     parser.add_argument("--penalties", nargs="+", type=float, default=[0.003, 0.01], help="chosen by held-out images")
     given = sys.argv[1:] if arguments is None else arguments
     chosen = parser.parse_args(given)
-    start = time.process_time()
     data = load(chosen.data)
+    for seed in chosen.seeds:
+        add(chosen.out, measure(data, seed, chosen), "table1_random.py", given, chosen.data)
+    return 0
+
+
+def measure(data: Data, seed: int, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Extract the features, choose the penalty, learn the classifier and look at the test set."""
+    start = time.process_time()
     folders = []
     for group in range(chosen.groups):
-        seed = 100 * chosen.seed + group
-        folders.append(chosen.work / "-".join(map(str, (*chosen.channels, chosen.size, seed))))
+        drawn = 100 * seed + group
+        folders.append(chosen.work / "-".join(map(str, (*chosen.channels, chosen.size, drawn, chosen.dtype))))
         folders[-1].mkdir(parents=True, exist_ok=True)
-        blocks = network(data.training[0][:MEASURED], chosen.channels, chosen.size, seed)
+        blocks = network(data.training[0][:MEASURED], chosen.channels, chosen.size, drawn)
         for name, part in (("held-out", data.validation), ("training", data.training), ("test", data.test)):
-            stream(blocks, part[0], name, folders[-1])
+            stream(blocks, part[0], name, folders[-1], chosen.dtype)
     x, held = (
         read(folders, name, len(part[1])) for name, part in (("training", data.training), ("held-out", data.validation))
     )
@@ -168,19 +179,16 @@ def main(arguments: list[str] | None = None) -> int:
         found[penalty] = accuracy(classify(x, data.training[1].numpy(), penalty), held, data.validation[1])
         print(f"penalty {penalty}: held out {found[penalty]:.4f}", flush=True)
     best = max(found, key=lambda penalty: found[penalty])
-    classifier = classify(
-        np.concatenate([x, held]), np.concatenate([data.training[1].numpy(), data.validation[1].numpy()]), best
-    )
-    cell = {
+    labels = np.concatenate([data.training[1].numpy(), data.validation[1].numpy()])
+    classifier = classify(np.concatenate([x, held]), labels, best)
+    return {
         **{"filters": "random", "blocks": len(chosen.channels), "size": chosen.size},
         "channels": f"{chosen.groups} x ({', '.join(map(str, chosen.channels))})",
-        **{"seed": chosen.seed, "epochs": 1, "rate": None, "decay": best, "dropout": 0.0, "dtype": "float32"},
-        **{"images": len(x) + len(held), "flips": True, "validation": found[best]},
+        **{"seed": seed, "epochs": 1, "penalty": best, "dtype": chosen.dtype, "images": len(labels)},
+        "validation": found[best],
         "test": accuracy(classifier, read(folders, "test", len(data.test[1])), data.test[1]),
-        **{"training_loss": None, "seconds": time.process_time() - start},
+        "seconds": round(time.process_time() - start),
     }
-    add(chosen.out, cell, "table1_random.py", given, chosen.data)
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """How far refinement pays is measured on reference images, and the images under test have no say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -42,6 +44,9 @@ def test_errors_are_those_of_the_image_that_gains_least():
     assert found.noise == 3.0
     assert found.errors["none"] == pytest.approx([linear * share for share in (1, 1, *seen)], rel=1e-5)
     assert found.errors["none"][-1] < 0.7 * linear
+    assert found.best("none", 6) > 0
+    strict = calibrate(function, fitted, x, start, config=replace(config, least_gain=0.99))
+    assert strict.best("none", 6) == 0
 
 
 def test_the_level_of_noise_is_the_one_that_does_best():

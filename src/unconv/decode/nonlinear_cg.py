@@ -11,8 +11,7 @@ from unconv.decode.constraints import Constraints
 from unconv.decode.priors import Covariance
 from unconv.linalg import column, dots, tiny
 from unconv.operators import LinearOperator
-from unconv.solvers.progress import BatchProgress
-from unconv.solvers.solution import Solution
+from unconv.solvers.solution import BatchProgress, Solution
 
 # of the line search, no step of which costs a product with W
 NEWTON_STEPS = 5  # most safeguarded Newton steps on the derivative,

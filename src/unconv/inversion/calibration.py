@@ -136,7 +136,7 @@ def calibrate(
     def errors(kind: SideInfo, passes: int) -> tuple[float, ...]:
         return tuple((linear.mean() * shares(found.noise, kind, passes).amax(1)).tolist())
 
-    found = known or Refinement(_best_noise(mean_left, config))
+    found = known or Refinement(_best_noise(mean_left, config), least_gain=config.least_gain)
     for kind in ("none", *kinds):
         for length in config.lengths(most):
             # with more side information refinement pays wherever it does without

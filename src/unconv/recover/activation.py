@@ -8,8 +8,7 @@ from torch import Tensor
 from unconv.operators import LinearOperator
 from unconv.recover.fista import fista
 from unconv.recover.iht import SparseRecovery
-from unconv.solvers.progress import statuses
-from unconv.solvers.solution import Solution
+from unconv.solvers.solution import Solution, statuses
 from unconv.sparsity import SparsityModel
 
 

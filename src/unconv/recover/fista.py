@@ -10,8 +10,7 @@ from unconv.linalg import column, norms, tiny
 from unconv.operators import LinearOperator
 from unconv.recover.greedy import check_input
 from unconv.recover.iht import SparseRecovery
-from unconv.solvers.progress import statuses
-from unconv.solvers.solution import Solution
+from unconv.solvers.solution import Solution, statuses
 from unconv.sparsity import Code
 
 FRACTION = 0.05  # of the weight from which on the solution is zero

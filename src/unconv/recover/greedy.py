@@ -13,8 +13,7 @@ from unconv.linalg import column, relative_norm
 from unconv.operators import LinearOperator
 from unconv.recover.iht import SparseRecovery, check_batch, check_model
 from unconv.solvers.cgls import cgls
-from unconv.solvers.progress import statuses
-from unconv.solvers.solution import Solution
+from unconv.solvers.solution import Solution, statuses
 from unconv.sparsity import Code, SparsityModel
 
 PATIENCE = 10  # steps within which the best residual has to fall,

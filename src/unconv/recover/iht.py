@@ -11,8 +11,7 @@ from torch import Tensor
 from unconv.errors import UsageError, check_whole
 from unconv.linalg import column, relative_norm
 from unconv.operators import LinearOperator, check_linear
-from unconv.solvers.progress import statuses
-from unconv.solvers.solution import Solution
+from unconv.solvers.solution import Solution, statuses
 from unconv.sparsity import Code, SparsityModel
 
 

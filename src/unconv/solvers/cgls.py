@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from unconv.linalg import column, norms, tiny
-from unconv.solvers.progress import statuses
-from unconv.solvers.solution import Solution, System
+from unconv.solvers.solution import Solution, System, statuses
 
 
 def cgls(

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from unconv.linalg import column, dots, norms, tiny
-from unconv.solvers.progress import BatchProgress
-from unconv.solvers.solution import Solution
+from unconv.solvers.solution import BatchProgress, Solution
 
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From points and their rows in the batch to the value of each and the gradient."""
