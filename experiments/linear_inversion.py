@@ -80,7 +80,7 @@ def refined_errors(
         passes=passes,
         decoder=decoder,
         preconditioner=fitted,
-        config=GaussNewtonConfig(noise=decoder.refinement.noise),
+        config=decoder.refinement.applied(GaussNewtonConfig(), side_info),
         progress=seen,
     )
     marks = [n for n in MARKS if n <= passes]

@@ -20,8 +20,7 @@ from table1 import RESULTS, add, load
 from torch import Tensor, nn
 from train_cifar_vgg import augment
 
-BATCH, SHIFT, SMOOTHING = 500, 4, 0.1
-RATE, MOMENTUM = 0.1, 0.9  # of the filters
+SHIFT, SMOOTHING, MOMENTUM = 4, 0.1, 0.9
 ADAM_RATE, DECAY = 2e-3, 0.05  # of the rest
 RISE = 0.1  # share of all steps in which the rates rise, linearly; then they fall to zero
 
@@ -64,7 +63,7 @@ def orthogonal(gradient: Tensor, steps: int = 4) -> Tensor:
     return (wide if x.shape[0] <= x.shape[1] else wide.T).float().reshape(gradient.shape)
 
 
-def train(network: nn.Sequential, images: Tensor, labels: Tensor, epochs: int, seed: int) -> None:
+def train(network: nn.Sequential, images: Tensor, labels: Tensor, seed: int, chosen: argparse.Namespace) -> None:
     """Train all of it, in bfloat16 where torch's autocast does."""
     device = next(network.parameters()).device
     learned = filters(network)
@@ -72,15 +71,14 @@ def train(network: nn.Sequential, images: Tensor, labels: Tensor, epochs: int, s
     optimizer = torch.optim.AdamW(rest, ADAM_RATE, weight_decay=DECAY)
     momenta = [torch.zeros_like(weight) for weight in learned]
     generator = torch.Generator().manual_seed(seed)
-    batch = min(BATCH, len(images))
-    steps = len(images) // batch
-    done, total = 0, steps * epochs
-    for epoch in range(epochs):
+    steps = len(images) // chosen.batch
+    done, total = 0, steps * chosen.epochs
+    for epoch in range(chosen.epochs):
         begun, losses = time.perf_counter(), []
         network.train()
         order = torch.randperm(len(images), generator=generator)
         for step in range(steps):
-            index = order[step * batch : (step + 1) * batch]
+            index = order[step * chosen.batch : (step + 1) * chosen.batch]
             x = augment(images[index].to(device), shift=SHIFT, cut=0, generator=generator)
             with torch.autocast(device.type, torch.bfloat16):
                 scores = network(x.contiguous(memory_format=torch.channels_last))
@@ -93,7 +91,7 @@ def train(network: nn.Sequential, images: Tensor, labels: Tensor, epochs: int, s
                 for weight, momentum in zip(learned, momenta, strict=True):
                     # m <- 0.9 m + g, W <- W - rate U V^T of g + 0.9 m
                     momentum.mul_(MOMENTUM).add_(weight.grad)
-                    weight -= RATE * share * orthogonal(weight.grad + MOMENTUM * momentum)
+                    weight -= chosen.rate * share * orthogonal(weight.grad + MOMENTUM * momentum)
                     normalise(weight)
             network.zero_grad(set_to_none=True)
             done += 1
@@ -103,12 +101,12 @@ def train(network: nn.Sequential, images: Tensor, labels: Tensor, epochs: int, s
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(network: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -> float:
     """Share of images whose highest score, averaged over it and its mirror image, is their label."""
     network.eval()
     device = next(network.parameters()).device
     hits = 0
-    for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
         with torch.autocast(device.type, torch.bfloat16):
             views = [network(view.to(device).contiguous(memory_format=torch.channels_last)) for view in (x, x.flip(-1))]
         hits += int((sum(view.float() for view in views).argmax(1).cpu() == y).sum())
@@ -123,6 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--channels", nargs="+", type=int, required=True, help="filters of each block")
     parser.add_argument("--size", type=int, default=5, help="side of the filters")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--rate", type=float, default=0.1, help="largest one of the filters")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     given = sys.argv[1:] if arguments is None else arguments
     chosen = parser.parse_args(given)
@@ -131,11 +131,11 @@ def main(arguments: list[str] | None = None) -> int:
         start = time.process_time()
         torch.manual_seed(seed)
         made = network(chosen.channels, chosen.size, data.training[0].shape[1:])
-        train(made.to("cuda" if torch.cuda.is_available() else "cpu"), *data.training, chosen.epochs, seed)
+        train(made.to("cuda" if torch.cuda.is_available() else "cpu"), *data.training, seed, chosen)
         cell = {
             **{"filters": "learned", "blocks": len(chosen.channels), "size": chosen.size},
             **{"channels": ", ".join(map(str, chosen.channels)), "seed": seed, "epochs": chosen.epochs},
-            **{"dtype": "bfloat16", "images": len(data.training[0])},
+            **{"batch": chosen.batch, "rate": chosen.rate, "dtype": "bfloat16", "images": len(data.training[0])},
             **{"validation": accuracy(made, *data.validation), "test": accuracy(made, *data.test)},
             **{"seconds": round(time.process_time() - start)},
         }

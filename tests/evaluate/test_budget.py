@@ -5,9 +5,10 @@ import itertools
 import pytest
 
 from unconv.errors import UnconvError
-from unconv.evaluate.budget import MOST_PASSES, SHARE, STEPS, Clock, check_linear, plan_passes
+from unconv.evaluate.budget import MOST_PASSES, SHARE, STEPS, Clock, check_linear, plan_passes, without_robust
 from unconv.evaluate.reconstruction import Task
-from unconv.inversion.calibration import Refinement
+from unconv.inversion.calibration import CalibrationConfig, Refinement
+from unconv.inversion.linear import EXAMPLES
 
 TASKS = [Task(layer, method=method) for layer in ("a", "b") for method in ("linear", "gauss-newton")]
 
@@ -46,3 +47,10 @@ def test_a_budget_too_small_for_the_linear_part_says_what_is_needed():
     check_linear(5, Clock(10), 10)
     with pytest.raises(UnconvError, match=r"a budget of 2 s is too small.*about 7 s"):
         check_linear(7, Clock(2), 2)
+
+
+def test_forgiving_large_residuals_is_tried_where_that_leaves_time():
+    cost = CalibrationConfig().robust_cost(EXAMPLES, 2)
+    assert without_robust(150, cost, 2) == 150
+    assert without_robust(150, cost - 1, 2) == CalibrationConfig().robust_from - 1
+    assert without_robust(20, 0, 2) == 20

@@ -98,3 +98,25 @@ def test_the_best_number_of_passes():
     assert [falling.best("gates", n) for n in (1, 3, 4, 100)] == [0, 3, 4, 100]
     assert falling.foretold("gates", 8) == pytest.approx(0.1)  # from 2 to 4 passes it was halved
     assert falling.foretold("none", 1) == 0.8
+
+
+@pytest.mark.parametrize("side_info", ["none", "switches"])
+def test_whether_large_residuals_are_forgiven_is_what_comes_nearest(side_info):
+    function, fitted, x, start = setup()
+    config = CalibrationConfig(noises=(3.0,), first=0, passes=(6,), robust_noises=(1.0, 1e-3), robust_trial=8)
+    solver = GaussNewtonConfig(robust_after=5)
+    with_robust = {"config": config, "solver": solver, "most": config.robust_from}
+    found = calibrate(function, fitted, x, start, [side_info], **with_robust)
+    errors = {}
+    for level in (None, *config.robust_noises):
+        options = {"initial": start, "passes": 13, "preconditioner": fitted}
+        settings = GaussNewtonConfig(noise=3.0, noise_robust=level, robust_after=5)
+        solved = gauss_newton(function, function(x), function.record(x, side_info), config=settings, **options)
+        errors[level] = relative_norm(solved.value - x, x).mean().item()
+    errors[None] *= 1 - config.robust_gain
+    assert found.robust[side_info] == min(errors, key=errors.__getitem__)
+    applied = found.applied(solver, side_info)
+    assert (applied.noise, applied.noise_robust) == (3.0, found.robust[side_info])
+    few = calibrate(function, fitted, x, start, config=config, solver=solver, most=config.robust_from - 1)
+    assert few.robust == {}
+    assert calibrate(function, fitted, x, start, known=few, **with_robust).robust.keys() == {"none"}

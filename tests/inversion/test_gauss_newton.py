@@ -97,3 +97,26 @@ def test_box(make):
     assert solution.value.min() >= -0.5
     assert solution.value.max() <= 0.5
     assert relative_norm(solution.value - x, x).max() < 0.1
+
+
+def test_a_few_wrong_features_no_longer_bend_the_image():
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Conv2d(1, 8, 3, padding=1)
+    function = LayerFunction(nn.Sequential(model), "0", (1, 16, 16))
+    x = torch.randn(3, 1, 16, 16, generator=generator)
+    features = function(x)
+    wrong = torch.rand(features.shape, generator=generator) < 0.03
+    features = features + 2 * wrong * torch.randn(features.shape, generator=generator)
+    start = near(x, 0.3)
+    preconditioner = StationaryPreconditioner.of(function, x, start - x, (1, 1), StationaryConfig(probes=32))
+    errors, solutions = [], []
+    for level in (None, 1e-2):
+        config = GaussNewtonConfig(noise=0.1, noise_robust=level, robust_after=20)
+        options = {"initial": start, "passes": 60, "preconditioner": preconditioner, "config": config}
+        solutions.append(gauss_newton(function, features, **options))
+        errors.append((solutions[-1].value - x).norm() / x.norm())
+    assert errors[1] < 0.1 * errors[0]
+    assert (solutions[1].history[1:] <= solutions[1].history[:-1] + 1e-6).all()
+    assert max(solutions[1].passes) <= 60
+    alone = gauss_newton(function, features[:1], **(options | {"initial": start[:1]}))
+    torch.testing.assert_close(alone.value, solutions[1].value[:1], rtol=1e-4, atol=1e-5)

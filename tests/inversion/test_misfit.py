@@ -44,6 +44,23 @@ def test_misfit_by_hand(make, side_info):
     torch.testing.assert_close(value, expected.detach() / 2)
 
 
+@pytest.mark.parametrize("side_info", ["none", "gates"])
+def test_large_residuals_count_linearly_once_forgiven(make, side_info):
+    function, x = make()
+    known, features = function.record(x, side_info), function(x)
+    point = x + 0.1 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3))
+    misfit, rows = Misfit(function, features, known), torch.arange(2)
+    misfit.forgive(point, 0.5)
+    residual = (function(point, known) - features).flatten(1)
+    scale = 0.5 * residual.square().mean(1, keepdim=True).sqrt()
+    expected = (scale**2 * ((1 + (residual / scale) ** 2).sqrt() - 1)).sum(1)
+    value, gradient = misfit.with_gradient(point, rows)
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, torch.func.grad(lambda v: misfit(v, rows).sum())(point))
+    torch.testing.assert_close(misfit(point[1:], rows[1:]), value[1:])
+    assert (2 * value < residual.square().sum(1)).all()
+
+
 @pytest.mark.parametrize("side_info", ["none", "switches", "gates"])
 def test_the_best_fit_is_chosen_image_by_image(make, side_info):
     function, x = make()

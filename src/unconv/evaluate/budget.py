@@ -140,6 +140,15 @@ def calibration_passes() -> int:
     return CalibrationConfig().cost(EXAMPLES) + StationaryConfig().probes
 
 
+def without_robust(most: int, passes: float, kinds: int) -> int:
+    """Return ``most``, or fewer, so that calibration does not try robust refinement in more than so many passes."""
+    from unconv.inversion.calibration import CalibrationConfig
+    from unconv.inversion.linear import EXAMPLES
+
+    config = CalibrationConfig()
+    return most if config.robust_cost(EXAMPLES, kinds) <= passes else min(most, config.robust_from - 1)
+
+
 def check_linear(needed: float, clock: Clock, budget: float) -> None:
     """Refuse a budget that opening the model, which is done, and the linear part would exceed."""
     if needed > clock.left():

@@ -211,7 +211,7 @@ def _add(
     results: dict[int, Reconstruction] = {}
     if places:
         chosen = captured.select(places)
-        solved = reconstruct(network, chosen, job.task, plan.settings, passes=passes, starts=starts)
+        solved = reconstruct(network, chosen, job.task, plan.settings, passes=passes, made=job.made, starts=starts)
         results = dict(zip(chosen.batch.indices, solved, strict=True))
     for index, file in zip(batch.indices, batch.names, strict=True):
         if index in done:

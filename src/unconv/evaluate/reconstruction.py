@@ -162,9 +162,13 @@ def reconstruct(
     settings: Settings,
     *,
     passes: int | None = None,
+    made: int = 0,
     starts: Sequence[Tensor] = (),
 ) -> list[Reconstruction]:
-    """Do a task for a batch; what fails for one image is said in its status and does not stop the others."""
+    """Do a task for a batch; what fails for one image is said in its status and does not stop the others.
+
+    ``passes`` are made, behind those ``made`` before, from the best of ``starts``.
+    """
 
     def do(places: Sequence[int]) -> list[Reconstruction]:
         some = captured.select(places)
@@ -172,7 +176,7 @@ def reconstruct(
         if task.of_features:
             features = with_noise(some.features[task.layer], task.noise, some.batch.indices)
             begun = [start[list(places)] for start in starts]
-            solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, begun)
+            solved = _from_features(network, features, x, x.shape[1:], task, settings, passes, made, begun)
         else:
             from unconv.evaluate.block_reconstruction import solve_code
 
@@ -238,6 +242,7 @@ def _from_features(
     task: Task,
     settings: Settings,
     passes: int | None,
+    made: int = 0,
     starts: Sequence[Tensor] = (),
 ) -> Solved:
     name, refined = noisy_name(task.layer, task.noise), task.method == "gauss-newton"
@@ -247,18 +252,19 @@ def _from_features(
     config, found = settings.config, None
     if refined and config is None:
         config, found = solver_config(task.noise), None if decoder is None else decoder.refinement
-        config = config if found is None else replace(config, noise=found.noise)
+        config = replace(config, robust_after=max(0, config.robust_after - made))
     known = NO_SIDE_INFORMATION
-    if x is not None and task.side_info != "none":
-        use = task.side_info
-        if found is not None:
-            use = found.helpful(use, GaussNewtonConfig().passes if passes is None else passes)
+    use: SideInfo = "none" if x is None else task.side_info
+    if found is not None:
+        use = found.helpful(use, GaussNewtonConfig().passes if passes is None else passes)
+        config = found.applied(cast(GaussNewtonConfig, config), use)
+    if x is not None and use != "none":
         known = function.record(x, use)
     preconditioner = network.preconditioner(task.layer, name) if refined else None
-    made = itertools.count(2)  # the first pass only looks
+    number = itertools.count(2)  # the first pass only looks
 
     def watch(_: Tensor) -> None:
-        network.say(f"{task.layer} by {task.method}, {task.side_info}: pass {next(made)}")
+        network.say(f"{task.layer} by {task.method}, {task.side_info}: pass {next(number)}")
 
     start = time.perf_counter()
     result = invert_features(

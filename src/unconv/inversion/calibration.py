@@ -28,6 +28,11 @@ class CalibrationConfig:
     # passes with the level chosen; the next number where refinement does not pay, or not that long
     passes: tuple[int, ...] = (12, 36)
     least_gain: float = 0.03  # share of the linear estimate's error that has to be gained, or none is made
+    # levels of GaussNewtonConfig.noise_robust to choose from, tried where at least so many passes will be made
+    robust_noises: tuple[float, ...] = (1e-2, 2e-5)
+    robust_from: int = 80
+    robust_trial: int = 20  # passes of each trial, behind those that count squares
+    robust_gain: float = 0.03  # share of the error with squares that has to be gained
 
     def lengths(self, most: int) -> list[int]:
         """Return how many passes are tried, where no more than so many will be made."""
@@ -36,6 +41,11 @@ class CalibrationConfig:
     def cost(self, images: int) -> int:
         """Return the passes that a calibration takes where refinement pays, the preconditioner's not counted."""
         return images * ((len(self.noises) - 1) * self.trial + self.passes[0])
+
+    def robust_cost(self, images: int, kinds: int) -> int:
+        """Return the passes that the choice of ``noise_robust`` takes for some kinds of side information."""
+        each = GaussNewtonConfig().robust_after + (1 + len(self.robust_noises)) * self.robust_trial
+        return images * kinds * each
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,12 @@ class Refinement:
     # that gains least; for each kind of side information that was tried. The first is the linear estimates' own.
     errors: dict[SideInfo, tuple[float, ...]] = field(default_factory=dict)
     least_gain: float = CalibrationConfig.least_gain  # see CalibrationConfig
+    # the level that GaussNewtonConfig.noise_robust is set to, for each kind of side information that was tried
+    robust: dict[SideInfo, float | None] = field(default_factory=dict)
+
+    def applied(self, config: GaussNewtonConfig, side_info: SideInfo) -> GaussNewtonConfig:
+        """Return how the solver works with what was found."""
+        return replace(config, noise=self.noise, noise_robust=self.robust.get(side_info))
 
     def _tried(self, side_info: SideInfo) -> tuple[float, ...]:
         # with more side information refinement pays wherever it does without
@@ -115,19 +131,26 @@ def calibrate(
         features = function(images) if features is None else features
     linear = relative_norm(estimates - images, images).clamp_min(tiny(images))
 
-    def shares(noise: float, kind: SideInfo, passes: int) -> Tensor:
-        """Return ``||e_n|| / ||e_0||`` after every pass. Shape ``(passes + 1, N)``."""
-        left = [torch.ones_like(linear)] * 2  # the first pass only looks
+    def solve(kind: SideInfo, start: Tensor, passes: int, solver: GaussNewtonConfig) -> list[Tensor]:
+        """Return the images after every pass, the first ones included."""
+        seen = [start]
         gauss_newton(
             function,
             features,
             function.record(images, kind),
-            initial=estimates,
+            initial=start,
+            linear=estimates,
             passes=passes,
             preconditioner=preconditioner,
-            config=replace(solver, noise=noise),
-            watch=lambda x: left.append(relative_norm(x - images, images) / linear),
+            config=solver,
+            watch=lambda x: seen.append(x.clone()),
         )
+        return seen
+
+    def shares(noise: float, kind: SideInfo, passes: int) -> Tensor:
+        """Return ``||e_n|| / ||e_0||`` after every pass. Shape ``(passes + 1, N)``."""
+        seen = solve(kind, estimates, passes, replace(solver, noise=noise))
+        left = [relative_norm(x - images, images) / linear for x in (estimates, *seen)]  # the first pass only looks
         return torch.stack([*left, *[left[-1]] * (passes + 1 - len(left))])
 
     def mean_left(noise: float) -> float:
@@ -147,6 +170,26 @@ def calibrate(
                 break
             if length >= len(tried):
                 found = replace(found, errors=found.errors | {kind: errors(kind, length)})
+
+    def robust(kind: SideInfo) -> float | None:
+        """Return the level that comes nearest behind the passes that count squares, ``None`` where these do."""
+        squares = replace(solver, noise=found.noise, noise_robust=None)
+        seen = solve(kind, estimates, solver.robust_after + config.robust_trial, squares)
+        start = seen[min(solver.robust_after, len(seen)) - 1]
+        left: dict[float | None, float] = {None: (1 - config.robust_gain) * error(seen[-1])}
+        for level in config.robust_noises:
+            left[level] = error(
+                solve(kind, start, config.robust_trial, replace(squares, noise_robust=level, robust_after=0))[-1]
+            )
+        return min(left, key=lambda level: left[level])
+
+    def error(x: Tensor) -> float:
+        return relative_norm(x - images, images).mean().item()
+
+    if most >= config.robust_from:
+        for kind in dict.fromkeys(("none", *kinds)):
+            if kind not in found.robust and (found.best("none", most) or found.best(kind, most)):
+                found = replace(found, robust=found.robust | {kind: robust(kind)})
     return found
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unconv.conv_block import SideInfo
 from unconv.inversion.box import Box, contrast
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
 from unconv.inversion.misfit import Misfit, check_features, is_constant
 from unconv.linalg import column, tiny
 from unconv.solvers.lbfgs import LbfgsConfig, Metric, lbfgs
-from unconv.solvers.solution import Solution, Status
+from unconv.solvers.solution import Solution
 from unconv.stationary import StationaryPreconditioner
 
 Watch = Callable[[Tensor], None]
@@ -37,6 +38,11 @@ class GaussNewtonConfig:
         noise_power_known: ``noise_power`` where switches or gates are known.
         noise_floor_known: ``noise_floor`` where switches or gates are known: fewer units are then on another branch
             than the true image's, and ``nu`` can all but vanish.
+        robust_after: Passes from which on large residuals count linearly, where ``noise_robust`` is given. Most
+            features then fit, and the few on wrong branches no longer bend the image where the others hardly see it.
+        outlier: Where residuals become large, as a share of their root mean square.
+        noise_robust: Share of the first ``nu`` from then on; ``None`` counts squares to the end. ``calibrate`` finds a
+            layer's.
         speck: Contrast of the noise that is begun with where there is no first image; without biases every ReLU is
             off at zero, and nothing says where to go.
         seed: Seed of that noise, the same for every image.
@@ -50,6 +56,9 @@ class GaussNewtonConfig:
     noise_floor: float = 2e-3
     noise_power_known: float = 1.5
     noise_floor_known: float = 1e-6
+    robust_after: int = 30
+    outlier: float = 0.03
+    noise_robust: float | None = None
     speck: float = 1e-3
     seed: int = 0
     steps: LbfgsConfig = DEFAULTS
@@ -72,15 +81,18 @@ def gauss_newton(
 
     Gauss-Newton steps ``-(J^T J + nu C^-1)^-1 g`` on a ``Misfit``, with the average of ``J^T J`` over places and
     reference images in place of each image's own, so that a step costs one pass and no linear solve. What the average
-    misses, L-BFGS learns from the steps (Nocedal and Wright 2006, algorithm 7.4).
+    misses, L-BFGS learns from the steps (Nocedal and Wright 2006, algorithm 7.4). With ``noise_robust`` it ends with a
+    pseudo-Huber loss in place of squares.
 
     ``known`` is from ``function.record``; ``initial`` are first images, noise of little contrast where ``None``;
     ``linear`` the linear decoder's estimates, at which ``noise`` is meant; results are projected on the ``box``.
-    Returns images ``(N, *input)``; ``history`` holds ``||f(x) - y|| / ||y||`` after every evaluation. ``"stalled"``
-    images have no descent, ``"constant"`` ones keep the first image: their features say nothing. UnconvError if
-    features are not finite, have another shape than the layer's, or no gradient passes.
+    Returns images ``(N, *input)``; ``history`` holds ``||f(x) - y|| / ||y||`` after every evaluation, from
+    ``robust_after`` on with large residuals counted as the misfit does. ``"stalled"`` images have no descent,
+    ``"constant"`` ones keep the first image: their features say nothing. UnconvError if features are not finite, have
+    another shape than the layer's, or no gradient passes.
     """
     config = config or GaussNewtonConfig()
+    passes = config.passes if passes is None else passes
     check_features(function, features)
     misfit = Misfit(function, features, known)
     if initial is None:
@@ -88,55 +100,86 @@ def gauss_newton(
         noise = torch.randn(function.input_shape, generator=generator).to(features)
         initial = (config.speck * contrast(box) * noise).expand(len(features), *function.input_shape)
     constant = is_constant(features)
-    chosen = (~constant).nonzero().flatten()
-    misfit.weigh(initial if linear is None else linear)
-    metric = None
-    if preconditioner is not None and len(chosen):
+    estimates = initial if linear is None else linear
+    misfit.weigh(estimates)
+    first = torch.zeros_like(misfit.size)
+    if preconditioner is not None:
         with torch.no_grad():
-            first = misfit((initial if linear is None else linear)[chosen], chosen)
-        metric = _stationary(preconditioner, first, config, known=known.side_info != "none")
+            first = misfit(estimates, torch.arange(len(features), device=features.device))
 
-    def evaluate(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return misfit.with_gradient(x, chosen[rows])
+    def minimise(start: Tensor, places: Tensor, passes: int, *, robust: bool = False) -> Solution[Tensor]:
+        """Find the images at some places of the batch, from first ones ``start`` of all."""
 
-    def seen(x: Tensor) -> None:
-        assert watch is not None
-        watch(initial.index_copy(0, chosen, x))
+        def evaluate(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            return misfit.with_gradient(x, places[rows])
 
-    found = lbfgs(
-        evaluate,
-        initial[chosen],
-        max_passes=config.passes if passes is None else passes,
-        size=misfit.size[chosen],
-        metric=metric,
-        config=replace(config.steps, tolerance=config.tolerance),
-        watch=None if watch is None else seen,
-    )
-    return _whole(found, initial, chosen, box)
+        def seen(x: Tensor) -> None:
+            assert watch is not None
+            watch(start.index_copy(0, places, x))
+
+        metric = None
+        if preconditioner is not None:
+            metric = _stationary(preconditioner, _noise(config, first[places], known.side_info, robust=robust))
+        return lbfgs(
+            evaluate,
+            start[places],
+            max_passes=passes,
+            size=misfit.size[places],
+            metric=metric,
+            config=replace(config.steps, tolerance=config.tolerance),
+            watch=None if watch is None else seen,
+        )
+
+    places = (~constant).nonzero().flatten()
+    robust = config.noise_robust is not None and preconditioner is not None and passes > config.robust_after
+    solution = Solution(initial, first.new_zeros(1, len(first)), ("constant",) * len(first), (0,) * len(first))
+    if not robust or config.robust_after:
+        found = minimise(initial, places, config.robust_after if robust else passes)
+        solution = _after(solution, found, places)
+        places = places[[n for n, status in enumerate(found.status) if status != "converged"]]
+    if robust and len(places):
+        misfit.forgive(solution.value, config.outlier)
+        found = minimise(solution.value, places, passes - config.robust_after, robust=True)
+        solution = _after(solution, found, places)
+    return solution if box is None else replace(solution, value=box.project(solution.value))
 
 
-def _stationary(
-    preconditioner: StationaryPreconditioner, first: Tensor, config: GaussNewtonConfig, *, known: bool
-) -> Metric:
-    """Return products with ``M / nu = (H + nu C^-1)^-1``; ``first``: misfits at the linear estimates."""
+def _noise(
+    config: GaussNewtonConfig, first: Tensor, side_info: SideInfo, *, robust: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return ``nu``, in its unit, as a function of misfits and their rows; ``first``: at the linear estimates."""
     power, floor = config.noise_power, config.noise_floor
-    if known:
+    if side_info != "none":
         power, floor = config.noise_power_known, config.noise_floor_known
 
-    def metric(v: Tensor, value: Tensor, rows: Tensor) -> Tensor:
+    def noise(value: Tensor, rows: Tensor) -> Tensor:
+        if robust:
+            return torch.full_like(value, config.noise * (config.noise_robust or 0.0))
         share = (value / first[rows].clamp_min(tiny(value))).pow(power / 2)
-        nu = config.noise * preconditioner.unit * share.clamp(floor, 1.0)
+        return config.noise * share.clamp(floor, 1.0)
+
+    return noise
+
+
+def _stationary(preconditioner: StationaryPreconditioner, noise: Callable[[Tensor, Tensor], Tensor]) -> Metric:
+    """Return products with ``M / nu = (H + nu C^-1)^-1``."""
+
+    def metric(v: Tensor, value: Tensor, rows: Tensor) -> Tensor:
+        nu = preconditioner.unit * noise(value, rows)
         return preconditioner.apply(v, nu) / column(nu, v)
 
     return metric
 
 
-def _whole(found: Solution[Tensor], initial: Tensor, chosen: Tensor, box: Box | None) -> Solution[Tensor]:
-    """Return the solution of all images, of which those with constant features were left as they were."""
-    value = initial.index_copy(0, chosen, found.value)
-    history = found.history.new_zeros(len(found.history), len(initial)).index_copy(1, chosen, found.history)
-    status: list[Status] = ["constant"] * len(initial)
-    passes = [0] * len(initial)
-    for place, how, made in zip(chosen.tolist(), found.status, found.passes, strict=True):
-        status[place], passes[place] = how, made
-    return Solution(value if box is None else box.project(value), history, tuple(status), tuple(passes))
+def _after(before: Solution[Tensor], found: Solution[Tensor], places: Tensor) -> Solution[Tensor]:
+    """Return the solution of all images once those at some places went on."""
+    history = before.history[-1].expand(len(found.history), -1).index_copy(1, places, found.history)
+    status, passes = list(before.status), list(before.passes)
+    for place, how, made in zip(places.tolist(), found.status, found.passes, strict=True):
+        status[place], passes[place] = how, passes[place] + made
+    return Solution(
+        before.value.index_copy(0, places, found.value),
+        torch.cat([before.history[:-1], history]),
+        tuple(status),
+        tuple(passes),
+    )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unconv.errors import UnconvError
 from unconv.inversion.frozen_network import LayerFunction, SideInformation
-from unconv.linalg import norms
+from unconv.linalg import column, norms, tiny
 
 
 def check_features(function: LayerFunction, features: Tensor, *, gradient: bool = True) -> None:
@@ -46,6 +46,7 @@ class Misfit:
         size = norms(features)
         self.size = torch.where(size > 0, size, 1.0)
         self._weights: Tensor | None = None
+        self._scale: Tensor | None = None
 
     def weigh(self, x: Tensor) -> None:
         """Weigh violations by the sizes of values at first images of all rows. ``x``: shape ``(N, *input_shape)``."""
@@ -56,10 +57,21 @@ class Misfit:
             # w_l = ||y||^2 / ||a_l||^2
             self._weights = torch.where(sizes > 0, self.size.square() / sizes, 0.0)
 
+    def forgive(self, x: Tensor, share: float) -> None:
+        """Count large residuals linearly from now on: those beyond a share of their root mean square at images ``x``.
+
+        A few features on wrong branches then bend the image no more than the many that fit (pseudo-Huber loss; Hartley
+        and Zisserman 2004, A6.8). Violations of known branches are counted no more.
+        """
+        with torch.no_grad():
+            residual = self.function(x, self.known) - self.features
+        self._scale = (share * norms(residual) / residual[0].numel() ** 0.5).clamp_min(tiny(residual))
+        self._weights = None
+
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return the misfit of images of some rows, differentiable. Shape ``(R,)``."""
         if self._weights is None:
-            return self._squares(self.function(x), rows) / 2
+            return self._squares(self.function(x, self.known.select(rows)), rows) / 2
         y, violations = self.function.with_violations(x, self.known.select(rows))
         squares = self._squares(y, rows)
         for (excess, _), weight in zip(violations, self._weights, strict=False):
@@ -67,7 +79,12 @@ class Misfit:
         return squares / 2
 
     def _squares(self, y: Tensor, rows: Tensor) -> Tensor:
-        return (y - self.features[rows]).square().flatten(1).sum(1)
+        residual = y - self.features[rows]
+        if self._scale is None:
+            return residual.square().flatten(1).sum(1)
+        # 2 d^2 (sqrt(1 + r^2 / d^2) - 1), which is r^2 for small r and 2 d |r| for large ones
+        d = column(self._scale[rows], residual)
+        return (2 * d.square() * ((1 + (residual / d).square()).sqrt() - 1)).flatten(1).sum(1)
 
     def with_gradient(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the misfit and its gradient: one pass."""
