@@ -222,13 +222,26 @@ def _fit_linear(opened: Opened, x: Tensor, task: Task, folder: Path | None, opti
 
 def _planned(network: Network, x: Tensor, task: Task, images: int, budget: float, run: RunDirectory) -> int:
     """Return the whole passes that fit into a budget, at least one; the run keeps them."""
-    from unconv.evaluate.budget import calibration_passes, plan_passes, seconds_per_pass
+    from unconv.evaluate.budget import calibration_passes, most_without_robust, plan_passes, seconds_per_pass
 
-    per_pass = run.part("seconds", lambda: seconds_per_pass(network, x, [task.layer]))
-    left = budget - calibration_passes() * per_pass[task.layer]
-    passes = {layer: max(1, n) for layer, n in plan_passes((task,), per_pass, images, left).items()}
-    run.write_config(passes=passes)
-    return passes[task.layer]
+    layer, per_pass = task.layer, run.part("seconds", lambda: seconds_per_pass(network, x, [task.layer]))
+    kinds = _known_kinds(network, x.shape[1:], task)
+
+    def planned(calibration: int) -> int:
+        return plan_passes((task,), per_pass, images, budget - calibration * per_pass[layer])[layer]
+
+    passes = planned(calibration_passes(len(kinds)))
+    if passes <= most_without_robust():
+        passes = min(planned(calibration_passes()), most_without_robust())
+    passes = max(1, passes)
+    run.write_config(passes={layer: passes})
+    return passes
+
+
+def _known_kinds(network: Network, shape: Sequence[int], task: Task) -> tuple[SideInfo, ...]:
+    """Return the kinds of side information up to the task's."""
+    kinds = network.function(task.layer, shape).side_info_kinds
+    return kinds[: kinds.index(task.side_info) + 1]
 
 
 def _calibrated(
@@ -241,9 +254,8 @@ def _calibrated(
     from unconv.evaluate.linear_fit import calibrated
 
     most = MOST_PASSES if passes is None else passes
-    kinds = network.function(task.layer, shape).side_info_kinds
-    less = kinds[: kinds.index(task.side_info) + 1]
-    found = calibrated(network, task.layer, less, most=most, compare=True, folder=folder)
+    kinds = _known_kinds(network, shape, task)
+    found = calibrated(network, task.layer, kinds, most=most, compare=True, folder=folder)
     return {} if found is None else {task.layer: found}
 
 

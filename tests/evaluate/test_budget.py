@@ -5,7 +5,16 @@ import itertools
 import pytest
 
 from unconv.errors import UnconvError
-from unconv.evaluate.budget import MOST_PASSES, SHARE, STEPS, Clock, check_linear, plan_passes, without_robust
+from unconv.evaluate.budget import (
+    MOST_PASSES,
+    SHARE,
+    STEPS,
+    Clock,
+    calibration_passes,
+    check_linear,
+    most_without_robust,
+    plan_passes,
+)
 from unconv.evaluate.reconstruction import Task
 from unconv.inversion.calibration import CalibrationConfig, Refinement
 from unconv.inversion.linear import EXAMPLES
@@ -49,8 +58,7 @@ def test_a_budget_too_small_for_the_linear_part_says_what_is_needed():
         check_linear(7, Clock(2), 2)
 
 
-def test_forgiving_large_residuals_is_tried_where_that_leaves_time():
-    cost = CalibrationConfig().robust_cost(EXAMPLES, 2)
-    assert without_robust(150, cost, 2) == 150
-    assert without_robust(150, cost - 1, 2) == CalibrationConfig().robust_from - 1
-    assert without_robust(20, 0, 2) == 20
+def test_what_a_calibration_takes_counts_every_kind_of_side_information():
+    config = CalibrationConfig()
+    assert calibration_passes(3) - calibration_passes(0) == 3 * config.robust_cost(EXAMPLES, 1) > 0
+    assert most_without_robust() < config.robust_from <= MOST_PASSES

@@ -10,11 +10,13 @@ from unconv.errors import UnconvError
 from unconv.evaluate.budget import Clock
 from unconv.evaluate.evaluation import Evaluation, Plan, summarise
 from unconv.evaluate.linear_fit import fit_linear
-from unconv.evaluate.network import open_network
-from unconv.evaluate.reconstruction import Task
+from unconv.evaluate.network import CapturedStream, open_network
+from unconv.evaluate.reconstruction import Settings, Task, reconstruct
 from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
 from unconv.images import quality
 from unconv.inversion.calibration import Refinement
+from unconv.inversion.gauss_newton import GaussNewtonConfig
+from unconv.inversion.invert import invert_features
 
 TASKS = (
     Task("2", method="linear"),
@@ -167,3 +169,26 @@ def test_too_little_memory_means_fewer_images_at_a_time_and_a_failure_one(opened
     assert [result for _, result, _ in done if result] == [[0, 1], [2], [4]]
     assert "going on with at most 2 images at a time" in capsys.readouterr().err
     assert network.max_batch == 2
+
+
+def test_later_rounds_know_how_many_passes_were_made(opened):
+    network = opened.network
+    task, decoder = Task("2", method="gauss-newton"), network.linear["2"]
+    (captured,) = list(CapturedStream(network, opened.images.block(range(2)), [], ["2"]))
+    x, features = captured.batch.inputs, captured.features["2"]
+    options = {"box": network.box, "decoder": decoder, "preconditioner": network.preconditioner("2", "2")}
+    function = network.function("2", tuple(x.shape[1:]))
+    start = invert_features(function, features, passes=12, **options).value
+    found = Refinement(10.0, robust={"none": 1e-2})
+    network.linear["2"] = replace(decoder, refinement=found)
+    try:
+        estimates = {made: reconstruct(network, captured, task, Settings(), passes=6, made=made, starts=[start])
+                     for made in (0, GaussNewtonConfig().robust_after)}  # fmt: skip
+    finally:
+        network.linear["2"] = decoder
+    for made, results in estimates.items():
+        config = found.applied(GaussNewtonConfig(robust_after=0 if made else 30), "none")
+        expected = invert_features(function, features, initial=start, passes=6, config=config, **options).value
+        torch.testing.assert_close(torch.stack([result.estimate for result in results]), expected)
+    first, later = (torch.stack([result.estimate for result in results]) for results in estimates.values())
+    assert not torch.allclose(first, later)

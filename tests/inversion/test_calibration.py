@@ -120,3 +120,12 @@ def test_whether_large_residuals_are_forgiven_is_what_comes_nearest(side_info):
     few = calibrate(function, fitted, x, start, config=config, solver=solver, most=config.robust_from - 1)
     assert few.robust == {}
     assert calibrate(function, fitted, x, start, known=few, **with_robust).robust.keys() == {"none"}
+
+
+def test_no_more_passes_are_made_than_foretold():
+    function, fitted, x, start = setup()
+    made, config = [], CalibrationConfig(passes=(12,))
+    function.model[0].register_forward_hook(lambda *_: made.append(len(x)) if torch.is_grad_enabled() else None)
+    found = calibrate(function, fitted, x, start, ["switches"], config=config, most=config.robust_from)
+    assert found.robust.keys() == {"none", "switches"}
+    assert 0.7 < sum(made) / (config.cost(2) + config.robust_cost(2, kinds=2)) <= 1

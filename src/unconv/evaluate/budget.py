@@ -131,22 +131,24 @@ def plan_passes(
         left -= cost
 
 
-def calibration_passes() -> int:
-    """Return the passes, of one image, that calibration of a layer takes where refinement pays."""
+def calibration_passes(robust_kinds: int = 0) -> int:
+    """Return the passes, of one image, that calibration of a layer takes where refinement pays.
+
+    ``robust_kinds``: kinds of side information for which it is tried whether large residuals are forgiven.
+    """
     from unconv.inversion.calibration import CalibrationConfig
     from unconv.inversion.linear import EXAMPLES
     from unconv.stationary import StationaryConfig
 
-    return CalibrationConfig().cost(EXAMPLES) + StationaryConfig().probes
-
-
-def without_robust(most: int, passes: float, kinds: int) -> int:
-    """Return ``most``, or fewer, so that calibration does not try robust refinement in more than so many passes."""
-    from unconv.inversion.calibration import CalibrationConfig
-    from unconv.inversion.linear import EXAMPLES
-
     config = CalibrationConfig()
-    return most if config.robust_cost(EXAMPLES, kinds) <= passes else min(most, config.robust_from - 1)
+    return config.cost(EXAMPLES) + config.robust_cost(EXAMPLES, robust_kinds) + StationaryConfig().probes
+
+
+def most_without_robust() -> int:
+    """Return the most passes for which calibration does not try whether large residuals are forgiven."""
+    from unconv.inversion.calibration import CalibrationConfig
+
+    return CalibrationConfig().robust_from - 1
 
 
 def check_linear(needed: float, clock: Clock, budget: float) -> None:

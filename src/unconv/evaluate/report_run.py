@@ -141,8 +141,9 @@ class ReportRun:
             if self.budget is not None:
                 seconds = per_pass[layer] * self.images * len(kinds[layer, noise])
                 most = min(budget.MOST_PASSES, int(budget.SHARE * share / seconds))
-                spare = CALIBRATION_SHARE * share / per_pass[layer] - budget.calibration_passes()
-                most = budget.without_robust(most, spare, len(kinds[layer, noise]))
+                tried = budget.calibration_passes(len(kinds[layer, noise]))
+                if tried * per_pass[layer] > CALIBRATION_SHARE * share:
+                    most = min(most, budget.most_without_robust())
             say(f"calibrating {layer}", 0)
             about = {"most": most, "noise": noise, "folder": self.run.path / "decoders"}
             refinement = linear_fit.calibrated(self.network, layer, kinds[layer, noise], **about)
