@@ -2,8 +2,8 @@
 
 A block is a convolution, 2x2 max pooling, batch norm and ReLU; one linear classifier reads the last one. Filters are
 trained with orthogonalised momentum (Muon; Jordan et al. 2024), everything else with AdamW, on images that are flipped
-and shifted by up to four pixels, with label smoothing. Scores are averaged over an image and its mirror image. The last
-epoch is what is measured; the test set is looked at once.
+and shifted by up to four pixels, with label smoothing; rates rise and fall, in one cycle or more. Scores are averaged
+over an image and its mirror image. The last epoch is what is measured; the test set is looked at once.
 """
 
 from __future__ import annotations
@@ -63,22 +63,24 @@ def orthogonal(gradient: Tensor, steps: int = 4) -> Tensor:
     return (wide if x.shape[0] <= x.shape[1] else wide.T).float().reshape(gradient.shape)
 
 
-def train(network: nn.Sequential, images: Tensor, labels: Tensor, seed: int, chosen: argparse.Namespace) -> None:
-    """Train all of it, in bfloat16 where torch's autocast does."""
+def train(
+    network: nn.Sequential, images: Tensor, labels: Tensor, *, epochs: int, rate: float, batch: int, seed: int
+) -> None:
+    """Train all of it for one cycle, in bfloat16 where torch's autocast does; ``rate``: the largest of the filters."""
     device = next(network.parameters()).device
     learned = filters(network)
     rest = [p for layer in network if not isinstance(layer, nn.Conv2d) for p in layer.parameters()]
     optimizer = torch.optim.AdamW(rest, ADAM_RATE, weight_decay=DECAY)
     momenta = [torch.zeros_like(weight) for weight in learned]
     generator = torch.Generator().manual_seed(seed)
-    steps = len(images) // chosen.batch
-    done, total = 0, steps * chosen.epochs
-    for epoch in range(chosen.epochs):
+    steps = len(images) // batch
+    done, total = 0, steps * epochs
+    for epoch in range(epochs):
         begun, losses = time.perf_counter(), []
         network.train()
         order = torch.randperm(len(images), generator=generator)
         for step in range(steps):
-            index = order[step * chosen.batch : (step + 1) * chosen.batch]
+            index = order[step * batch : (step + 1) * batch]
             x = augment(images[index].to(device), shift=SHIFT, cut=0, generator=generator)
             with torch.autocast(device.type, torch.bfloat16):
                 scores = network(x.contiguous(memory_format=torch.channels_last))
@@ -91,7 +93,7 @@ def train(network: nn.Sequential, images: Tensor, labels: Tensor, seed: int, cho
                 for weight, momentum in zip(learned, momenta, strict=True):
                     # m <- 0.9 m + g, W <- W - rate U V^T of g + 0.9 m
                     momentum.mul_(MOMENTUM).add_(weight.grad)
-                    weight -= chosen.rate * share * orthogonal(weight.grad + MOMENTUM * momentum)
+                    weight -= rate * share * orthogonal(weight.grad + MOMENTUM * momentum)
                     normalise(weight)
             network.zero_grad(set_to_none=True)
             done += 1
@@ -120,9 +122,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to extend")
     parser.add_argument("--channels", nargs="+", type=int, required=True, help="filters of each block")
     parser.add_argument("--size", type=int, default=5, help="side of the filters")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", nargs="+", type=int, default=[12], help="of each cycle; each has half the rate")
     parser.add_argument("--batch", type=int, default=500)
-    parser.add_argument("--rate", type=float, default=0.1, help="largest one of the filters")
+    parser.add_argument("--rate", type=float, default=0.1, help="largest one of the filters, in the first cycle")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     given = sys.argv[1:] if arguments is None else arguments
     chosen = parser.parse_args(given)
@@ -131,10 +133,13 @@ def main(arguments: list[str] | None = None) -> int:
         start = time.process_time()
         torch.manual_seed(seed)
         made = network(chosen.channels, chosen.size, data.training[0].shape[1:])
-        train(made.to("cuda" if torch.cuda.is_available() else "cpu"), *data.training, seed, chosen)
+        made.to("cuda" if torch.cuda.is_available() else "cpu")
+        for cycle, epochs in enumerate(chosen.epochs):
+            options = {"epochs": epochs, "rate": chosen.rate / 2**cycle, "batch": chosen.batch}
+            train(made, *data.training, **options, seed=seed + 1000 * cycle)
         cell = {
             **{"filters": "learned", "blocks": len(chosen.channels), "size": chosen.size},
-            **{"channels": ", ".join(map(str, chosen.channels)), "seed": seed, "epochs": chosen.epochs},
+            **{"channels": ", ".join(map(str, chosen.channels)), "seed": seed, "epochs": sum(chosen.epochs)},
             **{"batch": chosen.batch, "rate": chosen.rate, "dtype": "bfloat16", "images": len(data.training[0])},
             **{"validation": accuracy(made, *data.validation), "test": accuracy(made, *data.test)},
             **{"seconds": round(time.process_time() - start)},

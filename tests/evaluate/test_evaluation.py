@@ -179,7 +179,7 @@ def test_later_rounds_know_how_many_passes_were_made(opened):
     options = {"box": network.box, "decoder": decoder, "preconditioner": network.preconditioner("2", "2")}
     function = network.function("2", tuple(x.shape[1:]))
     start = invert_features(function, features, passes=12, **options).value
-    found = Refinement(10.0, robust={"none": 1e-2})
+    found = Refinement(10.0, robust={"none": True})
     network.linear["2"] = replace(decoder, refinement=found)
     try:
         estimates = {made: reconstruct(network, captured, task, Settings(), passes=6, made=made, starts=[start])

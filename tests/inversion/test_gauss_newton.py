@@ -110,8 +110,8 @@ def test_a_few_wrong_features_no_longer_bend_the_image():
     start = near(x, 0.3)
     preconditioner = StationaryPreconditioner.of(function, x, start - x, (1, 1), StationaryConfig(probes=32))
     errors, solutions = [], []
-    for level in (None, 1e-2):
-        config = GaussNewtonConfig(noise=0.1, noise_robust=level, robust_after=20)
+    for robust in (False, True):
+        config = GaussNewtonConfig(noise=0.1, noise_robust=1e-2, robust=robust, robust_after=20)
         options = {"initial": start, "passes": 60, "preconditioner": preconditioner, "config": config}
         solutions.append(gauss_newton(function, features, **options))
         errors.append((solutions[-1].value - x).norm() / x.norm())

@@ -134,7 +134,7 @@ def plan_passes(
 def calibration_passes(robust_kinds: int = 0) -> int:
     """Return the passes, of one image, that calibration of a layer takes where refinement pays.
 
-    ``robust_kinds``: kinds of side information for which it is tried whether large residuals are forgiven.
+    ``robust_kinds``: kinds of side information for which it is tried whether a robust loss pays.
     """
     from unconv.inversion.calibration import CalibrationConfig
     from unconv.inversion.linear import EXAMPLES
@@ -145,7 +145,7 @@ def calibration_passes(robust_kinds: int = 0) -> int:
 
 
 def most_without_robust() -> int:
-    """Return the most passes for which calibration does not try whether large residuals are forgiven."""
+    """Return the most passes for which calibration does not try a robust loss."""
     from unconv.inversion.calibration import CalibrationConfig
 
     return CalibrationConfig().robust_from - 1

@@ -28,11 +28,9 @@ class CalibrationConfig:
     # passes with the level chosen; the next number where refinement does not pay, or not that long
     passes: tuple[int, ...] = (12, 36)
     least_gain: float = 0.03  # share of the linear estimate's error that has to be gained, or none is made
-    # levels of GaussNewtonConfig.noise_robust to choose from, tried where at least so many passes will be made
-    robust_noises: tuple[float, ...] = (1e-2, 2e-5)
-    robust_from: int = 80
-    robust_trial: int = 20  # passes of each trial, behind those that count squares
-    robust_gain: float = 0.03  # share of the error with squares that has to be gained
+    robust_from: int = 80  # passes from which on GaussNewtonConfig.robust is tried
+    robust_trial: int = 12  # passes of its trial, behind those that count squares
+    robust_gain: float = 0.03  # share of the error with squares that has to be gained, with known branches not lost
 
     def lengths(self, most: int) -> list[int]:
         """Return how many passes are tried, where no more than so many will be made."""
@@ -43,9 +41,8 @@ class CalibrationConfig:
         return images * ((len(self.noises) - 1) * self.trial + self.passes[0])
 
     def robust_cost(self, images: int, kinds: int) -> int:
-        """Return the passes that the choice of ``noise_robust`` takes for some kinds of side information."""
-        each = GaussNewtonConfig().robust_after + (1 + len(self.robust_noises)) * self.robust_trial
-        return images * kinds * each
+        """Return the passes that finding out whether ``robust`` pays takes, for some kinds of side information."""
+        return images * kinds * 2 * (GaussNewtonConfig().robust_after + self.robust_trial)
 
 
 @dataclass(frozen=True)
@@ -57,12 +54,12 @@ class Refinement:
     # that gains least; for each kind of side information that was tried. The first is the linear estimates' own.
     errors: dict[SideInfo, tuple[float, ...]] = field(default_factory=dict)
     least_gain: float = CalibrationConfig.least_gain  # see CalibrationConfig
-    # the level that GaussNewtonConfig.noise_robust is set to, for each kind of side information that was tried
-    robust: dict[SideInfo, float | None] = field(default_factory=dict)
+    # whether GaussNewtonConfig.robust pays, for each kind of side information that was tried
+    robust: dict[SideInfo, bool] = field(default_factory=dict)
 
     def applied(self, config: GaussNewtonConfig, side_info: SideInfo) -> GaussNewtonConfig:
         """Return how the solver works with what was found."""
-        return replace(config, noise=self.noise, noise_robust=self.robust.get(side_info))
+        return replace(config, noise=self.noise, robust=self.robust.get(side_info, False))
 
     def _tried(self, side_info: SideInfo) -> tuple[float, ...]:
         # with more side information refinement pays wherever it does without
@@ -171,25 +168,20 @@ def calibrate(
             if length >= len(tried):
                 found = replace(found, errors=found.errors | {kind: errors(kind, length)})
 
-    def robust(kind: SideInfo) -> float | None:
-        """Return the level that comes nearest behind the passes that count squares, ``None`` where these do."""
-        squares = replace(solver, noise=found.noise, noise_robust=None)
-        seen = solve(kind, estimates, solver.robust_after + config.robust_trial, squares)
-        start = seen[min(solver.robust_after, len(seen)) - 1]
-        left: dict[float | None, float] = {None: (1 - config.robust_gain) * error(seen[-1])}
-        for level in config.robust_noises:
-            left[level] = error(
-                solve(kind, start, config.robust_trial, replace(squares, noise_robust=level, robust_after=0))[-1]
-            )
-        return min(left, key=lambda level: left[level])
+    def robust_pays(kind: SideInfo) -> bool:
+        """Return whether a robust loss comes nearer than squares in as many passes."""
+        passes, left = solver.robust_after + config.robust_trial, []
+        for robust in (False, True):
+            last = solve(kind, estimates, passes, replace(solver, noise=found.noise, robust=robust))[-1]
+            left.append(relative_norm(last - images, images).mean().item())
+        # known branches lose nothing beside guessed ones, for which it does pay
+        return left[1] < left[0] * (1 - config.robust_gain if kind == "none" else 1 + config.robust_gain)
 
-    def error(x: Tensor) -> float:
-        return relative_norm(x - images, images).mean().item()
-
-    if most >= config.robust_from:
-        for kind in dict.fromkeys(("none", *kinds)):
-            if kind not in found.robust and (found.best("none", most) or found.best(kind, most)):
-                found = replace(found, robust=found.robust | {kind: robust(kind)})
+    for kind in dict.fromkeys(("none", *kinds)) if most >= config.robust_from else ():
+        if kind not in found.robust:
+            # with known branches squares go on falling for longer: not tried where they do without
+            worth = found.robust.get("none", True) and found.best("none", most) > 0
+            found = replace(found, robust=found.robust | {kind: worth and robust_pays(kind)})
     return found
 
 

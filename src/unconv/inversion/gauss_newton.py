@@ -35,14 +35,15 @@ class GaussNewtonConfig:
         noise_power: ``nu`` falls with this power of ``||f(x) - y||``: what the linearisation cannot explain falls too.
         noise_floor: Least share of the first ``nu``; below it, weak directions would be filled with what is left of
             the misfit.
-        noise_power_known: ``noise_power`` where switches or gates are known.
+        noise_power_known: ``noise_power`` where switches or gates are known and nothing is ``robust``.
         noise_floor_known: ``noise_floor`` where switches or gates are known: fewer units are then on another branch
             than the true image's, and ``nu`` can all but vanish.
-        robust_after: Passes from which on large residuals count linearly, where ``noise_robust`` is given. Most
-            features then fit, and the few on wrong branches no longer bend the image where the others hardly see it.
+        robust: Whether large residuals count linearly in the end, and all branches are the network's own. Most features
+            then fit, and the few on wrong branches no longer bend the image where the others hardly see it.
+            ``calibrate`` finds whether that pays.
+        robust_after: Passes that count squares before.
         outlier: Where residuals become large, as a share of their root mean square.
-        noise_robust: Share of the first ``nu`` from then on; ``None`` counts squares to the end. ``calibrate`` finds a
-            layer's.
+        noise_robust: Share of the first ``nu`` from then on.
         speck: Contrast of the noise that is begun with where there is no first image; without biases every ReLU is
             off at zero, and nothing says where to go.
         seed: Seed of that noise, the same for every image.
@@ -56,9 +57,10 @@ class GaussNewtonConfig:
     noise_floor: float = 2e-3
     noise_power_known: float = 1.5
     noise_floor_known: float = 1e-6
+    robust: bool = False
     robust_after: int = 30
     outlier: float = 0.03
-    noise_robust: float | None = None
+    noise_robust: float = 2e-5
     speck: float = 1e-3
     seed: int = 0
     steps: LbfgsConfig = DEFAULTS
@@ -81,7 +83,7 @@ def gauss_newton(
 
     Gauss-Newton steps ``-(J^T J + nu C^-1)^-1 g`` on a ``Misfit``, with the average of ``J^T J`` over places and
     reference images in place of each image's own, so that a step costs one pass and no linear solve. What the average
-    misses, L-BFGS learns from the steps (Nocedal and Wright 2006, algorithm 7.4). With ``noise_robust`` it ends with a
+    misses, L-BFGS learns from the steps (Nocedal and Wright 2006, algorithm 7.4). With ``robust`` it ends with a
     pseudo-Huber loss in place of squares.
 
     ``known`` is from ``function.record``; ``initial`` are first images, noise of little contrast where ``None``;
@@ -131,7 +133,7 @@ def gauss_newton(
         )
 
     places = (~constant).nonzero().flatten()
-    robust = config.noise_robust is not None and preconditioner is not None and passes > config.robust_after
+    robust = config.robust and preconditioner is not None and passes > config.robust_after
     solution = Solution(initial, first.new_zeros(1, len(first)), ("constant",) * len(first), (0,) * len(first))
     if not robust or config.robust_after:
         found = minimise(initial, places, config.robust_after if robust else passes)
@@ -149,12 +151,12 @@ def _noise(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return ``nu``, in its unit, as a function of misfits and their rows; ``first``: at the linear estimates."""
     power, floor = config.noise_power, config.noise_floor
-    if side_info != "none":
+    if side_info != "none" and not config.robust:
         power, floor = config.noise_power_known, config.noise_floor_known
 
     def noise(value: Tensor, rows: Tensor) -> Tensor:
         if robust:
-            return torch.full_like(value, config.noise * (config.noise_robust or 0.0))
+            return torch.full_like(value, config.noise * config.noise_robust)
         share = (value / first[rows].clamp_min(tiny(value))).pow(power / 2)
         return config.noise * share.clamp(floor, 1.0)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unconv.errors import UnconvError
-from unconv.inversion.frozen_network import LayerFunction, SideInformation
+from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
 from unconv.linalg import column, norms, tiny
 
 
@@ -61,17 +61,17 @@ class Misfit:
         """Count large residuals linearly from now on: those beyond a share of their root mean square at images ``x``.
 
         A few features on wrong branches then bend the image no more than the many that fit (pseudo-Huber loss; Hartley
-        and Zisserman 2004, A6.8). Violations of known branches are counted no more.
+        and Zisserman 2004, A6.8). From now on every branch is the network's own.
         """
+        self.known, self._weights = NO_SIDE_INFORMATION, None
         with torch.no_grad():
-            residual = self.function(x, self.known) - self.features
+            residual = self.function(x) - self.features
         self._scale = (share * norms(residual) / residual[0].numel() ** 0.5).clamp_min(tiny(residual))
-        self._weights = None
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return the misfit of images of some rows, differentiable. Shape ``(R,)``."""
         if self._weights is None:
-            return self._squares(self.function(x, self.known.select(rows)), rows) / 2
+            return self._squares(self.function(x), rows) / 2
         y, violations = self.function.with_violations(x, self.known.select(rows))
         squares = self._squares(y, rows)
         for (excess, _), weight in zip(violations, self._weights, strict=False):
