@@ -37,6 +37,8 @@ NOTES = (
     "Learned filters (table1_learned.py): max pooling comes before batch norm and ReLU, which is the same function "
     "where batch norm does not turn the sign, and less to compute. Flipped and shifted images, label smoothing, scores "
     "averaged over an image and its mirror image; without the held-out images.",
+    "Cells whose command begins with python -m unconv.experiments.table1, those of one block among them, are of an "
+    "earlier script: convolution, ReLU, batch norm, pooling, and Adam for the classifier or for everything.",
 )
 
 
