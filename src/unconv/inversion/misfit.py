@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unconv.errors import UnconvError
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
-from unconv.linalg import column, norms, tiny
+from unconv.linalg import column, norms
 
 
 def check_features(function: LayerFunction, features: Tensor, *, gradient: bool = True) -> None:
@@ -66,7 +66,8 @@ class Misfit:
         self.known, self._weights = NO_SIDE_INFORMATION, None
         with torch.no_grad():
             residual = self.function(x) - self.features
-        self._scale = (share * norms(residual) / residual[0].numel() ** 0.5).clamp_min(tiny(residual))
+        largest = torch.maximum(share * norms(residual), torch.finfo(residual.dtype).eps * self.size)
+        self._scale = largest / residual[0].numel() ** 0.5
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return the misfit of images of some rows, differentiable. Shape ``(R,)``."""
