@@ -26,7 +26,7 @@ METHODS = {
     "convex, gaussian": ("and a covariance", "#009e73", "v"),
 }
 IMAGE = {"linear": ("linear decoder", "#d55e00", "o"), "refined": ("and 150 passes", "#cc79a7", "s")}
-TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 Errors = Mapping[str, Mapping[str, float]]
 
 
@@ -51,7 +51,7 @@ def draw(blocks: Mapping[str, Any], images: Mapping[str, Any]) -> Figure:
     _panel(below, found, {"paper": ("the paper's trained decoder\nbehind one step (VGG-16)", "k", "D"), **IMAGE})
     below.set_title("The image, from the features of a pooling alone", fontsize=10, loc="left")
     below.set_xlabel("relative error (0.01 is one per cent; 1 is what an all-zero answer gets)")
-    below.set(xlim=(0.012, 1.6), xticks=TICKS)
+    below.set(xlim=(0.007, 1.6), xticks=TICKS)
     below.set_xticklabels([f"{tick:g}" for tick in TICKS])
     return figure
 
