@@ -88,7 +88,8 @@ def invert(
         k: Regions that the paper's code keeps; from the measured sparsity where ``None``.
         passes: Most forward and backward passes per image; the method's own where ``None``.
         budget: Seconds, turned into whole passes before work starts.
-        config: Of the solver, such as a ``GaussNewtonConfig``.
+        config: Of the solver, such as a ``GaussNewtonConfig``. It is used as it is: what calibration finds (``noise``,
+            ``robust``, where refinement stops paying) is left out.
         **options: How the model and the images are opened, and where results go, see ``RunOptions``.
 
     Returns:
