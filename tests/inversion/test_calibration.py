@@ -121,6 +121,8 @@ def test_a_robust_loss_is_chosen_where_it_comes_nearer(gain):
     assert found.robust["none"] or gain > 0
     few = calibrate(function, fitted, x, start, config=config, solver=solver, most=config.robust_from - 1)
     assert few.robust == {}
+    noisy = replace(solver, tolerance=0.1)
+    assert calibrate(function, fitted, x, start, **(options | {"solver": noisy})).robust == {}
     assert calibrate(function, fitted, x, start, known=few, **options).robust.keys() == {"none"}
 
 

@@ -128,15 +128,14 @@ def calibrate(
         features = function(images) if features is None else features
     linear = relative_norm(estimates - images, images).clamp_min(tiny(images))
 
-    def solve(kind: SideInfo, start: Tensor, passes: int, solver: GaussNewtonConfig) -> list[Tensor]:
+    def solve(kind: SideInfo, passes: int, solver: GaussNewtonConfig) -> list[Tensor]:
         """Return the images after every pass, the first ones included."""
-        seen = [start]
+        seen = [estimates]
         gauss_newton(
             function,
             features,
             function.record(images, kind),
-            initial=start,
-            linear=estimates,
+            initial=estimates,
             passes=passes,
             preconditioner=preconditioner,
             config=solver,
@@ -146,7 +145,7 @@ def calibrate(
 
     def shares(noise: float, kind: SideInfo, passes: int) -> Tensor:
         """Return ``||e_n|| / ||e_0||`` after every pass. Shape ``(passes + 1, N)``."""
-        seen = solve(kind, estimates, passes, replace(solver, noise=noise))
+        seen = solve(kind, passes, replace(solver, noise=noise))
         left = [relative_norm(x - images, images) / linear for x in (estimates, *seen)]  # the first pass only looks
         return torch.stack([*left, *[left[-1]] * (passes + 1 - len(left))])
 
@@ -172,16 +171,18 @@ def calibrate(
         """Return whether a robust loss comes nearer than squares in as many passes."""
         passes, left = solver.robust_after + config.robust_trial, []
         for robust in (False, True):
-            last = solve(kind, estimates, passes, replace(solver, noise=found.noise, robust=robust))[-1]
+            last = solve(kind, passes, replace(solver, noise=found.noise, robust=robust))[-1]
             left.append(relative_norm(last - images, images).mean().item())
         # known branches lose nothing beside guessed ones, for which it does pay
         return left[1] < left[0] * (1 - config.robust_gain if kind == "none" else 1 + config.robust_gain)
 
-    for kind in dict.fromkeys(("none", *kinds)) if most >= config.robust_from else ():
-        if kind not in found.robust:
-            # with known branches squares go on falling for longer: not tried where they do without
-            worth = found.robust.get("none", True) and found.best("none", most) > 0
-            found = replace(found, robust=found.robust | {kind: worth and robust_pays(kind)})
+    # noisy features are fitted no nearer than their noise, which a robust loss does not tell
+    if most >= config.robust_from and solver.tolerance <= GaussNewtonConfig.tolerance:
+        for kind in dict.fromkeys(("none", *kinds)):
+            if kind not in found.robust:
+                # known branches are tried only where guessed ones gain: with them squares go on falling for longer
+                worth = found.robust.get("none", True) and found.best("none", most) > 0
+                found = replace(found, robust=found.robust | {kind: worth and robust_pays(kind)})
     return found
 
 

@@ -27,7 +27,7 @@ class GaussNewtonConfig:
 
     Attributes:
         passes: Most passes per image, one forward and one backward each, where none are given.
-        tolerance: An image has converged once ``||f(x) - y|| <= tolerance * ||y||``.
+        tolerance: An image has converged once ``||f(x) - y|| <= tolerance * ||y||``; said only while squares count.
         noise: Variance ``nu`` of a feature around its linearisation that is expected at the first image, in units of
             what the residuals of the linear decoder give a feature on average, ``mean(diag H) * mean(diag C)``. Large
             values keep to what the covariance holds for likely, small ones trust the average of ``J^T J``;
@@ -128,7 +128,7 @@ def gauss_newton(
             max_passes=passes,
             size=misfit.size[places],
             metric=metric,
-            config=replace(config.steps, tolerance=config.tolerance),
+            config=replace(config.steps, tolerance=0.0 if robust else config.tolerance),
             watch=None if watch is None else seen,
         )
 
