@@ -3,8 +3,8 @@
 VGG-19 with ImageNet weights (``$UNCONV_DATA/vgg19-blocks1-3.safetensors``), 224x224, nothing known but the features,
 ten images of a folder. Each side makes the fewest steps whose relative error is at most 0.15, image by image. Adam's
 rate and the number of L-BFGS's pairs are the best on two other images of the folder; both start from the mean colour.
-Ours is the linear decoder, and its refinement where that does not do. Its fit, once per network, is left out of one
-ratio and in the other, over all images. Writes ``image_peers.json`` beside this file.
+Ours is the linear decoder, and its refinement where that does not do. Fit and calibration, once per network, are left
+out of one ratio and in the other, over all images. Writes ``image_peers.json`` beside this file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from unconv.evaluate.run_directory import environment
+from unconv.inversion.calibration import calibrate
 from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.inversion.invert import invert_features
 from unconv.inversion.linear import fit_linear_decoders
 from unconv.inversion.reference_images import reference_images
@@ -33,6 +35,7 @@ from linear_inversion import DEPTHS, MEAN, SHAPE, STRIDES, network, test_images
 
 LEVEL = 0.15  # relative error that both sides have to reach
 MOST = 200  # steps
+SHORT = 12  # passes that our refinement is calibrated for: the level is near
 RATES = (0.03, 0.1, 0.3, 1.0)  # of Adam, in units of the contrast of images
 PAIRS = (10, 30)  # that L-BFGS keeps
 TUNING = 2  # images, behind those that are reported, that these are chosen on
@@ -124,10 +127,10 @@ def main() -> None:
     references = reference_images(SHAPE, exclude=torch.cat([images, tuning])).images * 255 - MEAN
     decoder = fit_linear_decoders(lambda x: {LAYER: block(x)}, references.split(8), [LAYER])[LAYER]
     fit = time.perf_counter() - start
-    setup, preconditioner = 0.0, None
+    setup, preconditioner, config = 0.0, None, GaussNewtonConfig()
 
     def ours(image: Tensor) -> Reached:
-        nonlocal setup, preconditioner
+        nonlocal setup, preconditioner, config
         features = function(image)
         found = to_level(image, lambda watch: watch(decoder(features, SHAPE)))
         if found[0] < MOST:
@@ -135,13 +138,20 @@ def main() -> None:
         if preconditioner is None:
             begun, unseen = time.perf_counter(), decoder.unseen()
             assert unseen is not None
-            stride = (STRIDES[LAYER],) * 2
-            preconditioner = StationaryPreconditioner.of(function, references, unseen[2], stride)
+            examples, estimates, residuals = unseen
+            preconditioner = StationaryPreconditioner.of(function, references, residuals, (STRIDES[LAYER],) * 2)
+            config = calibrate(function, preconditioner, examples, estimates, most=SHORT).applied(config, "none")
             setup = time.perf_counter() - begun
         return to_level(
             image,
             lambda watch: invert_features(
-                function, features, passes=MOST, decoder=decoder, preconditioner=preconditioner, progress=watch
+                function,
+                features,
+                passes=MOST,
+                decoder=decoder,
+                preconditioner=preconditioner,
+                config=config,
+                progress=watch,
             ),
         )
 

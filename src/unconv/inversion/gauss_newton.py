@@ -104,8 +104,8 @@ def gauss_newton(
     constant = is_constant(features)
     estimates = initial if linear is None else linear
     misfit.weigh(estimates)
-    first = torch.zeros_like(misfit.size)
-    if preconditioner is not None:
+    first = torch.full_like(misfit.size, torch.nan)
+    if preconditioner is not None and estimates is not initial:
         with torch.no_grad():
             first = misfit(estimates, torch.arange(len(features), device=features.device))
 
@@ -113,7 +113,10 @@ def gauss_newton(
         """Find the images at some places of the batch, from first ones ``start`` of all."""
 
         def evaluate(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            return misfit.with_gradient(x, places[rows])
+            value, gradient = misfit.with_gradient(x, places[rows])
+            if first[places[rows]].isnan().any():  # the first images are the linear estimates
+                first[places[rows]] = value
+            return value, gradient
 
         def seen(x: Tensor) -> None:
             assert watch is not None
@@ -121,7 +124,7 @@ def gauss_newton(
 
         metric = None
         if preconditioner is not None:
-            metric = _stationary(preconditioner, _noise(config, first[places], known.side_info, robust=robust))
+            metric = _stationary(preconditioner, _noise(config, first, places, known.side_info, robust=robust))
         return lbfgs(
             evaluate,
             start[places],
@@ -147,9 +150,9 @@ def gauss_newton(
 
 
 def _noise(
-    config: GaussNewtonConfig, first: Tensor, side_info: SideInfo, *, robust: bool
+    config: GaussNewtonConfig, first: Tensor, places: Tensor, side_info: SideInfo, *, robust: bool
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return ``nu``, in its unit, as a function of misfits and their rows; ``first``: at the linear estimates."""
+    """Return ``nu``, in its unit, of misfits and their rows at ``places``; ``first``: misfits of linear estimates."""
     power, floor = config.noise_power, config.noise_floor
     if side_info != "none" and not config.robust:
         power, floor = config.noise_power_known, config.noise_floor_known
@@ -157,7 +160,7 @@ def _noise(
     def noise(value: Tensor, rows: Tensor) -> Tensor:
         if robust:
             return torch.full_like(value, config.noise * config.noise_robust)
-        share = (value / first[rows].clamp_min(tiny(value))).pow(power / 2)
+        share = (value / first[places[rows]].clamp_min(tiny(value))).pow(power / 2)
         return config.noise * share.clamp(floor, 1.0)
 
     return noise
