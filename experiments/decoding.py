@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +97,7 @@ def main() -> None:
         "config": {key: value for key, value in vars(chosen).items() if key not in files},
         "images": [path.name for path in paths],
         "weights": opened.loaded.weights.sha256,
+        "command": shlex.join(["python", *sys.argv]),
         "environment": environment(),
     }
     result = {"name": "decoding", "finished": 0, "rows": []}

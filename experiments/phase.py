@@ -10,6 +10,8 @@ Writes ``phase.json`` and ``phase-transitions.svg``.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,6 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
+from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
 from unconv.linalg import relative_norm
 from unconv.measure.rip import draw_codes
@@ -176,6 +179,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)  # the tensors are tiny
     result = run(draws=chosen.draws, target_draws=chosen.target_draws, seed=chosen.seed)
+    result |= {"command": shlex.join(["python", *sys.argv]), "environment": environment()}
     chosen.out.mkdir(parents=True, exist_ok=True)
     write_json(chosen.out / "phase.json", result)
     draw(result).savefig(chosen.out / "phase-transitions.svg")

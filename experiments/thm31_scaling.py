@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -23,6 +25,7 @@ from tqdm import tqdm
 
 from unconv.certify.lower_bound import lower_bound
 from unconv.certify.upper_bound import upper_bound
+from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
 from unconv.measure.rip import RatioSummary, sample_ratios
 from unconv.paper.thm31 import FAILURE, THEOREM, VARIABLES, Sizes
@@ -201,6 +204,7 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.data is None:
         result = run(seeds=chosen.seeds, draws=chosen.draws, effort=chosen.effort)
+        result |= {"command": shlex.join(["python", *sys.argv]), "environment": environment()}
         write_json(chosen.out / "thm31.json", result)
     else:
         result = json.loads(chosen.data.read_text())
