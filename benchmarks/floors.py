@@ -193,22 +193,25 @@ def rip_sampling() -> Iterator[Row]:
         yield row(f"{samples} ratios of model-RIP", f"Figure 2, {str(dtype)[6:]}", paired(ours, bare), target, ours)
 
 
-def main() -> None:
-    """Measure, print, and write the rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--side", type=int, default=SIDE)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("floors.json"))
-    chosen = parser.parse_args()
-    model, image = vgg_start(), photograph(chosen.side)
-    rows = []
+def steps(side: int) -> Iterator[Row]:
+    """All steps, and how each is printed."""
+    model, image = vgg_start(), photograph(side)
     with torch.no_grad():
-        measured = (one_step_iht(image), convex_step(model, image), jacobian_products(model, image), rip_sampling())
-        for part in measured:
+        for part in (one_step_iht(image), convex_step(model, image), jacobian_products(model, image), rip_sampling()):
             for one in part:
-                rows.append(one)
                 print(f"{one['name']:30} {one['setting']:40} {one['ratio']:8.3f} (target {one['target']})", flush=True)
+                yield one
+
+
+def run(script: str, title: str, measured: Callable[[int], Iterator[Row]]) -> None:
+    """Measure and write the rows for the side of the photograph that the command line names."""
+    parser = argparse.ArgumentParser(description=title.splitlines()[0])
+    parser.add_argument("--side", type=int, default=SIDE)
+    parser.add_argument("--out", type=Path, default=Path(script).with_suffix(".json"))
+    chosen = parser.parse_args()
+    rows = list(measured(chosen.side))
     write_json(chosen.out, {"side": chosen.side, "rows": rows, "environment": environment()})
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, __doc__ or "", steps)

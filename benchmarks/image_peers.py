@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,14 @@ TUNING = 2  # images, behind those that are reported, that these are chosen on
 LAYER = "pool1"
 
 Reached = tuple[int, float]  # steps, and seconds that they took
+Watch = Callable[[Tensor], None]  # is shown every estimate
 
 
 class Enough(Exception):
     """Raised where the level is reached."""
 
 
-def to_level(image: Tensor, solve: Callable[[Callable[[Tensor], None]], object]) -> Reached:
+def to_level(image: Tensor, solve: Callable[[Watch], object]) -> Reached:
     """Return steps and seconds until ``solve``, which shows every estimate, is near enough; ``MOST`` where it is not.
 
     Computing errors is not timed.
@@ -72,42 +74,30 @@ def to_level(image: Tensor, solve: Callable[[Callable[[Tensor], None]], object])
     return steps, time.perf_counter() - start - checking
 
 
-def adam(function: LayerFunction, features: Tensor, rate: float) -> Callable[[Callable[[Tensor], None]], None]:
-    """Return Adam on the relative squared misfit."""
-
-    def solve(watch: Callable[[Tensor], None]) -> None:
-        x = torch.zeros(1, *SHAPE).requires_grad_()
-        optimizer = torch.optim.Adam([x], lr=rate)
-        for _ in range(MOST):
-            optimizer.zero_grad()
-            ((function(x) - features).square().sum() / features.square().sum()).backward()
-            optimizer.step()
-            watch(x.detach())
-
-    return solve
+def adam(function: LayerFunction, features: Tensor, rate: float, watch: Watch) -> None:
+    """Run Adam on the relative squared misfit."""
+    x = torch.zeros(1, *SHAPE).requires_grad_()
+    optimizer = torch.optim.Adam([x], lr=rate)
+    for _ in range(MOST):
+        optimizer.zero_grad()
+        ((function(x) - features).square().sum() / features.square().sum()).backward()
+        optimizer.step()
+        watch(x.detach())
 
 
-def lbfgs(
-    function: LayerFunction, features: Tensor, unit: float, pairs: int
-) -> Callable[[Callable[[Tensor], None]], None]:
-    """Return L-BFGS with a strong Wolfe line search; a step is an evaluation."""
+def lbfgs(function: LayerFunction, features: Tensor, unit: float, pairs: int, watch: Watch) -> None:
+    """Run L-BFGS with a strong Wolfe line search; a step is an evaluation."""
+    # in units of the contrast and of a loss of the image's size, so that the first step has a sensible length
+    z = torch.zeros(1, *SHAPE).requires_grad_()
+    optimizer = torch.optim.LBFGS([z], max_iter=MOST, max_eval=MOST, history_size=pairs, line_search_fn="strong_wolfe")
 
-    def solve(watch: Callable[[Tensor], None]) -> None:
-        # in units of the contrast and of a loss of the image's size, so that the first step has a sensible length
-        z = torch.zeros(1, *SHAPE).requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [z], max_iter=MOST, max_eval=MOST, history_size=pairs, line_search_fn="strong_wolfe"
-        )
+    def closure() -> Tensor:
+        watch(unit * z.detach())
+        value = z.numel() * (function(unit * z) - features).square().sum() / features.square().sum()
+        z.grad = torch.autograd.grad(value, z)[0].contiguous()  # L-BFGS views it as a vector
+        return value.detach()
 
-        def closure() -> Tensor:
-            watch(unit * z.detach())
-            value = z.numel() * (function(unit * z) - features).square().sum() / features.square().sum()
-            z.grad = torch.autograd.grad(value, z)[0].contiguous()  # L-BFGS views it as a vector
-            return value.detach()
-
-        optimizer.step(closure)  # pyright: ignore[reportArgumentType]
-
-    return solve
+    optimizer.step(closure)  # pyright: ignore[reportArgumentType]
 
 
 def main() -> None:
@@ -142,18 +132,8 @@ def main() -> None:
             preconditioner = StationaryPreconditioner.of(function, references, residuals, (STRIDES[LAYER],) * 2)
             config = calibrate(function, preconditioner, examples, estimates, most=SHORT).applied(config, "none")
             setup = time.perf_counter() - begun
-        return to_level(
-            image,
-            lambda watch: invert_features(
-                function,
-                features,
-                passes=MOST,
-                decoder=decoder,
-                preconditioner=preconditioner,
-                config=config,
-                progress=watch,
-            ),
-        )
+        refine = partial(invert_features, function, features, passes=MOST, decoder=decoder)
+        return to_level(image, lambda watch: refine(preconditioner=preconditioner, config=config, progress=watch))
 
     def tuned(name: str, solvers: dict[Any, Callable[[Tensor], Reached]]) -> Any:
         """Return the setting with the fewest seconds on the images that are not reported."""
@@ -162,10 +142,10 @@ def main() -> None:
         return min(took, key=lambda setting: took[setting])
 
     def by_adam(rate: float) -> Callable[[Tensor], Reached]:
-        return lambda x: to_level(x, adam(function, function(x), rate * unit))
+        return lambda x: to_level(x, partial(adam, function, function(x), rate * unit))
 
     def by_lbfgs(pairs: int) -> Callable[[Tensor], Reached]:
-        return lambda x: to_level(x, lbfgs(function, function(x), unit, pairs))
+        return lambda x: to_level(x, partial(lbfgs, function, function(x), unit, pairs))
 
     rate = tuned("Adam", {rate: by_adam(rate) for rate in RATES})
     pairs = tuned("L-BFGS", {pairs: by_lbfgs(pairs) for pairs in PAIRS})

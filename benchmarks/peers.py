@@ -8,24 +8,21 @@ installed are named and left out. Writes ``peers.json`` beside this file.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any
+from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from floors import CONV_2_1, SIDE, Row, photograph, seconds, vgg_start
+from floors import CONV_2_1, Row, photograph, run, seconds, vgg_start
 from unconv.adapters import to_deepinv, to_pylops
 from unconv.block_extraction import find_conv_blocks
 from unconv.decode.convex import convex
 from unconv.decode.linear_system import equations
-from unconv.evaluate.run_directory import environment
-from unconv.io import write_json
 from unconv.linalg import relative_norm
 from unconv.measure.rip import draw_codes
 from unconv.paper.fig2 import SIZES
@@ -43,13 +40,7 @@ Solve = Callable[[int], Tensor]
 
 
 def contest(
-    name: str,
-    peer: str,
-    method: str,
-    error: Callable[[Tensor], float],
-    ours: Solve,
-    theirs: Solve,
-    limit: int,
+    name: str, peer: str, method: str, error: Callable[[Tensor], float], ours: Solve, theirs: Solve, limit: int
 ) -> Row:
     """Return the times of both sides to the best error that the peer reaches, or to ``EXACT``."""
     best = min(error(theirs(steps)) for steps in _ladder(limit))
@@ -81,15 +72,6 @@ def _fewest(solve: Solve, error: Callable[[Tensor], float], level: float, limit:
     return high
 
 
-class _System:
-    """The equations of one input as an operator, its tensors without a batch in front."""
-
-    def __init__(self, system: Any, input_shape: tuple[int, ...]) -> None:
-        self.forward, self.adjoint = system.forward, system.adjoint
-        self.input_shape, self.output_shape = input_shape, tuple(system.target.shape[1:])
-        self.dtype, self.device = system.target.dtype, system.target.device
-
-
 def layer_problem(side: int) -> Iterator[Row]:
     """pool(1) from conv(2,1) behind ReLU and 2x2 regions, switches known; the peers solve its linear equations."""
     model, image = vgg_start(), photograph(side)
@@ -97,7 +79,11 @@ def layer_problem(side: int) -> Iterator[Row]:
     block = find_conv_blocks(model, image).get(CONV_2_1).with_region(2)
     code = block.encode(x)
     system = equations(block, code)
-    operator, target = _System(system, block.input_shape), system.target
+    target = system.target
+    operator = SimpleNamespace(
+        forward=system.forward, adjoint=system.adjoint, input_shape=block.input_shape,
+        output_shape=tuple(target.shape[1:]), dtype=target.dtype, device=target.device,
+    )  # fmt: skip
     back = operator.adjoint(target)
     v = torch.randn(back.shape, generator=torch.Generator().manual_seed(0))
     for _ in range(20):  # the longest step that converges, by power iterations outside the clock
@@ -180,20 +166,13 @@ def _is_there(module: str) -> bool:
     return True
 
 
-def main() -> None:
-    """Measure, print, and write the rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--side", type=int, default=SIDE)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("peers.json"))
-    chosen = parser.parse_args()
-    rows = []
-    for part in (sparse_problem(), layer_problem(chosen.side)):
-        for one in part:
-            rows.append(one)
-            ratio = "not reached" if one["ratio"] is None else f"{one['ratio']:.2f} times as long as ours"
-            print(f"{one['name']}: {one['peer']}, {one['method']}, to {one['error']:.3g}: {ratio}", flush=True)
-    write_json(chosen.out, {"side": chosen.side, "rows": rows, "environment": environment()})
+def contests(side: int) -> Iterator[Row]:
+    """Both problems, each row printed."""
+    for one in chain(sparse_problem(), layer_problem(side)):
+        ratio = "not reached" if one["ratio"] is None else f"{one['ratio']:.2f} times as long as ours"
+        print(f"{one['name']}: {one['peer']}, {one['method']}, to {one['error']:.3g}: {ratio}", flush=True)
+        yield one
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, __doc__ or "", contests)

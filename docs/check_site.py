@@ -38,14 +38,7 @@ def public_names() -> set[str]:
 
 
 def names_in_reference(site: Path) -> set[str]:
-    """The Python names that a built site explains.
-
-    Args:
-        site: Its folder.
-
-    Returns:
-        Full names, from the site's own inventory.
-    """
+    """Return the full names of what a built site explains, from its own inventory."""
     data = (site / "objects.inv").read_bytes()
     body = zlib.decompress(data.split(b"\n", 4)[4]).decode("utf-8")
     return {line.split(" ", 1)[0] for line in body.splitlines() if " py:" in line}
@@ -73,14 +66,7 @@ class _Page(HTMLParser):
 
 
 def broken_links(site: Path) -> Iterator[str]:
-    """Links to pages, anchors, pictures and scripts of the site that are not there, and what is loaded from elsewhere.
-
-    Args:
-        site: The folder of a built site.
-
-    Yields:
-        One line each, with the page that has the link.
-    """
+    """Yield a line for each link to what the site in a folder does not have, and for what is loaded from elsewhere."""
     site = site.resolve()
     pages: dict[Path, _Page] = {}
     for file in sorted(site.rglob("*.html")):
@@ -103,11 +89,7 @@ def broken_links(site: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Check the site in the folder that the command line names.
-
-    Returns:
-        The exit status.
-    """
+    """Check the site in the folder that the command line names, and return the exit status."""
     site = Path(sys.argv[1])
     wrong = [*broken_links(site), *(f"{n} is not in the reference" for n in public_names() - names_in_reference(site))]
     print(*sorted(wrong), sep="\n", end="\n" if wrong else "")

@@ -17,12 +17,7 @@ from sphinx.application import Sphinx
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 # pages at the root of the repository, by the name that they get on the site
-ROOT_PAGES = {
-    "ARCHITECTURE.md": "architecture.md",
-    "CHANGELOG.md": "changelog.md",
-    "CONTRIBUTING.md": "contributing.md",
-    "SECURITY.md": "security.md",
-}
+ROOT_PAGES = {name: name.lower() for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")}
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # bars of progress are no output worth keeping
 warnings.filterwarnings("ignore", message=".*non-interactive.*")
@@ -87,12 +82,7 @@ sphinx_gallery_conf = {
 
 
 def bring_in_root_pages(app: Sphinx) -> None:
-    """Copy the pages at the root of the repository into ``project/``, their links turned to the site's.
-
-    Args:
-        app: The application.
-    """
-    del app
+    """Copy the pages at the root of the repository into ``project/``, their links turned to the site's."""
     folder = HERE / "project"
     folder.mkdir(exist_ok=True)
     for name, page in ROOT_PAGES.items():
@@ -106,16 +96,10 @@ def bring_in_root_pages(app: Sphinx) -> None:
 
 
 def turn_links(app: Sphinx, page: str, source: list[str]) -> None:
-    """Let links to the pages at the root of the repository lead to their copies on the site.
+    """Let links to the pages at the root of the repository lead to their copies on the site, in place.
 
     The pages are written to be read in the repository too, where those links are right as they stand.
-
-    Args:
-        app: The application.
-        page: Name of the page.
-        source: Its text, one entry, changed in place.
     """
-    del app
     if page.startswith("project/"):
         return
     for name, its_page in ROOT_PAGES.items():
@@ -124,10 +108,6 @@ def turn_links(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Register what is above.
-
-    Args:
-        app: The application.
-    """
+    """Register what is above."""
     app.connect("builder-inited", bring_in_root_pages)
     app.connect("source-read", turn_links)

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).with_name("benchmarks.md")
-RESULTS = Path(__file__).parents[1] / "benchmarks"
+from tables import DOCS, fill_page, markdown, read
 
 Document = dict[str, Any]
-
-
-def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    """A Markdown table; cells hold no line breaks or bars."""
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)])
 
 
 def floors(document: Document) -> str:
@@ -31,7 +20,7 @@ def floors(document: Document) -> str:
         met = [row["ratio"] <= target for row in found if row["target"] is not None]
         ratios = span([row["ratio"] for row in found])
         rows.append((name, len(found), ratios, f"≤ {target:g}", f"{sum(met)} of {len(met)}"))
-    return table(("step", "settings", "ratio", "target", "met"), rows)
+    return markdown(("step", "settings", "ratio", "target", "met"), rows)
 
 
 def span(values: list[float]) -> str:
@@ -48,7 +37,7 @@ def peers(document: Document) -> str:
             ratio = f"{row['ratio']:.3g}"
         steps = f"{row['steps']['ours'] or '-'} / {row['steps']['peer'] or '-'}"
         rows.append((row["name"], f"{row['peer']}, {row['method']}", f"{row['error']:.3g}", steps, ratio))
-    return table(("problem, ours", "peer", "relative error", "steps ours / peer", "its time by ours"), rows)
+    return markdown(("problem, ours", "peer", "relative error", "steps ours / peer", "its time by ours"), rows)
 
 
 def image(document: Document) -> str:
@@ -58,7 +47,7 @@ def image(document: Document) -> str:
         seconds, steps = (sum(one[key] for one in found) for key in ("seconds", "steps"))
         fit = document["fit_seconds"] + document["preconditioner_seconds"] if name == "ours" else 0.0
         rows.append((name, f"{steps / len(found):.3g}", f"{seconds:.2g}", f"{seconds + fit:.2g}"))
-    return table(("solver", "steps per image", "seconds for all", "with the fit"), rows)
+    return markdown(("solver", "steps per image", "seconds for all", "with the fit"), rows)
 
 
 def spectra(document: Document) -> str:
@@ -71,7 +60,7 @@ def spectra(document: Document) -> str:
         ratios = [bound["value"] / norm for bound, norm in zip(found, attained, strict=True)]
         seconds = sum(bound["seconds"] for bound in found)
         rows.append((name, f"{min(ratios):.3f} to {max(ratios):.3f}", f"{seconds:.2g}"))
-    return table(("bound", "over the attained norm", "seconds"), rows)
+    return markdown(("bound", "over the attained norm", "seconds"), rows)
 
 
 def setting(document: Document) -> str:
@@ -82,22 +71,20 @@ def setting(document: Document) -> str:
     )
 
 
-RESULTS_OF = ("floors", "peers", "image_peers", "spectra")
+TABLES = {
+    "setting": (setting, "floors"),
+    "floors": (floors, "floors"),
+    "peers": (peers, "peers"),
+    "image": (image, "image_peers"),
+    "spectra": (spectra, "spectra"),
+}
 
 
-def fill(page: str) -> str:
-    """The page with every table as the results have it."""
-    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in RESULTS_OF}
-    made = {
-        "setting": setting(results["floors"]),
-        "floors": floors(results["floors"]),
-        "peers": peers(results["peers"]),
-        "image": image(results["image_peers"]),
-        "spectra": spectra(results["spectra"]),
-    }
-    marked = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    return marked.sub(lambda found: f"{found[1]}{made[found[2]]}\n{found[3]}", page)
+def made(kind: str, name: str) -> str:
+    """One table from its results."""
+    table, results = TABLES[name]
+    return table(read(DOCS.parent / "benchmarks" / f"{results}.json"))
 
 
 if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text()))
+    fill_page("benchmarks.md", made)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import statistics
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).with_name("breadth.md")
-TABLE = PAGE.with_suffix(".csv")
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "breadth.json"
+from tables import DOCS, fill_page, read
+
 HEADER = ("model", "layers", "conv blocks", "first layer", "last map", "embedding", "left out")
 ROLES = ("first", "last", "embedding")
 TIMM = "timm/"
@@ -27,7 +24,7 @@ def table(rows: Rows) -> list[tuple[object, ...]]:
         if "failed" in row:
             lines.append((row["model"], "", "", "", "", "", f"stopped: {row['failed']}"))
             continue
-        left_out = "; ".join(f"{count} {_short(reason)}" for reason, count in row["skipped"].items())
+        left_out = "; ".join(f"{count} {re.split('[:;]', reason)[0]}" for reason, count in row["skipped"].items())
         errors = (row["inverted"][role]["linear"] for role in ROLES)
         shown = ("" if error is None else f"{error:.2g}" for error in errors)
         lines.append((row["model"], row["layers"], row["blocks"], *shown, left_out))
@@ -67,20 +64,13 @@ def summary(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def _short(reason: str) -> str:
-    return re.split("[:;]", reason)[0]
-
-
 def main() -> None:
     """Write both files."""
-    rows = sorted(
-        json.loads(RESULTS.read_text())["rows"], key=lambda row: (row["model"].startswith(TIMM), row["model"])
-    )
-    with TABLE.open("w", encoding="utf-8", newline="") as file:
+    rows = read(DOCS.parent / "benchmarks" / "breadth.json")["rows"]
+    rows.sort(key=lambda row: (row["model"].startswith(TIMM), row["model"]))
+    with (DOCS / "breadth.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(table(rows))
-    marked = re.compile(r"(<!-- summary -->\n).*?(<!-- end -->)", re.DOTALL)
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(marked.sub(lambda found: f"{found[1]}{summary(rows)}\n{found[2]}", page), encoding="utf-8")
+    fill_page("breadth.md", lambda kind, name: summary(rows))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,16 @@
 """Fill the tables of information.md from the committed results: ``python docs/fill_information.py``.
 
-A table, from the code of each conv block to the block's own input, stands between ``<!-- block: FILE CHOICE -->`` and
-``<!-- end -->``; ``FILE``, of ``experiments/decoding.py``, is under ``experiments/results``, without ``.json``.
-``CHOICE``, a JSON object, may name the conv blocks, ``rows``, that the table shows; all are in the results.
+A table, from the code of each conv block to the block's own input, stands at ``<!-- block: FILE CHOICE -->``; ``FILE``,
+of ``experiments/decoding.py``, is under ``experiments/results``, without ``.json``. ``CHOICE`` may name the conv
+blocks, ``rows``, that the table shows.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
-PAGE = Path(__file__).with_name("information.md")
-RESULTS = Path(__file__).parents[1] / "experiments" / "results"
+from tables import RESULTS, fill_page, markdown, read
+
 METHODS = {
     "iht": "one-step",
     "min-norm": "minimum norm",
@@ -23,29 +19,18 @@ METHODS = {
 }
 
 
-def table(result: dict[str, Any], rows: Iterable[str] = ()) -> str:
+def made(kind: str, name: str, rows: Iterable[str] = ()) -> str:
     """Equations per unknown of each conv block, and the relative error of each decoder of its input."""
+    result = read(RESULTS / f"{name}.json")
     found = {(row["block"], row["method"]): row["relative_error"] for row in result["rows"]}
     shown = {method: name for method, name in METHODS.items() if any(method == m for _, m in found)}
-    header = ("conv block", "equations per unknown", *shown.values())
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for name in rows or result["blocks"]:
-        said = result["blocks"][name]
-        cells = (f"{said['equations'] / said['unknowns']:.2f}", *(f"{found[name, method]:.3g}" for method in shown))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def fill(page: str) -> str:
-    """The page with every table as the results have it."""
-
-    def filled(found: re.Match[str]) -> str:
-        result = json.loads((RESULTS / f"{found[2]}.json").read_text())
-        return f"{found[1]}{table(result, **json.loads(found[3] or '{}'))}\n{found[4]}"
-
-    marked = re.compile(r"(<!-- block: (\S+)(?: ({[^\n]*}))? -->\n).*?(<!-- end -->)", re.DOTALL)
-    return marked.sub(filled, page)
+    lines = []
+    for block in rows or result["blocks"]:
+        said = result["blocks"][block]
+        errors = (f"{found[block, method]:.3g}" for method in shown)
+        lines.append((block, f"{said['equations'] / said['unknowns']:.2f}", *errors))
+    return markdown(("conv block", "equations per unknown", *shown.values()), lines)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text()))
+    fill_page("information.md", made)

@@ -2,8 +2,8 @@
 
 Every NAME (see ``RUNS``; all of a model by its first word, such as ``cifar-vgg``) is measured by its ``unconv rip``
 command and put into ``experiments/results/rip/NAME.json``. Weights and images are looked for in the current folder.
-Then, or at once where no NAME is given, brackets.csv is written from these, and the tables between
-``<!-- table: NAME -->`` and ``<!-- end -->`` are filled from ``experiments/results/thm31-scaling.json``.
+Then, or at once where no NAME is given, brackets.csv is written from these, and the tables at ``<!-- table: NAME -->``
+are filled from ``experiments/results/thm31-scaling.json``.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ import contextlib
 import csv
 import io
 import json
-import re
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
+
+from tables import DOCS, RESULTS, fill_page, markdown, read
 
 from unconv.cli import main
 from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
 from unconv.paper.thm31 import THEOREM, VARIABLES
 
-PAGE = Path(__file__).with_name("theory.md")
-BRACKETS = PAGE.with_name("brackets.csv")
-RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "rip"
-THM31 = RESULTS.with_name("thm31-scaling.json")
+RIP = RESULTS / "rip"
 CIFAR = ("rip", "cifar-vgg", "--size", "32", "--samples", "200")
 VGG19 = (
     *("rip", "vgg19", "--weights", "vgg19-blocks1-3.safetensors", "--mean", "123.68,116.779,103.939", "--std", "1"),
@@ -50,8 +47,8 @@ def measure(name: str) -> None:
     if status:
         sys.exit(status)
     document = {"name": "rip", "command": shlex.join(("unconv", *RUNS[name]))} | json.loads(said.getvalue())
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_json(RESULTS / f"{name}.json", document | {"environment": environment()})
+    RIP.mkdir(parents=True, exist_ok=True)
+    write_json(RIP / f"{name}.json", document | {"environment": environment()})
 
 
 def write_brackets() -> None:
@@ -59,18 +56,13 @@ def write_brackets() -> None:
     header = ("network", "conv block", "k", "delta lower", "delta upper", "random norms p01", "random norms p99")
     rows: list[tuple[object, ...]] = [header]
     for name, (_, network, *_) in RUNS.items():
-        run = json.loads((RESULTS / f"{name}.json").read_text())
+        run = read(RIP / f"{name}.json")
         for block in run.get("blocks") or run["stages"]:
             delta, ratio = block["delta"], block["ratio"]
             numbers = (f"{n:.4g}" for n in (delta["lower"], delta["upper"], ratio["p01"], ratio["p99"]))
             rows.append((network, block.get("layer") or block["stage"], block["k"], *numbers))
-    with BRACKETS.open("w", encoding="utf-8", newline="") as file:
+    with (DOCS / "brackets.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-def lines(header: tuple[str, ...]) -> list[str]:
-    """The head of a Markdown table."""
-    return [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
 
 
 def exponents(ours: dict[str, Any]) -> str:
@@ -80,8 +72,8 @@ def exponents(ours: dict[str, Any]) -> str:
         found = [ours["fits"][kind]["exponents"][name] for kind in ("lower", "upper")]
         cells = [f"{f['exponent']:+.2f} ({f['interval'][0]:.2f} to {f['interval'][1]:.2f})" for f in found]
         theorem = f"{THEOREM[name]:+g}" if THEOREM[name] else "logarithm"
-        rows.append(f"| `{name}` | {cells[0]} | {cells[1]} | {theorem} |")
-    return "\n".join([*lines(("size", "lower bound", "upper bound", "theorem")), *rows])
+        rows.append((f"`{name}`", *cells, theorem))
+    return markdown(("size", "lower bound", "upper bound", "theorem"), rows)
 
 
 def constant(ours: dict[str, Any]) -> str:
@@ -93,14 +85,10 @@ def constant(ours: dict[str, Any]) -> str:
     )
 
 
-MADE = {"thm31-exponents": exponents, "thm31-constant": constant}
-
-
-def fill(page: str) -> str:
-    """The page with every table as the results have it."""
-    ours = json.loads(THM31.read_text())["ours"]
-    marked = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    return marked.sub(lambda found: f"{found[1]}{MADE[found[2]](ours)}\n{found[3]}", page)
+def made(kind: str, name: str) -> str:
+    """One of the tables of Theorem 3.1."""
+    table = {"thm31-exponents": exponents, "thm31-constant": constant}[name]
+    return table(read(RESULTS / "thm31-scaling.json")["ours"])
 
 
 if __name__ == "__main__":
@@ -111,4 +99,4 @@ if __name__ == "__main__":
         for each in names:
             measure(each)
     write_brackets()
-    PAGE.write_text(fill(PAGE.read_text()))
+    fill_page("theory.md", made)

@@ -7,19 +7,20 @@ is the network that does best on the held-out images, over all seeds that it was
 
 from __future__ import annotations
 
+import argparse
 import json
-import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from train_cifar_vgg import load_split
 
 from unconv.errors import UnconvError
+from unconv.evaluate.audit import interval
 from unconv.evaluate.run_directory import environment
 from unconv.io import write_json
 from unconv.paper.paper_values import TABLE_1, TABLE_1_SEARCH
@@ -27,8 +28,6 @@ from unconv.paper.paper_values import TABLE_1, TABLE_1_SEARCH
 HELD_OUT, SPLIT_SEED = 5000, 0
 RESULTS = Path(__file__).with_name("results") / "table1.json"
 MEASURED = ("seed", "penalty", "validation", "test", "seconds")  # the rest of a cell says what it is
-# 97.5 % quantiles of Student's t by number of seeds
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 NOTES = (
     "Percent of CIFAR-10's test set; our images are JPEG re-encoded by a public mirror, the paper's are the originals.",
     "Random filters (table1_random.py): Gaussian and frozen, filters of each block in a row, batch norm on both sides "
@@ -43,19 +42,23 @@ NOTES = (
 )
 
 
-@dataclass(frozen=True)
-class Data:
-    """CIFAR-10, with a part of the training set held out.
-
-    Attributes:
-        training: Images and labels, ``(N, 3, 32, 32)`` and ``(N,)``.
-        validation: The same for the images held out.
-        test: The same for the test set.
-    """
+class Data(NamedTuple):
+    """CIFAR-10, with a part of the training set held out: images and labels, ``(N, 3, 32, 32)`` and ``(N,)``."""
 
     training: tuple[Tensor, Tensor]
     validation: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
+
+
+def command_line(title: str, size: int) -> argparse.ArgumentParser:
+    """What both scripts are asked for."""
+    parser = argparse.ArgumentParser(description=title.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to extend")
+    parser.add_argument("--channels", nargs="+", type=int, required=True, help="filters of each block (of a group)")
+    parser.add_argument("--size", type=int, default=size, help="side of the filters")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    return parser
 
 
 def load(folder: Path) -> Data:
@@ -79,14 +82,11 @@ def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if (cell["filters"], cell["blocks"]) == (filters, blocks):
                 settings = {name: value for name, value in cell.items() if name not in MEASURED}
                 tried.setdefault(json.dumps(settings, sort_keys=True), []).append(cell)
-        best = max(tried.values(), key=lambda seeds: sum(cell["validation"] for cell in seeds) / len(seeds))
+        best = max(tried.values(), key=lambda seeds: fmean(cell["validation"] for cell in seeds))
         accuracies = [100 * cell["test"] for cell in best]
-        mean = sum(accuracies) / len(accuracies)
-        interval = None
-        if len(accuracies) in STUDENT:
-            variance = sum((a - mean) ** 2 for a in accuracies) / (len(accuracies) - 1)
-            interval = STUDENT[len(accuracies)] * math.sqrt(variance / len(accuracies))
-        entry = {"accuracy": mean, "interval": interval, "seeds": len(best)}
+        both = interval(accuracies)
+        half = None if both is None else (both[1] - both[0]) / 2
+        entry = {"accuracy": fmean(accuracies), "interval": half, "seeds": len(best)}
         entry |= {name: value for name, value in best[0].items() if name not in MEASURED}
         found.setdefault(filters, {})[str(blocks)] = entry
     return {filters: dict(sorted(entries.items())) for filters, entries in found.items()}

@@ -8,15 +8,13 @@ over an image and its mirror image. The last epoch is what is measured; the test
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from table1 import RESULTS, add, load
+from table1 import add, command_line, load
 from torch import Tensor, nn
 from train_cifar_vgg import augment
 
@@ -117,15 +115,10 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor, batch: int = 50
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure a network with every seed, and add each to the file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to extend")
-    parser.add_argument("--channels", nargs="+", type=int, required=True, help="filters of each block")
-    parser.add_argument("--size", type=int, default=5, help="side of the filters")
+    parser = command_line(__doc__ or "", size=5)
     parser.add_argument("--epochs", nargs="+", type=int, default=[12], help="of each cycle; each has half the rate")
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--rate", type=float, default=0.1, help="largest one of the filters, in the first cycle")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     given = sys.argv[1:] if arguments is None else arguments
     chosen = parser.parse_args(given)
     data = load(chosen.data)
@@ -137,13 +130,11 @@ def main(arguments: list[str] | None = None) -> int:
         for cycle, epochs in enumerate(chosen.epochs):
             options = {"epochs": epochs, "rate": chosen.rate / 2**cycle, "batch": chosen.batch}
             train(made, *data.training, **options, seed=seed + 1000 * cycle)
-        cell = {
-            **{"filters": "learned", "blocks": len(chosen.channels), "size": chosen.size},
-            **{"channels": ", ".join(map(str, chosen.channels)), "seed": seed, "epochs": sum(chosen.epochs)},
-            **{"batch": chosen.batch, "rate": chosen.rate, "dtype": "bfloat16", "images": len(data.training[0])},
-            **{"validation": accuracy(made, *data.validation), "test": accuracy(made, *data.test)},
-            **{"seconds": round(time.process_time() - start)},
-        }
+        cell = {"filters": "learned", "blocks": len(chosen.channels), "size": chosen.size}
+        cell |= {"channels": ", ".join(map(str, chosen.channels)), "seed": seed, "epochs": sum(chosen.epochs)}
+        cell |= {"batch": chosen.batch, "rate": chosen.rate, "dtype": "bfloat16", "images": len(data.training[0])}
+        cell |= {"validation": accuracy(made, *data.validation), "test": accuracy(made, *data.test)}
+        cell |= {"seconds": round(time.process_time() - start)}
         add(chosen.out, cell, "table1_learned.py", given, chosen.data)
     return 0
 

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.fft import dct
 from scipy.linalg import cho_factor, cho_solve, get_blas_funcs
-from table1 import RESULTS, Data, add, load
+from table1 import Data, add, command_line, load
 from torch import Tensor, nn
 
 MEASURED = 500  # training images that batch norms and the features' mean are measured on
@@ -56,19 +57,11 @@ def network(images: Tensor, channels: Sequence[int], size: int, seed: int) -> nn
     return nn.Sequential(*folded)
 
 
-def cosines(n: int) -> Tensor:
-    """The orthonormal cosine transform of n places."""
-    frequency, place = torch.arange(n)[:, None], torch.arange(n)
-    transform = torch.cos(torch.pi * frequency * (place + 0.5) / n) * (2 / n) ** 0.5
-    transform[0] /= 2**0.5
-    return transform
-
-
 @torch.no_grad()
 def features(blocks: nn.Module, images: Tensor, dtype: str, batch: int = 125) -> Tensor:
     """Maps averaged over an image and its mirror image and to few places, as cosine coefficients: ``(N, p)``."""
     found = []
-    transform = cosines(GRID)
+    transform = torch.from_numpy(dct(np.eye(GRID), axis=0, norm="ortho")).float()
     for x in images.split(batch):
         both = torch.cat([x, x.flip(-1)]).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -142,14 +135,9 @@ def accuracy(classifier: Callable[[np.ndarray], np.ndarray], x: np.ndarray, labe
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure a cell with every seed, and add each to the file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to extend")
+    parser = command_line(__doc__ or "", size=3)
     parser.add_argument("--work", type=Path, default=Path("runs/table1"), help="folder for features")
-    parser.add_argument("--channels", nargs="+", type=int, required=True, help="filters of each block of a group")
     parser.add_argument("--groups", type=int, default=2, help="networks side by side that one classifier reads")
-    parser.add_argument("--size", type=int, default=3, help="side of the filters")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the convolutions")
     parser.add_argument("--penalties", nargs="+", type=float, default=[0.003, 0.01], help="chosen by held-out images")
     given = sys.argv[1:] if arguments is None else arguments

@@ -32,8 +32,7 @@ from unconv.paper.thm31 import FAILURE, THEOREM, VARIABLES, Sizes
 from unconv.paper.thm33 import one_step
 from unconv.sparsity import Pooled
 
-MEASURES = ("sampled", "lower", "upper")
-LABELS = {"sampled": "sampled", "lower": "lower bound", "upper": "upper bound"}
+MEASURES = {"sampled": ("sampled", "o"), "lower": ("lower bound", "^"), "upper": ("upper bound", "v")}
 CENTRE = Sizes()
 SWEEPS: dict[str, tuple[int, ...]] = {
     "k": (2, 4, 8, 16, 32),
@@ -132,10 +131,10 @@ def draw_scaling(result: dict[str, Any]) -> Figure:
     for panel, name in zip(panels, VARIABLES, strict=True):
         rows = [r for r in result["ours"]["scaling"] if all(r[v] == getattr(CENTRE, v) for v in VARIABLES if v != name)]
         values = sorted({row[name] for row in rows})
-        for kind, marker in zip(MEASURES, ("o", "^", "v"), strict=True):
+        for kind, (label, marker) in MEASURES.items():
             means = [np.mean([row[kind] for row in rows if row[name] == value]) for value in values]
             slope = result["ours"]["fits"][kind]["exponents"][name]["exponent"]
-            panel.plot(values, means, marker=marker, label=f"{LABELS[kind]}: {slope:+.2f}")
+            panel.plot(values, means, marker=marker, label=f"{label}: {slope:+.2f}")
         promised = [next(row["promised"] for row in rows if row[name] == value) for value in values]
         panel.plot(values, promised, "k--", linewidth=1, label=f"theorem, C = 1: {THEOREM[name]:+.1f}")
         panel.set(xscale="log", yscale="log", xlabel=name)

@@ -25,6 +25,7 @@ def smooth_pictures():
     """Writes pictures without fine detail into a folder, the same ones every time."""
 
     def write(folder: Path, count: int, size: tuple[int, int] = (16, 16)) -> list[Path]:
+        folder.mkdir(exist_ok=True)
         rng = np.random.default_rng(0)
         for i in range(count):
             coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))

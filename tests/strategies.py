@@ -1,4 +1,7 @@
-"""Random convolutions and pooling windows, for hypothesis."""
+"""Random convolutions and pooling windows, for hypothesis, and the regions of a window by definition."""
+
+import math
+from itertools import product
 
 from hypothesis import strategies as st
 
@@ -31,3 +34,12 @@ def windows(choose, d):
     spatial = tuple(max(1, dl * (k - 1) + 1 - 2 * p) for k, dl, p in zip(kernel, dilation, padding))
     window = Window.of(d, kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=choose(st.booleans()))
     return window, spatial
+
+
+def regions(window, spatial):
+    """Every region as its list of flat indices inside the map."""
+    axes = []
+    for n, starts, k, d in zip(spatial, window.starts(spatial), window.kernel, window.dilation):
+        axes.append([[s + d * i for i in range(k) if 0 <= s + d * i < n] for s in starts])
+    for region in product(*axes):
+        yield [sum(p * math.prod(spatial[a + 1 :]) for a, p in enumerate(place)) for place in product(*region)]

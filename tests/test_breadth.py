@@ -40,6 +40,7 @@ def test_a_model_that_stops_is_a_row_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     row = breadth.attempt("cases:no_such_network", tmp_path / "run")
     assert "no_such_network" in row["failed"]
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
     page = script(ROOT / "docs" / "fill_breadth.py")
     inverted = {role: {"layer": "0", "linear": 0.123} for role in ("first", "last", "embedding")}
     good = {"model": "b", "size": 64, "layers": 9, "blocks": 2, "skipped": {"never: x": 3}}

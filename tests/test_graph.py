@@ -16,6 +16,11 @@ def operations(graph: Graph) -> list[str]:
     return [n.operation if isinstance(n.operation, str) else n.path for n in graph.nodes]
 
 
+def traced(forward, **parts: nn.Module) -> tuple[Net, Graph]:
+    net = Net(forward, conv=conv(), **parts)
+    return net, trace(net, torch.randn(1, 3, 5, 5))
+
+
 def test_nodes_say_what_reads_what():
     def forward(net, x):
         h = F.relu(net.bn(net.conv(x)), inplace=True)
@@ -45,8 +50,7 @@ def test_what_reads_a_tensor_changed_in_place_reads_the_change():
         net.act(h)
         return h + 1
 
-    net = Net(forward, conv=conv(), act=nn.ReLU(inplace=True))
-    graph = trace(net, torch.randn(1, 3, 5, 5))
+    _, graph = traced(forward, act=nn.ReLU(inplace=True))
     assert operations(graph) == ["input", "conv", "act", "add", "output"]
     assert [n.inputs for n in graph.nodes[1:]] == [(0,), (1,), (2,), (3,)]
 
@@ -57,8 +61,7 @@ def test_a_tensor_changed_through_a_view_has_no_known_maker():
         h[:, :1].relu_()
         return net.act(h)
 
-    net = Net(forward, conv=conv(), act=nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5))
+    net, graph = traced(forward, act=nn.ReLU())
     act = next(n for n in graph.nodes if n.operation is net.act)
     assert act.inputs == (None,)
     assert graph.nodes[1].users == ()
@@ -71,8 +74,7 @@ def test_what_the_output_does_not_depend_on_is_no_user():
         h.mean()
         return {"scores": [net.act(h)]}
 
-    net = Net(forward, conv=conv(), act=nn.ReLU())
-    graph = trace(net, torch.randn(1, 3, 5, 5))
+    _, graph = traced(forward, act=nn.ReLU())
     assert operations(graph) == ["input", "conv", "act", "mean", "act", "output"]
     assert graph.nodes[1].users == (4,)
 

@@ -5,6 +5,7 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def test_the_wheel_holds_types_and_weights(built):
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("py.typed", "weights/cifar_vgg.safetensors", "weights/cifar_vgg.json", "reporting/template.html.j2"):
         assert f"unconv/{name}" in names
-    assert not [name for name in names if not name.startswith(("unconv/", f"unconv-{_version()}.dist-info/"))]
+    ours = ("unconv/", f"unconv-{metadata.version('unconv')}.dist-info/")
+    assert not [name for name in names if not name.startswith(ours)]
 
 
 def test_the_sdist_can_be_read_and_tested(built):
@@ -74,17 +76,5 @@ def test_the_installed_copy_runs(environment, tmp_path):
 
 def test_what_the_package_needs_is_declared(environment, tmp_path):
     """``pip check`` holds the declared requirements against what is installed."""
-    done = subprocess.run(
-        [*pip_for(environment), "check"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run([*pip_for(environment), "check"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert not [line for line in done.stdout.splitlines() if line.startswith("unconv ")], done.stdout
-
-
-def _version():
-    from importlib import metadata
-
-    return metadata.version("unconv")

@@ -9,20 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cases import draw
-from strategies import windows
+from strategies import regions, windows
 from unconv.errors import UsageError
 from unconv.sparsity import AveragePool, Code, Pooled, TopK, Window, keep_largest
-
-
-def regions(window, spatial):
-    """Every region as its list of flat indices inside the map, by definition."""
-    axes = []
-    for n, starts, k, d in zip(spatial, window.starts(spatial), window.kernel, window.dilation):
-        axes.append([[s + d * i for i in range(k) if 0 <= s + d * i < n] for s in starts])
-    for region in itertools.product(*axes):
-        yield [
-            sum(p * math.prod(spatial[a + 1 :]) for a, p in enumerate(place)) for place in itertools.product(*region)
-        ]
 
 
 @st.composite

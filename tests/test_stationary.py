@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cases import draw
 from unconv.stationary import (
     Blocks,
     StationaryConfig,
@@ -16,8 +17,7 @@ SHAPE = (2, 12, 16)
 
 
 def network(active):
-    generator = torch.Generator().manual_seed(0)
-    first = torch.randn(5, 2, 3, 3, generator=generator, dtype=torch.float64) / 3
+    first = draw(5, 2, 3, 3) / 3
 
     def features(x):
         h = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), first)
@@ -43,7 +43,7 @@ def dense_matrices(kernel_matrix, blocks):
 @pytest.mark.parametrize("active", [False, True])
 def test_the_average_of_a_network_with_circular_padding(active):
     features, blocks = network(active), Blocks(SHAPE, (2, 2))
-    x = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = draw(4, *SHAPE, seed=1)
     config = StationaryConfig(probes=1000, batch_size=100, smoothing=0, taper=0.0)
     found = average_normal_operator(features, x, blocks, config)
     jacobians = [torch.func.jacrev(lambda v: features(v[None])[0])(image).flatten(3).flatten(0, 2) for image in x]
@@ -67,9 +67,7 @@ def test_smoothing_needs_fewer_probes():
 
 def test_the_covariance_of_stationary_residuals():
     blocks = Blocks(SHAPE, (2, 2))
-    generator = torch.Generator().manual_seed(0)
-    kernel = torch.randn(2, 2, 3, 3, generator=generator)
-    noise = torch.randn(400, *SHAPE, generator=generator)
+    kernel, noise = (draw(*shape, dtype=torch.float32) for shape in ((2, 2, 3, 3), (400, *SHAPE)))
     residuals = F.conv2d(F.pad(noise, (1, 1, 1, 1), mode="circular"), kernel)
     found = residual_covariance(residuals, blocks, StationaryConfig(smoothing=0, taper=0.0, least_variance=0.0))
     filtered = F.conv2d(F.pad(torch.eye(384).reshape(384, *SHAPE), (1, 1, 1, 1), mode="circular"), kernel).flatten(1)
@@ -83,9 +81,7 @@ def test_the_preconditioner_is_the_posterior_covariance():
     x = torch.zeros(1, *SHAPE, dtype=torch.float64)
     config = StationaryConfig(smoothing=1)
     normal = average_normal_operator(network(False), x, blocks, config)
-    covariance = residual_covariance(
-        torch.randn(20, *SHAPE, generator=torch.Generator().manual_seed(2)), blocks, config
-    )
+    covariance = residual_covariance(draw(20, *SHAPE, seed=2), blocks, config)
     preconditioner = StationaryPreconditioner(normal, covariance, blocks)
     nu = torch.tensor([0.3, 20.0])
     v = torch.randn(2, *SHAPE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,20 +39,27 @@ def to_scipy(operator: LinearOperator) -> scipy.sparse.linalg.LinearOperator:
     """
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-    flat = _Flat(operator)
-    directions: dict[str, Any] = {"matvec": flat.forward, "rmatvec": flat.adjoint}
-    directions |= {"matmat": flat.forward, "rmatmat": flat.adjoint}
-    return ScipyOperator(shape=flat.shape, dtype=flat.dtype, **directions)
+    dtype, device = _kind(operator)
+    m, n = math.prod(operator.output_shape), math.prod(operator.input_shape)
+
+    def on_columns(map_batch: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
+        def apply(columns: np.ndarray) -> np.ndarray:
+            rows = np.ascontiguousarray(columns.reshape(math.prod(shape), -1).T)
+            images = map_batch(torch.from_numpy(rows).to(device, dtype).reshape(-1, *shape))
+            return images.flatten(1).T.cpu().numpy()
+
+        return apply
+
+    forward = on_columns(operator.forward, operator.input_shape)
+    adjoint = on_columns(operator.adjoint, operator.output_shape)
+    directions: dict[str, Any] = {"matvec": forward, "rmatvec": adjoint, "matmat": forward, "rmatmat": adjoint}
+    return ScipyOperator(shape=(m, n), dtype=torch.zeros((), dtype=dtype).numpy().dtype, **directions)
 
 
 def to_pylops(operator: LinearOperator) -> Any:
     """An operator for PyLops' solvers, its shapes as ``dims`` and ``dimsd``; UnconvError without PyLops."""
     pylops = _package("pylops")
-    flat = _Flat(operator)
-    made = pylops.LinearOperator(dtype=flat.dtype, dims=operator.input_shape, dimsd=operator.output_shape)
-    made._matvec = lambda x: flat.forward(np.ravel(x))
-    made._rmatvec = lambda z: flat.adjoint(np.ravel(z))
-    return made
+    return pylops.LinearOperator(to_scipy(operator), dims=operator.input_shape, dimsd=operator.output_shape)
 
 
 def to_deepinv(operator: LinearOperator) -> Any:
@@ -66,31 +74,6 @@ def to_deepinv(operator: LinearOperator) -> Any:
         return operator.adjoint(z)
 
     return physics.LinearPhysics(A=forward, A_adjoint=adjoint, img_size=operator.input_shape, device=device)
-
-
-class _Flat:
-    """An operator on flat NumPy vectors, or on matrices with one input per column."""
-
-    def __init__(self, operator: LinearOperator) -> None:
-        self.operator = operator
-        self.shape = (math.prod(operator.output_shape), math.prod(operator.input_shape))
-        self.torch_dtype, self.device = _kind(operator)
-        self.dtype = torch.zeros((), dtype=self.torch_dtype).numpy().dtype
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        return self._flat(self.operator.forward(self._batch(x, self.operator.input_shape)), x)
-
-    def adjoint(self, z: np.ndarray) -> np.ndarray:
-        return self._flat(self.operator.adjoint(self._batch(z, self.operator.output_shape)), z)
-
-    def _batch(self, columns: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-        rows = np.ascontiguousarray(columns.reshape(math.prod(shape), -1).T)
-        return torch.from_numpy(rows).to(self.device, self.torch_dtype).reshape(-1, *shape)
-
-    @staticmethod
-    def _flat(batch: Tensor, like: np.ndarray) -> np.ndarray:
-        columns = batch.flatten(1).T.cpu().numpy()
-        return columns if like.ndim == 2 else columns.ravel()
 
 
 def _kind(operator: LinearOperator) -> tuple[torch.dtype, torch.device]:

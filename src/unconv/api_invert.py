@@ -223,7 +223,7 @@ def _fit_linear(opened: Opened, x: Tensor, task: Task, folder: Path | None, opti
 
 def _planned(network: Network, x: Tensor, task: Task, images: int, budget: float, run: RunDirectory) -> int:
     """Return the whole passes that fit into a budget, at least one; the run keeps them."""
-    from unconv.evaluate.budget import calibration_passes, most_without_robust, plan_passes, seconds_per_pass
+    from unconv.evaluate.budget import MOST_WITHOUT_ROBUST, calibration_passes, plan_passes, seconds_per_pass
 
     layer, per_pass = task.layer, run.part("seconds", lambda: seconds_per_pass(network, x, [task.layer]))
     kinds = _known_kinds(network, x.shape[1:], task)
@@ -232,8 +232,8 @@ def _planned(network: Network, x: Tensor, task: Task, images: int, budget: float
         return plan_passes((task,), per_pass, images, budget - calibration * per_pass[layer])[layer]
 
     passes = planned(calibration_passes(len(kinds)))
-    if passes <= most_without_robust():
-        passes = min(planned(calibration_passes()), most_without_robust())
+    if passes <= MOST_WITHOUT_ROBUST:
+        passes = min(planned(calibration_passes()), MOST_WITHOUT_ROBUST)
     passes = max(1, passes)
     run.write_config(passes={layer: passes})
     return passes
@@ -256,7 +256,7 @@ def _calibrated(
 
     most = MOST_PASSES if passes is None else passes
     kinds = _known_kinds(network, shape, task)
-    found = calibrated(network, task.layer, kinds, most=most, compare=True, folder=folder)
+    found = calibrated(network, task.layer, kinds, most=most, folder=folder)
     return {} if found is None else {task.layer: found}
 
 
@@ -299,8 +299,6 @@ def _pictures(
     """Return the original, where it is known, and the estimate in pixels; ``None`` where that is no image."""
     if estimate is None or estimate.ndim != 3:
         return None
-
-    def pixels(x: Tensor) -> Tensor:
-        return network.preprocess.to_pixels(x[None], None if reference is None else reference[None])[0].clamp(0, 1)
-
-    return None if reference is None else pixels(reference), pixels(estimate)
+    to_pixels, like = network.preprocess.to_pixels, None if reference is None else reference[None]
+    original = None if like is None else to_pixels(like, like)[0].clamp(0, 1)
+    return original, to_pixels(estimate[None], like)[0].clamp(0, 1)

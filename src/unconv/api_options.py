@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unconv.errors import UsageError
-from unconv.evaluate.network import Images, Opened, open_network
+from unconv.evaluate.network import CapturedStream, Images, Opened, open_network
 from unconv.evaluate.reconstruction import DECODER, Task
 from unconv.preprocessing import Numbers
 
@@ -27,69 +27,43 @@ BAR = "{percentage:3.0f}% |{bar:20}| {elapsed} so far, {remaining} left; {desc}"
 
 
 class ModelOptions(TypedDict, total=False):
-    """Keyword arguments of every function: how the model, and its images, are opened.
+    """Keyword arguments of every function: how the model, and its images, are opened."""
 
-    Attributes:
-        weights: Of a named model: a file, or the name of torchvision weights (downloaded then).
-        size: Side of the square that images are resized and cropped to, in pixels.
-        mean: Subtracted from each channel; with ``std``. Above 1 means pixels in 0..255.
-        std: Divides each channel.
-        preprocess: Of a network of your own: from an RGB PIL image to a tensor ``(C, H, W)``.
-        batch: Images at a time.
-        limit: Use only the first so many images.
-        device: Where to compute. Where ``None``: where the network is, the CPU for a named one.
-        seed: Seed of everything random.
-        progress: Whether to show progress on stderr.
-    """
-
-    weights: str | None
-    size: int | None
-    mean: Numbers | None
-    std: Numbers | None
+    weights: str | None  #: Those of a named model, a file or the name of torchvision weights (downloaded then).
+    size: int | None  #: Side of the square that images are resized and cropped to, in pixels.
+    mean: Numbers | None  #: Subtracted from each channel; with ``std``. Above 1 means pixels in 0..255.
+    std: Numbers | None  #: Divides each channel.
+    #: From an RGB PIL image to a tensor ``(C, H, W)``, for a network of your own.
     preprocess: Callable[[Image.Image], Tensor] | None
-    batch: int | None
-    limit: int | None
-    device: str | None
-    seed: int
-    progress: bool
+    batch: int | None  #: Images at a time.
+    limit: int | None  #: Use only the first so many images.
+    device: str | None  #: Where to compute; if ``None`` where the network is, on the CPU for a named one.
+    seed: int  #: Seed of everything random.
+    progress: bool  #: Whether to show progress on stderr.
 
 
 class RunOptions(ModelOptions, total=False):
-    """Keyword arguments of functions that reconstruct images.
+    """Keyword arguments of functions that reconstruct images."""
 
-    Attributes:
-        out: Run directory for results and pictures; the same call again completes what is missing there, and one with
-            a larger budget goes on.
-        decoders: Files from ``train_decoder``, for ``method="decoder"``; or a folder with linear decoders.
-        reference_images: Folder of images to fit linear decoders to; synthetic ones and packaged photographs where
-            ``None``.
-        ray: Hand blocks of images to a Ray cluster: ``"local"``, or the address of one.
-    """
-
+    #: Run directory for results and pictures; the same call again completes what is missing there, and one with a
+    #: larger budget goes on.
     out: str | Path | None
-    decoders: Files | None
+    decoders: Files | None  #: Files from ``train_decoder``, for ``method="decoder"``; or a folder with linear decoders.
+    #: Folder of images to fit linear decoders to; synthetic ones and packaged photographs where ``None``.
     reference_images: str | Path | None
-    ray: str | None
+    ray: str | None  #: Address of a Ray cluster that is handed blocks of images; ``"local"`` starts one here.
 
 
 class ReportOptions(RunOptions, total=False):
-    """Keyword arguments of ``report`` and ``audit``. ``out`` is named after the settings, below ``runs/``, if ``None``.
+    """Keyword arguments of ``report`` and ``audit``; ``out``, if ``None``, is named after the settings in ``runs/``."""
 
-    Attributes:
-        layers: Names of layers, or ``"all"``; 6 to 8 spread over the depth where ``None``.
-        passes: Most passes per image, layer and method, in place of a budget.
-        budget: Seconds of wall-clock time in which to end, 600 where not given; no limit where ``None``.
-        pictures: Number of images whose reconstructions are kept as pictures; 10 where not given.
-        command: What the page says that makes it again; the call where ``None``.
-        started: Second of ``time.monotonic`` from which the budget counts, as where a process began; the call where
-            not given.
-    """
-
+    #: Names of layers, or ``"all"``; 6 to 8 spread over the depth where ``None``.
     layers: Sequence[str] | Literal["all"] | None
-    passes: int | None
-    budget: float | None
-    pictures: int
-    command: str | None
+    passes: int | None  #: Most passes per image, layer and method, in place of a budget.
+    budget: float | None  #: Seconds of wall-clock time in which to end, 600 where not given; no limit where ``None``.
+    pictures: int  #: Number of images whose reconstructions are kept as pictures; 10 where not given.
+    command: str | None  #: What the page says that makes it again; the call where ``None``.
+    #: Second of ``time.monotonic`` from which the budget counts, as where a process began; the call where not given.
     started: float
 
 
@@ -127,7 +101,6 @@ def count_blocks(
     opened: Opened, names: Sequence[str], region: int | None, progress: bool
 ) -> tuple[Any, list[dict[str, str]]]:
     """Count the non-zeros of conv blocks over the images; return statistics and the images that were left out."""
-    from unconv.evaluate.network import CapturedStream
     from unconv.evaluate.theory import count_nonzeros
 
     with progress_bar(len(opened.images) * len(names), progress) as bar:

@@ -25,7 +25,7 @@ from unconv.errors import UnconvError, UsageError, check_choice, check_whole
 from unconv.evaluate.audit import audit_tasks
 from unconv.evaluate.metrics import choose_judge, perceptual_distance
 from unconv.evaluate.network import Images, Opened
-from unconv.evaluate.reconstruction import BLOCK_METHODS, DECODER, FEATURES_METHODS, METHODS, Settings, Task
+from unconv.evaluate.reconstruction import BLOCK_METHODS, DECODER, FEATURES_METHODS, METHODS, Task
 from unconv.evaluate.report_run import ReportRun
 from unconv.evaluate.run_directory import RunDirectory, environment
 from unconv.images import picture_note
@@ -69,8 +69,7 @@ def report(
     check_whole(region=region, samples=samples)
     if control not in {None, "random"}:
         raise UsageError(f"control is {control!r}; use 'random', or leave it out")
-    for name, given in (("methods", methods), ("side_info", side_info)):
-        _check_list(name, given)
+    _check_lists(methods=methods, side_info=side_info)
     settings = {"region": region, "samples": samples, "control": control}
     return _report("report", model, images, options, methods, side_info, settings)
 
@@ -133,8 +132,7 @@ def _report(
     if budget is not None and not budget > 0:
         raise UsageError(f"budget is {budget}; it is a number of seconds above 0")
     wanted = options.get("layers")
-    if wanted != "all":
-        _check_list("layers", wanted)
+    _check_lists(layers=None if wanted == "all" else wanted)
     if passes is not None and options.get("budget") is not None:
         raise UsageError("passes and budget both say how much work is done; give one of them")
     budget = budget if passes is None else None
@@ -172,7 +170,7 @@ def _report(
             x=x,
             layers=names,
             tasks=tasks,
-            settings=Settings(settings["region"]),
+            region=settings["region"],
             samples=settings["samples"],
             pictures=pictures,
             budget=budget,
@@ -193,9 +191,10 @@ def _report(
     return ReportResult(page=page, run=path, rows=rows, document=document, **parts)
 
 
-def _check_list(name: str, given: Any) -> None:
-    if isinstance(given, str):
-        raise UsageError(f"{name} is the text {given!r}; give a list of names, such as [{given!r}]")
+def _check_lists(**lists: Any) -> None:
+    for name, given in lists.items():
+        if isinstance(given, str):
+            raise UsageError(f"{name} is the text {given!r}; give a list of names, such as [{given!r}]")
 
 
 def _layers(
@@ -218,6 +217,8 @@ def _tasks(
     """Return what a report recovers, and remarks on what a layer does not have."""
     for method in methods or ():
         check_choice(METHODS, methods=method)
+    for kind in side_info:
+        check_choice(SIDE_INFO, side_info=kind)
     network, found = opened.network, opened.network.layers(x)
     blocks: set[str] = set()
     if methods is not None:
@@ -242,8 +243,6 @@ def _tasks(
                 tasks.append(Task(name, method=method, side_info="switches"))
             elif name in blocks and method in BLOCK_METHODS:
                 tasks.append(Task(name, "input", "paper" if method == "iht" else "network", method, "switches"))
-    for task in tasks:
-        task.check()
     if not tasks:
         raise UsageError(f"no layer of the report can be inverted by {', '.join(methods or ())}; use linear")
     return tasks, [note.format(", ".join(layers)) for note, layers in notes.items()]

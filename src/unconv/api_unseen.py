@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unconv.api_options import Model, ModelOptions, open_model
 from unconv.errors import UnconvError, UsageError, check_whole
-from unconv.evaluate.linear_fit import references_for, under_test
+from unconv.evaluate.linear_fit import references_for
 from unconv.evaluate.network import Images, Opened
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import LayerFunction
@@ -102,9 +102,7 @@ def leakage(
     else:
         noise = sigma if sigma is not None else size * (relative_sigma or 0.0)
         noisy = features + noise * torch.randn(features.shape, generator=generator).to(features)
-    references, notes = references_for(
-        opened.network, x, under_test(opened.images, tuple(x.shape[1:])), reference_images, seed
-    )
+    references, notes = references_for(opened.network, opened.images, tuple(x.shape[1:]), reference_images, seed)
     references = references.to(x)
     begun = time.perf_counter()
     prior = ImagePrior.of(pixels.to_pixels(references))
@@ -118,8 +116,7 @@ def leakage(
         return {layer: clean + noise * torch.randn(clean.shape, generator=generator).to(clean)}
 
     decoder = fit_linear_decoders(capture, references.split(BATCH), [layer])[layer]
-    start = pixels.to_pixels(decoder(noisy, x.shape[1:]).to(x))
-    true = pixels.to_pixels(x)
+    start, true = pixels.to_pixels(decoder(noisy, x.shape[1:]).to(x)), pixels.to_pixels(x)
     estimates = {"linear": start if pixels.box is None else start.clamp(0, 1)}
     if noise > 0 and passes:
         estimates["most likely"] = most_likely(linear_model, noisy, estimates["linear"], noise, passes=passes)
@@ -177,7 +174,7 @@ def metamers(
     for name, value, least in (("psnr", psnr, 5), ("tolerance", tolerance, 1e-5)):
         if not least <= value < math.inf:
             raise UsageError(f"{name} is {value}; it is a number of at least {least}")
-    opened, x = open_images(model, layer, image, ModelOptions(**{**options, "limit": 1}))
+    opened, x = open_images(model, layer, image, options | {"limit": 1})
     pixels = PixelFunction(opened.network.function(layer, x.shape[1:]), opened.network.box)
 
     def verify(shown: Tensor) -> Tensor:
@@ -230,7 +227,7 @@ def uniqueness(
     """
     check_whole(16, probes=probes)
     check_whole(0, whole=whole)
-    opened, x = open_images(model, layer, image, ModelOptions(**{**options, "limit": 1}))
+    opened, x = open_images(model, layer, image, options | {"limit": 1})
     if branches := opened.network.layers(x).branches:
         raise UnconvError(f"values choose the way in {branches[0]}, so the layer is no piecewise affine map")
     network = copy.deepcopy(opened.network.module).double()
@@ -243,9 +240,8 @@ def uniqueness(
 
 def open_images(model: Model, layer: str, images: Images | None, options: ModelOptions) -> tuple[Opened, Tensor]:
     """Open a model and images of one size; return them and the images as the network receives them."""
-    given = options.copy()
-    given["limit"] = LIMIT if options.get("limit") is None else options.get("limit")
-    opened, _ = open_model(model, images, given)
+    limit = options.get("limit")
+    opened, _ = open_model(model, images, options | {"limit": LIMIT if limit is None else limit})
     opened.network.layers(opened.example()).get(layer)
     opened.covered([layer], [layer])
     inputs = list(itertools.chain.from_iterable(batch.inputs for batch in opened.images))

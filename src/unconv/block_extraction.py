@@ -51,7 +51,6 @@ MAX_POOL_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 AVG_POOL_OPTIONS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 ACTIVATIONS = set(MODULES.values()) - set(POOLINGS)
 
-
 FUNCTIONAL = re.compile(r"conv(_transpose)?[123]d|convolution|deform_conv2d")
 CLASSES = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -180,10 +179,9 @@ def _checked(
             source = block.source if linked else None
             blocks.append(replace(block, source=source, nonnegative_input=nonnegative, difference=difference))
         else:
-            by = (
-                f"by {difference:.2g} times its largest value; a hook, a replaced forward or training mode changes them"
-            )
-            skipped.setdefault(block.name, f"its parts as read differ from the network's own output {by}")
+            reason = f"its parts as read differ from the network's own output by {difference:.2g} times its largest "
+            reason += "value; a hook, a replaced forward or training mode changes them"
+            skipped.setdefault(block.name, reason)
     return blocks
 
 
@@ -265,9 +263,8 @@ def _inherits(module: nn.Module, base: type[nn.Module], *methods: str) -> bool:
 
 
 def _is_batch_norm(operation: nn.Module | str) -> TypeGuard[_BatchNorm]:
-    own = isinstance(operation, _BatchNorm) and any(
-        _inherits(operation, base, "forward") for base in (_BatchNorm, nn.SyncBatchNorm)
-    )
+    bases = (_BatchNorm, nn.SyncBatchNorm)
+    own = isinstance(operation, _BatchNorm) and any(_inherits(operation, base, "forward") for base in bases)
     return own or isinstance(operation, FrozenBatchNorm2d)
 
 
@@ -347,14 +344,17 @@ def _plain_convolution(module: _ConvNd, shape: tuple[int, ...]) -> _ConvNd | Non
     generator = torch.Generator().manual_seed(0)
     probes = [torch.randn(1, *shape[1:], generator=generator).to(module.weight) for _ in range(2)]
     arguments, again = (_only_call(module, x) for x in probes)
-    if not arguments or not again or not all(_equal(arguments.get(name), again.get(name)) for name in CONV_ARGUMENTS):
+    if not arguments or not again:
+        return None
+    pairs = [(arguments.get(name), again.get(name)) for name in CONV_ARGUMENTS]
+    if not all(torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b for a, b in pairs):
         return None
     sizes = (module.in_channels, module.out_channels, module.kernel_size)
     options = {name: arguments[name] for name in CONV_ARGUMENTS[2:] if name in arguments}
     plain = base(*sizes, **options, bias=False, device="meta")
-    plain.weight = nn.Parameter(arguments["weight"].detach(), requires_grad=False)
-    if arguments.get("bias") is not None:
-        plain.bias = nn.Parameter(arguments["bias"].detach(), requires_grad=False)
+    for name in CONV_ARGUMENTS[:2]:
+        if arguments.get(name) is not None:
+            setattr(plain, name, nn.Parameter(arguments[name].detach(), requires_grad=False))
     return plain.eval()
 
 
@@ -369,10 +369,6 @@ def _only_call(module: nn.Module, x: Tensor) -> dict[str, Any] | None:
         return None
     arguments, output = watch.calls[0] if len(watch.calls) == 1 else ({}, None)
     return arguments if output is y and arguments.pop("input", None) is x else None
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
 
 
 class _ConvWatch(TorchFunctionMode):

@@ -47,8 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(words)
         if options is None:
             return 0
-        verb = next(name for name, kind in VERBS.items() if kind is type(options))
-        document, text = importlib.import_module(f"unconv.commands.{verb.replace('-', '_')}").run(options)
+        document, text = importlib.import_module(f"unconv.commands.{words[0].replace('-', '_')}").run(options)
         with contextlib.suppress(AttributeError):  # the name of a folder may hold bytes that are no text
             sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
         print(json.dumps(document, indent=1, allow_nan=False) if options.json else text)

@@ -35,11 +35,9 @@ VALUE_READERS = {
 
 @dataclass(frozen=True)
 class Node:
-    """One operation on data that depends on the network's input.
+    """One operation on data that depends on the network's input; the first node is that input, the last the output.
 
     Operations that hand their input on as it is (identity, dropout in evaluation, copies) leave no node.
-
-    Node 0 is the network's input, the last one its output.
     """
 
     index: int  # place in the order of execution
@@ -83,15 +81,8 @@ class Graph:
     @property
     def path(self) -> str:
         """The way that the input took: a hash of the operations, of what reads what and what reads nothing."""
-        steps = [
-            (
-                n.path,
-                n.operation if isinstance(n.operation, str) else type(n.operation).__name__,
-                n.inputs,
-                0 in n.input_shape,
-            )
-            for n in self.nodes
-        ]
+        names = [n.operation if isinstance(n.operation, str) else type(n.operation).__name__ for n in self.nodes]
+        steps = [(n.path, name, n.inputs, 0 in n.input_shape) for n, name in zip(self.nodes, names, strict=True)]
         return hashlib.sha256(repr((steps, self.stopped is None)).encode()).hexdigest()[:16]
 
 
@@ -130,9 +121,8 @@ def check_visible(model: nn.Module) -> None:
 def evaluating(model: nn.Module, *, gradients: bool = False, freeze: bool = True) -> Iterator[None]:
     """Evaluation mode, with gradients to the input alone or without any; afterwards the network is as it was.
 
-    That is: the attributes and buffers of every module, and which parameters need gradients (``freeze=False`` leaves
-    them alone, which torch.func's transforms ask for). Checkpointed parts run plainly (checkpointing has no second
-    derivatives).
+    That is: attributes and buffers of every module, and which parameters need gradients (left alone without
+    ``freeze``, as torch.func asks). Checkpointed parts run plainly: checkpointing has no second derivatives.
     """
     # all of them, not only the training flag: a forward pass may leave activations on its modules
     modules = list(model.modules())
@@ -210,13 +200,7 @@ def is_leaf(module: nn.Module) -> bool:
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_of(item)
-    elif isinstance(value, dict):
-        yield from tensors_of(list(value.values()))
+    yield from (tensor for _, tensor in places_of(value))
 
 
 class Enough(BaseException):
@@ -260,21 +244,18 @@ def image_by_image(y: Tensor, count: int, layer: str) -> Tensor:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call about to be made: what it reads, each tensor with its node and version."""
+    """A call about to be made."""
 
     path: str
     operation: nn.Module | str
     args: Any
     options: Any
-    read: list[tuple[Tensor, int | None, int]]
+    read: list[tuple[Tensor, int | None, int]]  # each tensor that it reads, with its node and version
     value: Tensor | None
 
 
 class _Recorder(TorchFunctionMode):
-    """Turns calls of leaf modules, and of functions outside of them, into nodes.
-
-    A tensor belongs to the node that made it, until it is changed behind its back.
-    """
+    """Turns calls of leaf modules, and of functions outside of them, into nodes; a tensor belongs to its maker."""
 
     def __init__(self, image: Tensor, keep: Container[int]) -> None:
         super().__init__()
@@ -319,8 +300,6 @@ class _Recorder(TorchFunctionMode):
         def leave(_: nn.Module, args: Any, options: Any, output: Any) -> None:
             # not where a hook before ours raised, so that the module was never entered
             if self.running and self.running[-1][0] == path:
-                if call := self.running[-1][1]:
-                    self.end(call, output)
                 if path not in self.left and isinstance(output, Tensor) and output in self.makers:
                     self.modules.setdefault(self.makers[output][0], path)
                 self.left.add(path)
@@ -348,18 +327,14 @@ class _Recorder(TorchFunctionMode):
             maker = call.read[0][1]
         else:
             maker = len(self.nodes)
-            self.nodes.append(
-                Node(
-                    maker,
-                    call.path,
-                    call.operation,
-                    inputs=tuple(index for _, index, _ in call.read),
-                    input_shape=tuple(call.read[0][0].shape) if call.read else (),
-                    shape=tuple(outputs[0].shape),
-                    arguments=tuple(a for a in call.args if not any(True for _ in tensors_of(a))) if function else (),
-                    options={k: v for k, v in call.options.items() if not isinstance(v, Tensor)} if function else {},
-                )
-            )
+            inputs = tuple(index for _, index, _ in call.read)
+            input_shape = tuple(call.read[0][0].shape) if call.read else ()
+            node = Node(maker, call.path, call.operation, inputs, input_shape, tuple(outputs[0].shape))
+            if function:
+                arguments = tuple(a for a in call.args if not any(True for _ in tensors_of(a)))
+                options = {k: v for k, v in call.options.items() if not isinstance(v, Tensor)}
+                node = replace(node, arguments=arguments, options=options)
+            self.nodes.append(node)
             if call.value is not None:
                 self.values[maker] = (call.value, outputs[0].clone())
         for tensor in outputs:

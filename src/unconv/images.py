@@ -23,7 +23,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from unconv.errors import UnconvError, UsageError, check_whole
-from unconv.io import cannot_write, display_name, one_line, reason, replacing
+from unconv.io import display_name, one_line, reason, replacing, writing
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
@@ -143,6 +143,12 @@ class SkippedImage:
     reason: str
 
 
+def none_left(count: int, skipped: Sequence[SkippedImage]) -> str:
+    """Return the message for images of which none could be used."""
+    first = "".join(f"; the first, {image.file}: {image.reason}" for image in skipped[:1])
+    return f"none of the {count} images could be used{first}"
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images of one size, prepared for a network."""
@@ -223,8 +229,7 @@ class ImageStream:
         if waiting:
             yield _batch(waiting)
         if self.need_one and len(self.skipped) == len(self.paths):
-            first = f"; the first, {self.skipped[0].file}: {self.skipped[0].reason}" if self.skipped else ""
-            raise UnconvError(f"none of the {len(self.paths)} images could be used{first}")
+            raise UnconvError(none_left(len(self.paths), self.skipped))
 
     def _prepare(self, path: Path) -> Tensor:
         image = self._read(path)
@@ -347,11 +352,8 @@ def save_image(pixels: Tensor, path: str | Path) -> None:
         raise UsageError(f"cannot write {display_name(path)}; its name ends in .png")
     encoded = io.BytesIO()
     Image.fromarray(to_uint8(pixels)).save(encoded, "PNG")
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(encoded.getbuffer())
-    except OSError as error:
-        raise UnconvError(cannot_write(path, error)) from error
+    with writing(path), replacing(path) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
 
 
 def psnr(reference: Tensor, estimate: Tensor) -> float:

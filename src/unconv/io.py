@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from unconv.errors import UnconvError
+
 LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 """Names of what a killed process leaves behind: half of a file that was not yet renamed."""
 
@@ -84,11 +86,17 @@ def near_names(name: str, names: Iterable[str]) -> list[str]:
     return parts[-3:] or alike[-3:] or similar[0] or similar[1]
 
 
-def cannot_write(path: str | os.PathLike[str], error: OSError) -> str:
-    """Return one line for a file or folder that cannot be written: what failed, why, and what would help."""
-    full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG}
-    remedy = "make room there and run the same command again" if full else "make it writable"
-    return f"cannot write {display_name(path)}: {reason(error)}; {remedy}, or choose another directory with out"
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an OSError in here (no room, no permission) into one line: what failed, and what would help."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG}
+        remedy = "make room there and run the same command again" if full else "make it writable"
+        raise UnconvError(
+            f"cannot write {display_name(path)}: {reason(error)}; {remedy}, or choose another directory with out"
+        ) from error
 
 
 def reason(error: Exception) -> str:

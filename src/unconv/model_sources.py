@@ -53,6 +53,21 @@ class Built:
     assumed: str | None = None
     note: str | None = None
 
+    def read(self, weights: str) -> None:
+        """Fill the module from a weights file."""
+        file, key = _read(weights)
+        self.fill(weights, file, choose_weights(self.module, file, key))
+
+    def prepare(self, own: Any, name: str, size: int | None, more: str) -> None:
+        """Take a user's own preprocessing, or note for a network without any what is assumed."""
+        if own is not None:
+            self.preprocess = of_user(own)
+            return
+        sizes = "" if size else " at the image's own size"
+        wanted = "mean and std" if size else f"{more} mean and std"
+        self.assumed = f"{name} has no attribute preprocess, so pixels in [0, 1]{sizes} are assumed; give {wanted} "
+        self.assumed += "as in training"
+
     def fill(self, weights: str, file: WeightsFile, state: OrderedDict[str, Tensor], otherwise: str = "") -> None:
         """Copy weights into the module; a refusal of another network's says what would be right."""
         self.source, self.sha256 = display_name(weights), file.sha256
@@ -84,14 +99,35 @@ def preprocess_of(member: WeightsEnum) -> Preprocess:
     )
 
 
+def build(spec: str, weights: str | None, size: int | None, download: bool) -> Built:
+    """Return the network of a name, or what a ``module:callable`` makes."""
+    if spec == BUNDLED:
+        return bundled(weights)
+    if spec.startswith(TIMM):
+        return from_timm(spec, weights, download)
+    if ":" in spec:
+        return from_callable(spec, weights, size)
+    if spec in model_names():
+        return from_torchvision(spec, weights, size, download)
+    hint, own = _near(spec, model_names()), spec.removesuffix(".py")
+    if own.isidentifier() and Path(f"{own}.py").is_file():
+        hint = f" (for {own}.py in this folder, name its function or class too: {own}:build)"
+    others = f"give {BUNDLED}, a torchvision name such as vgg16, timm/NAME or module:callable"
+    raise UsageError(f"unknown model {one_line(spec)!r}{hint}; {others}")
+
+
+def _near(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=5)
+    return f" (near: {', '.join(near)})" if near else ""
+
+
 def bundled(weights: str | None) -> Built:
     """Return the small VGG that ships with the package."""
     from unconv import cifar_vgg
 
     preprocess = Preprocess(mean=cifar_vgg.MEAN, std=cifar_vgg.STD)
     built = Built(cifar_vgg.CifarVGG(), preprocess, "", CIFAR_SIZE)
-    file, key = (read_weights(bundled_weights()), None) if weights is None else _read(weights)
-    built.fill(weights or "", file, choose_weights(built.module, file, key))
+    built.read(str(bundled_weights()) if weights is None else weights)
     if weights is None:
         built.source = "bundled with unconv"
     return built
@@ -193,8 +229,7 @@ def from_timm(spec: str, weights: str | None, download: bool) -> Built:
     name = spec.removeprefix(TIMM)
     base = name.partition(".")[0]
     if base not in timm.list_models():
-        near = difflib.get_close_matches(base, timm.list_models(), n=5)
-        raise UsageError(f"timm has no model {one_line(name)!r}" + (f" (near: {', '.join(near)})" if near else ""))
+        raise UsageError(f"timm has no model {one_line(name)!r}{_near(base, timm.list_models())}")
     tag = weights is not None and _file_and_key(weights) is None
     if tag:
         tags = [full.partition(".")[2] for full in timm.list_models(f"{base}.*", pretrained=True)]
@@ -213,8 +248,7 @@ def from_timm(spec: str, weights: str | None, download: bool) -> Built:
     if tag:
         built.source = f"timm {name}"
     elif weights is not None:
-        file, key = _read(weights)
-        built.fill(weights, file, choose_weights(module, file, key))
+        built.read(weights)
     return built
 
 
@@ -253,12 +287,8 @@ def from_callable(spec: str, weights: str | None, size: int | None) -> Built:
     settle(module)
     built = Built(module, Preprocess(), f"as {shown} sets them")
     if weights is not None:
-        file, key = _read(weights)
-        built.fill(weights, file, choose_weights(module, file, key))
-    if own is not None:
-        built.preprocess = of_user(own)
-    else:
-        built.assumed = assumed_preprocessing(shown, size, "size,")
+        built.read(weights)
+    built.prepare(own, shown, size, "size,")
     return built
 
 
@@ -291,13 +321,6 @@ def _look_up(spec: str) -> Any:
             near = difflib.get_close_matches(name, names, cutoff=0.5) or names[:10]
             raise UsageError(one_line(f"{module_name} has no {path}; it has {', '.join(near) or 'nothing'}")) from error
     return value
-
-
-def assumed_preprocessing(name: str, size: int | None, more: str) -> str:
-    """Return the note for a network that does not say how its images are prepared."""
-    sizes = "" if size else " at the image's own size"
-    wanted = "mean and std" if size else f"{more} mean and std"
-    return f"{name} has no attribute preprocess, so pixels in [0, 1]{sizes} are assumed; give {wanted} as in training"
 
 
 def settle(module: nn.Module) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,21 +19,8 @@ from torch.overrides import TorchFunctionMode
 from unconv.checkpoint import STATISTICS, hash_state, is_finite
 from unconv.errors import UnconvError, UsageError
 from unconv.io import one_line, reason
-from unconv.model_sources import (
-    BUNDLED,
-    IMAGENET_SIZE,
-    SEED,
-    TIMM,
-    Built,
-    assumed_preprocessing,
-    bundled,
-    from_callable,
-    from_timm,
-    from_torchvision,
-    model_names,
-    settle,
-)
-from unconv.preprocessing import Numbers, Preprocess, Preprocessing, UserPreprocess, normalisation, of_user
+from unconv.model_sources import IMAGENET_SIZE, SEED, Built, build, settle
+from unconv.preprocessing import Numbers, Preprocess, Preprocessing, UserPreprocess, normalisation
 
 
 @dataclass(frozen=True)
@@ -122,24 +107,7 @@ def load_model(
     normal = _checked(size, mean, std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        if spec == BUNDLED:
-            built = bundled(weights)
-        elif spec.startswith(TIMM):
-            built = from_timm(spec, weights, download)
-        elif ":" in spec:
-            built = from_callable(spec, weights, size)
-        elif spec in model_names():
-            built = from_torchvision(spec, weights, size, download)
-        else:
-            near = difflib.get_close_matches(spec, model_names(), n=5)
-            hint = f" (near: {', '.join(near)})" if near else ""
-            own = spec.removesuffix(".py")
-            if own.isidentifier() and Path(f"{own}.py").is_file():
-                hint = f" (for {own}.py in this folder, name its function or class too: {own}:build)"
-            raise UsageError(
-                f"unknown model {one_line(spec)!r}{hint}; give {BUNDLED}, a torchvision name such as vgg16, "
-                "timm/NAME or module:callable"
-            )
+        built = build(spec, weights, size, download)
     return _loaded(spec, built, size, normal)
 
 
@@ -166,10 +134,7 @@ def adopt_model(
         raise UnconvError(f"{name} cannot be copied: {reason(error)}") from error
     built = Built(copied, Preprocess(), f"as given in {name}")
     own = preprocess or getattr(module, "preprocess", None)
-    if own is not None:
-        built.preprocess = of_user(own)
-    else:
-        built.assumed = assumed_preprocessing(name, size, "preprocess, or size,")
+    built.prepare(own, name, size, "preprocess, or size,")
     return _loaded(name, built, size, normal)
 
 
@@ -191,18 +156,14 @@ def check_covered(loaded: LoadedModel, module_paths: Iterable[str]) -> None:
     behind = {a: b for a, b in itertools.pairwise(with_state) if isinstance(modules[b], _NormBase)}
     source = loaded.weights.source
     for path in module_paths:
-        for part in (path, behind.get(path)):
-            if part is None:
-                continue
-            for key in loaded.missing:
-                if key.startswith(f"{part}."):
-                    raise UnconvError(
-                        f"{source} gives no {key}, which layer {path} needs; stop before it or give weights with it"
-                    )
-            if isinstance(modules.get(part), _NormBase):
-                for key, buffer in modules[part].named_buffers():
-                    if key in STATISTICS and not is_finite(buffer):
-                        raise UnconvError(f"{source}: {part}.{key} holds NaN or infinite values; layer {path} needs it")
+        for part in filter(None, (path, behind.get(path))):
+            if key := next((key for key in loaded.missing if key.startswith(f"{part}.")), None):
+                needed = f"which layer {path} needs; stop before it or give weights with it"
+                raise UnconvError(f"{source} gives no {key}, {needed}")
+            norm = modules.get(part)
+            for key, buffer in norm.named_buffers() if isinstance(norm, _NormBase) else ():
+                if key in STATISTICS and not is_finite(buffer):
+                    raise UnconvError(f"{source}: {part}.{key} holds NaN or infinite values; layer {path} needs it")
 
 
 def _checked(size: int | None, mean: Numbers | None, std: Numbers | None) -> Preprocess | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from operator import index
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch.nn import grad as conv_grad
 
 from unconv.errors import UsageError, check_choice
 from unconv.linalg import norms, tiny
+from unconv.solvers.lanczos import bidiagonalise
 from unconv.solvers.solution import System
 
 Boundary = Literal["full", "cropped"]
@@ -151,9 +152,19 @@ class ConvOperator:
         return self.weight.device
 
     @property
-    def geometry(self) -> dict[str, tuple[int, ...] | int]:
+    def geometry(self) -> dict[str, Any]:
         """Stride, padding, dilation and groups, as the keyword arguments of the constructor."""
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+
+    @property
+    def spread(self) -> tuple[int, ...]:
+        """Places from the first to the last tap of a filter, per axis."""
+        return tuple(d * (k - 1) for k, d in zip(self.weight.shape[2:], self.dilation, strict=True))
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Farthest shift, in outputs and per axis, at which the patches of two outputs overlap."""
+        return tuple(spread // s for spread, s in zip(self.spread, self.stride, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution ``W x``: ``(*batch, M, *spatial)`` to ``(*batch, K, *output)``; else a UsageError."""
@@ -166,23 +177,16 @@ class ConvOperator:
         """The transposed one ``W^T z``: ``(*batch, K, *output)`` to ``(*batch, M, *spatial)``; else a UsageError."""
         batch = _batch_shape(z, self.output_shape, "activation")
         flat = z if len(batch) == 1 else z.reshape(-1, *self.output_shape)
-        x = CONVOLVE_ADJOINT[self.dims](
-            (flat.shape[0], *self.input_shape),
-            self.weight,
-            flat,
-            **self.geometry,  # pyright: ignore[reportArgumentType]
-        )
+        x = CONVOLVE_ADJOINT[self.dims]((len(flat), *self.input_shape), self.weight, flat, **self.geometry)
         return x if len(batch) == 1 else x.reshape(*batch, *self.input_shape)
 
     def norm(self, *, tolerance: float = 1e-6, max_steps: int = 300, seed: int = 0) -> float:
         """Spectral norm ``max ||W x|| / ||x||``, from below, by Golub-Kahan-Lanczos bidiagonalisation.
 
-        Filters are scaled to a largest entry of 1 first, so the norm is as exact for filters of 1e-25 as for those of
-        1.
+        Filters are scaled to a largest entry of 1 first, so the norm of small ones, of 1e-25 say, is as exact.
 
         Args:
-            tolerance: Stop when the estimate of the squared norm has moved by less than this, relatively, over the
-                last half of all steps.
+            tolerance: Stop when the squared norm has moved by less than this, relatively, over the last half of steps.
             max_steps: Largest number of products with ``W^T W``.
             seed: Seed of the random start.
 
@@ -192,8 +196,6 @@ class ConvOperator:
         Raises:
             UsageError: If ``max_steps`` is below 1 or ``tolerance`` below 0.
         """
-        from unconv.solvers.lanczos import bidiagonalise
-
         if max_steps < 1 or not tolerance >= 0:
             raise UsageError(f"max_steps is {max_steps} and tolerance {tolerance}; expected at least 1 and at least 0")
         scale = self.weight.abs().max().item()
@@ -236,14 +238,13 @@ class ConvOperator:
 
     def unpadded(self, spatial: Sequence[int]) -> ConvOperator:
         """Return the same filters, without padding, on a map of another size."""
-        shape, geometry = (self.input_shape[0], *spatial), self.geometry | {"padding": 0}
-        return ConvOperator(self.weight, shape, **geometry)  # pyright: ignore[reportArgumentType]
+        return ConvOperator(self.weight, (self.input_shape[0], *spatial), **self.geometry | {"padding": 0})
 
     def with_weight(self, weight: Tensor) -> ConvOperator:
         """Return the operator of another filter bank of the same shape; a UsageError if the shape differs."""
         if weight.shape != self.weight.shape:
             raise UsageError(f"weight has shape {tuple(weight.shape)}; expected {tuple(self.weight.shape)}")
-        return ConvOperator(weight, self.input_shape, **self.geometry)  # pyright: ignore[reportArgumentType]
+        return ConvOperator(weight, self.input_shape, **self.geometry)
 
     def normalised(self) -> ConvOperator:
         """Return the operator with every filter scaled to unit norm; zero filters stay zero."""

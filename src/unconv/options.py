@@ -1,4 +1,7 @@
-"""The options of every verb, as frozen dataclasses. Nothing here imports torch, so that ``--help`` answers at once."""
+"""The options of every verb, as frozen dataclasses; the comment at a field is its help.
+
+Nothing here imports torch, so that ``--help`` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ File = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 Ray = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[ADDRESS]")]
 Several = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--layer",))]
 OneOrSeveral = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--layers",))]
-NO_ARGUMENT = {"model", "name", "layer", "json", "debug"}
+NO_ARGUMENT = {"model", "layer", "json", "debug"}
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -39,30 +42,19 @@ def parse_time(text: str) -> float:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What every verb takes that opens a model.
+    """What every verb takes that opens a model."""
 
-    Attributes:
-        model: A bundled name (cifar-vgg), a torchvision name (vgg16), timm/NAME, or module:callable.
-        weights: A .safetensors or state-dict file, or the name of torchvision weights (downloaded then).
-        size: Side of the square that images are resized and cropped to, in pixels; where not given, that of the
-            model's own preprocessing.
-        mean: Subtracted from each channel: one number or three with commas; above 1 means pixels in 0..255.
-        std: Divides each channel.
-        device: Where to compute: cpu, cuda, cuda:1.
-        seed: Seed of everything random.
-        json: Print one JSON document on stdout, and nothing else there.
-        debug: Show the traceback of an error.
-    """
-
-    model: Model
-    weights: Word = None
+    model: Model  # A bundled name (cifar-vgg), a torchvision name (vgg16), timm/NAME, or module:callable.
+    weights: Word = None  # A .safetensors or state-dict file, or the name of torchvision weights (downloaded then).
+    # Side of the square that images are resized and cropped to, in pixels; where not given, that of the model's own
+    # preprocessing.
     size: Count = None
-    mean: Word = None
-    std: Word = None
-    device: str = "cpu"
-    seed: int = 0
-    json: bool = False
-    debug: bool = False
+    mean: Word = None  # Subtracted from each channel: one number or three with commas; above 1 means pixels in 0..255.
+    std: Word = None  # Divides each channel.
+    device: str = "cpu"  # Where to compute: cpu, cuda, cuda:1.
+    seed: int = 0  # Seed of everything random.
+    json: bool = False  # Print one JSON document on stdout, and nothing else there.
+    debug: bool = False  # Show the traceback of an error.
 
     def keywords(self) -> dict[str, Any]:
         """Return the arguments of the verb's function, those that were given, but for the model and the layer."""
@@ -76,132 +68,93 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ImageOptions(ModelOptions):
-    """What every verb takes besides that looks at images.
+    """What every verb takes besides that looks at images."""
 
-    Attributes:
-        images: Folders or files; photographs that ship with scikit-image where none is given.
-        limit: Use only the first so many images.
-        batch: Images at a time.
-    """
-
-    images: tuple[Path, ...] = ()
-    limit: Count = None
-    batch: int = 4
+    images: tuple[Path, ...] = ()  # Folders or files; photographs that ship with scikit-image where none is given.
+    limit: Count = None  # Use only the first so many images.
+    batch: int = 4  # Images at a time.
 
 
 @dataclass(frozen=True)
 class RunOptions(ImageOptions):
-    """What every verb takes besides that reconstructs images.
+    """What every verb takes besides that reconstructs images."""
 
-    Attributes:
-        out: Run directory; the same command goes on from what is finished. report and audit name one after the
-            settings where not given.
-        budget: Time to take, such as 90s, 10m or 1h; report and audit take 10m where neither it nor --passes is given.
-        passes: Passes per image instead of a time, to repeat a run exactly: a forward and a backward pass each.
-        decoders: Decoders fitted before: files from unconv train-decoder, or a folder.
-        reference_images: Folder of images that linear decoders are fitted to; packaged photographs where not given.
-        ray: Compute on Ray: a local cluster, or the one at ADDRESS.
-    """
-
+    # Run directory; the same command goes on from what is finished. report and audit name one after the settings where
+    # not given.
     out: File = None
+    # Time to take, such as 90s, 10m or 1h; report and audit take 10m where neither it nor --passes is given.
     budget: Word = None
+    # Passes per image instead of a time, to repeat a run exactly: a forward and a backward pass each.
     passes: Count = None
-    decoders: tuple[Path, ...] = ()
+    decoders: tuple[Path, ...] = ()  # Decoders fitted before: files from unconv train-decoder, or a folder.
+    # Folder of images that linear decoders are fitted to; packaged photographs where not given.
     reference_images: File = None
-    ray: Ray = None
+    ray: Ray = None  # Compute on Ray: a local cluster, or the one at ADDRESS.
 
 
 @dataclass(frozen=True)
 class Report(RunOptions):
-    """Measure what layers keep of images and invert them; write a page with pictures and plots.
+    """Measure what layers keep of images and invert them; write a page with pictures and plots."""
 
-    Attributes:
-        layers: Only these layers, or "all"; 6 to 8 spread over the depth where not given.
-        methods: Only these methods: some of linear, gauss-newton, gradient, and those of a block's input.
-        side_info: Only these: none, switches (positions of maxima), gates (activation pattern); all that the network
-            has where not given.
-        region: Side of the pooling imposed where the paper's code meets a conv block without pooling.
-        samples: Random codes of the sampled model-RIP.
-        pictures: Number of images whose reconstructions are kept as pictures.
-        control: "random" shows beside it what a linear decoder explains of the network with random weights.
-    """
-
-    layers: Several = ()
+    layers: Several = ()  # Only these layers, or "all"; 6 to 8 spread over the depth where not given.
+    # Only these methods: some of linear, gauss-newton, gradient, and those of a block's input.
     methods: tuple[str, ...] = ()
+    # Only these: none, switches (positions of maxima), gates (activation pattern); all that the network has where not
+    # given.
     side_info: tuple[SideInfo, ...] = ()
-    region: int = 2
-    samples: int = 50
-    pictures: int = 10
+    region: int = 2  # Side of the pooling imposed where the paper's code meets a conv block without pooling.
+    samples: int = 50  # Random codes of the sampled model-RIP.
+    pictures: int = 10  # Number of images whose reconstructions are kept as pictures.
+    # "random" shows beside it what a linear decoder explains of the network with random weights.
     control: Literal["random"] | None = None
     started: float = field(init=False, default_factory=time.monotonic)  # before torch is imported
 
 
 @dataclass(frozen=True)
 class Audit(RunOptions):
-    """What attackers get of images out of the features of split points; write a page with a chart, a table, and text.
+    """What attackers get of images out of the features of split points; write a page with a chart, a table and text."""
 
-    Attributes:
-        layers: The split points, or "all"; 6 to 8 spread over the depth where not given.
-        noise: Levels of Gaussian noise on the features as a defence, relative to their size, such as 0.1 0.3.
-        judge: A classifier that is asked whether a reconstruction keeps the image's top-1 class, and its weights; the
-            model itself, where it is one, if not given.
-        pictures: Number of images whose reconstructions are kept as pictures.
-    """
-
-    layers: Several = ()
+    layers: Several = ()  # The split points, or "all"; 6 to 8 spread over the depth where not given.
+    # Levels of Gaussian noise on the features as a defence, relative to their size, such as 0.1 0.3.
     noise: tuple[float, ...] = ()
+    # A classifier that is asked whether a reconstruction keeps the image's top-1 class, and its weights; the model
+    # itself, where it is one, if not given.
     judge: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL [WEIGHTS]")] = ()
-    pictures: int = 10
+    pictures: int = 10  # Number of images whose reconstructions are kept as pictures.
     started: float = field(init=False, default_factory=time.monotonic)  # before torch is imported
 
 
 @dataclass(frozen=True)
 class Layers(ModelOptions):
-    """List the layers that can be inverted, which of them are conv blocks, and why the rest is left out.
+    """List the layers that can be inverted, which of them are conv blocks, and why the rest is left out."""
 
-    Attributes:
-        images: One image, to trace the model at its size.
-    """
-
-    images: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()  # One image, to trace the model at its size.
 
 
 @dataclass(frozen=True)
 class Invert(RunOptions):
-    """Recover the image, or a conv block's own input, from what a layer gives.
+    """Recover the image, or a conv block's own input, from what a layer gives."""
 
-    Attributes:
-        layer: Layers to invert, by module path; see unconv layers.
-        features: A .safetensors file with what the layer gave, in place of images; errors are those of features then.
-        recover: The image, or the conv block's own input from its code.
-        method: For the image: linear, gauss-newton, gradient (the baseline) or decoder (a trained one); for a block's
-            input: iht, transpose, min-norm or convex. gauss-newton or convex where not given.
-        side_info: Known besides the features: nothing, the switches (positions of maxima), or the gates (activation
-            pattern).
-        code: What the network computes, or the paper's code (Table 3): unit filters, no bias, magnitude pooling.
-        region: Side of the pooling imposed on a conv block that has none.
-        k: Regions kept of the paper's code.
-    """
-
-    layer: OneOrSeveral = ()
+    layer: OneOrSeveral = ()  # Layers to invert, by module path; see unconv layers.
+    # A .safetensors file with what the layer gave, in place of images; errors are those of features then.
     features: File = None
-    recover: Literal["image", "input"] = "image"
+    recover: Literal["image", "input"] = "image"  # The image, or the conv block's own input from its code.
+    # For the image: linear, gauss-newton, gradient (the baseline) or decoder (a trained one); for a block's input: iht,
+    # transpose, min-norm or convex. gauss-newton or convex where not given.
     method: Method | None = None
+    # Known besides the features: nothing, the switches (positions of maxima), or the gates (activation pattern).
     side_info: SideInfo = "none"
+    # What the network computes, or the paper's code (Table 3): unit filters, no bias, magnitude pooling.
     code: Literal["network", "paper"] = "network"
-    region: Count = None
-    k: Count = None
+    region: Count = None  # Side of the pooling imposed on a conv block that has none.
+    k: Count = None  # Regions kept of the paper's code.
 
 
 @dataclass(frozen=True)
 class BlockOptions(ImageOptions):
-    """What every verb takes besides that measures conv blocks over images.
+    """What every verb takes besides that measures conv blocks over images."""
 
-    Attributes:
-        blocks: Only these conv blocks, by module path.
-    """
-
-    blocks: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()  # Only these conv blocks, by module path.
 
 
 @dataclass(frozen=True)
@@ -211,105 +164,69 @@ class Sparsity(BlockOptions):
 
 @dataclass(frozen=True)
 class Coherence(ModelOptions):
-    """Largest cosines between filters: signed, absolute, over all shifts; learned beside Gaussian (Table 4).
+    """Largest cosines between filters: signed, absolute, over all shifts; learned beside Gaussian (Table 4)."""
 
-    Attributes:
-        blocks: Only these conv blocks, by module path.
-    """
-
-    blocks: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()  # Only these conv blocks, by module path.
 
 
 @dataclass(frozen=True)
 class Rip(BlockOptions):
-    """Sampled ratios ||W^T z|| / ||z|| of codes at the measured sparsity (Figure 3), and bounds of delta_k.
+    """Sampled ratios ||W^T z|| / ||z|| of codes at the measured sparsity (Figure 3), and bounds of delta_k."""
 
-    Attributes:
-        k: Number of active regions; from the measured sparsity where not given.
-        region: Side of the pooling imposed on a conv block that has none.
-        samples: Number of random codes.
-        boundary: Whether the transposed convolution keeps its full output or is cropped to the unpadded input.
-        filters: The filters as they are, scaled to unit norm, or Gaussian.
-        effort: Work of the search for the lower bound; 0 samples only, without a certified upper bound.
-    """
-
-    k: Count = None
-    region: int = 2
-    samples: int = 1000
+    k: Count = None  # Number of active regions; from the measured sparsity where not given.
+    region: int = 2  # Side of the pooling imposed on a conv block that has none.
+    samples: int = 1000  # Number of random codes.
+    # Whether the transposed convolution keeps its full output or is cropped to the unpadded input.
     boundary: Literal["full", "cropped"] = "full"
+    # The filters as they are, scaled to unit norm, or Gaussian.
     filters: Literal["learned", "normalised", "gaussian"] = "normalised"
-    effort: float = 0.2
+    effort: float = 0.2  # Work of the search for the lower bound; 0 samples only, without a certified upper bound.
 
 
 @dataclass(frozen=True)
 class TrainDecoder(ImageOptions):
-    """Train a what-where decoder: the image from a conv block's code and the switches on the way (Zhang et al. 2016).
+    """Train a what-where decoder: the image from a conv block's code and switches on the way (Zhang et al. 2016)."""
 
-    Attributes:
-        layer: The conv block, by module path.
-        images: Folders or files of the images to train on.
-        batch: Images of a step.
-        steps: Number of steps.
-        rate: Learning rate at the start; it falls with a cosine.
-        held_out: Share of the images that is kept for validation.
-        crop: Side of the random squares trained on, in pixels after preprocessing; whole images where not given.
-        every: Steps between validations, each with a checkpoint.
-        out: Run directory; the same command goes on from its last checkpoint. Named after the settings where not given.
-    """
-
-    layer: Annotated[str, tyro.conf.arg(aliases=("--layers",))] = ""
-    batch: int = 32
-    steps: int = 2000
-    rate: float = 2e-3
-    held_out: float = 0.1
+    layer: Annotated[str, tyro.conf.arg(aliases=("--layers",))] = ""  # The conv block, by module path.
+    images: tuple[Path, ...] = ()  # Folders or files of the images to train on.
+    batch: int = 32  # Images of a step.
+    steps: int = 2000  # Number of steps.
+    rate: float = 2e-3  # Learning rate at the start; it falls with a cosine.
+    held_out: float = 0.1  # Share of the images that is kept for validation.
+    # Side of the random squares trained on, in pixels after preprocessing; whole images where not given.
     crop: Count = None
-    every: int = 100
+    every: int = 100  # Steps between validations, each with a checkpoint.
+    # Run directory; the same command goes on from its last checkpoint. Named after the settings where not given.
     out: File = None
 
 
 @dataclass(frozen=True)
 class Unseen(ImageOptions):
-    """What no attacker can do with a layer's noisy features: bounds of the error of any reconstruction, beside ours.
+    """What no attacker can do with a layer's noisy features: bounds of the error of any reconstruction, beside ours."""
 
-    Attributes:
-        layer: Layers, by module path; see unconv layers.
-        sigma: Standard deviation of white noise on the features, in their units.
-        relative_sigma: The same in units of the features' root mean square.
-        bits: Quantise features to so many bits in place of noise.
-        passes: Passes of the attack per image.
-        probes: Backward passes for each of the two estimates that the bounds are made of.
-        reference_images: Folder of images like those under test, for the prior of bounds and attacks; packaged
-            photographs where not given.
-        metamers: Passes in which to seek, for the first image, another one whose features agree, such as 1500; without
-            noise nothing else is done.
-        unique: Say for the first image within which radius no gate and no switch changes, and how well the layer sees
-            it there; without noise nothing else is done.
-        out: Folder for the pictures of metamers.
-    """
-
-    layer: OneOrSeveral = ()
-    sigma: float | None = None
-    relative_sigma: float | None = None
-    bits: Count = None
-    passes: int = 40
-    probes: int = 32
+    layer: OneOrSeveral = ()  # Layers, by module path; see unconv layers.
+    sigma: float | None = None  # Standard deviation of white noise on the features, in their units.
+    relative_sigma: float | None = None  # The same in units of the features' root mean square.
+    bits: Count = None  # Quantise features to so many bits in place of noise.
+    passes: int = 40  # Passes of the attack per image.
+    probes: int = 32  # Backward passes for each of the two estimates that the bounds are made of.
+    # Folder of images like those under test, for the prior of bounds and attacks; packaged photographs where not given.
     reference_images: File = None
+    # Passes in which to seek, for the first image, another one whose features agree, such as 1500; without noise
+    # nothing else is done.
     metamers: Count = None
+    # Say for the first image within which radius no gate and no switch changes, and how well the layer sees it there;
+    # without noise nothing else is done.
     unique: bool = False
-    out: File = None
+    out: File = None  # Folder for the pictures of metamers.
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """Check the installation: versions, devices, and a tiny inversion with its error and time.
+    """Check the installation: versions, devices, and a tiny inversion with its error and time."""
 
-    Attributes:
-        json: Print one JSON document on stdout, and nothing else there.
-        debug: Show the traceback of an error.
-    """
-
-    json: bool = False
-    debug: bool = False
+    json: bool = False  # Print one JSON document on stdout, and nothing else there.
+    debug: bool = False  # Show the traceback of an error.
 
 
 Experiment = Literal[
@@ -319,34 +236,23 @@ Experiment = Literal[
 
 @dataclass(frozen=True)
 class Reproduce(BlockOptions):
-    """A table or figure of the paper, ours beside theirs; with "all" everything that runs for the model.
+    """A table or figure of the paper, ours beside theirs; with "all" everything that runs for the model."""
 
-    Attributes:
-        model: The network, as for every verb; vgg16 has the paper's weights from torch's cache, or give --weights;
-            cifar-vgg sees images at its own 32 pixels where --size is not given.
-        name: Which one.
-        draws: Random codes of fig2.
-        samples: Random codes of fig3 and thm33.
-        recovered: Images whose codes Algorithm 2 finds for fig3.
-        decoders: Files from train-decoder, for table3 and fig4.
-        steps: Largest number of steps of Algorithm 2.
-        fractions: Half of Algorithm 2's lambda, as fractions of max |Wx|; the first is the figure's, a table has all.
-        region: Side of the pooling imposed on a conv block that has none.
-        sizes: k M l D K of fig2 and thm31: non-zeros, channels, length of a filter, length of the input, filters.
-        out: Folder for the JSON with its settings, and the figure.
-    """
-
+    # The network, as for every verb; vgg16 has the paper's weights from torch's cache, or give --weights; cifar-vgg
+    # sees images at its own 32 pixels where --size is not given.
     model: str = "vgg16"
-    name: tyro.conf.Positional[Experiment] = "all"
-    draws: int = 20_000
-    samples: int = 1000
-    recovered: int = 4
-    decoders: tuple[Path, ...] = ()
-    steps: int = 300
+    name: tyro.conf.Positional[Experiment] = "all"  # Which one.
+    draws: int = 20_000  # Random codes of fig2.
+    samples: int = 1000  # Random codes of fig3 and thm33.
+    recovered: int = 4  # Images whose codes Algorithm 2 finds for fig3.
+    decoders: tuple[Path, ...] = ()  # Files from train-decoder, for table3 and fig4.
+    steps: int = 300  # Largest number of steps of Algorithm 2.
+    # Half of Algorithm 2's lambda, as fractions of max |Wx|; the first is the figure's, a table has all.
     fractions: tuple[float, ...] = (0.05,)
-    region: int = 2
+    region: int = 2  # Side of the pooling imposed on a conv block that has none.
+    # k M l D K of fig2 and thm31: non-zeros, channels, length of a filter, length of the input, filters.
     sizes: tuple[int, int, int, int, int] = (10, 32, 5, 32, 96)
-    out: File = None
+    out: File = None  # Folder for the JSON with its settings, and the figure.
 
 
 VERBS = {

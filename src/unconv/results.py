@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from unconv import html_repr
 from unconv.errors import UnconvError
 from unconv.images import SkippedImage, to_uint8
-
-if TYPE_CHECKING:
-    from unconv.html_repr import Markup
 
 SHOWN = 8  # images
 EDGE = 160  # pixels of a picture in a report's table
@@ -116,8 +114,6 @@ class InvertResult:
         return f"{what} from {self.layer} by {self.method}, side information {self.side_info}{code}"
 
     def _repr_html_(self) -> str:
-        from unconv import html_repr
-
         shown = ("relative_error", "psnr", "ssim", "status")
         rows = [(r["file"], *self._shown(i), *map(r.get, shown)) for i, r in enumerate(self.rows[:SHOWN])]
         rest = len(self.rows) - len(rows)
@@ -126,9 +122,7 @@ class InvertResult:
         header = ("image", "original", "reconstruction", "relative error", "PSNR", "SSIM", "status")
         return f"<p>{html_repr.escape(self._title())}</p>{html_repr.grid(header, rows)}"
 
-    def _shown(self, i: int) -> list[Markup | None]:
-        from unconv import html_repr
-
+    def _shown(self, i: int) -> list[html_repr.Markup | None]:
         pair = self.pictures[i] if self.pictures else None
         if pair is None or len(pair[1]) not in {1, 3}:
             return [None, None]
@@ -164,8 +158,6 @@ class ReportResult:
         return f"ReportResult({len(self.layers)} layers, page {self.page})"
 
     def _repr_html_(self) -> str:
-        from unconv import html_repr
-
         header = ("layer", "features", "image recovered", "linear error", "best error", "by")
         body = []
         for layer in self.layers:
@@ -180,9 +172,7 @@ class ReportResult:
         address = html_repr.escape(self.page.resolve().as_uri())
         return f'<p>Report: <a href="{address}">{page}</a></p>{html_repr.grid(header, body)}'
 
-    def _picture(self, layer: str, best: dict[str, Any] | None) -> Markup | None:
-        from unconv import html_repr
-
+    def _picture(self, layer: str, best: dict[str, Any] | None) -> html_repr.Markup | None:
         if best is None:
             return None
         task = {key: best[key] for key in ("recover", "code", "method", "side_info")} | {"layer": layer}

@@ -1,8 +1,7 @@
 """Block-circulant operators: the average of ``J^T J`` of a network over places, and the preconditioner it gives.
 
-A network commutes with shifts by its stride, so the *average* of ``J^T J`` over places and images maps blocks of
-pixels to blocks of pixels by a convolution, and a Fourier transform over the grid of blocks leaves one small Hermitian
-matrix per frequency.
+A network commutes with shifts by its stride, so the *average* of ``J^T J`` over places and images maps blocks of pixels
+to blocks by a convolution, and a Fourier transform over the grid of blocks leaves a Hermitian matrix per frequency.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ Features = Callable[[Tensor], Tensor]
 class StationaryConfig:
     """How the average of ``J^T J`` and the covariance of residuals are estimated."""
 
-    # largest number of pixels per axis of a block. The stride of the layer is the natural one; smaller ones take what
-    # differs between the places of a larger block for the same on average, and cost less.
+    # most pixels per axis of a block. The natural number is the stride of the layer; smaller ones take what differs
+    # between the places of a larger block for the same on average, and cost less.
     block: int = 4
     probes: int = 16  # backward passes that the average of J^T J is taken from
     batch_size: int = 4

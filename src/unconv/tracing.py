@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,7 +110,9 @@ class Layers:
             others = [layer for layer in chosen if layer not in last]
             count = max(0, min(ENDS - 2 - len(last), len(others)))
             last += [others[(2 * i + 1) * len(others) // (2 * count)] for i in range(count)]
-            chosen = _spread([layer for layer in chosen if layer in last], ENDS)
+            chosen = [layer for layer in chosen if layer in last]
+            count = min(ENDS, len(chosen))
+            chosen = [chosen[round((i + 1) * len(chosen) / count) - 1] for i in range(count)]
         return tuple(layer.name for layer in chosen)
 
 
@@ -138,14 +140,14 @@ def list_layers(model: nn.Module, x: Tensor, blocks: ConvBlocks | None = None) -
     for name, output in once.outputs.items():
         with_gradient, both = again.outputs.get(name), pair.outputs.get(name)
         varies = with_gradient is not None and _differ(output.samples[0], with_gradient.samples[0])
-        gradient = with_gradient is not None and with_gradient.gradient
+        gradient = with_gradient is not None and with_gradient.layer.gradient
         reason = _not_of_the_image(output, both, gradient, varies or bool(graph.reads_values)) if both else ""
         if varies:
             reason = RANDOM
         if reason:
             skipped[name] = reason
             continue
-        layers.append(Layer(name, output.kind, output.input_shape, output.shape, name in ends, gradient))
+        layers.append(replace(output.layer, block=name in ends, gradient=gradient))
     for path in _uncalled(model, {name.split("[")[0] for name in (*once.outputs, *once.skipped)}):
         skipped[path] = graph.unreached
     if not layers and once.stopped:
@@ -191,8 +193,9 @@ def _capture(model: nn.Module, names: Iterable[str], x: Tensor, *, inputs: bool)
     image = as_input_of(model, x)
     captured: dict[str, Tensor] = {}
 
-    def keep(name: str, value: Tensor) -> None:
+    def keep(name: str, place: str, _: nn.Module, *given: Any) -> None:
         if name not in captured:
+            value = next(tensors_of(given)) if inputs else pick(given[-1], place, name)
             value = value.detach().clone()
             half = value.is_floating_point() and image.is_floating_point()
             captured[name] = value.to(torch.promote_types(value.dtype, image.dtype)) if half else value
@@ -202,12 +205,12 @@ def _capture(model: nn.Module, names: Iterable[str], x: Tensor, *, inputs: bool)
     with evaluating(model), ExitStack() as hooks:
         for name in wanted:
             module, place = find_module(model, name)
+            look = partial(keep, name, place)
             if inputs:
-                before = partial(lambda name, _, *args: keep(name, next(tensors_of(args))), name)
-                hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+                handle = module.register_forward_pre_hook(look, with_kwargs=True)
             else:
-                behind = partial(lambda name, place, _, __, output: keep(name, pick(output, place, name)), name, place)
-                hooks.callback(module.register_forward_hook(behind).remove)
+                handle = module.register_forward_hook(look)
+            hooks.callback(handle.remove)
         try:
             model(image.clone())
         except UsageError:
@@ -232,20 +235,12 @@ def _check_finite(what: str, y: Tensor, count: int) -> Tensor:
     return y
 
 
-def _rows(shape: Sequence[int], count: int) -> tuple[int, ...]:
-    """Return the shape for one image: an axis that is folded into the batch (frames, windows) becomes its own."""
-    return tuple(shape[1:]) if shape[0] == count else (shape[0] // count, *shape[1:])
-
-
 @dataclass(frozen=True)
 class _Output:
-    """What is kept of a module's output. Shapes without the batch axis; some entries of each image."""
+    """A module's output in one forward pass, its shape with the batch axis, and some entries of each image."""
 
-    kind: str
-    input_shape: tuple[int, ...]
-    shape: tuple[int, ...]
+    layer: Layer
     full_shape: tuple[int, ...]
-    gradient: bool
     samples: list[Tensor]
 
 
@@ -280,10 +275,12 @@ def _run(model: nn.Module, batch: Tensor, *, gradients: bool = False) -> _Run:
             elif not len(y):
                 run.skipped[path + place] = NOT_REACHED
             else:
-                shape = _rows(y.shape, len(batch))
+                # an axis that is folded into the batch (frames, windows) becomes its own
+                folded = () if len(y) == len(batch) else (len(y) // len(batch),)
+                shape = (*folded, *y.shape[1:])
                 samples = [_sample(part) for part in y.detach().chunk(len(batch))]
-                kind = type(module).__name__
-                run.outputs[path + place] = _Output(kind, input_shape, shape, y.shape, y.requires_grad, samples)
+                layer = Layer(path + place, type(module).__name__, input_shape, shape, gradient=y.requires_grad)
+                run.outputs[layer.name] = _Output(layer, y.shape, samples)
 
     with evaluating(model, gradients=gradients), ExitStack() as hooks:
         for path, module in _callable_modules(model):
@@ -327,8 +324,9 @@ def _not_of_the_image(one: _Output, both: _Output, gradient: bool, unsteady: boo
     """Return why an output is not one image's features, from one image and from a pair; empty if it is."""
     if unsteady and gradient and both.full_shape == one.full_shape:
         return ""  # called image by image
-    if both.full_shape[0] != 2 * one.full_shape[0] or both.shape != one.shape:
-        if len(both.full_shape) == len(one.full_shape) and both.full_shape[0] == 2 * one.full_shape[0]:
+    doubled = both.full_shape[0] == 2 * one.full_shape[0]
+    if not doubled or both.layer.shape != one.layer.shape:
+        if doubled and len(both.full_shape) == len(one.full_shape):
             return "its shape depends on the image's values"
         axes = [i for i, (n, m) in enumerate(zip(one.full_shape, both.full_shape)) if m == 2 * n]
         return f"the batch is axis {axes[0]} of its output, not axis 0" if axes else "its output has no batch axis"
@@ -352,7 +350,7 @@ def _top_level(layers: Layers) -> list[Layer]:
 
     chosen = children("")
     while True:
-        few = len(chosen) <= ENDS and len(_runs([found[name] for name in chosen if name in found])) < ENDS - 2
+        few = len(chosen) <= ENDS and len(_runs(found[name] for name in chosen if name in found)) < ENDS - 2
         # a list of modules is no layer itself
         sizes = {name: len(children(name)) for name in chosen if few or name not in found}
         if not any(sizes.values()):
@@ -362,11 +360,6 @@ def _top_level(layers: Layers) -> list[Layer]:
         chosen[i : i + 1] = children(largest)
 
 
-def _runs(layers: Sequence[Layer]) -> list[list[Layer]]:
+def _runs(layers: Iterable[Layer]) -> list[list[Layer]]:
     """Return layers in groups of the same resolution."""
     return [list(run) for _, run in groupby(layers, lambda layer: layer.shape[1:])]
-
-
-def _spread(items: list[Layer], count: int) -> list[Layer]:
-    """Return so many of the items, evenly spread, the last one among them."""
-    return [items[round((i + 1) * len(items) / count) - 1] for i in range(count)] if count < len(items) else items

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.certify.conftest import brute_force
 
-from cases import gaussian
+from cases import draw, gaussian
 from unconv.certify.bracket import delta_bracket
 from unconv.errors import UnconvError, UsageError
 from unconv.operators import ConvOperator
@@ -12,8 +12,7 @@ from unconv.testing import MatrixOperator
 
 
 def rows(m=8, n=12, seed=0):
-    draw = torch.randn(m, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return draw / draw.norm(dim=1, keepdim=True)
+    return torch.nn.functional.normalize(draw(m, n, seed=seed))
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2, 3, 3], [2, 0, 2, 1, 0, 2, 1, 1], [5, -1, 5, 7, 9, 9, -1, 7]])

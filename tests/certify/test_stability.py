@@ -12,15 +12,16 @@ from unconv.operators import ConvOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
 
 
-def random_mask(operator: ConvOperator, share: float) -> torch.Tensor:
-    return torch.rand(operator.output_shape, generator=torch.Generator().manual_seed(1)) < share
+def known_rows(filters, share):
+    """An operator, a mask of so many of its outputs, and their rows."""
+    operator = gaussian(filters, 3, 3, 3, size=(6, 6))
+    mask = torch.rand(operator.output_shape, generator=torch.Generator().manual_seed(1)) < share
+    return operator, mask, operator.to_dense()[mask.flatten()]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 1.0])
 def test_small_systems_are_decomposed_whole(share):
-    operator = gaussian(8, 3, 3, 3, size=(6, 6))
-    mask = random_mask(operator, share)
-    matrix = operator.to_dense()[mask.flatten()]
+    operator, mask, matrix = known_rows(8, share)
     found = certify(operator, mask)
     rank = int(torch.linalg.matrix_rank(matrix))
     assert found.exact
@@ -33,9 +34,8 @@ def test_small_systems_are_decomposed_whole(share):
 
 @pytest.mark.parametrize("share", [0.15, 1.0])
 def test_lanczos_agrees_with_the_dense_decomposition(share):
-    operator = gaussian(8, 3, 3, 3, size=(6, 6))
-    mask = random_mask(operator, share)
-    values = torch.linalg.svdvals(operator.to_dense()[mask.flatten()])
+    operator, mask, matrix = known_rows(8, share)
+    values = torch.linalg.svdvals(matrix)
     found = certify(operator, mask, steps=108, tolerance=1e-9, whole=0)
     assert found.steps > 0
     assert found.sigma == pytest.approx(values[-1].item(), rel=1e-6)
@@ -76,9 +76,7 @@ def test_floor_is_positive_and_true_for_a_well_conditioned_map():
 @pytest.mark.parametrize("share", [0.15, 1.0])
 @pytest.mark.parametrize("whole", [1500, 0])
 def test_no_input_moves_further_than_promised(share, whole):
-    operator = gaussian(12, 3, 3, 3, size=(6, 6))
-    mask = random_mask(operator, share)
-    matrix = operator.to_dense()[mask.flatten()]
+    operator, mask, matrix = known_rows(12, share)
     found = certify(operator, mask, steps=108, tolerance=1e-9, whole=whole)
     inverse = torch.linalg.pinv(matrix)
     generator = torch.Generator().manual_seed(5)

@@ -258,7 +258,7 @@ VGG = ("cases:vgg", "--size", 16)
         (["report", "cases:vgg", "--batch", "0"], 2, "^--batch is 0"),
         (["report", "cases:vgg", "--seed", 10**20], 2, "^--seed is 10+; expected a whole number"),
         (["report", "cases:vgg", "--region", 0], 2, "^--region is 0"),
-        (["report", "cases:vgg", "--limit=-3"], 2, "^--limit is -3; it counts images"),
+        (["report", "cases:vgg", "--limit=-3"], 2, "^--limit is -3; it is a whole number"),
         (["layers", "cases:vgg", "--mean", "1,2", "--std", 1], 2, "^--mean is '1,2'; expected one or three"),
         (["rip", *VGG, "--k=-1"], 2, "^--k is -1"),
         (["rip", *VGG, "--effort", "nan"], 2, "^--effort is nan"),

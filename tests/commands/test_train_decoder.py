@@ -1,11 +1,7 @@
 """``unconv train-decoder`` end to end: killed and resumed, its document, ``--method decoder`` with its file."""
 
-from pathlib import Path
-
 import pytest
 from PIL import Image
-
-TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

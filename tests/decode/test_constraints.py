@@ -1,12 +1,15 @@
 import math
+from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 from tests.decode.conftest import ACTIVATIONS, draw, make_stage
 
+from strategies import regions
 from unconv.decode.constraints import Averages, Intervals, UnknownSwitches, constraints
 from unconv.errors import UnconvError, UsageError
-from unconv.sparsity import AveragePool, Code, Window
+from unconv.sparsity import AveragePool, Window
 
 POOLINGS = [
     None,
@@ -29,8 +32,9 @@ def test_true_input_agrees_with_its_code(activation, pooling):
     code = stage.encode(x)
     h = stage.operator.forward(x)
     # values that rounding makes equal (a saturated sigmoid, the flat minimum of GELU) share one preimage
-    assert (constraints(stage, code).residual(h).abs() <= 1e-3 * (1 + h.abs())).all()
-    assert (constraints(stage, code, switches=False).residual(h).abs() <= 1e-3 * (1 + h.abs())).all()
+    for switches in (True, False):
+        violation, _ = constraints(stage, code, switches=switches).evaluate(h)
+        assert (violation.abs() <= 1e-3 * (1 + h.abs())).all()
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -41,29 +45,19 @@ def test_intervals_against_a_loop_over_regions(pooling):
     said = constraints(stage, code)
     assert isinstance(said, Intervals)
     h = stage.preactivation(x)
-    spatial = h.shape[2:]
-    upper = torch.full_like(h, math.inf)
-    lower = torch.full_like(h, -math.inf)
-    region = Window.of(2, 1) if pooling is None else pooling
-    rows, columns = region.starts(spatial)
-    for n in range(h.shape[0]):
-        for k in range(h.shape[1]):
-            for top in rows:
-                for left in columns:
-                    places = [
-                        (i, j)
-                        for i in range(top, top + region.dilation[0] * region.kernel[0], region.dilation[0])
-                        for j in range(left, left + region.dilation[1] * region.kernel[1], region.dilation[1])
-                        if 0 <= i < spatial[0] and 0 <= j < spatial[1]
-                    ]
-                    largest = max(h[n, k, i, j].item() for i, j in places)
-                    for i, j in places:
-                        upper[n, k, i, j] = min(upper[n, k, i, j].item(), max(largest, 0.0))
-                        if largest > 0 and h[n, k, i, j].item() == largest:
-                            lower[n, k, i, j] = largest
-    bias = stage.bias.reshape(-1, 1, 1)
-    torch.testing.assert_close(said.upper + bias, upper)
-    torch.testing.assert_close(said.lower + bias, lower)
+    spatial, flat = h.shape[2:], h.flatten(2)
+    upper = torch.full_like(flat, math.inf)
+    lower = torch.full_like(flat, -math.inf)
+    places = list(regions(Window.of(2, 1) if pooling is None else pooling, spatial))
+    for n, k, region in product(range(h.shape[0]), range(h.shape[1]), places):
+        largest = max(flat[n, k, p].item() for p in region)
+        for p in region:
+            upper[n, k, p] = min(upper[n, k, p].item(), max(largest, 0.0))
+            if largest > 0 and flat[n, k, p].item() == largest:
+                lower[n, k, p] = largest
+    bias = stage.bias[:, None]
+    torch.testing.assert_close(said.upper.flatten(2) + bias, upper)
+    torch.testing.assert_close(said.lower.flatten(2) + bias, lower)
 
 
 def test_saturated_values_are_bounds():
@@ -85,8 +79,7 @@ def test_gradient_and_curvature_against_autograd(name):
     assert isinstance(said, {"intervals": Intervals, "unknown": UnknownSwitches}.get(name, Averages))
     h = stage.operator.forward(draw(stage, seed=5)).requires_grad_()
     d = torch.randn(h.shape, generator=torch.Generator().manual_seed(2), dtype=h.dtype)
-    value = said.residual(h).square().sum() / 2
-    (gradient,) = torch.autograd.grad(value, h)
+    (gradient,) = torch.autograd.grad(said.evaluate(h)[1].sum() / 2, h)
     torch.testing.assert_close(said.evaluate(h.detach())[0], gradient)
     step = 1e-7
     slopes = [(said.evaluate(h.detach() + s * d)[0] * d).flatten(1).sum(1) for s in (step, -step)]
@@ -99,12 +92,11 @@ def test_bad_codes_are_refused():
     stage = make_stage(Window.of(2, 2))
     code = stage.encode(draw(stage))
     assert code.switches is not None
-    far = Code(code.values, code.switches.flip(-1), code.shape, code.pooling)
-    with pytest.raises(UsageError, match="lies outside its region"):
-        constraints(stage, far)
-    with pytest.raises(UnconvError, match="negative values behind ReLU"):
-        constraints(stage, Code(code.values - 1, code.switches, code.shape, code.pooling))
-    with pytest.raises(UnconvError, match="finite"):
-        constraints(stage, Code(code.values * math.nan, code.switches, code.shape, code.pooling))
-    with pytest.raises(UnconvError, match="give the code of this block"):
-        constraints(make_stage(Window.of(2, 2), filters=6), code)
+    for of, bad, kind, text in [
+        (stage, replace(code, switches=code.switches.flip(-1)), UsageError, "lies outside its region"),
+        (stage, replace(code, values=code.values - 1), UnconvError, "negative values behind ReLU"),
+        (stage, replace(code, values=code.values * math.nan), UnconvError, "finite"),
+        (make_stage(Window.of(2, 2), filters=6), code, UnconvError, "give the code of this block"),
+    ]:
+        with pytest.raises(kind, match=text):
+            constraints(of, bad)

@@ -8,7 +8,7 @@ from tests.decode.conftest import draw, make_stage
 from unconv.decode.constraints import constraints
 from unconv.decode.convex import convex
 from unconv.linalg import relative_norm
-from unconv.sparsity import AveragePool, Code, Pooled, Window
+from unconv.sparsity import AveragePool, Pooled, Window
 
 TINY = {"shape": (1, 5, 6), "filters": 8}
 
@@ -17,7 +17,7 @@ def contradictory(stage, seed=3):
     """A code that no input has made, so that the least violation is not zero."""
     code = stage.encode(draw(stage))
     noise = torch.rand(code.values.shape, generator=torch.Generator().manual_seed(seed), dtype=code.values.dtype)
-    return Code((code.values + noise) * (noise > 0.3), code.switches, code.shape, code.pooling)
+    return replace(code, values=(code.values + noise) * (noise > 0.3))
 
 
 @pytest.mark.parametrize("activation", ["relu", "none"])
@@ -28,7 +28,7 @@ def test_least_violation_against_cvxpy(activation):
     said = constraints(stage, code)
     solution = convex(stage, code, prior=None, tolerance=1e-4, max_steps=1000)
     assert "max_steps" not in solution.status
-    ours = said.residual(stage.operator.forward(solution.value)).flatten(1).square().sum(1) / 2
+    ours = said.evaluate(stage.operator.forward(solution.value))[1] / 2
     dense = stage.operator.to_dense().numpy()
     for n in range(len(code.values)):
         x = cvxpy.Variable(dense.shape[1])
@@ -111,7 +111,7 @@ def test_every_input_stops_by_itself():
     together = convex(stage, code, prior="gaussian")
     for n in range(3):
         assert code.switches is not None
-        one = Code(code.values[n : n + 1], code.switches[n : n + 1], code.shape, code.pooling)
+        one = replace(code, values=code.values[n : n + 1], switches=code.switches[n : n + 1])
         alone = convex(stage, one, prior="gaussian")
         torch.testing.assert_close(together.value[n : n + 1], alone.value, rtol=1e-6, atol=1e-9)
         assert together.status[n : n + 1] == alone.status

@@ -106,7 +106,6 @@ def test_noise_has_its_level_and_is_an_images_own():
 def audited(tmp_path_factory, smooth_pictures):
     """An audit of a small network with max pooling: the folder, and the result."""
     folder = tmp_path_factory.mktemp("audit")
-    (folder / "images").mkdir()
     (folder / "references").mkdir()
     for n, picture in enumerate(smooth_pictures(folder / "images", 30)):
         if n >= 6:
@@ -141,8 +140,8 @@ def test_an_audit_from_end_to_end(audited):
     assert result.layers[0]["block"] is None
     page = result.page.read_text()
     assert "What cannot" in page
-    for name in ("audit", "noise"):
-        assert {f"{name}{s}" for s in (".svg", ".png", ".csv")} <= {p.name for p in (folder / "run/figures").iterdir()}
+    wanted = {f"{name}.{kind}" for name in ("audit", "noise") for kind in ("svg", "png", "csv")}
+    assert wanted <= {p.name for p in (folder / "run/figures").iterdir()}
     table = pq.read_table(folder / "run/results.parquet").to_pydict()
     assert sorted(set(table["noise"])) == [0.0, 0.5]
     assert set(table["same_class"]) <= {0.0, 1.0}

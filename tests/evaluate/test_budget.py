@@ -7,12 +7,12 @@ import pytest
 from unconv.errors import UnconvError
 from unconv.evaluate.budget import (
     MOST_PASSES,
+    MOST_WITHOUT_ROBUST,
     SHARE,
     STEPS,
     Clock,
     calibration_passes,
     check_linear,
-    most_without_robust,
     plan_passes,
 )
 from unconv.evaluate.reconstruction import Task
@@ -61,4 +61,4 @@ def test_a_budget_too_small_for_the_linear_part_says_what_is_needed():
 def test_what_a_calibration_takes_counts_every_kind_of_side_information():
     config = CalibrationConfig()
     assert calibration_passes(3) - calibration_passes(0) == 3 * config.robust_cost(EXAMPLES, 1) > 0
-    assert most_without_robust() < config.robust_from <= MOST_PASSES
+    assert MOST_WITHOUT_ROBUST < config.robust_from <= MOST_PASSES

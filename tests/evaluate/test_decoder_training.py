@@ -20,7 +20,6 @@ RECIPE = Recipe(steps=30, batch=4, rate=1e-2, held_out=0.25, every=10)
 
 @pytest.fixture
 def paths(tmp_path, smooth_pictures):
-    (tmp_path / "in").mkdir()
     return smooth_pictures(tmp_path / "in", 12)
 
 
@@ -88,7 +87,6 @@ def test_stopping_between_checkpoints_changes_nothing(network, paths, tmp_path):
 
 
 def test_crops_are_drawn_by_step_and_small_images_skipped(network, tmp_path, smooth_pictures):
-    (tmp_path / "in").mkdir()
     paths = smooth_pictures(tmp_path / "in", 3, (20, 18))
     Image.new("RGB", (4, 4)).save(tmp_path / "in" / "small.png")
     images = TrainingImages(network, [*paths, tmp_path / "in" / "small.png"], 8, tmp_path / "in")
@@ -102,7 +100,6 @@ def test_crops_are_drawn_by_step_and_small_images_skipped(network, tmp_path, smo
 
 
 def test_images_of_different_sizes_need_a_crop_or_a_size(network, tmp_path, smooth_pictures):
-    (tmp_path / "in").mkdir()
     smooth_pictures(tmp_path / "in", 1)
     Image.new("RGB", (20, 20)).save(tmp_path / "in" / "other.png")
     with pytest.raises(UnconvError, match="give one size, or train on a crop"):

@@ -61,8 +61,8 @@ def test_rounds_begin_with_what_is_cheap():
     assert [jobs[0].target for jobs in rounds[1:]] == [8, 8, 32, 32, 40, 40]
     # more side information begins where less of it ended its first round, and goes on from the better of the two
     none, gates = ([jobs[0] for jobs in rounds[1:][start::2]] for start in (0, 1))
-    assert [job.starts for job in none] == [[], [none[0]], [none[1]]]
-    assert [job.starts for job in gates] == [[none[0]], [gates[0], none[1]], [gates[1], none[2]]]
+    assert [job.starts for job in none] == [(), (none[0],), (none[1],)]
+    assert [job.starts for job in gates] == [(none[0],), (gates[0], none[1]), (gates[1], none[2])]
     # no passes, no refinement
     assert len(Plan(TASKS, passes={"2": 0, "8": 0}, rounds=True).jobs()) == 1
 
@@ -75,7 +75,7 @@ def test_no_more_passes_are_made_than_pay():
         assert [[job.target for job in jobs] for jobs in rounds] == [[last], [4 - last]]
         assert plan.limit(TASKS[1]) == last
         # where more side information gains nothing it ends where less of it did
-        assert rounds[1][0].previous == rounds[0][0]
+        assert rounds[1][0].starts == (rounds[0][0],)
 
 
 def test_rows_hold_what_is_measured(opened):
@@ -84,9 +84,7 @@ def test_rows_hold_what_is_measured(opened):
     done.go(publish=lambda: pages.append(len(list(done.rows()))))
     assert pages == [6, 12, 15, 15, 15, 15]
     rows = list(done.rows())
-    assert [(row["image"], row["method"]) for row in rows[:5]] == [(1, task.method) for task in TASKS] or len(
-        rows
-    ) == 15
+    assert [(row["image"], row["method"]) for row in rows[:5]] == [(0, task.method) for task in TASKS]
     assert [s.file for s in done.skipped()] == ["broken.png"]
     x = {i: x for batch in opened.images for i, x in zip(batch.indices, batch.inputs, strict=True)}
     estimates = {image: (estimate, reference) for image, estimate, reference in done.tensors(0)}

@@ -21,6 +21,14 @@ from unconv.unseen.image_prior import ImagePrior
 SHAPE = (2, 16, 16)
 
 
+@torch.no_grad()
+def sent(function, images, noise, generator):
+    """Features with noise, relative to the root mean square of each image's own."""
+    y = function(images)
+    size = y.flatten(1).square().mean(1).sqrt().reshape(-1, 1, 1, 1)
+    return y + noise * size * torch.randn(y.shape, generator=generator)
+
+
 def gaussian_network(noise, seed=0):
     """A linear network of Gaussian filters, images drawn from a Gaussian prior, and a linear decoder for that noise."""
     torch.manual_seed(seed)
@@ -34,10 +42,7 @@ def gaussian_network(noise, seed=0):
     network.references = prior.sample(200, generator).float()
 
     def capture(batch):
-        with torch.no_grad():
-            y = module(batch)
-        size = y.flatten(1).square().mean(1).sqrt().reshape(-1, 1, 1, 1)
-        return {"1": y + noise * size * torch.randn(y.shape, generator=generator)}
+        return {"1": sent(module, batch, noise, generator)}
 
     network.linear = fit_linear_decoders(capture, network.references.split(50), ["1"])
     return network, prior.sample(8, generator).float(), generator
@@ -51,10 +56,7 @@ def test_no_method_of_ours_is_below_the_bound_where_its_assumptions_hold(noise, 
     assert 0 < found["bound"] < found["attained"]["mean image"]
     assert found["bound"] <= found["attained"]["linear decoder"]
     function = network.function("1", SHAPE)
-    with torch.no_grad():
-        y = function(images)
-    size = y.flatten(1).square().mean(1).sqrt().reshape(-1, 1, 1, 1)
-    noisy = y + noise * size * torch.randn(y.shape, generator=generator)
+    noisy = sent(function, images, noise, generator)
     decoder = network.linear["1"]
     unseen = decoder.unseen()
     assert unseen is not None

@@ -19,7 +19,6 @@ REPORT = "report cifar-vgg --images in --size 32 --layers features.12 --side-inf
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, smooth_pictures):
     folder = tmp_path_factory.mktemp("ray")
-    (folder / "in").mkdir()
     smooth_pictures(folder / "in", IMAGES, (32, 32))
     return folder
 

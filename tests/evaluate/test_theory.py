@@ -9,12 +9,7 @@ from torch import Tensor, nn
 
 import cases
 from unconv.evaluate.network import Captured, CapturedStream, Network
-from unconv.evaluate.theory import (
-    CertificateConfig,
-    certificate_document,
-    count_nonzeros,
-    pooled_fraction,
-)
+from unconv.evaluate.theory import certificate_document, count_nonzeros, pooled_fraction
 from unconv.images import Batch, ImageStream
 from unconv.preprocessing import Preprocess
 from unconv.tracing import capture_inputs
@@ -27,25 +22,22 @@ def network() -> Network:
     return Network(cases.vgg().double().eval().requires_grad_(False), Preprocess())
 
 
-def example(network: Network, seed: int = 0, size: int = 8) -> Captured:
+def example(network: Network, seed: int = 0, size: int = 8, dtype: torch.dtype = torch.float64) -> Captured:
     """One random image on its way through a network."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(1, 3, size, size, generator=generator, dtype=torch.float64)
+    x = torch.randn(1, 3, size, size, generator=generator, dtype=dtype)
     blocks = network.conv_blocks(x)
     inputs = capture_inputs(network.module, blocks.names, x)
     return Captured(Batch((f"{seed}.png",), x, (seed,)), blocks, {}, inputs)
 
 
-def document(network: Network, name: str, *examples: Captured, **options: Any) -> dict[str, Any]:
-    block = examples[0].blocks.get(name)
-    region, k = options.pop("region", 2), options.pop("k", 5)
-    return certificate_document(network, block, region, k, examples, config=CertificateConfig(**options))
+def document(network: Network, name: str, one: Captured, region: Any = 2) -> dict[str, Any]:
+    return certificate_document(network, one.blocks.get(name), region, 5, [one])
 
 
-def up_to(network: Network, name: str) -> nn.Module:
-    """The network from the image to the code of a conv block, as torch runs it."""
-    ends = {"0": 3, "3": 6, "6": 9}
-    return network.module[: ends[name]]  # pyright: ignore
+def up_to(network: Network, name: str, begin: int = 0) -> nn.Module:
+    """The network from the image, or a module, to the code of a conv block, as torch runs it."""
+    return network.module[begin : int(name) + 3]  # pyright: ignore
 
 
 def equations(function: nn.Module, x: Tensor) -> Tensor:
@@ -54,18 +46,13 @@ def equations(function: nn.Module, x: Tensor) -> Tensor:
     return rows[function(x).flatten() > 0]
 
 
-def own_part(network: Network, name: str) -> nn.Module:
-    begins = {"0": 0, "3": 3, "6": 6}
-    return up_to(network, name)[begins[name] :]  # pyright: ignore
-
-
 @pytest.mark.parametrize("name", BLOCKS)
 def test_maps_are_those_of_the_network(network, name):
     one = example(network)
     found = document(network, name, one)
     assert found["notes"] == []
     for of, matrix in (
-        ("input", equations(own_part(network, name), one.inputs[name])),
+        ("input", equations(up_to(network, name, int(name)), one.inputs[name])),
         ("image", equations(up_to(network, name), one.batch.inputs)),
     ):
         code = found[of]
@@ -180,3 +167,12 @@ def test_an_undetermined_direction_is_shown_and_kept(network):
     step = (pixels - 0.5) * 2
     rows = equations(up_to(network, "6"), one.batch.inputs)
     assert (rows @ step.flatten()).norm() < 0.2 * torch.linalg.svdvals(rows)[0] * step.norm()
+
+
+def test_a_code_behind_no_gradient_is_certified_for_the_input_alone():
+    network = Network(cases.without_gradient("detach").eval().requires_grad_(False), Preprocess())
+    one = example(network, dtype=torch.float32)
+    found = document(network, "b", one)
+    assert found["input"] is not None
+    assert found["image"] is None
+    assert any("no gradient passes" in note for note in found["notes"])

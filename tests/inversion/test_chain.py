@@ -21,11 +21,11 @@ def test_each_estimate_is_the_code_of_the_block_before():
     chain = chain_to_image(find_conv_blocks(model, x[:1]), "2")
     assert [block.name for block in chain] == ["0", "2"]
     trail = follow(chain, capture_inputs(model, ["0", "2"], x))
-    torch.testing.assert_close(trail.codes["2"].values, model(x))
-    solution = decode_chain(chain, trail.codes["2"], trail, "min-norm", side_info="gates")
+    torch.testing.assert_close(trail["2"][0].values, model(x))
+    solution = decode_chain(chain, trail, "min-norm", side_info="gates")
     assert solution.value.shape == x.shape
     assert relative_norm(solution.value - x, x).max() < 0.05
-    guess = decode_chain(chain, trail.codes["2"], trail, "transpose")
+    guess = decode_chain(chain, trail, "transpose")
     assert relative_norm(guess.value - x, x).max() < 1  # scaled to fit the codes, without the true norm
 
 

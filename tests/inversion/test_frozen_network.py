@@ -7,6 +7,7 @@ from torch import nn
 import cases
 from unconv.errors import UnconvError
 from unconv.inversion.frozen_network import LayerFunction, SideInformation
+from unconv.inversion.jacobian import Jacobian
 
 
 class Functional(nn.Module):
@@ -161,13 +162,8 @@ def test_attention_has_the_second_derivative_that_products_need():
     with torch.no_grad():
         torch.testing.assert_close(function(x), model(x))
     y, pull = torch.func.vjp(function, x)
-    v = torch.randn_like(y)
-    # J v by the derivative of J' u in the direction v, as Gauss-Newton takes it
-    direction = torch.randn_like(x)
-    u = torch.zeros_like(y, requires_grad=True)
-    leaf = x.clone().requires_grad_()
-    (back,) = torch.autograd.grad(function(leaf), leaf, u, create_graph=True)
-    (pushed,) = torch.autograd.grad(back, u, direction)
+    v, direction = torch.randn_like(y), torch.randn_like(x)
+    pushed = Jacobian(function, x).forward(direction)
     torch.testing.assert_close((pushed * v).sum(), (pull(v)[0] * direction).sum(), rtol=1e-4, atol=1e-5)
 
 
@@ -182,9 +178,11 @@ def test_rounding_of_half_precision_is_no_randomness():
 def test_side_information_of_another_network_is_refused():
     function, x = make()
     known = function.record(x, "gates")
-    with pytest.raises(UnconvError, match="the network has more"):
-        function(x, SideInformation("switches", known.switches[:1]))
-    with pytest.raises(UnconvError, match="give its own"):
-        function(x, SideInformation("switches", (*known.switches, known.switches[0])))
-    with pytest.raises(UnconvError, match="give its own"):
-        function(x[:1], known)
+    few, many = known.switches[:1], (*known.switches, known.switches[0])
+    for images, given, message in [
+        (x, SideInformation("switches", few), "the network has more"),
+        (x, SideInformation("switches", many), "give its own"),
+        (x[:1], known, "give its own"),
+    ]:
+        with pytest.raises(UnconvError, match=message):
+            function(images, given)

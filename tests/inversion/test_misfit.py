@@ -8,18 +8,26 @@ from unconv.errors import UnconvError
 from unconv.inversion.frozen_network import LayerFunction
 from unconv.inversion.misfit import Misfit, best_fit, check_features
 
+NOISE = torch.randn(2, 2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+ROWS = torch.arange(2)
+
+
+def checked_value(misfit, point):
+    """The misfit of two images, with its gradient that of torch, and that of one image alone the same."""
+    value, gradient = misfit.with_gradient(point, ROWS)
+    torch.testing.assert_close(gradient, torch.func.grad(lambda v: misfit(v, ROWS).sum())(point))
+    torch.testing.assert_close(misfit(point[1:], ROWS[1:]), value[1:])
+    return value
+
 
 @pytest.mark.parametrize("side_info", ["none", "switches", "gates"])
 def test_misfit_by_hand(make, side_info):
     function, x = make()
     known, features = function.record(x, side_info), function(x)
-    misfit, rows = Misfit(function, features, known), torch.arange(2)
-    point = x + 0.1 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3))
+    misfit, point = Misfit(function, features, known), x + 0.1 * NOISE
     misfit.weigh(point)
-    assert misfit(x, rows).abs().max() < 1e-12
-    value, gradient = misfit.with_gradient(point, rows)
-    torch.testing.assert_close(gradient, torch.func.grad(lambda v: misfit(v, rows).sum())(point))
-    torch.testing.assert_close(misfit(point[1:], rows[1:]), value[1:])
+    assert misfit(x, ROWS).abs().max() < 1e-12
+    value = checked_value(misfit, point)
 
     first, _, second, _, pool = function.model
     h, violations = point, []
@@ -47,17 +55,14 @@ def test_misfit_by_hand(make, side_info):
 @pytest.mark.parametrize("side_info", ["none", "gates"])
 def test_large_residuals_count_linearly_once_forgiven(make, side_info):
     function, x = make()
-    known, features = function.record(x, side_info), function(x)
-    point = x + 0.1 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3))
-    misfit, rows = Misfit(function, features, known), torch.arange(2)
+    features, point = function(x), x + 0.1 * NOISE
+    misfit = Misfit(function, features, function.record(x, side_info))
     misfit.forgive(point, 0.5)
     residual = (function(point) - features).flatten(1)
     scale = 0.5 * residual.square().mean(1, keepdim=True).sqrt()
     expected = (scale**2 * ((1 + (residual / scale) ** 2).sqrt() - 1)).sum(1)
-    value, gradient = misfit.with_gradient(point, rows)
+    value = checked_value(misfit, point)
     torch.testing.assert_close(value, expected.detach())
-    torch.testing.assert_close(gradient, torch.func.grad(lambda v: misfit(v, rows).sum())(point))
-    torch.testing.assert_close(misfit(point[1:], rows[1:]), value[1:])
     assert (2 * value < residual.square().sum(1)).all()
 
 
@@ -65,8 +70,7 @@ def test_large_residuals_count_linearly_once_forgiven(make, side_info):
 def test_the_best_fit_is_chosen_image_by_image(make, side_info):
     function, x = make()
     known, features = function.record(x, side_info), function(x)
-    noise = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3))
-    near, far = x + 0.01 * noise, x + 0.1 * noise
+    near, far = x + 0.01 * NOISE, x + 0.1 * NOISE
     crossed = [torch.stack([near[0], far[1]]), torch.stack([far[0], near[1]])]
     assert torch.equal(best_fit(function, features, known, crossed), near)
     assert best_fit(function, features, known, [far]) is far

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from safetensors import safe_open
 
+from cases import draw
 from strategies import convolutions
 from unconv.measure.coherence import coherence, correlation_table
 from unconv.operators import ConvOperator
@@ -23,8 +24,7 @@ def gram_from_the_middle(bank: ConvOperator) -> tuple[torch.Tensor, tuple[int, .
     """Gram matrix rows of W for the middle place of a map just wider than all overlaps, ``(K, K, *map)``."""
     geometry = list(zip(bank.weight.shape[2:], bank.stride, bank.dilation, strict=True))
     reach = tuple(d * (k - 1) // t for k, t, d in geometry)
-    spatial = [(2 * r + 2) * t + d * (k - 1) + 1 for r, (k, t, d) in zip(reach, geometry, strict=True)]
-    operator = ConvOperator(bank.weight, (bank.input_shape[0], *spatial), **bank.geometry | {"padding": 0})
+    operator = bank.unpadded([(2 * r + 2) * t + d * (k - 1) + 1 for r, (k, t, d) in zip(reach, geometry, strict=True)])
     rows = operator.to_dense().reshape(*operator.output_shape, -1)
     middle = rows[(slice(None), *(r + 1 for r in reach))]
     return torch.einsum("ix,j...x->ij...", middle, rows), reach
@@ -84,7 +84,7 @@ def test_vgg19(research_data: Path, key: str, signed: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e18])
 def test_the_size_of_a_filter_does_not_count(scale: float) -> None:
-    filters = torch.randn(5, 2, 3, 3, generator=torch.Generator().manual_seed(3))
+    filters = draw(5, 2, 3, 3, seed=3, dtype=torch.float32)
     alone = coherence(of(filters))
     filters[2] *= scale
     found = coherence(of(filters))
@@ -93,7 +93,7 @@ def test_the_size_of_a_filter_does_not_count(scale: float) -> None:
 
 
 def test_pairs_with_a_zero_filter_do_not_count() -> None:
-    kept = torch.randn(5, 2, 3, 3, generator=torch.Generator().manual_seed(3))
+    kept = draw(5, 2, 3, 3, seed=3, dtype=torch.float32)
     alone, found = coherence(of(kept)), coherence(of(torch.cat([kept[:2], torch.zeros(2, 2, 3, 3), kept[2:]])))
     assert (found.signed, found.absolute, found.shifted) == (alone.signed, alone.absolute, alone.shifted)
     assert found.zero_filters == 2

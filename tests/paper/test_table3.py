@@ -80,12 +80,12 @@ def test_decoded_images_against_the_definition(context, decoders):
     decoder = decoders["2"].decoder
     expected = decoder.blocks[1](decoder.blocks[0](flat))
     torch.testing.assert_close(images["trained"], expected * decoder.spread + decoder.centre[:, None, None])
-    torch.testing.assert_close(images["linear"], linear["2", "linear"](pooled, (3, 16, 16)))
+    torch.testing.assert_close(images["linear"], linear["2 linear"](pooled, (3, 16, 16)))
     by_place = torch.zeros(*x.shape[:2], 9, *x.shape[2:])
     for n, k, i, j in torch.cartesian_prod(*map(torch.arange, x.shape)).tolist():
         row, column = divmod(int(switches[n, k, i, j]), 16)
         by_place[n, k, 3 * (row - 2 * i) + column - 2 * j, i, j] = pooled[n, k, i, j]
-    expected = linear["2", "linear_switches"](by_place.flatten(1, 2), (3, 16, 16))
+    expected = linear["2 linear_switches"](by_place.flatten(1, 2), (3, 16, 16))
     torch.testing.assert_close(images["linear_switches"], expected)
 
 

@@ -1,13 +1,13 @@
 """What NIHT, HTP and CoSaMP have in common: the conformance suite, OMP, exhaustive search, and bad input."""
 
 from dataclasses import replace
-from functools import partial
 from itertools import combinations, product
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
+from tests.recover.conftest import of_columns
 
 from cases import draw
 from unconv.operators import ConvOperator
@@ -15,8 +15,7 @@ from unconv.recover import cosamp, htp, niht
 from unconv.sparsity import Pooled, TopK, Window
 from unconv.testing import MatrixOperator, SolverConformance
 
-SOLVERS = [niht, htp, cosamp]
-each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.__name__)
+each_solver = pytest.mark.parametrize("solver", [niht, htp, cosamp], ids=lambda s: s.__name__)
 
 
 def sparse(draws, n, k, seed):
@@ -28,25 +27,18 @@ def sparse(draws, n, k, seed):
     return torch.zeros(draws, n, dtype=torch.float64).scatter(1, places, values * signs)
 
 
-class Unrestricted(SolverConformance):
+@each_solver
+class TestConformance(SolverConformance):
     """Where every entry may be non-zero, the solvers solve linear systems ``W^T z = x``."""
 
+    @pytest.fixture(autouse=True)
+    def choose(self, solver):
+        self.solver = solver
+
     def solve(self, operator, target):
-        transposed = MatrixOperator(operator.matrix.T)
-        solution = self.run(transposed, target, TopK(operator.matrix.shape[1]))
+        entries = operator.matrix.shape[1]
+        solution = self.solver(MatrixOperator(operator.matrix.T), target, TopK(entries), tolerance=1e-8)
         return replace(solution, value=solution.value.code.dense())
-
-
-class TestNihtConformance(Unrestricted):
-    run = staticmethod(partial(niht, tolerance=1e-8))
-
-
-class TestHtpConformance(Unrestricted):
-    run = staticmethod(partial(htp, tolerance=1e-8))
-
-
-class TestCosampConformance(Unrestricted):
-    run = staticmethod(partial(cosamp, tolerance=1e-8))
 
 
 @each_solver
@@ -61,6 +53,18 @@ def test_dense_codes_agree_with_omp_of_scikit_learn(solver, noise):
     found = solver(MatrixOperator(matrix.T), x, TopK(5), tolerance=1e-9)
     assert torch.allclose(found.value.code.dense(), expected, atol=1e-6)
     assert set(found.status) == ({"converged"} if noise == 0 else {"stalled"})
+
+
+@pytest.mark.parametrize(("solver", "tolerance", "accuracy"), [(niht, 0, 1e-3), (htp, 1e-10, 1e-8)])
+def test_where_they_end_the_values_are_the_least_squares_fit_on_the_support(solver, tolerance, accuracy):
+    matrix, x = draw(20, 40), draw(6, 20, seed=1)
+    found = solver(of_columns(matrix), x, TopK(4), tolerance=tolerance)
+    assert set(found.status) == {"stalled"}
+    for row, z in zip(x, found.value.code.dense(), strict=True):
+        support = z != 0
+        assert support.sum() == 4
+        expected = torch.linalg.lstsq(matrix[:, support], row[:, None]).solution[:, 0]
+        assert torch.allclose(z[support], expected, atol=accuracy)
 
 
 @each_solver
@@ -117,9 +121,7 @@ def test_the_best_iterate_is_returned_and_its_residual_is_stated(solver):
         alone = solver(operator, x[row : row + 1], model)
         assert torch.allclose(alone.value.code.dense()[0], found.value.code.dense()[row], atol=1e-9)
         assert alone.status[0] == found.status[row]
-        assert torch.equal(
-            found.history[alone.steps :, row], found.history[alone.steps, row].expand(len(found.history[alone.steps :]))
-        )
+        assert (found.history[alone.steps :, row] == found.history[alone.steps, row]).all()
 
 
 @each_solver

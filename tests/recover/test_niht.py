@@ -33,15 +33,3 @@ def test_on_an_unchanged_support_the_step_is_the_exact_line_search():
     gradient = (now.residual @ matrix) * (z != 0)
     length = gradient.square().sum() / (gradient @ matrix.T).square().sum()
     assert torch.allclose(following.z, moved + length * gradient)
-
-
-def test_a_fixed_point_has_no_slope_on_its_support():
-    matrix = draw(20, 40)
-    operator = of_columns(matrix)
-    x = draw(4, 20, seed=1)
-    found = niht(operator, x, TopK(4), tolerance=0)
-    assert set(found.status) == {"stalled"}
-    for row, z in zip(x, found.value.code.dense(), strict=True):
-        support = z != 0
-        expected = torch.linalg.lstsq(matrix[:, support], row[:, None]).solution[:, 0]
-        assert torch.allclose(z[support], expected, atol=1e-3)

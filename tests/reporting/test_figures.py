@@ -38,9 +38,7 @@ def test_every_figure_is_written_three_times_and_again_with_equal_bytes(make: Ma
 
 
 def test_lines_are_the_means_bars_the_ranges_and_unconverged_points_hollow(make: Make) -> None:
-    drawn = figures.error_by_layer(make().read())
-    assert drawn is not None
-    figure, table = drawn
+    figure, table = figures.error_by_layer(make().read())
     axes = figure.axes[0]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 4}
     assert lines == {
@@ -62,9 +60,8 @@ def test_lines_are_the_means_bars_the_ranges_and_unconverged_points_hollow(make:
 
 def test_retained_detail_is_the_explained_variance(make: Make) -> None:
     made = make()
-    drawn = figures.retained_detail(made.read())
-    assert drawn is not None
-    luminance, colour = drawn[0].axes[0].lines
+    figure, _ = figures.retained_detail(made.read())
+    luminance, colour = figure.axes[0].lines
     assert list(luminance.get_ydata()) == [0.99, 0.9, 0.6, 0.3]
     assert list(colour.get_ydata())[:3] == [0.95, 0.5, 0.2]
     figures.draw_figures(made.read(), made.run)
@@ -79,11 +76,10 @@ def test_random_weights_are_drawn_beside_and_nothing_below_nothing(make: Make) -
     for layer in made.document["layers"]:
         explained = layer["linear"]["explained_variance"]
         layer["linear"]["control"] = explained | {"luminance": [1.0, 0.5, -0.5, None]}
-    drawn = figures.retained_detail(made.read())
-    assert drawn is not None
-    lines = {line.get_label(): list(line.get_ydata()) for line in drawn[0].axes[0].lines}
+    figure, table = figures.retained_detail(made.read())
+    lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
     assert lines["luminance, random weights"][:3] == [1.0, 0.5, 0.0]
-    assert drawn[1][-2][1:5] == ["random", 0.125, 0.25, -0.5]
+    assert table[-2][1:5] == ["random", 0.125, 0.25, -0.5]
 
 
 def test_expected_errors_stand_against_true_ones(make: Make) -> None:
@@ -91,10 +87,9 @@ def test_expected_errors_stand_against_true_ones(make: Make) -> None:
     assert figures.calibration(made.read()) is None
     for row in made.rows:
         row["expected_error"] = 0.3 if row["method"] == "linear" else None
-    drawn = figures.calibration(made.read())
-    assert drawn is not None
-    assert drawn[1][1] == ["conv1", "cat.png", 0.3, pytest.approx(0.08)]
-    assert len(drawn[1]) == 1 + 4 * 2
+    _, table = figures.calibration(made.read())
+    assert table[1] == ["conv1", "cat.png", 0.3, pytest.approx(0.08)]
+    assert len(table) == 1 + 4 * 2
 
 
 def test_nothing_is_drawn_of_nothing(make: Make) -> None:

@@ -9,18 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parent))  # for malformed.py, which the fuzzer shares, and faults.py
 
 import faults
-
-
-def results(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run without their times."""
-    return [row | {"seconds": None} for row in pq.read_table(run / "results.parquet").to_pylist()]
 
 
 @pytest.fixture(scope="session")
@@ -60,12 +54,7 @@ class Undisturbed:
 def undisturbed(words: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     folder = furnished(tmp_path_factory.mktemp("undisturbed") / "place")
     log = folder.parent / "changes"
-    ended, seconds = faults.timed(lambda: faults.run(*words, cwd=folder, changes=str(log)))
+    ended = faults.run(*words, cwd=folder, changes=str(log))
     assert ended.status == 0, ended.err
     changes = [json.loads(line) for line in log.read_text().splitlines()]
-    return Undisturbed(folder, results(folder / "run"), changes, seconds)
-
-
-@pytest.fixture(name="results")
-def results_of():
-    return results
+    return Undisturbed(folder, faults.results(folder / "run"), changes, ended.seconds)

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 NETWORKS = """
 import torch
 from torch import nn
@@ -66,11 +68,18 @@ PROCESSES.set_forkserver_preload(["unconv.api", "unconv.cli", "unconv.reporting.
 
 @dataclass
 class Ended:
-    """A command that has ended: its exit status (negative: the signal), stdout and stderr."""
+    """A command that has ended: its exit status (negative: the signal), stdout, stderr and seconds."""
 
     status: int
     out: str
     err: str
+    seconds: float
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON document of a command that succeeded."""
+        assert self.status == 0, self.err
+        return json.loads(self.out)
 
     @property
     def message(self) -> str:
@@ -81,10 +90,16 @@ class Ended:
         return line
 
 
+def results(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run without their times."""
+    return [row | {"seconds": None} for row in pq.read_table(run / "results.parquet").to_pylist()]
+
+
 def run(*words: str | Path, cwd: Path, **faults: Any) -> Ended:
     """Run one command to its end, which the faults may bring early."""
     files = [cwd.parent / f"{cwd.name}.{name}" for name in ("out", "err")]
     process = PROCESSES.Process(target=_child, args=([os.fspath(word) for word in words], str(cwd), files, faults))
+    start = time.perf_counter()
     process.start()
     process.join(faults.get("kill_after"))
     if process.is_alive():
@@ -92,7 +107,7 @@ def run(*words: str | Path, cwd: Path, **faults: Any) -> Ended:
         process.join()
     out, err = (file.read_text(errors="backslashreplace") for file in files)
     assert process.exitcode is not None
-    return Ended(process.exitcode, out, err.replace("\r", "\n"))
+    return Ended(process.exitcode, out, err.replace("\r", "\n"), time.perf_counter() - start)
 
 
 def _child(words: list[str], cwd: str, files: list[Path], faults: dict[str, Any]) -> None:
@@ -183,9 +198,3 @@ def _drop_privileges() -> None:
     sets[0] &= ~0b110  # effective: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
     if libc.capset(header, sets):
         raise OSError(ctypes.get_errno(), "capset")
-
-
-def timed(command: Any) -> tuple[Any, float]:
-    """Call a function; what it returned, and its seconds."""
-    start = time.perf_counter()
-    return command(), time.perf_counter() - start

@@ -13,8 +13,8 @@ import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,23 @@ class Case:
     path: Path  # where it is
     expected: Expected  # whether it can be used; "either" for random damage, which may hit nothing of weight
     reason: str = ""  # part of the reason where it is refused
+
+
+@dataclass
+class Corpus:
+    """Files of one kind in a folder."""
+
+    folder: Path
+    cases: list[Case] = field(default_factory=list)
+
+    def add(self, name: str | bytes, content: bytes, expected: Expected = "refused", reason: str = "") -> None:
+        """Write a file."""
+        self.make(os.fsdecode(name), lambda path: path.write_bytes(content), expected, reason)
+
+    def make(self, name: str, make: Callable[[Path], object], expected: Expected = "refused", reason: str = "") -> None:
+        """Make what need not be a file."""
+        make(self.folder / name)
+        self.cases.append(Case(self.folder / name, expected, reason))
 
 
 # images
@@ -93,17 +110,8 @@ def claiming(kind: str, side: int) -> bytes:
 
 def tiff(width: int, height: int, *, next_directory: int = 0, bits: int = 8, compression: int = 1) -> bytes:
     """A little-endian TIFF of one grey strip."""
-    tags = [
-        (256, 4, width),
-        (257, 4, height),
-        (258, 3, bits),
-        (259, 3, compression),
-        (262, 3, 1),
-        (273, 4, 200),
-        (277, 3, 1),
-        (278, 4, height),
-        (279, 4, 100),
-    ]
+    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, compression), (262, 3, 1), (273, 4, 200)]
+    tags += [(277, 3, 1), (278, 4, height), (279, 4, 100)]
     body = struct.pack("<H", len(tags))
     for tag, kind, value in tags:
         body += struct.pack("<HHII", tag, kind, 1, value)
@@ -147,13 +155,8 @@ STRANGE_NAMES = (
 
 def images(folder: Path) -> list[Case]:
     """Malformed and odd images."""
-    cases: list[Case] = []
-
-    def add(name: str | bytes, content: bytes, expected: Expected, reason: str = "") -> None:
-        path = folder / os.fsdecode(name)
-        path.write_bytes(content)
-        cases.append(Case(path, expected, reason))
-
+    corpus = Corpus(folder)
+    add, make = corpus.add, corpus.make
     rng = np.random.default_rng(0)
     for kind in FORMATS:
         content = encoded(kind)
@@ -221,21 +224,15 @@ def images(folder: Path) -> list[Case]:
         else:
             add(name, b"no image", "refused", "not an image")
 
-    def special(name: str, make: Any, reason: str) -> None:
-        make(folder / name)
-        cases.append(Case(folder / name, "refused", reason))
-
-    special("folder.jpg", Path.mkdir, "a folder")
-    special("broken-link.jpg", lambda p: p.symlink_to(folder / "nowhere"), "broken link")
-    special("loop.jpg", lambda p: p.symlink_to(p), "symbolic links")
-    special("pipe.jpg", os.mkfifo, "not a regular file")
-    special("zero-device.jpg", lambda p: p.symlink_to("/dev/zero"), "not a regular file")
-    special("socket.jpg", _bind, "not a regular file")
-    (folder / "link-to-image.jpg").symlink_to(folder / "grey.png")
-    cases.append(Case(folder / "link-to-image.jpg", "used"))
-    os.link(folder / "grey.png", folder / "hard-link.jpg")
-    cases.append(Case(folder / "hard-link.jpg", "used"))
-    return cases
+    make("folder.jpg", Path.mkdir, reason="a folder")
+    make("broken-link.jpg", lambda p: p.symlink_to(folder / "nowhere"), reason="broken link")
+    make("loop.jpg", lambda p: p.symlink_to(p), reason="symbolic links")
+    make("pipe.jpg", os.mkfifo, reason="not a regular file")
+    make("zero-device.jpg", lambda p: p.symlink_to("/dev/zero"), reason="not a regular file")
+    make("socket.jpg", _bind, reason="not a regular file")
+    make("link-to-image.jpg", lambda p: p.symlink_to(folder / "grey.png"), "used")
+    make("hard-link.jpg", lambda p: p.hardlink_to(folder / "grey.png"), "used")
+    return corpus.cases
 
 
 def _bind(path: Path) -> None:
@@ -324,31 +321,26 @@ class Call:
         return self.made
 
 
-class Raw:
-    """A pickle of this names any global and calls it, whether it exists here or not."""
-
-    def __init__(self, module: str, name: str, *arguments: str) -> None:
-        self.module, self.name, self.arguments = module, name, arguments
-
-    def dumps(self) -> bytes:
-        words = b"".join(b"X" + struct.pack("<I", len(a.encode())) + a.encode() for a in self.arguments)
-        return b"\x80\x02c" + f"{self.module}\n{self.name}\n".encode() + b"(" + words + b"tR."
+def calling(module: str, name: str, *arguments: str) -> bytes:
+    """A pickle that names any global and calls it, whether it exists here or not."""
+    words = b"".join(b"X" + struct.pack("<I", len(a.encode())) + a.encode() for a in arguments)
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"(" + words + b"tR."
 
 
-def attacks(flag: Path) -> dict[str, Raw]:
+def attacks(flag: Path) -> dict[str, bytes]:
     """Calls that would make a file if a pickle could make them."""
     code = f"open({str(flag)!r}, 'w').close()"
     touch = f"touch {flag}"
     return {
-        "os.system": Raw("os", "system", touch),
-        "builtins.eval": Raw("builtins", "eval", code),
-        "python-2-eval": Raw("__builtin__", "eval", code),
-        "pathlib": Raw("pathlib", "Path.touch", str(flag)),
-        "getattr": Raw("builtins", "getattr", "os", "system"),
-        "torch.load": Raw("torch", "load", str(flag)),
-        "torch.jit": Raw("torch.jit", "load", str(flag)),
-        "torch-os": Raw("torch.utils.data", "os.system", touch),
-        "pickle.loads": Raw("pickle", "loads", code),
+        "os.system": calling("os", "system", touch),
+        "builtins.eval": calling("builtins", "eval", code),
+        "python-2-eval": calling("__builtin__", "eval", code),
+        "pathlib": calling("pathlib", "Path.touch", str(flag)),
+        "getattr": calling("builtins", "getattr", "os", "system"),
+        "torch.load": calling("torch", "load", str(flag)),
+        "torch.jit": calling("torch.jit", "load", str(flag)),
+        "torch-os": calling("torch.utils.data", "os.system", touch),
+        "pickle.loads": calling("pickle", "loads", code),
     }
 
 
@@ -379,13 +371,8 @@ def in_archive(pickled: bytes) -> bytes:
 
 def weights(folder: Path, flag: Path) -> list[Case]:
     """Malformed and malicious weights."""
-    cases: list[Case] = []
-
-    def add(name: str | bytes, content: bytes, expected: Expected = "refused", reason: str = "") -> None:
-        path = folder / os.fsdecode(name)
-        path.write_bytes(content)
-        cases.append(Case(path, expected, reason))
-
+    corpus = Corpus(folder)
+    add, make = corpus.add, corpus.make
     whole = save(state())
     for name, content in {"safetensors": whole, "pth": saved(state())}.items():
         for share in (0.001, 0.1, 0.6, 0.99):
@@ -406,8 +393,8 @@ def weights(folder: Path, flag: Path) -> list[Case]:
     add("page-in-metadata.safetensors", save(state(), {"note": "<script>alert(1)</script>\n\x1b[31m"}), "used")
     for name, attack in attacks(flag).items():
         reason = "refused, since loading it could run code"
-        add(f"{name}.pkl.pth", attack.dumps(), reason=reason)
-        add(f"{name}.zip.pth", in_archive(attack.dumps()), reason=reason)
+        add(f"{name}.pkl.pth", attack, reason=reason)
+        add(f"{name}.zip.pth", in_archive(attack), reason=reason)
     touch = Call(os.system, f"touch {flag}")
     for name, content in {
         "in-state": {"conv.weight": touch},
@@ -479,15 +466,11 @@ def weights(folder: Path, flag: Path) -> list[Case]:
     add("good-legacy.pth", saved(good, _use_new_zipfile_serialization=False), "used")
     add("good.safetensors", whole, "used")
 
-    def special(name: str, make: Any) -> None:
-        make(folder / name)
-        cases.append(Case(folder / name, "refused"))
-
-    special("folder.pth", Path.mkdir)
-    special("broken-link.pth", lambda p: p.symlink_to(folder / "nowhere"))
-    special("pipe.pth", os.mkfifo)
-    special("zero-device.safetensors", lambda p: p.symlink_to("/dev/zero"))
-    return cases
+    make("folder.pth", Path.mkdir)
+    make("broken-link.pth", lambda p: p.symlink_to(folder / "nowhere"))
+    make("pipe.pth", os.mkfifo)
+    make("zero-device.safetensors", lambda p: p.symlink_to("/dev/zero"))
+    return corpus.cases
 
 
 def seeds() -> Iterator[tuple[str, bytes]]:

@@ -1,7 +1,5 @@
 """Malformed images and weights: each is used or refused by name with a reason, and none stops the others."""
 
-import json
-import os
 import warnings
 from pathlib import Path
 
@@ -63,8 +61,7 @@ def test_every_image_is_used_or_skipped_by_name_with_a_reason(images):
 def test_the_command_line_names_every_skipped_image(place, images):
     folder, cases = images
     ended = run("sparsity", "tiny:net", "--images", folder, "--size", "16", "--json", cwd=place)
-    assert ended.status == 0, ended.err
-    assert json.loads(ended.out)["blocks"]
+    assert ended.document["blocks"]
     lines = [line for line in ended.err.splitlines() if line.startswith("skipped ")]
     named = {line.removeprefix("skipped ").rpartition(": ")[0] for line in lines}
     for case in cases:
@@ -103,9 +100,7 @@ def test_the_command_line_refuses_code_in_one_line(place, weights):
     flag, cases = weights
     for case in cases:
         if case.path.name in {"os.system.zip.pth", "it's <b>\n\udcff.pth"}:
-            ended = run(
-                "layers", "tiny:net", "--weights", os.fsencode(case.path).decode("utf-8", "surrogateescape"), cwd=place
-            )
+            ended = run("layers", "tiny:net", "--weights", case.path, cwd=place)
             assert ended.status == 1
             assert ended.message.isprintable()
             assert display_name(case.path) in ended.message

@@ -5,19 +5,20 @@ import shutil
 import signal
 
 import pytest
-from faults import run, timed
+from faults import results, run
 
 pytestmark = pytest.mark.slow  # minutes of whole runs: make test-faults
 KILLS = 20
 
 
 @pytest.fixture
-def check_complete(results, undisturbed, place, words):
-    def check(**more):
-        ended = run(*words, cwd=place, **more)
+def check_complete(undisturbed, place, words):
+    def check():
+        ended = run(*words, cwd=place)
         assert ended.status == 0, ended.err
         assert results(place / "run") == undisturbed.results
         assert [p for p in (place / "run").rglob(".*") if p.name != ".lock"] == []
+        return ended
 
     return check
 
@@ -43,7 +44,6 @@ def test_many_kills(place, words, undisturbed, check_complete, capsys):
         ended = run(*words, cwd=place, **fault)
         assert ended.status in {0, -signal.SIGKILL}, ended.err
         kills[kind] += ended.status == -signal.SIGKILL
-        _, rest = timed(check_complete)
-        seconds = max(rest, 0.5)
+        seconds = max(check_complete().seconds, 0.5)
     with capsys.disabled():
         print(f"\n{KILLS} of {KILLS} kills resumed to identical results: {kills}")

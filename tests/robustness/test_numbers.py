@@ -1,11 +1,9 @@
 """Numbers that hold: one bad image stays one, and the same command gives the same results."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from faults import run
+from faults import results, run
 from PIL import Image
 
 import unconv
@@ -17,15 +15,10 @@ ROUNDING = 1e-4
 DOUBLE_TOLERANCE = 1e-5
 
 
-def test_an_image_that_makes_nan_is_skipped_by_name_and_the_others_stay(place, words, results):
+def test_an_image_that_makes_nan_is_skipped_by_name_and_the_others_stay(place, words):
     Image.new("RGB", (16, 16)).save(place / "in" / "1b-black.png")
-    words = (
-        " ".join(words).replace("tiny:net", "tiny:dividing").replace("--layers 2 4", "--layers first second").split()
-    )
-    words[words.index("--batch") + 1] = "4"
-    ended = run(*words, "--json", cwd=place)
-    assert ended.status == 0, ended.err
-    found = json.loads(ended.out)
+    words = ("report", "tiny:dividing", *words[2:], "--layers", "first", "second", "--batch", "4")
+    found = run(*words, "--json", cwd=place).document
     (skipped,) = found["skipped_images"]
     assert skipped["file"] == "1b-black.png"
     assert "NaN or infinite values" in skipped["reason"]
@@ -43,12 +36,9 @@ def test_an_overflow_behind_the_last_block_is_skipped_by_name(place):
     assert "dim.png" not in ended.err
 
 
-def test_an_image_of_zeros_and_a_pruned_filter_do_not_stop_a_run(place, words, results):
+def test_an_image_of_zeros_and_a_pruned_filter_do_not_stop_a_run(place, words):
     Image.new("RGB", (16, 16)).save(place / "in" / "1b-black.png")
-    words = [{"tiny:net": "tiny:pruned"}.get(word, word) for word in words]
-    ended = run(*words, "--json", cwd=place)
-    assert ended.status == 0, ended.err
-    found = json.loads(ended.out)
+    found = run("report", "tiny:pruned", *words[2:], "--json", cwd=place).document
     assert found["skipped_images"] == []
     assert 0 < found["layers"][0]["block"]["coherence"]["learned"]["signed"] < 1  # of the filters that are left
     black = [row for row in results(place / "run") if row["file"] == "1b-black.png"]
@@ -58,17 +48,13 @@ def test_an_image_of_zeros_and_a_pruned_filter_do_not_stop_a_run(place, words, r
 
 def test_the_first_image_may_be_too_small(place, words):
     Image.new("RGB", (2, 2)).save(place / "in" / "00.png")
-    ended = run(*words, "--json", cwd=place)
-    assert ended.status == 0, ended.err
-    assert [image["file"] for image in json.loads(ended.out)["skipped_images"]] == ["00.png"]
+    found = run(*words, "--json", cwd=place).document
+    assert [image["file"] for image in found["skipped_images"]] == ["00.png"]
 
 
-@pytest.mark.parametrize("change", ["two threads", "batches of three"])
-def test_threads_and_batches_change_rounding_only(place, words, undisturbed, results, change):
-    if change == "two threads":
-        ended = run(*words, cwd=place, threads=2)
-    else:
-        ended = run(*("3" if before == "--batch" else word for before, word in zip(("", *words), words)), cwd=place)
+@pytest.mark.parametrize(("options", "threads"), [((), 2), (("--batch", "3"), 1)], ids=["threads", "batches"])
+def test_threads_and_batches_change_rounding_only(place, words, undisturbed, options, threads):
+    ended = run(*words, *options, cwd=place, threads=threads)
     assert ended.status == 0, ended.err
     pairs = list(zip(undisturbed.results, results(place / "run"), strict=True))
     numbers = {"relative_error", "expected_error", "psnr", "ssim", "status", "passes"}

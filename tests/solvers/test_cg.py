@@ -2,13 +2,13 @@
 
 import torch
 
+from cases import draw
 from unconv.solvers.cg import conjugate_gradients
 
 
-def draw(count=3, size=12, rank=12):
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(count, size, rank, dtype=torch.float64, generator=generator)
-    return a @ a.mT, torch.randn(count, size, dtype=torch.float64, generator=generator)
+def systems(rank=12):
+    a = draw(3, 12, rank)
+    return a @ a.mT, draw(3, 12, seed=1)
 
 
 def solve(a, b, preconditioner=lambda r: r, tolerance=1e-10, max_steps=100):
@@ -20,7 +20,7 @@ def solve(a, b, preconditioner=lambda r: r, tolerance=1e-10, max_steps=100):
 
 
 def test_against_dense_solves_with_and_without_a_preconditioner():
-    a, b = draw()
+    a, b = systems()
     expected = torch.linalg.solve(a, b)
     for scale in (torch.ones_like(b), 1 / a.diagonal(dim1=1, dim2=2)):
         x, _ = solve(a, b, lambda r, scale=scale: scale * r)
@@ -28,7 +28,7 @@ def test_against_dense_solves_with_and_without_a_preconditioner():
 
 
 def test_singular_systems_get_the_solution_of_least_norm():
-    a, b = draw(rank=5)
+    a, b = systems(rank=5)
     b = (a @ b.unsqueeze(2)).squeeze(2)
     x, steps = solve(a, b, tolerance=1e-8)
     torch.testing.assert_close(x, (torch.linalg.pinv(a) @ b.unsqueeze(2)).squeeze(2), rtol=1e-5, atol=1e-6)
@@ -36,7 +36,7 @@ def test_singular_systems_get_the_solution_of_least_norm():
 
 
 def test_every_input_has_its_own_limit_and_a_zero_right_hand_side_costs_nothing():
-    a, b = draw()
+    a, b = systems()
     b[2] = 0
     x, steps = solve(a, b, max_steps=torch.tensor([2, 5, 7]))
     assert steps.tolist() == [2, 5, 0]

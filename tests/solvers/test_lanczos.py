@@ -2,13 +2,12 @@
 
 import torch
 
+from cases import draw
 from unconv.solvers.lanczos import bidiagonalise
 
 
 def test_with_a_basis_all_singular_values_are_found():
-    generator = torch.Generator().manual_seed(0)
-    matrix = torch.randn(15, 9, dtype=torch.float64, generator=generator)
-    start = torch.randn(1, 9, dtype=torch.float64, generator=generator)
+    matrix, start = draw(15, 9), draw(1, 9, seed=1)
     basis = torch.empty(9, 9, dtype=torch.float64)
     steps = bidiagonalise(lambda v: v @ matrix.T, lambda u: u @ matrix, start / start.norm(), max_steps=9, basis=basis)
     *_, last = steps

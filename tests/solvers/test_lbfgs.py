@@ -3,16 +3,15 @@
 import scipy.optimize
 import torch
 
+from cases import draw
 from unconv.solvers.lbfgs import LbfgsConfig, lbfgs
 
 EXACT = LbfgsConfig(tolerance=0.0, stalled=0.0)
 
 
-def least_squares(count=3, rows=30, columns=12):
-    generator = torch.Generator().manual_seed(4)
-    a = torch.randn(count, rows, columns, generator=generator, dtype=torch.float64)
-    a *= torch.logspace(0, -1, columns, dtype=torch.float64)
-    truth = torch.randn(count, columns, generator=generator, dtype=torch.float64)
+def least_squares():
+    a = draw(3, 30, 12, seed=4) * torch.logspace(0, -1, 12, dtype=torch.float64)
+    truth = draw(3, 12, seed=5)
     return a, truth, (a @ truth.unsqueeze(2)).squeeze(2)
 
 

@@ -3,9 +3,7 @@
 import math
 from contextlib import nullcontext
 
-import numpy as np
 import pytest
-import scipy.fft
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,7 +14,7 @@ from unconv.errors import UnconvError, UsageError
 from unconv.inversion.frozen_network import LayerFunction
 from unconv.stationary import Blocks
 from unconv.unseen.attack import most_likely
-from unconv.unseen.image_prior import ImagePrior, cosine_transform
+from unconv.unseen.image_prior import ImagePrior
 from unconv.unseen.leakage import LinearModel, quantisation_noise
 from unconv.unseen.pixels import PixelFunction, mean_interval
 
@@ -45,13 +43,6 @@ def dense(function, prior):
     basis = torch.eye(512, dtype=torch.float64).reshape(512, *SHAPE)
     precision = prior.precision(basis).flatten(1)
     return jacobian, precision
-
-
-def test_cosine_transform_is_scipys():
-    x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
-    expected = scipy.fft.dctn(x.numpy(), axes=(2, 3), norm="ortho")
-    np.testing.assert_allclose(cosine_transform(x).numpy(), expected, atol=1e-12)
-    torch.testing.assert_close(cosine_transform(cosine_transform(x), inverse=True), x)
 
 
 def test_the_prior_is_found_again_in_its_samples(prior):

@@ -21,8 +21,8 @@ def image_of(*shape, seed=0):
     return torch.rand(1, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def function_of(net, layer, shape):
-    return PixelFunction(LayerFunction(net, layer, shape))
+def uniqueness_of(net, layer, x, **options):
+    return find_uniqueness(PixelFunction(LayerFunction(net, layer, x.shape[1:])), x, **options)
 
 
 def wide():
@@ -92,7 +92,7 @@ def dense_radius(net, x):
 def test_the_radius_is_the_distance_of_the_nearest_plane(size):
     net = cases.vgg().double().eval()
     x = image_of(3, size, size)
-    found = find_uniqueness(function_of(net, "8", (3, size, size)), x, whole=0)
+    found = uniqueness_of(net, "8", x, whole=0)
     low, high = found.radius
     assert found.certain == (size == 12)
     assert low <= dense_radius(net, x) * (1 + 1e-9)
@@ -118,8 +118,7 @@ def test_nothing_within_the_radius_changes_a_branch(name):
     net = NETWORKS[name]().double().eval()
     channels = net[0].in_channels
     x = image_of(channels, 11, 11, seed=2)
-    function = function_of(net, str(len(net) - 1), (channels, 11, 11))
-    found = find_uniqueness(function, x, whole=0)
+    found = uniqueness_of(net, str(len(net) - 1), x, whole=0)
     low, high = found.radius
     assert 0 < low <= high < low * 1.01
     here = branches(net, x)
@@ -144,7 +143,7 @@ def test_nothing_within_the_radius_changes_a_branch(name):
 
 def test_the_smallest_singular_value_is_that_of_the_dense_jacobian_and_keeps_images_apart():
     net, x = wide(), image_of(2, 8, 8)
-    found = find_uniqueness(function_of(net, "4", (2, 8, 8)), x)
+    found = uniqueness_of(net, "4", x)
     jacobian = torch.autograd.functional.jacobian(lambda v: net(v).flatten(), x).flatten(1)
     least = torch.linalg.svdvals(jacobian)[-1].item()
     assert least > 0.01
@@ -157,7 +156,7 @@ def test_the_smallest_singular_value_is_that_of_the_dense_jacobian_and_keeps_ima
         a, b = (v * found.radius[0] / v.norm() for v in torch.randn(2, *x.shape, generator=generator).double())
         assert (net(x + a) - net(x + b)).norm() >= 0.999999 * found.sigma[0] * (a - b).norm()
     # larger images are searched, which bounds it from above alone
-    estimated = find_uniqueness(function_of(net, "4", (2, 8, 8)), x, whole=0)
+    estimated = uniqueness_of(net, "4", x, whole=0)
     assert not estimated.proven
     assert estimated.sigma[0] == 0
     assert least * (1 - 1e-9) <= estimated.sigma[1] < 3 * least
@@ -167,7 +166,7 @@ def test_the_smallest_singular_value_is_that_of_the_dense_jacobian_and_keeps_ima
 
 def test_fewer_features_than_numbers_leave_images_with_the_same_features():
     net, x = cases.vgg().double().eval(), image_of(3, 16, 16)
-    found = find_uniqueness(function_of(net, "8", (3, 16, 16)), x)
+    found = uniqueness_of(net, "8", x)
     assert (found.undetermined, found.unique) == (768 - 256, False)
     jacobian = torch.autograd.functional.jacobian(lambda v: net(v.clone()).flatten(), x).flatten(1)
     hidden = torch.linalg.svd(jacobian).Vh[-1].reshape(x.shape)
@@ -203,7 +202,7 @@ def test_smooth_activations_have_no_gates_to_flip():
 )
 def test_bends_far_from_the_image_are_no_affine_map(bend):
     net = cases.Net(lambda m, x: m.act(bend(x)), act=nn.Identity()).double().eval()
-    found = find_uniqueness(function_of(net, "act", (3, 4, 4)), image_of(3, 4, 4))
+    found = uniqueness_of(net, "act", image_of(3, 4, 4))
     assert found.radius is None
     assert found.unique is None
 
@@ -211,7 +210,7 @@ def test_bends_far_from_the_image_are_no_affine_map(bend):
 def test_rounding_leaves_nothing_to_know():
     net = cases.Net(lambda m, x: m.act(torch.round(8 * x)), act=nn.Identity()).double().eval()
     with pytest.raises(UnconvError, match="as behind rounding"):
-        find_uniqueness(function_of(net, "act", (3, 4, 4)), image_of(3, 4, 4))
+        uniqueness_of(net, "act", image_of(3, 4, 4))
 
 
 def test_an_affine_layer_is_one_map_everywhere():
@@ -225,13 +224,13 @@ def test_an_affine_layer_is_one_map_everywhere():
 def test_a_tie_leaves_no_radius():
     net = nn.Sequential(cases.conv(), nn.MaxPool2d(2)).double().eval()
     flat = torch.full((1, 3, 12, 12), 0.5, dtype=torch.float64)
-    found = find_uniqueness(function_of(net, "1", (3, 12, 12)), flat, whole=0)
+    found = uniqueness_of(net, "1", flat, whole=0)
     assert found.radius[0] == 0
     assert found.radius[1] < 1e-3
     assert found.unique is None
     # every unit exactly at its kink, where it counts as off
     net = nn.Sequential(cases.conv(bias=False), nn.ReLU()).double().eval()
-    found = find_uniqueness(function_of(net, "1", (3, 12, 12)), torch.zeros_like(flat), whole=0)
+    found = uniqueness_of(net, "1", torch.zeros_like(flat), whole=0)
     assert found.radius[0] == 0
     assert found.radius[1] < 1e-3
 

@@ -14,21 +14,11 @@ from unconv.certify.correlations import table_of
 from unconv.certify.exact import enumerate_supports
 from unconv.certify.gershgorin import RowNeighbours
 from unconv.certify.lower_bound import Search, check_effort, deviation_of, lower_bound
-from unconv.certify.supports import (
-    BlockPartition,
-    Boundary,
-    Region,
-    check_k,
-    check_rows,
-    inner_partition,
-    outer_partition,
-    support_size,
-    validate_operator,
-)
+from unconv.certify.supports import BlockPartition, check_k, check_rows, separate_regions, validate_operator
 from unconv.certify.upper_bound import RowBounds, upper_bound
 from unconv.errors import UnconvError, UsageError
-from unconv.operators import ConvOperator, LinearOperator
-from unconv.sparsity import Window
+from unconv.operators import Boundary, ConvOperator, LinearOperator
+from unconv.sparsity import Region, Window
 
 MOST_OUTPUTS = 4096  # of a map that is taken as a matrix: its Gram matrix has 128 MB
 MOST_ENUMERATED = 1e7  # supports times the cube of their size, for one unit of effort
@@ -40,8 +30,7 @@ class Bracket:
 
     lower: float  # attained by the witness
     upper: float  # proven
-    # a z of the model with | ||W^T z||^2 / ||z||^2 - 1 | >= lower. Shape of an output, float64
-    witness: Tensor
+    witness: Tensor  # a z of the model with | ||W^T z||^2 / ||z||^2 - 1 | >= lower. Shape of an output, float64
     how: str  # what gave the two, e.g. "attacked, gershgorin", or "enumerated"
 
     def __repr__(self) -> str:
@@ -71,8 +60,7 @@ def delta_bracket(
             outputs in no block; or 1, each output being a block by itself. A code has one non-zero per block.
         k: Number of regions in use.
         twice: Whether to bracket ``delta_2k``, the constant over sums of two vectors.
-        boundary: Of a convolution: ``"full"`` (``W^T`` keeps its whole output, as in the paper) or ``"cropped"`` (to
-            the input).
+        boundary: Of a convolution: ``"full"`` (``W^T`` keeps its whole output, as in the paper) or ``"cropped"``.
         effort: Work of the search for the lower bound, in units of some seconds on two cores.
         seed: Seed of the search.
 
@@ -89,16 +77,13 @@ def delta_bracket(
         >>> delta_bracket(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), [0, 0, 1], k=2)
         Bracket(0.8 <= delta <= 0.8, enumerated)
     """
-    if isinstance(operator, ConvOperator) and isinstance(region, float):
-        raise UsageError(f"region is {region}; give an integer, a Window, or 'map'")
-    kept, shape = None, ()
-    if isinstance(operator, ConvOperator) and isinstance(region, int | str | tuple | Window):
+    if isinstance(operator, ConvOperator) and isinstance(region, int | float | str | tuple | Window):
         convolution = validate_operator(operator, region, k, boundary)
-        channels, *spatial = convolution.output_shape
-        blocks = outer_partition(region, spatial)
+        channels, *spatial = shape = convolution.output_shape
+        kept, blocks = slice(None), separate_regions(region, spatial)
         upper = upper_bound(operator, region, k, twice=twice, boundary=boundary)
         lower = lower_bound(operator, region, k, twice=twice, boundary=boundary, effort=effort, seed=seed)
-        if blocks != inner_partition(region, spatial):
+        if blocks is None:
             return Bracket(lower.delta, upper.value, lower.witness, f"attacked, {upper.how}")
     else:
         check_effort(effort)
@@ -116,14 +101,12 @@ def delta_bracket(
         found = Search(convolution, blocks, k, twice, effort, seed, channels=1).run()
         lower = max((deviation_of(convolution, z) for z in found), key=lambda attained: attained.delta)
     value, how = upper.value, f"attacked, {upper.how}"
-    size = support_size(blocks, channels, k, twice=twice)
+    size = blocks.size(channels, k, twice=twice)
     if size <= 64 and blocks.supports(channels, k, twice=twice) * size**3 <= MOST_ENUMERATED * effort:
         exact = enumerate_supports(convolution, blocks, channels, k, twice=twice)
         if exact.ceiling <= value:
             value, how = exact.ceiling, "enumerated"
         lower = max(lower, exact.attained, key=lambda attained: attained.delta)
-    if kept is None:
-        return Bracket(lower.delta, value, lower.witness, how)
     witness = torch.zeros(math.prod(shape), dtype=torch.float64)
     witness[kept] = lower.witness.flatten()
     return Bracket(lower.delta, value, witness.reshape(shape), how)

@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 
 import torch
-from torch import Tensor
 
+from unconv.certify.correlations import UNIT
 from unconv.certify.lower_bound import LowerBound, deviation_of
-from unconv.certify.supports import (
-    BlockPartition,
-    Boundary,
-    Region,
-    inner_partition,
-    outer_partition,
-    support_size,
-    validate_operator,
-)
+from unconv.certify.supports import BlockPartition, separate_regions, validate_operator
 from unconv.errors import UnconvError
-from unconv.operators import ConvOperator
+from unconv.operators import Boundary, ConvOperator
+from unconv.sparsity import Region
 
 MOST_SUBSPACES = 1_000_000
 BATCH = 2**21  # Gram entries diagonalised at once: 16 MB
@@ -44,9 +37,9 @@ def exact_delta(
     Regions that overlap, or more than a million subspaces, are refused (UnconvError).
     """
     operator = validate_operator(operator, region, k, boundary)
-    spatial, channels = operator.output_shape[1:], operator.output_shape[0]
-    blocks = inner_partition(region, spatial)
-    if blocks != outer_partition(region, spatial):
+    channels, *spatial = operator.output_shape
+    blocks = separate_regions(region, spatial)
+    if blocks is None:
         raise UnconvError("these regions overlap, so their supports are not enumerated; use regions that do not")
     return enumerate_supports(operator, blocks, channels, k, twice=twice)
 
@@ -58,7 +51,7 @@ def enumerate_supports(operator: ConvOperator, blocks: BlockPartition, channels:
         raise UnconvError(f"there are {total:.3g} subspaces; enumeration stops at a million: use delta_bracket")
     dense = operator.to_dense()
     gram = dense @ dense.T
-    size = support_size(blocks, channels, k, twice=twice)
+    size = blocks.size(channels, k, twice=twice)
     best, worst_support, side = -1.0, None, 1
     stream = _supports(blocks, channels, size, 2 if twice else 1)
     while batch := list(islice(stream, max(1, BATCH // size**2))):
@@ -73,15 +66,11 @@ def enumerate_supports(operator: ConvOperator, blocks: BlockPartition, channels:
     z = torch.zeros(len(gram), dtype=gram.dtype)
     z[worst_support] = vectors[:, -1 if side > 0 else 0]
     found = deviation_of(operator, z.reshape(operator.output_shape))
-    return Exact(best, best + _eigenvalue_error(dense, size), found)
-
-
-def _eigenvalue_error(dense: Tensor, size: int) -> float:
     # entries err by gamma_m |w| |w'|; computed eigenvalues of a symmetric matrix by a small multiple of n u |A|,
     # for which 32 n u |A| is ample (Anderson et al., LAPACK Users' Guide, section 4.7)
-    unit = 2.0**-53
     trace = size * dense.square().sum(1).max().item()
-    return (2 * dense.shape[1] + 32 * size) * unit * trace + 4 * unit
+    error = (2 * dense.shape[1] + 32 * size) * UNIT * trace + 4 * UNIT
+    return Exact(best, best + error, found)
 
 
 def _supports(blocks: BlockPartition, channels: int, size: int, most: int) -> Iterator[list[int]]:

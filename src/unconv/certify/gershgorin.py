@@ -1,8 +1,7 @@
 """Which rows of ``W`` can stand beside one another in a support, and how much they add up to: Gershgorin's argument.
 
-An eigenvalue of ``G_S`` is no farther from a diagonal entry than the sum of the other magnitudes in its row. Over all
-supports that sum is at most the sum of the largest entries of the blocks around the row: one of each block (two for
-sums of two vectors).
+An eigenvalue of ``G_S`` is no farther from a diagonal entry than the sum of the other magnitudes in its row: over all
+supports at most the sum of the largest entry (two, for sums of two vectors) of each block around the row.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ class RowNeighbours:
     def radius(self, size: Tensor, count: int, *, most: int) -> Tensor:
         """Return the largest sum of the off-diagonal magnitudes in a row over supports of ``count`` entries.
 
-        ``size``: bounds on the magnitudes, ``(K, K, *shifts)``; ``most``: entries of one block in a support. Shape
-        ``(K,)``.
+        ``size``: bounds on the magnitudes, ``(K, K, *shifts)``; ``most``: entries of a block in one. Shape ``(K,)``.
         """
         size = size.flatten(1).clone().fill_diagonal_(0)
         top = torch.zeros(len(size), int(self.labels.max()) + 1, most, dtype=size.dtype)

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unconv.certify.supports import BlockPartition, Boundary, Region, inner_partition, support_size, validate_operator
+from unconv.certify.correlations import UNIT
+from unconv.certify.supports import BlockPartition, inner_partition, validate_operator
 from unconv.errors import UsageError
 from unconv.linalg import column, norms
-from unconv.operators import ConvOperator
+from unconv.operators import Boundary, ConvOperator
+from unconv.sparsity import Region
 
 BUDGET = 6e10  # multiply-adds of one unit of effort: some seconds on two cores
 MEMORY = 2**25  # entries of one batch of activations: 256 MB in float64
@@ -29,8 +31,7 @@ class LowerBound:
     """A lower bound on a model-RIP constant, with its witness."""
 
     delta: float  # | ratio^2 - 1 | less all that rounding can have added
-    # the vector z of the model, of unit norm; shape (K, *spatial), float64
-    witness: Tensor = field(repr=False)
+    witness: Tensor = field(repr=False)  # the vector z of the model, of unit norm; shape (K, *spatial), float64
 
 
 def deviation_of(operator: ConvOperator, z: Tensor) -> LowerBound:
@@ -39,11 +40,10 @@ def deviation_of(operator: ConvOperator, z: Tensor) -> LowerBound:
     x = operator.adjoint(z)
     square = (x.square().sum() / z.square().sum()).item()
     # an entry of x errs by gamma_n (|W|^T |z|), the squared norms by gamma of the number of their entries
-    unit = 2.0**-53
     spread = operator.with_weight(operator.weight.abs()).adjoint(z.abs())
     taps = operator.output_shape[0] // operator.groups * math.prod(operator.weight.shape[2:])
-    slip = 2 * (taps + 2) * unit * (spread * (x.abs() + spread * taps * unit)).sum().item()
-    slip += 2 * (x.numel() + z.numel() + 8) * unit * (square + 1)
+    slip = 2 * (taps + 2) * UNIT * (spread * (x.abs() + spread * taps * UNIT)).sum().item()
+    slip += 2 * (x.numel() + z.numel() + 8) * UNIT * (square + 1)
     return LowerBound(max(abs(square - 1) - slip, 0.0), z)
 
 
@@ -76,7 +76,10 @@ def lower_bound(
         inside = _slice(blocks, starts, patch)
         if inside is not None:
             here = (..., *(slice(a, a + size) for a, size in zip(starts, patch, strict=True)))
-            for z in Search(_on_patch(exact, patch), inside, k, twice, effort, seed).run():
+            # the operator whose output is that part of the map, nothing of it cropped
+            sizes = zip(patch, exact.stride, exact.spread, strict=True)
+            part = exact.unpadded([(n - 1) * s + spread + 1 for n, s, spread in sizes])
+            for z in Search(part, inside, k, twice, effort, seed).run():
                 witness = torch.zeros(exact.output_shape, dtype=torch.float64)
                 witness[here] = z
                 witnesses.append(witness)
@@ -95,12 +98,9 @@ def check_effort(effort: float) -> None:
 def _patch(operator: ConvOperator, k: int, effort: float) -> tuple[int, ...]:
     # the part of the map to search on: W is the same everywhere, so a few filter lengths hold the worst small
     # supports; large ones get as much as the budget allows some hundred passes over
-    reach = [
-        d * (n - 1) // s for n, s, d in zip(operator.weight.shape[2:], operator.stride, operator.dilation, strict=True)
-    ]
     affordable = BUDGET * effort / 400 / (2 * operator.output_shape[0] * operator.weight[0].numel())
     side = affordable ** (1 / operator.dims) if k > GREEDY_MAX_SIZE else 0.0
-    patch = [min(n, max(4 * r + 4, int(side))) for n, r in zip(operator.output_shape[1:], reach, strict=True)]
+    patch = [min(n, max(4 * r + 4, int(side))) for n, r in zip(operator.output_shape[1:], operator.reach, strict=True)]
     return tuple(patch) if 2 * math.prod(patch) <= math.prod(operator.output_shape[1:]) else operator.output_shape[1:]
 
 
@@ -114,15 +114,6 @@ def _slice(blocks: BlockPartition, starts: tuple[int, ...], sizes: tuple[int, ..
             return None
         labels.append(tuple(known.index(label) if label >= 0 else -1 for label in part))
     return BlockPartition(tuple(labels))
-
-
-def _on_patch(operator: ConvOperator, patch: tuple[int, ...]) -> ConvOperator:
-    # the operator whose output is a part of the map, nothing of it cropped
-    spatial = [
-        (n - 1) * s + d * (kernel - 1) + 1
-        for n, kernel, s, d in zip(patch, operator.weight.shape[2:], operator.stride, operator.dilation, strict=True)
-    ]
-    return operator.unpadded(spatial)
 
 
 class Search:
@@ -144,7 +135,7 @@ class Search:
         cost = 2 * channels * places * operator.weight[0].numel()
         self.operator = operator if cost < 1e7 else operator.to(torch.float32)
         self.blocks, self.k, self.twice, self.most = blocks, k, twice, 2 if twice else 1
-        self.size = support_size(blocks, channels, k, twice=twice)
+        self.size = blocks.size(channels, k, twice=twice)
         self.passes = int(BUDGET * effort / (cost + 200 * channels * places))
         self.most_starts = math.ceil(STARTS * effort)
         self.memory = max(1, MEMORY // max(channels * places, math.prod(operator.input_shape)))

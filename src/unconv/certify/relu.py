@@ -2,8 +2,7 @@
 
 A unit that is on halfway between ``a`` and ``b`` is on at one of them, and moves by at least half of what it would
 without the ReLU. So ``||f(a) - f(b)|| >= sqrt(A) ||a - b|| / 2``, ``A`` being the least eigenvalue of ``W_S^T W_S`` for
-the rows ``S`` that are on there, and no constant above ``sqrt(A)`` holds around that point (Freeman and Haider 2025,
-arXiv 2502.09898).
+the rows ``S`` that are on there, and none above ``sqrt(A)`` holds around it (Freeman, Haider 2025, arXiv 2502.09898).
 """
 
 from __future__ import annotations

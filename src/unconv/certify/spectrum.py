@@ -37,9 +37,8 @@ class Spectrum:
     largest: Interval  # largest singular value
     smallest: Interval  # smallest of its min(shape) singular values; 0 where its rows and its columns are dependent
     rank: Count  # singular values above rounding, max(shape) eps times the largest
-    # "fft" and "dense": exact up to rounding; "bounds": proven up to rounding; "bounds, chance": the
-    # lower end of smallest, and what follows from it for rank and nullity, may fail with probability 1e-9 over a
-    # random start
+    # "fft" and "dense": exact up to rounding; "bounds": proven up to rounding; "bounds, chance": the lower end of
+    # smallest, and what follows from it for rank and nullity, may fail with probability 1e-9 over a random start
     how: str
 
     @property
@@ -134,10 +133,9 @@ def _of_values(values: Tensor, shape: tuple[int, int], how: str) -> Spectrum:
 
 
 def _bounds(operator: ConvOperator, parts: list[ConvOperator], shape: tuple[int, int], steps: int) -> Spectrum:
-    stride, dilation, kernel = operator.stride, operator.dilation, operator.weight.shape[2:]
+    stride = operator.stride
     padded = [n + 2 * p for n, p in zip(operator.input_shape[1:], operator.padding, strict=True)]
     around = tuple(-(-n // s) * s for n, s in zip(padded, stride, strict=True))
-    spread = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
     width = operator.weight.shape[1] * math.prod(stride)
     height = len(operator.weight) // operator.groups
     places = math.prod(n // s for n, s in zip(around, stride, strict=True))
@@ -157,7 +155,7 @@ def _bounds(operator: ConvOperator, parts: list[ConvOperator], shape: tuple[int,
             least = max(least, _uncropped(operator, rows=height <= width))
         rank = (min(max(0, least), short), min(short, wrapped))
         whole_rows = not any(operator.padding) and height <= width
-        whole_columns = all(p >= r for p, r in zip(operator.padding, spread, strict=True)) and height >= width
+        whole_columns = all(p >= r for p, r in zip(operator.padding, operator.spread, strict=True)) and height >= width
         if whole_rows or whole_columns:
             low = max(values.min().item() - slack, 0.0)
     else:
@@ -178,16 +176,8 @@ def _bounds(operator: ConvOperator, parts: list[ConvOperator], shape: tuple[int,
 def _uncropped(operator: ConvOperator, *, rows: bool) -> int:
     """Return how many rows (columns) the border does not crop: as independent as where the map wraps around."""
     count = len(operator.weight) if rows else operator.input_shape[0]
-    for n, out, k, s, p, d in zip(
-        operator.input_shape[1:],
-        operator.output_shape[1:],
-        operator.weight.shape[2:],
-        operator.stride,
-        operator.padding,
-        operator.dilation,
-        strict=True,
-    ):
-        spread = d * (k - 1)
+    inputs, outputs = operator.input_shape[1:], operator.output_shape[1:]
+    for n, out, spread, s, p in zip(inputs, outputs, operator.spread, operator.stride, operator.padding, strict=True):
         if rows:  # patches q s - p .. q s - p + spread that lie inside the input
             inside = min(out - 1, (n - 1 - spread + p) // s) - -(-p // s) + 1
         else:  # inputs i that no output q < 0 or q >= out would see

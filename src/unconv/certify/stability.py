@@ -39,8 +39,7 @@ class StabilityCertificate:
     # unless the iteration has missed a smaller one altogether
     interval: tuple[float, float]
     # of the smallest singular value, whatever the iteration missed, but for a chance of 1e-9 over its random start (a
-    # union bound over its stopping tests included); 0 where it was too short to say. Of a matrix decomposed whole, the
-    # lower end of interval
+    # union bound over tests); 0 where it was too short to say. Of a matrix decomposed whole, the low end of interval
     probabilistic_lower_bound: float
     largest: float  # largest singular value found
     undetermined: int  # dimensions of the input that the equations do not determine; at least this many,
@@ -121,8 +120,7 @@ def certify(
     more than a gigabyte in float64. Systems whose shorter side is at most ``whole`` are decomposed whole, at one
     product for each of its entries. Where dimensions are open, ``direction`` is the unseen part of ``start``, shape
     ``input_shape``, e.g. the image itself (random where ``None``), by at most ``seek`` conjugate-gradient steps (as
-    many as ``steps`` where ``None``; 0 for no direction). UsageError for a mask or a start of another shape, or for
-    no operator.
+    many as ``steps`` where ``None``; 0 for none). UsageError for no operator, or a mask or start of other shape.
     """
     check_linear(operator)
     if mask is not None and tuple(mask.shape) != operator.output_shape:
@@ -158,12 +156,11 @@ class _Rows:
         if isinstance(operator, ConvOperator):
             operator = operator.to(torch.float64)
         self.operator = operator
-        size = math.prod(operator.output_shape)
-        self.index = torch.arange(size) if mask is None else mask.flatten().nonzero().flatten().cpu()
-        self.size, self.equations, self.unknowns = size, len(self.index), math.prod(operator.input_shape)
         self.dtype = getattr(operator, "dtype", torch.float32)
         self.device = getattr(operator, "device", torch.device("cpu"))
-        self.index = self.index.to(self.device)
+        self.size, self.unknowns = math.prod(operator.output_shape), math.prod(operator.input_shape)
+        known = torch.arange(self.size) if mask is None else mask.flatten().nonzero().flatten()
+        self.index, self.equations = known.to(self.device), len(known)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.operator.forward(x.reshape(-1, *self.operator.input_shape)).flatten(1)[:, self.index]
@@ -180,12 +177,14 @@ class _Rows:
 
 def _decompose(rows: _Rows, start: Tensor | None, generator: torch.Generator) -> StabilityCertificate:
     # the certificate of a small system, by a singular value decomposition in float64
+    wide = rows.equations < rows.unknowns
+    identity = torch.eye(min(rows.equations, rows.unknowns), dtype=rows.dtype, device=rows.device)
     if rows.equations == 0:
         matrix = torch.zeros(1, rows.unknowns, dtype=torch.float64)
-    elif rows.equations < rows.unknowns:
-        matrix = torch.cat([rows.adjoint(part) for part in _identity(rows, rows.equations)]).double().cpu()
     else:
-        matrix = torch.cat([rows.forward(part) for part in _identity(rows, rows.unknowns)]).double().cpu().T
+        product = rows.adjoint if wide else rows.forward
+        matrix = torch.cat([product(part) for part in identity.split(64)]).double().cpu()
+        matrix = matrix if wide else matrix.T
     _, values, vectors = torch.linalg.svd(matrix, full_matrices=False)
     largest = values[0].item()
     # the decomposition errs by eps of float64; the entries, computed in the operator's type, by eps of that
@@ -218,10 +217,6 @@ def _decompose(rows: _Rows, start: Tensor | None, generator: torch.Generator) ->
         unknowns=rows.unknowns,
         steps=0,
     )
-
-
-def _identity(rows: _Rows, size: int) -> tuple[Tensor, ...]:
-    return torch.eye(size, dtype=rows.dtype, device=rows.device).split(64)
 
 
 def _null_direction(rows: _Rows, start: Tensor | None, steps: int, generator: torch.Generator) -> Tensor:

@@ -21,8 +21,7 @@ from unconv.sparsity import Pooled, Region
 class BlockPartition:
     """The blocks of one channel: a support holds at most one place of each (two, for sums of two vectors)."""
 
-    # per axis, the block index of each place, -1 where the place lies in no block. Two places share a block if all
-    # their labels agree.
+    # per axis, the block of each place, -1 for none; places share a block if all their labels agree
     labels: tuple[tuple[int, ...], ...]
 
     @property
@@ -58,9 +57,14 @@ class BlockPartition:
         table[label, torch.arange(len(label)) - first[label]] = places
         return table
 
+    def size(self, channels: int, k: int, *, twice: bool = False) -> int:
+        """Number of entries of a maximal support."""
+        most = 2 if twice else 1
+        return min(most * k, channels * int((self.members >= 0).sum(1).clamp_max(most).sum()))
+
     def supports(self, channels: int, k: int, *, twice: bool = False) -> int:
         """Number of maximal supports, i.e. of subspaces that no other of the union contains."""
-        want = support_size(self, channels, k, twice=twice)
+        want = self.size(channels, k, twice=twice)
         ways = [1]
         for size, blocks in Counter((self.members >= 0).sum(1).tolist()).items():
             # (1 + size x + binom(size, 2) x^2) ** (channels * blocks), the last term only for sums of two
@@ -82,16 +86,10 @@ class BlockPartition:
         best, which = size.topk(min(2 if twice else 1, members.shape[1]), dim=3)
         place = members.expand(*which.shape[:2], -1, -1).gather(3, which)
         place = place.clamp_min(0) + torch.arange(h.shape[1], device=h.device)[:, None, None] * flat.shape[2]
-        kept = best.flatten(1).topk(support_size(self, h.shape[1], k, twice=twice), dim=1).indices
+        kept = best.flatten(1).topk(self.size(h.shape[1], k, twice=twice), dim=1).indices
         index = place.flatten(1).gather(1, kept)
         out = torch.zeros_like(flat).flatten(1)
         return out.scatter_(1, index, h.flatten(1).gather(1, index)).reshape(h.shape)
-
-
-def support_size(blocks: BlockPartition, channels: int, k: int, *, twice: bool = False) -> int:
-    """Number of entries of a maximal support."""
-    most = 2 if twice else 1
-    return min(most * k, channels * int((blocks.members >= 0).sum(1).clamp_max(most).sum()))
 
 
 def inner_partition(region: Region, spatial: Sequence[int]) -> BlockPartition:
@@ -126,13 +124,16 @@ def outer_partition(region: Region, spatial: Sequence[int]) -> BlockPartition:
     return _partition(region, spatial, apart)
 
 
+def separate_regions(region: Region, spatial: Sequence[int]) -> BlockPartition | None:
+    """Return the regions as blocks, which their supports then are exactly; ``None`` where regions overlap."""
+    blocks = outer_partition(region, spatial)
+    return blocks if blocks == inner_partition(region, spatial) else None
+
+
 def group_operators(operator: ConvOperator) -> list[ConvOperator]:
     """Return the operator of each channel group: no row of one meets a row of another."""
-    shape = (operator.weight.shape[1], *operator.input_shape[1:])
-    return [
-        ConvOperator(weight, shape, stride=operator.stride, padding=operator.padding, dilation=operator.dilation)
-        for weight in operator.weight.chunk(operator.groups)
-    ]
+    shape, geometry = (operator.weight.shape[1], *operator.input_shape[1:]), operator.geometry | {"groups": 1}
+    return [ConvOperator(weight, shape, **geometry) for weight in operator.weight.chunk(operator.groups)]
 
 
 def check_rows(weight: Tensor, what: str) -> None:

@@ -16,25 +16,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from unconv.certify.correlations import (
-    FINE_GRID,
-    Table,
-    estimated_eigenvalue,
-    largest_eigenvalue,
-    outward,
-    table_of,
-)
+from unconv.certify.correlations import FINE_GRID, Table, estimated_eigenvalue, largest_eigenvalue, outward, table_of
 from unconv.certify.gershgorin import Neighbours, ShiftNeighbours
-from unconv.certify.supports import (
-    BlockPartition,
-    Boundary,
-    Region,
-    group_operators,
-    outer_partition,
-    support_size,
-    validate_operator,
-)
-from unconv.operators import ConvOperator
+from unconv.certify.supports import BlockPartition, group_operators, outer_partition, validate_operator
+from unconv.operators import Boundary, ConvOperator
+from unconv.sparsity import Region
 
 
 @dataclass(frozen=True)
@@ -71,8 +57,7 @@ def upper_bound(
       which takes most of the time.
 
     A cropped ``W^T z`` is a part of the full one, so ``above`` of the full boundary holds for the cropped one, and
-    ``below`` is 1. Beyond 1 the bound says nothing about invertibility. Arguments and errors are those of
-    ``delta_bracket``.
+    ``below`` is 1. Beyond 1 the bound says nothing of invertibility. Arguments, errors: those of ``delta_bracket``.
     """
     groups = _groups(validate_operator(operator, region, k, boundary), region)
     return _worst([group.bound(k, twice=twice, refine=refine) for group in groups])
@@ -127,7 +112,7 @@ class RowBounds:
 
     def bound(self, k: int, *, twice: bool, refine: bool) -> UpperBound:
         """Return the best bound on what a support of ``k`` regions (sums of two such vectors if ``twice``) can do."""
-        size = support_size(self.blocks, self.channels, k, twice=twice)
+        size = self.blocks.size(self.channels, k, twice=twice)
         around = self.neighbours.radius(self.magnitudes, size, most=2 if twice else 1)
         squares, slack = self.table.squares, self.table.error.diagonal()
         bounds = {"gershgorin": outward((squares + slack - 1 + around).max().item(), size)}

@@ -14,13 +14,7 @@ def run(options: Layers) -> tuple[dict[str, Any], str]:
     arguments = options.keywords()
     found = layers(options.model, arguments.pop("images", None), **arguments)
     document = [
-        {
-            "layer": layer.name,
-            "kind": layer.kind,
-            "input_shape": list(layer.input_shape),
-            "shape": list(layer.shape),
-            "block": layer.block,
-        }
-        for layer in found
+        {"layer": la.name, "kind": la.kind, "input_shape": la.input_shape, "shape": la.shape, "block": la.block}
+        for la in found
     ]
     return {"layers": document, "skipped": [asdict(skipped) for skipped in found.skipped]}, str(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,9 +102,8 @@ def _result(name: str, options: Reproduce) -> Result:
 
 
 def _check(options: Reproduce) -> None:
-    defaults = {field.name: field.default for field in fields(options)}
     for name, used_by in USED_BY.items():
-        if options.name not in ("all", *used_by) and getattr(options, name) != defaults[name]:
+        if options.name not in ("all", *used_by) and getattr(options, name) != getattr(Reproduce, name):
             raise UsageError(f"--{name} has no effect on {options.name}; it belongs to {' and '.join(used_by)}")
     check_whole(**{name: getattr(options, name) for name in ("draws", "samples", "region", "steps")})
     check_whole(0, recovered=options.recovered)

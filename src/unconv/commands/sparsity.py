@@ -15,7 +15,4 @@ def run(options: Sparsity) -> tuple[dict[str, Any], str]:
     print_skipped(document["skipped"])
     rows = [(block["layer"], block["activation"], block["pooled"]) for block in document["blocks"]]
     table = format_table(("layer", "activation %", "pooled %"), rows)
-    return (
-        document,
-        f"{table}\nShare of non-zeros; pooled: behind the block's pooling, the same where it has none.",
-    )
+    return document, f"{table}\nShare of non-zeros; pooled: behind the block's pooling, the same where it has none."

@@ -45,13 +45,12 @@ def run(options: Unseen) -> tuple[dict[str, Any], str]:
     if search is not None:
         found = [metamers(options.model, layer, images, passes=search, **kept) for layer in options.layer]
         documents["metamers"] = [one.document() for one in found]
-        texts += [_sentence(one) for one in found]
-        for one in found:
-            if out is None:
-                break
+        texts += map(_sentence, found)
+        if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            save_image(one.image, out / f"{one.layer}-image.png")
-            save_image(one.metamer, out / f"{one.layer}-metamer.png")
+            for one in found:
+                save_image(one.image, out / f"{one.layer}-image.png")
+                save_image(one.metamer, out / f"{one.layer}-metamer.png")
     return documents, "\n".join(texts)
 
 

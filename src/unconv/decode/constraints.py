@@ -17,8 +17,9 @@ from unconv.errors import UnconvError
 from unconv.linalg import column, dots, norms
 from unconv.sparsity import AveragePool, Code, CodeKind, Window
 
-# A penalty f(h) = ||residual(h)||^2 / 2 on h = W x, zero exactly where h agrees with the code, is one of the three
-# classes below. ``size``: norm of the code's values, which violations are measured by; ``curvature``: without kinks.
+# A penalty f(h) on h = W x, half of a squared violation that is zero exactly where h agrees with the code, is one of
+# the three classes below. ``evaluate``: the gradient of f, and the squared violation 2 f; ``curvature``: without kinks;
+# ``size``: norm of the code's values, which violations are measured by.
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,9 @@ class Intervals:
     lower: Tensor
     upper: Tensor
 
-    def residual(self, h: Tensor) -> Tensor:
-        """Return the distance from each interval, with its sign."""
-        return h - torch.clamp(h, self.lower, self.upper)
-
     def evaluate(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the residual, which is the gradient, and its squared norm."""
-        residual = self.residual(h)
+        """Return the signed distance from each interval, and its squared norm."""
+        residual = h - torch.clamp(h, self.lower, self.upper)
         return residual, dots(residual, residual)
 
     def curvature(self, h: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
@@ -68,13 +65,9 @@ class UnknownSwitches:
     maximal: Tensor  # lower bound of each region's largest entry; shape (N, K, *pooled)
     window: Window
 
-    def residual(self, h: Tensor) -> Tensor:
-        """Return the distance from each interval, with its sign."""
-        return self._at_largest(h).residual(h)
-
     def evaluate(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the residual, which is the gradient, and its squared norm."""
-        return self._at_largest(h).evaluate(h)
+        """Return the gradient and the squared violation, the largest entries being at the switches."""
+        return self.non_maximal.with_lower_bounds_at(self.window.max_pool(h)[1], self.maximal).evaluate(h)
 
     def curvature(self, h: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
         """Return what known switches would have."""
@@ -94,9 +87,6 @@ class UnknownSwitches:
         lower = _over_regions(self.maximal, self.window, tuple(upper.shape[2:]), "greatest")
         return Intervals(torch.minimum(lower, upper), upper)
 
-    def _at_largest(self, h: Tensor) -> Intervals:
-        return self.non_maximal.with_lower_bounds_at(self.window.max_pool(h)[1], self.maximal)
-
 
 @dataclass(frozen=True)
 class Averages:
@@ -107,13 +97,9 @@ class Averages:
     bias: Tensor  # broadcasts against h
     values: Tensor  # shape (N, K, *pooled)
 
-    def residual(self, h: Tensor) -> Tensor:
-        """Return computed minus given averages. Shape ``(N, K, *pooled)``."""
-        return self.pooling.forward(self.activation(h + self.bias)) - self.values
-
     def evaluate(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient and the squared norm of the residual."""
-        residual = self.residual(h)
+        """Return the gradient and the squared distance of the averages."""
+        residual = self.pooling.forward(self.activation(h + self.bias)) - self.values
         return self._slope(h) * self.pooling.adjoint(residual, h.shape[2:]), residual.flatten(1).square().sum(1)
 
     def curvature(self, h: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
@@ -138,10 +124,9 @@ Constraints = Intervals | UnknownSwitches | Averages
 
 def constraints(block: ConvBlock, code: Code, *, code_kind: CodeKind = "network", switches: bool = True) -> Constraints:
     """Return all that the code of a block says about ``W x``."""
-    # Behind max pooling an entry that is not the maximum is at most that, and the maximum stands at its switch; where
-    # the activation is flat (a zero of ReLU) the whole region is only bounded. Smooth activations that fall before
-    # they rise (SiLU, GELU) turn a value below zero into the interval between its two preimages. Places that no
-    # region covers are free.
+    # Behind max pooling an entry that is not the maximum is at most that, and the maximum is at its switch; where the
+    # activation is flat (a zero of ReLU) the whole region is only bounded. An activation that falls before it rises
+    # (SiLU, GELU) turns a value below zero into the interval between its two preimages. Places in no region are free.
     check_code(block, code)
     bias = expand_bias(block, code)
     if isinstance(code.pooling, AveragePool):

@@ -53,22 +53,20 @@ def convex(
     once the norm of all violations is at most ``tolerance``, relative to the norm of the code's values, or once the
     gradient has fallen to the square of it; each of at most ``max_steps`` steps, the first estimate's counted in, costs
     one ``W`` and one ``W^T``. Returned are inputs, shape ``(N, M, *spatial)``; ``history`` holds the norm of all
-    violations relative to that of the code's values. UsageError if the prior does not exist, or ``max_steps`` is
-    negative.
+    violations relative to that of the code's values. UsageError for no such prior, or a negative ``max_steps``.
     """
     if prior is not None:
         check_choice(get_args(Prior), prior=prior)
     check_whole(0, max_steps=max_steps)
     operator, spatial = block.operator, block.input_shape[1:]
     zero = code.values.new_zeros(len(code.values), *operator.input_shape)
-    objective = Objective(
-        operator, constraints(block, code, code_kind=code_kind, switches=switches), _negativity(block)
-    )
+    said = constraints(block, code, code_kind=code_kind, switches=switches)
+    objective = Objective(operator, said, _negativity(block))
     smoothing = smooth(spatial, POWER, zero)
     preconditioner = Covariance() if prior is None else smoothing
     start, used = zero, 0
-    if isinstance(objective.constraints, UnknownSwitches):
-        spread = replace(objective, constraints=objective.constraints.spread())
+    if isinstance(said, UnknownSwitches):
+        spread = replace(objective, constraints=said.spread())
         steps = min(GUESS_STEPS, max_steps)
         guess = nonlinear_cg(spread, zero, smoothing, tolerance=tolerance, max_steps=steps)
         start, used = guess.value, guess.steps

@@ -26,8 +26,7 @@ class Equations:
     """
 
     operator: LinearOperator
-    # right-hand sides; zero where there is no equation; shape (N, K, *spatial), or (N, K, *pooled) behind
-    # average pooling.
+    # right-hand sides, zero where there is no equation. Shape (N, K, *spatial); (N, K, *pooled) if averaged
     target: Tensor
     mask: Tensor  # rows of W that take part; shape (N, K, *spatial), bool
     average: AveragePool | None = None  # the pooling behind the mask, where it averages
@@ -45,9 +44,8 @@ class Equations:
 
 def equations(block: ConvBlock, code: Code, *, gates: Tensor | None = None) -> Equations:
     """Return what the code of a block says about its input in linear equations."""
-    # A value behind ReLU that is positive gives W_j x + b_j = value at its switch; other activations are inverted
-    # where one pre-activation alone gives the value; a zero gives no equation (it is an inequality). Behind average
-    # pooling of an activation, the equations need its gates.
+    # A positive value behind ReLU gives W_j x + b_j = value at its switch, a zero only an inequality; other activations
+    # are inverted where one pre-activation alone gives the value. Averages of an activation need its gates.
     check_code(block, code)
     bias = expand_bias(block, code)
     if isinstance(code.pooling, AveragePool):

@@ -79,44 +79,34 @@ class Objective:
 
 
 def nonlinear_cg(
-    objective: Objective,
-    start: Tensor,
-    preconditioner: Covariance,
-    *,
-    tolerance: float,
-    max_steps: int,
+    objective: Objective, start: Tensor, preconditioner: Covariance, *, tolerance: float, max_steps: int
 ) -> Solution[Tensor]:
     """Minimise from a start by conjugate gradients (Polak and Ribière 1969, restarted), preconditioned."""
     # An input has converged once the norm of its violations is at most ``tolerance``, relative to the norm of the
-    # values in its code, or once the preconditioned gradient has fallen to the square of it. Along each direction
-    # the derivative is followed by safeguarded Newton steps, which reach the minimum of a piecewise quadratic in a few
-    # steps at no further product with W; a step that would raise the objective all the same is shortened.
+    # values in its code, or once the preconditioned gradient has fallen to the square of it.
     size = objective.constraints.size().clamp_min(tiny(start))
     result = start.clone()
     iterate = objective.evaluate(start, objective.operator.forward(start))
     progress = BatchProgress(iterate.violation / size)
-    limit = direction = old_gradient = old_slope = torch.zeros(0)
-    stuck = torch.zeros(len(start), dtype=torch.bool, device=start.device)
-    steepest_taken = stalled = stuck
+    limit = old_slope = torch.ones_like(size)
+    direction = old_gradient = torch.zeros_like(start)
+    # the first direction is that of steepest descent, as where the last step has led nowhere
+    stuck = torch.ones(len(start), dtype=torch.bool, device=start.device)
+    steepest_taken = ~stuck
     for step in range(max_steps + 1):
         gradient = objective.gradient(iterate)
         steepest = preconditioner.apply(gradient)
         slope = dots(gradient, steepest)
-        if step == 0:
-            limit = tolerance**4 * slope
-            direction, along = -steepest, -slope
-            steepest_taken = ~stuck
-        else:
-            # p = -C g + beta p  with  beta = max(0, <g - g_old, C g> / <g_old, C g_old>)
-            beta = ((slope - dots(old_gradient, steepest)) / old_slope.clamp_min(tiny(slope))).clamp_min(0)
-            direction = torch.addcmul(steepest, direction, column(-beta, steepest)).neg_()
-            along = dots(direction, gradient)
-            restart = (along >= 0) | stuck
-            if restart.any():
-                direction = torch.where(column(restart, direction), -steepest, direction)
-                along = torch.where(restart, -slope, along)
-            stalled = stuck & steepest_taken
-            steepest_taken = restart
+        limit = tolerance**4 * slope if step == 0 else limit
+        # p = -C g + beta p  with  beta = max(0, <g - g_old, C g> / <g_old, C g_old>)
+        beta = ((slope - dots(old_gradient, steepest)) / old_slope.clamp_min(tiny(slope))).clamp_min(0)
+        direction = torch.addcmul(steepest, direction, column(-beta, steepest)).neg_()
+        along = dots(direction, gradient)
+        restart = (along >= 0) | stuck
+        if restart.any():
+            direction = torch.where(column(restart, direction), -steepest, direction)
+            along = torch.where(restart, -slope, along)
+        stalled, steepest_taken = stuck & steepest_taken, restart
         converged = (slope <= limit) | (progress.residual <= tolerance)
         ended = converged | stalled
         if ended.any():
@@ -139,6 +129,7 @@ def nonlinear_cg(
 
 def _line_search(objective: Objective, start: Iterate, direction: Tensor, slope: Tensor) -> Iterate:
     """Return where along a direction the derivative all but vanishes; the start where no step lowers the objective."""
+    # safeguarded Newton steps reach the minimum of a piecewise quadratic in a few steps, at no further product with W
     image = objective.operator.forward(direction)
 
     def move(length: Tensor) -> Iterate:

@@ -30,12 +30,8 @@ class Covariance:
         if self.channels is not None:
             x = (self.channels @ x.flatten(2)).reshape(x.shape)
         for axis, matrix in enumerate(self.axes, start=2):
-            if axis == x.ndim - 1:
-                x = x @ matrix
-            elif axis == x.ndim - 2:  # the same as below without moving numbers
-                x = matrix.mT @ x
-            else:
-                x = (x.transpose(axis, -1) @ matrix).transpose(axis, -1)
+            # along the last axis but one the same without moving numbers
+            x = matrix.mT @ x if axis == x.ndim - 2 else (x.transpose(axis, -1) @ matrix).transpose(axis, -1)
         return x
 
     def at(self, rows: Tensor) -> Covariance:

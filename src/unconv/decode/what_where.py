@@ -2,8 +2,7 @@
 
 After Zhang, Lee and Lee, *Augmenting Supervised Neural Networks with Unsupervised Objectives for Large-scale Image
 Classification* (ICML 2016): the encoder is a frozen network up to a block, the decoder its mirror image of 3x3
-convolutions, unpooled by the encoder's switches. A decoder's file holds tensors and text only, and names the
-encoder that it belongs to.
+convolutions, unpooled by the encoder's switches. A decoder's file holds tensors and text only, and names its encoder.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from scipy.stats import t
 
 from unconv.evaluate.evaluation import count, mean
 from unconv.evaluate.reconstruction import DECODER, Task
@@ -21,7 +22,6 @@ ATTACKERS = {
     ("gauss-newton", "switches"): "refined, with switches",
     (DECODER, "switches"): "trained decoder, with switches",
 }
-METRICS = ("psnr", "ssim", "relative_error", "lpips")
 LARGER_IS_MORE = ("psnr", "ssim")  # exposed; of the others the smallest value is
 LIMITS = {"psnr": (-math.inf, math.inf), "ssim": (-1, 1), "relative_error": (0, math.inf), "lpips": (0, math.inf)}
 LEVEL = 0.95
@@ -54,8 +54,6 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % Student t interval of the mean; none of fewer than two values."""
     if len(values) < 2:
         return None
-    from scipy.stats import t  # takes a while to import
-
     x = torch.tensor(values, dtype=torch.float64)
     # mean -+ t_{n-1} s / sqrt(n)
     half = float(t.ppf((1 + LEVEL) / 2, len(x) - 1)) * x.std().item() / math.sqrt(len(x))
@@ -67,12 +65,12 @@ def audit_document(rows: Iterable[Row], tasks: Sequence[Task], flat: Sequence[Ma
     by_task: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         by_task[row["layer"], row["method"], row["side_info"], row["noise"]].append(row)
-    table = []
-    for task in tasks:
-        mine = by_task.get((task.layer, task.method, task.side_info, task.noise), [])
-        if mine:
-            attacker = ATTACKERS[task.method, task.side_info]
-            table.append({"layer": task.layer, "attacker": attacker, "noise": task.noise} | _entry(mine))
+    found = [(task, by_task.get((task.layer, task.method, task.side_info, task.noise), [])) for task in tasks]
+    table = [
+        {"layer": task.layer, "attacker": ATTACKERS[task.method, task.side_info], "noise": task.noise} | _entry(mine)
+        for task, mine in found
+        if mine
+    ]
     baseline = {name: mean(f[name] for f in flat) for name in LARGER_IS_MORE}
     document = {
         "interval": "95 % Student t interval of the mean over images",
@@ -84,8 +82,8 @@ def audit_document(rows: Iterable[Row], tasks: Sequence[Task], flat: Sequence[Ma
     places = [task.layer for task in tasks]
     names = list(ATTACKERS.values())
     table.sort(key=lambda e: (places.index(e["layer"]), names.index(e["attacker"]), e["noise"]))
-    missing = (t for t in tasks if t.method == "gauss-newton" and not by_task[t.layer, t.method, t.side_info, t.noise])
-    return document | conclusions(document, list(dict.fromkeys(task.layer for task in missing)))
+    missing = dict.fromkeys(task.layer for task, mine in found if task.method == "gauss-newton" and not mine)
+    return document | conclusions(document, list(missing))
 
 
 def _entry(rows: Sequence[Row]) -> dict[str, Any]:
@@ -101,7 +99,7 @@ def _entry(rows: Sequence[Row]) -> dict[str, Any]:
     texts += [f"{counts['failed']} failed: {'; '.join(reasons)}"] if reasons else []
     same_class = mean(row.get("same_class") for row in done)
     entry: dict[str, Any] = counts | {"status": "; ".join(texts) or "converged", "same_class": same_class}
-    for name in METRICS:
+    for name, (least, most) in LIMITS.items():
         found = [(row[name], row["file"]) for row in done if row.get(name) is not None]
         if not found:
             entry[name] = None
@@ -110,7 +108,7 @@ def _entry(rows: Sequence[Row]) -> dict[str, Any]:
         worst, file = (max if name in LARGER_IS_MORE else min)(found)
         # few images give intervals beyond what a mean can be
         ends = interval(values)
-        low, high = (min(max(end, LIMITS[name][0]), LIMITS[name][1]) for end in ends) if ends else (None, None)
+        low, high = (min(max(end, least), most) for end in ends) if ends else (None, None)
         entry[name] = {"mean": mean(values), "low": low, "high": high, "worst": worst, "worst_file": file}
     return entry
 
@@ -130,8 +128,7 @@ def conclusions(document: Mapping[str, Any], unrefined: Sequence[str] = ()) -> d
     """Return what a defender can and cannot conclude, in sentences; ``unrefined``: layers that miss such an attack."""
     best, flat = strongest(document), document["mean_colour"]["ssim"]
     can, cannot = [], []
-    if best:
-        layers = list(best)
+    if layers := list(best):
         ends = ". ".join(_sentence(best[layer]) for layer in dict.fromkeys((layers[0], layers[-1])))
         can.append(f"What an attack gets is proof of a leak: whoever holds the weights gets at least this. {ends}.")
     if best and flat is not None:

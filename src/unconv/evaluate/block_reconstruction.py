@@ -18,7 +18,7 @@ from unconv.evaluate.network import Captured, Network
 from unconv.evaluate.reconstruction import DECODER, CodeKind, Settings, Solved, Task
 from unconv.inversion.chain import chain_to_image, decode_chain, follow
 from unconv.measure.sparsity import k_from
-from unconv.sparsity import Code, Window
+from unconv.sparsity import Window
 
 
 def coded_block(block: ConvBlock, code: CodeKind, region: int | None) -> ConvBlock:
@@ -36,11 +36,16 @@ def paper_k(block: ConvBlock, fraction: float) -> int:
     return k_from(fraction, block.operator.output_shape[0] * math.prod(pooled))
 
 
+def blocks_read(network: Network, x: Tensor, task: Task) -> tuple[ConvBlock, ...]:
+    """Return the conv blocks that a task of a code goes through, from the image on."""
+    blocks = network.conv_blocks(x)
+    return (blocks.get(task.layer),) if task.recover == "input" else chain_to_image(blocks, task.layer)
+
+
 def solve_code(network: Network, captured: Captured, x: Tensor, task: Task, settings: Settings) -> Solved:
     """Return a conv block's input, or the image, from its code."""
-    blocks = network.conv_blocks(x)
-    block = blocks.get(task.layer)
-    chain = (block,) if task.recover == "input" else chain_to_image(blocks, block.name)
+    chain = blocks_read(network, x, task)
+    block = chain[-1]
     if task.method == DECODER:
         decoder = network.decoders.get(block.name)
         if decoder is None:
@@ -52,27 +57,16 @@ def solve_code(network: Network, captured: Captured, x: Tensor, task: Task, sett
         status: Sequence[str] = ("converged",) * len(x)
     else:
         block = coded_block(block, task.code, settings.region)
-        code = _encode(block, captured.inputs[block.name], task.code, settings)
-        trail = follow(chain[:-1], captured.inputs)
-        if task.side_info == "gates":
-            trail.gates[block.name] = chain[-1].preactivation(captured.inputs[block.name]) > 0
+        given = captured.inputs[block.name]
+        if task.code == "network":
+            code = block.encode(given)
+        else:
+            code = paper_code(block, given, settings.k or paper_k(block, settings.fractions.get(block.name, 1.0)))
+        gates = chain[-1].preactivation(given) > 0 if task.side_info == "gates" else None
+        trail = follow(chain[:-1], captured.inputs) | {block.name: (code, gates)}
         start = time.perf_counter()
-        solution = decode_chain(
-            (*chain[:-1], block),
-            code,
-            trail,
-            task.method,
-            reading=task.code,
-            side_info=task.side_info,
-        )
+        chain = (*chain[:-1], block)
+        solution = decode_chain(chain, trail, task.method, reading=task.code, side_info=task.side_info)
         estimate, status = solution.value, solution.status
     seconds = (time.perf_counter() - start) / len(x)
     return Solved(estimate, status, (None,) * len(x), seconds)
-
-
-def _encode(block: ConvBlock, x: Tensor, kind: CodeKind, settings: Settings) -> Code:
-    if kind == "network":
-        return block.encode(x)
-    fraction = settings.fractions.get(block.name)
-    k = settings.k or (paper_k(block, 1.0 if fraction is None else fraction))
-    return paper_code(block, x, k)

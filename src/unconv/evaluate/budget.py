@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,13 +13,17 @@ from torch import Tensor
 from unconv.errors import UnconvError
 from unconv.evaluate.network import Network
 from unconv.evaluate.reconstruction import IN_PASSES, Task, refinement_of
-
-if TYPE_CHECKING:
-    from unconv.inversion.calibration import Refinement
-    from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.calibration import CalibrationConfig, Refinement
+from unconv.inversion.frozen_network import LayerFunction
+from unconv.inversion.linear import EXAMPLES
+from unconv.inversion.reference_images import PHOTOGRAPHS, SYNTHETIC
+from unconv.inversion.regression import LinearConfig, Reading
+from unconv.stationary import StationaryConfig
+from unconv.tracing import capture
 
 MOST_PASSES = 150  # of a layer; from there on refinement gains next to nothing
 STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, MOST_PASSES)  # numbers of passes that a layer may get
+MOST_WITHOUT_ROBUST = CalibrationConfig.robust_from - 1  # passes for which calibration does not try a robust loss
 SHARE = 0.85  # of what is left after the linear part that is planned; the rest is slack
 # what else takes time, in multiply-adds: drawing all references, a value of the image; reading a number of a sample
 DRAWING, READING = 2e6, 800
@@ -32,28 +36,21 @@ def seconds_per_pass(
     network: Network, x: Tensor, layers: Sequence[str], budget: float | None = None
 ) -> dict[str, float]:
     """Measure a forward and a backward pass up to each layer, for one image ``(1, C, H, W)``."""
-    seconds, timed = {}, _timed(budget, len(layers))
-    for layer in layers:
-        function = network.function(layer, x.shape[1:])
 
-        def once(function: LayerFunction = function) -> None:
-            image = x.detach().to(network.device).clone().requires_grad_()
-            y = function(image)
-            if y.requires_grad:
-                torch.autograd.grad(y.square().sum(), image)
-            if network.device.type == "cuda":
-                torch.cuda.synchronize()
+    def once(function: LayerFunction) -> None:
+        image = x.detach().to(network.device).clone().requires_grad_()
+        y = function(image)
+        if y.requires_grad:
+            torch.autograd.grad(y.square().sum(), image)
+        if network.device.type == "cuda":
+            torch.cuda.synchronize()
 
-        seconds[layer] = _seconds(once, timed)
-    return seconds
+    timed = _timed(budget, len(layers))
+    return {layer: _seconds(partial(once, network.function(layer, x.shape[1:])), timed) for layer in layers}
 
 
 def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int, budget: float) -> float:
     """Return roughly how long linear decoders take: references through the network, normal equations, all images."""
-    from unconv.inversion.reference_images import PHOTOGRAPHS, SYNTHETIC
-    from unconv.inversion.regression import LinearConfig, Reading
-    from unconv.tracing import capture
-
     config, shapes = LinearConfig(), [network.layers(x).get(layer).shape for layer in layers]
     references = SYNTHETIC + PHOTOGRAPHS
     work = DRAWING * x[0].numel()
@@ -96,8 +93,8 @@ def plan_passes(
 ) -> dict[str, int]:
     """Deal seconds out in rounds, each to the layer whose expected error falls most per second.
 
-    What to expect is what calibration found on reference images; without one, an error that falls with the root of
-    the passes. A layer where refinement does not pay gets all passes at no cost: it makes none of them.
+    What to expect is what calibration found; without one, an error that falls with the root of the passes. A layer
+    where refinement does not pay gets all passes at no cost: it makes none of them.
     """
     costs = {
         layer: [(t, refinement_of(t, refinements or {})) for t in tasks if t.layer == layer and t.method in IN_PASSES]
@@ -132,23 +129,9 @@ def plan_passes(
 
 
 def calibration_passes(robust_kinds: int = 0) -> int:
-    """Return the passes, of one image, that calibration of a layer takes where refinement pays.
-
-    ``robust_kinds``: kinds of side information for which it is tried whether a robust loss pays.
-    """
-    from unconv.inversion.calibration import CalibrationConfig
-    from unconv.inversion.linear import EXAMPLES
-    from unconv.stationary import StationaryConfig
-
+    """Return the passes of one image that calibration takes where refinement pays; a robust loss is tried for kinds."""
     config = CalibrationConfig()
     return config.cost(EXAMPLES) + config.robust_cost(EXAMPLES, robust_kinds) + StationaryConfig().probes
-
-
-def most_without_robust() -> int:
-    """Return the most passes for which calibration does not try a robust loss."""
-    from unconv.inversion.calibration import CalibrationConfig
-
-    return CalibrationConfig().robust_from - 1
 
 
 def check_linear(needed: float, clock: Clock, budget: float) -> None:
@@ -163,18 +146,15 @@ def check_linear(needed: float, clock: Clock, budget: float) -> None:
 class Clock:
     """Tells whether there is time for something more; ``reserved`` seconds are kept for what comes last."""
 
-    def __init__(
-        self, budget: float | None, started: float | None = None, now: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, budget: float | None, started: float | None = None) -> None:
         """Start the clock, which ran before where ``started`` says so."""
-        self.now, self.reserved = now, 0.0
-        self.start = now() if started is None else started
-        self.deadline = None if budget is None else self.start + budget
+        self.budget, self.reserved = math.inf if budget is None else budget, 0.0
+        self.start = time.monotonic() if started is None else started
 
     def left(self) -> float:
         """Return the seconds that are left before what is reserved, infinitely many without a budget."""
-        return float("inf") if self.deadline is None else self.deadline - self.reserved - self.now()
+        return self.budget - self.elapsed() - self.reserved
 
     def elapsed(self) -> float:
         """Return the seconds since the start."""
-        return self.now() - self.start
+        return time.monotonic() - self.start

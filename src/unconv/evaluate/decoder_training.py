@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,12 +20,12 @@ from torchvision.utils import make_grid
 
 from unconv.conv_block import ConvBlock
 from unconv.decode.what_where import Card, WhatWhereDecoder, decoder_bytes, encode_chain, mirror
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError, UsageError, check_whole
 from unconv.evaluate.decoders import decoder_chain, encoder_sha256, preparation
 from unconv.evaluate.network import Network, Opened
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.images import ImageStream, SkippedImage
-from unconv.io import replacing, write_json
+from unconv.io import replacing, write_json, writing
 from unconv.linalg import relative_norm
 
 FINAL, CHECKPOINT = "decoder.safetensors", "checkpoint.pt"
@@ -46,10 +48,7 @@ class Recipe:
 
     def check(self) -> None:
         """Raise UsageError where a value is out of range."""
-        for name in ("steps", "batch", "every", "crop"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}; it is at least 1")
+        check_whole(steps=self.steps, batch=self.batch, every=self.every, crop=self.crop)
         if not 0 < self.held_out < 1:
             raise UsageError(f"held_out is {self.held_out}; it is a share between 0 and 1")
         if not self.rate > 0:
@@ -87,10 +86,10 @@ class TrainingImages:
             raise UnconvError("the images are of different sizes; give one size, or train on a crop")
         return batches[0].to(self.network.device) if batches else None
 
-    def first(self, numbers: Sequence[int]) -> Tensor:
-        """Return the first image that can be used, as a batch of one."""
-        for number in numbers:
-            if (x := self.batch([number])) is not None:
+    def first(self, batches: Iterable[Sequence[int]]) -> Tensor:
+        """Return the first of some batches of which an image can be used."""
+        for numbers in batches:
+            if (x := self.batch(numbers)) is not None:
                 return x
         first = next(iter(self.skipped.values()))
         raise UnconvError(f"none of the images could be used; the first, {first.file}: {first.reason}")
@@ -107,9 +106,11 @@ def train(
     network, stream = opened.network, opened.images
     images = TrainingImages(network, stream.paths, recipe.crop, stream.root)
     training, held_out = split(len(stream.paths), recipe)
-    chain = decoder_chain(network.conv_blocks(images.first(training)), layer)
+    alone = [[number] for number in training]
+    chain = decoder_chain(network.conv_blocks(images.first(alone)), layer)
     opened.covered([block.name for block in chain], [layer])
-    state = _State.start(chain, recipe, network, images, training)
+    drawn = (_draws(step, training, recipe)[0] for step in range(len(training)))
+    state = _State.start(chain, recipe, images.first(itertools.chain(drawn, alone)))
     state.resume(run.path / CHECKPOINT)
     resumed_from = state.step
     progress(f"step {state.step}", state.step)
@@ -125,12 +126,12 @@ def train(
             if not all(map(math.isfinite, row.values())):
                 raise UnconvError(f"the loss is not finite at step {state.step}; train again at a lower rate")
             state.curve.append(row)
-            with run.writing():
+            with writing(run.path):
                 state.save(run.path / CHECKPOINT)
             losses = []
         progress(f"step {state.step}" + (f", loss {state.curve[-1]['validation_loss']:.4g}" if state.curve else ""), 1)
     card = Card(chain[-1].name, mirror(chain), encoder_sha256(network, chain), preparation(network), asdict(recipe))
-    with run.writing(), replacing(run.path / FINAL) as temporary:
+    with writing(run.path), replacing(run.path / FINAL) as temporary:
         temporary.write_bytes(decoder_bytes(state.decoder, card))
     document = {
         "decoder": str(run.path / FINAL),
@@ -139,9 +140,9 @@ def train(
         "resumed_from": resumed_from,
         "curve": state.curve,
         "validation": {name: state.curve[-1][f"validation_{name}"] for name in ("loss", "relative_error")},
-        "skipped": [{"file": s.file, "reason": s.reason} for s in images.skipped.values()],
+        "skipped": [asdict(image) for image in images.skipped.values()],
     }
-    with run.writing():
+    with writing(run.path):
         write_json(run.path / "decoder.json", document)
     if (x := images.batch(held_out[:SHOWN])) is not None:
         pixels = [network.preprocess.to_pixels(y, x).cpu().clamp(0, 1) for y in (x, state.decode(x)[0])]
@@ -178,18 +179,14 @@ class _State:
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
-    def start(
-        chain: Sequence[ConvBlock], recipe: Recipe, network: Network, images: TrainingImages, training: Sequence[int]
-    ) -> _State:
+    def start(chain: Sequence[ConvBlock], recipe: Recipe, x: Tensor) -> _State:
+        """Make a decoder with random weights, in the colours of some images."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             decoder = WhatWhereDecoder(mirror(chain))
-        batches = (images.batch(_draws(i, training, recipe)[0]) for i in range(len(training)))
-        x = next((batch for batch in batches if batch is not None), None)
-        x = images.first(training) if x is None else x
         decoder.centre.copy_(x.mean((0, 2, 3)))
         decoder.spread.copy_(x.std().clamp_min(torch.finfo(x.dtype).eps))
-        decoder = decoder.to(network.device)
+        decoder = decoder.to(x.device)
         return _State(chain, decoder, torch.optim.Adam(decoder.parameters(), recipe.rate))
 
     def decode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,8 +212,7 @@ class _State:
     def validate(self, images: TrainingImages, held_out: Sequence[int], recipe: Recipe) -> dict[str, float]:
         """Return loss and relative error, means over the held-out images."""
         self.decoder.eval()
-        squares: list[float] = []
-        errors: list[float] = []
+        squares, errors = [], []
         for start in range(0, len(held_out), recipe.batch):
             x = images.batch(held_out[start : start + recipe.batch])
             if x is not None:
@@ -225,10 +221,7 @@ class _State:
                 errors += relative_norm(difference, x).tolist()
         if not errors:
             raise UnconvError("none of the held-out images could be used; give more images, or a larger held_out")
-        return {
-            "validation_loss": math.fsum(squares) / len(squares),
-            "validation_relative_error": math.fsum(errors) / len(errors),
-        }
+        return {"validation_loss": fmean(squares), "validation_relative_error": fmean(errors)}
 
     def save(self, file: Path) -> None:
         """Write the checkpoint whole or not at all."""

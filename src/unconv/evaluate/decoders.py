@@ -78,16 +78,14 @@ def open_decoders(network: Network, blocks: ConvBlocks, files: Sequence[str | Pa
     for source in map(Path, files):
         for file in sorted(source.glob("*.safetensors")) if source.is_dir() else [source]:
             card = read_card(file)
-            if card.stage in found or (source.is_dir() and not _belongs(network, blocks, card)):
+            if card.stage in found:
                 continue
-            chain = decoder_chain(blocks, card.stage)
-            found[card.stage] = OpenedDecoder(file, card, open_decoder(file, network, chain))
+            try:
+                chain = decoder_chain(blocks, card.stage)
+            except UnconvError:
+                if source.is_dir():
+                    continue
+                raise
+            if not source.is_dir() or encoder_sha256(network, chain) == card.encoder_sha256:
+                found[card.stage] = OpenedDecoder(file, card, open_decoder(file, network, chain))
     return found
-
-
-def _belongs(network: Network, blocks: ConvBlocks, card: Card) -> bool:
-    try:
-        chain = decoder_chain(blocks, card.stage)
-    except UnconvError:
-        return False
-    return encoder_sha256(network, chain) == card.encoder_sha256

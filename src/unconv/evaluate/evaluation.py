@@ -8,39 +8,35 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unconv.conv_block import SIDE_INFO
 from unconv.errors import UnconvError
+from unconv.evaluate.block_reconstruction import blocks_read
 from unconv.evaluate.budget import Clock
-from unconv.evaluate.network import Captured, CapturedStream, Network, none_left
+from unconv.evaluate.network import Captured, CapturedStream, Network
 from unconv.evaluate.reconstruction import (
     IN_PASSES,
     ITERATIVE,
     NO_GAIN,
     QUALITY,
-    Reconstruction,
     Settings,
     Task,
-    inputs_needed,
     noisy_name,
     reconstruct,
     refinement_of,
 )
 from unconv.evaluate.run_directory import RunDirectory
-from unconv.images import ImageStream, SkippedImage
+from unconv.images import ImageStream, SkippedImage, none_left
+from unconv.inversion.calibration import Refinement
 from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.io import reason
 
-if TYPE_CHECKING:
-    from unconv.inversion.calibration import Refinement
-
 MACHINE_SAYS = {reason(OSError(number, os.strerror(number))) for number in errno.errorcode}  # of images left out
-FIRST_PASSES = 8  # of the first round of refinement; every further round makes four times as many
-ROUNDS = [FIRST_PASSES << (2 * i) for i in range(10)]
+ROUNDS = [8 * 4**i for i in range(10)]  # passes after each round of refinement
 MEMORY = 0.8  # of a job's pace at the next one
 WITHOUT_LIMIT = 1 << 30
 MEANS = ("relative_error", *QUALITY, "expected_error", "seconds", "passes")
@@ -71,14 +67,12 @@ class Plan:
         total = self.passes if isinstance(self.passes, int | None) else self.passes[task.layer]
         if total == 0:
             return []
-        found = refinement_of(task, self.refinements)
-        if total is None:
-            config = self.settings.config or GaussNewtonConfig()
-            total = config.passes if task.method == "gauss-newton" else None
-        if total is None:
+        if total is None and task.method != "gauss-newton":
             return [None]
+        total = total or (self.settings.config or GaussNewtonConfig()).passes
+        found = refinement_of(task, self.refinements)
         counts = [*(n for n in ROUNDS if self.rounds and n < total), total]
-        best = [n if found is None else found.best(task.side_info, n) for n in counts]
+        best = counts if found is None else [found.best(task.side_info, n) for n in counts]
         return sorted({*best} - {0}) or [0]
 
     def limit(self, task: Task) -> int | None:
@@ -104,12 +98,14 @@ class Plan:
             targets, jobs = self.targets(task), []
             depth = SIDE_INFO.index(task.side_info) if chained else 0
             for number, target in enumerate(targets, task.method in ITERATIVE):
-                previous, key = jobs[-1] if jobs else None, (number, places[task.layer] if jobs else 0, depth)
-                other = less[len(jobs)] if 0 < len(jobs) < len(less) else None
-                if previous is None and less:
-                    previous = less[0] if target else less[-1]
-                    key = key if target else (len(ROUNDS), 0, depth)
-                jobs.append(Job(index, task, target, previous, other))
+                starts, key = jobs[-1:], (number, places[task.layer] if jobs else 0, depth)
+                if jobs:
+                    starts += less[len(jobs) : len(jobs) + 1]
+                elif target:
+                    starts = less[:1]
+                elif less:
+                    starts, key = less[-1:], (len(ROUNDS), 0, depth)
+                jobs.append(Job(index, task, target, tuple(starts)))
                 rounds.setdefault(key, []).append(jobs[-1])
             if chained and jobs:
                 made[task.layer, task.noise] = jobs
@@ -118,27 +114,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """A task up to a number of passes, from where its previous job ended, or that of a task that knows less.
-
-    ``other``: the same round of the task that knows less, where the previous job is its own.
-    """
+    """A task up to a number of passes, from where its previous job ended, or that of a task that knows less."""
 
     index: int
     task: Task
     target: int | None
-    previous: Job | None
-    other: Job | None = None
-
-    @property
-    def starts(self) -> list[Job]:
-        """The jobs whose estimates it may begin from."""
-        return [job for job in (self.previous, self.other) if job is not None]
+    # whose estimates it may begin from: the job that it goes on from, then the same round of the task that knows less
+    starts: tuple[Job, ...] = ()
 
     @property
     def made(self) -> int:
         """Passes of this task that were made before."""
-        goes_on = self.previous is not None and self.previous.index == self.index
-        return (self.previous.target or 0) if self.previous is not None and goes_on else 0
+        return next((job.target or 0 for job in self.starts if job.index == self.index), 0)
 
     def part(self, block: range) -> str:
         """Return the name of its part for a block of images."""
@@ -171,7 +158,7 @@ def compute_block(
     for batch in part_of if coded else ():
         for task in coded:
             with contextlib.suppress(UnconvError):  # reconstruction says why
-                inputs |= dict.fromkeys(inputs_needed(network, batch.inputs[:1], task))
+                inputs |= dict.fromkeys(each.name for each in blocks_read(network, batch.inputs[:1], task))
     stream = CapturedStream(network, part_of, list(inputs), layers)
     pieces = list(stream)
     skipped = [asdict(image) for image in stream.skipped]
@@ -203,35 +190,28 @@ def _add(
     # an image that has converged, or cannot be inverted, stays as it is, unless that was another task
     ended = {i: row for i, row in rows.items() if row["status"] == "converged" or f"{i}" not in estimates}
     done = ended if job.made else {}
+    part.rows.extend(done.values())
+    part.tensors.update({f"{i}": estimates[f"{i}"] for i in done if f"{i}" in estimates})
     places = [n for n, index in enumerate(batch.indices) if index not in done]
-    names = [f"{batch.indices[n]}" for n in places]
-    known = [found for _, found in before if rows and places and all(name in found for name in names)]
+    if not places:
+        return
+    chosen = captured.select(places)
+    names = [f"{index}" for index in chosen.batch.indices]
+    known = [found for _, found in before if rows and all(name in found for name in names)]
     starts = [torch.stack([found[name] for name in names]).to(network.device) for found in known]
     passes = None if job.target is None else job.target - job.made
-    results: dict[int, Reconstruction] = {}
-    if places:
-        chosen = captured.select(places)
-        solved = reconstruct(network, chosen, job.task, plan.settings, passes=passes, made=job.made, starts=starts)
-        results = dict(zip(chosen.batch.indices, solved, strict=True))
-    for index, file in zip(batch.indices, batch.names, strict=True):
-        if index in done:
-            part.rows.append(done[index])
-            if f"{index}" in estimates:
-                part.tensors[f"{index}"] = estimates[f"{index}"]
-            continue
-        result = results[index]
+    results = reconstruct(network, chosen, job.task, plan.settings, passes=passes, made=job.made, starts=starts)
+    for index, file, result in zip(chosen.batch.indices, chosen.batch.names, results, strict=True):
         row: Row = {"image": index, "file": file} | job.task.fields() | result.numbers
-        row |= {"picture": None, "error_map": None}
         if job.made and row["passes"] is not None:
             row |= {name: row[name] + rows[index][name] for name in ("passes", "seconds")}
         if row["status"] == "max_steps" and job.target == plan.limit(job.task):
             row["status"] = NO_GAIN
-        if result.picture is not None and index < plan.pictures:
-            row["picture"] = f"images/{index:04d}-{job.index:03d}.png"
-            part.pictures[row["picture"]] = result.picture
-            if result.error_map is not None:
-                row["error_map"] = f"images/{index:04d}-{job.index:03d}-expected.png"
-                part.pictures[row["error_map"]] = result.error_map
+        for name, ending, pixels in (("picture", "", result.picture), ("error_map", "-expected", result.error_map)):
+            row[name] = None
+            if pixels is not None and index < plan.pictures:
+                row[name] = f"images/{index:04d}-{job.index:03d}{ending}.png"
+                part.pictures[row[name]] = pixels
         if result.estimate is not None:
             part.tensors[f"{index}"] = result.estimate
         if plan.keep and result.reference is not None:
@@ -261,10 +241,7 @@ class Evaluation:
         *,
         rounds: int | None = None,
     ) -> None:
-        """Do what is missing of the first rounds, all where ``None``; ``publish`` is called after each.
-
-        ``ray`` is a ``RayCluster``.
-        """
+        """Do what is missing of the first rounds, on a ``RayCluster`` where there is one; publish after each."""
         clock = clock or Clock(None)
         self._forget_unread()
         planned = self.plan.jobs()
@@ -304,10 +281,9 @@ class Evaluation:
 
     def _pending(self, jobs: Sequence[Job]) -> Iterator[tuple[range, list[Job]]]:
         for block in self.images.blocks():
-            missing = [job for job in jobs if not self.run.has(job.part(block))]
             # what a budget has left undone in the round before cannot go on
-            missing = [j for j in missing if j.previous is None or self.run.has(j.previous.part(block))]
-            if missing:
+            ready = [job for job in jobs if all(self.run.has(start.part(block)) for start in job.starts[:1])]
+            if missing := [job for job in ready if not self.run.has(job.part(block))]:
                 yield block, missing
 
     def _previous(self, block: range, jobs: Iterable[Job]) -> Previous:
@@ -316,18 +292,15 @@ class Evaluation:
 
     def _local_parts(self, jobs: Sequence[Job], clock: Clock) -> Iterator[tuple[Part, Job]]:
         for block, missing in self._pending(jobs):
-            if not self._time_for(missing[0], block, clock):
-                return
             previous = self._previous(block, missing)
             parts = compute_block(self.network, self.images, block, missing, self.plan, previous)
-            started = clock.elapsed()
-            for number, part in enumerate(parts):
-                job = missing[number]
+            for job in missing:
+                if not self._time_for(job, block, clock):
+                    return
+                started = clock.elapsed()
+                part = next(parts)
                 self._compare(self._foretold(job, block), clock.elapsed() - started)
                 yield part, job
-                started = clock.elapsed()
-                if number + 1 < len(missing) and not self._time_for(missing[number + 1], block, clock):
-                    return
 
     def _compare(self, foretold: float, took: float) -> None:
         """Learn from a job how much slower the machine is than when a pass was timed."""
@@ -341,10 +314,9 @@ class Evaluation:
         return self._sums[0] / self._sums[1] if self._sums[1] else 1.0
 
     def _ray_parts(self, jobs: Sequence[Job], ray: Any, clock: Clock) -> Iterator[tuple[Part, Job]]:
-        for job in jobs:
-            if job.task.method == "gauss-newton":
-                layer = job.task.layer
-                self.network.preconditioner(layer, noisy_name(layer, job.task.noise))  # once, and not for every block
+        for task in (job.task for job in jobs if job.task.method == "gauss-newton"):
+            # once, and not for every block
+            self.network.preconditioner(task.layer, noisy_name(task.layer, task.noise))
         work = [(block, missing, self._previous(block, missing)) for block, missing in self._pending(jobs)]
         by_name = {job.part(block): job for block, missing, _ in work for job in missing}
         for part in ray.map(self.network, self.images, self.plan, work, clock):
@@ -369,10 +341,13 @@ class Evaluation:
 
     def latest(self, block: range, index: int) -> str | None:
         """Return the name of the furthest finished part of a task for a block of images."""
-        names = [
-            Job(index, self.plan.tasks[index], t, None).part(block) for t in self.plan.targets(self.plan.tasks[index])
-        ]
+        task = self.plan.tasks[index]
+        names = [Job(index, task, target).part(block) for target in self.plan.targets(task)]
         return next((name for name in reversed(names) if self.run.has(name)), None)
+
+    def _latest_parts(self, block: range) -> list[dict[str, Any]]:
+        names = [self.latest(block, index) for index in range(len(self.plan.tasks))]
+        return [self.run.read(name) for name in names if name is not None]
 
     def rows(self) -> Iterator[Row]:
         """Yield the latest row of every image and task, image after image; a block of them is in memory at a time.
@@ -380,8 +355,7 @@ class Evaluation:
         An image that is skipped at one layer, where it makes NaN, has no rows at the others.
         """
         for block in self.images.blocks():
-            names = [self.latest(block, index) for index in range(len(self.plan.tasks))]
-            parts = [self.run.read(name) for name in names if name is not None]
+            parts = self._latest_parts(block)
             skipped = {image["file"] for part in parts for image in part["skipped"]}
             rows = [row for part in parts for row in part["rows"] if row["file"] not in skipped]
             yield from sorted(rows, key=lambda row: row["image"])
@@ -397,12 +371,8 @@ class Evaluation:
 
     def skipped(self) -> list[SkippedImage]:
         """Return the images that were left out."""
-        found: dict[str, SkippedImage] = {}
-        for block in self.images.blocks():
-            for index in range(len(self.plan.tasks)):
-                if (name := self.latest(block, index)) is not None:
-                    found |= {s["file"]: SkippedImage(**s) for s in self.run.read(name)["skipped"]}
-        return list(found.values())
+        parts = (part for block in self.images.blocks() for part in self._latest_parts(block))
+        return list({s["file"]: SkippedImage(**s) for part in parts for s in part["skipped"]}.values())
 
 
 def summarise(rows: Iterable[Row], tasks: Sequence[Task]) -> list[dict[str, Any]]:

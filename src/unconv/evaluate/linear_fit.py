@@ -7,6 +7,7 @@ import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from unconv.images import ImageStream, find_images
 from unconv.inversion.calibration import Refinement, calibrate
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
 from unconv.inversion.reference_images import reference_images
-from unconv.io import cannot_write, finite
+from unconv.io import finite, writing
 from unconv.preprocessing import Preprocess
 from unconv.tracing import capture
 
@@ -49,20 +50,13 @@ def fit_linear(
 
     ``noise``: level of the features' noise that they are fitted for; its variance adds to the ridge of every feature.
     """
-    shape = tuple(x.shape[1:])
-
-    def draw() -> tuple[Tensor, list[str]]:
-        return references_for(network, x, under_test(images, shape), reference_folder, seed)
-
+    draw = partial(references_for, network, images, tuple(x.shape[1:]), reference_folder, seed)
     branches = bool(network.layers(x).branches)
     if not branches and not isinstance(network.references, Tensor):
         network.references = lambda: draw()[0]
-    names = {noisy_name(layer, noise): layer for layer in layers}
     missing = {}
-    for name, layer in names.items():
-        files = [fitted_file(f, name) for f in (given, folder) if f is not None]
-        file = next((f for f in files if f.is_file()), None)
-        if file is None:
+    for name, layer in ((noisy_name(layer, noise), layer) for layer in layers):
+        if (file := find_fitted(name, given, folder)) is None:
             missing[name] = layer
         else:
             network.linear[name] = LinearDecoder.load(file)
@@ -70,28 +64,31 @@ def fit_linear(
         return []
     references, notes = draw()
     references = references.to(network.device)
-    read = list(missing.values())
     if branches:
-        shapes = {layer: network.layers(x).get(layer).shape for layer in read}
+        shapes = {layer: network.layers(x).get(layer).shape for layer in missing.values()}
         count, references = len(references), _that_reach(network, references, shapes)
         if len(references) < count:
-            notes.append(f"{count - len(references)} reference images take a path without {', '.join(read)}")
+            notes.append(f"{count - len(references)} reference images take a path without {', '.join(shapes)}")
     else:
         network.references = references
-    keys = _keys(network, references, missing, seed)
-    unknown = [name for name in missing if keys[name] not in _fitted]
+    # what decoders depend on: their names, the reference images, and what the layer makes of one of them
+    digest, first = _digest(references), capture(network.module, list(missing.values()), references[:1])
+    keys = {name: f"{name} {seed} {digest} {_digest(first[layer])}" for name, layer in missing.items()}
+    unknown = {name: layer for name, layer in missing.items() if keys[name] not in _fitted}
     generator = torch.Generator().manual_seed(seed)
 
     def captured(batch: Tensor) -> dict[str, Tensor]:
         # where values choose the way, each image goes its own
-        read = [names[name] for name in unknown]
-        found = [capture(network.module, read, part) for part in batch.split(1 if branches else len(batch))]
-        features = {layer: torch.cat([each[layer] for each in found]) for layer in found[0]}
+        parts = batch.split(1 if branches else len(batch))
+        found = [capture(network.module, list(unknown.values()), part) for part in parts]
         # E[(a + n)^T (a + n)] = a^T a + E[n^T n]: noise on the references is that ridge
-        return {name: add_noise(features[names[name]], noise, generator) for name in unknown}
+        return {
+            name: add_noise(torch.cat([each[layer] for each in found]), noise, generator)
+            for name, layer in unknown.items()
+        }
 
     if unknown:
-        for name, decoder in fit_linear_decoders(captured, list(references.split(BATCH)), unknown).items():
+        for name, decoder in fit_linear_decoders(captured, list(references.split(BATCH)), list(unknown)).items():
             _fitted[keys[name]] = decoder
     for name in missing:
         network.linear[name] = _fitted[keys[name]]
@@ -107,7 +104,6 @@ def calibrated(
     kinds: Sequence[SideInfo],
     *,
     most: int,
-    compare: bool = False,
     noise: float = 0.0,
     folder: str | Path | None = None,
 ) -> Refinement | None:
@@ -137,7 +133,6 @@ def calibrated(
             estimates if network.box is None else network.box.project(estimates),
             kinds,
             most=most,
-            compare=compare,
             features=features,
             solver=solver_config(noise),
             known=known,
@@ -156,17 +151,8 @@ def calibrated(
 
 def _save(network: Network, name: str, folder: str | Path | None) -> None:
     if folder is not None:
-        try:
-            network.linear[name].save(fitted_file(folder, name))
-        except OSError as error:
-            raise UnconvError(cannot_write(folder, error)) from error
-
-
-def _keys(network: Network, references: Tensor, layers: Mapping[str, str], seed: int) -> dict[str, str]:
-    """Return what decoders depend on: their names, the reference images, and what the layer makes of one of them."""
-    digest = _digest(references)
-    features = capture(network.module, list(layers.values()), references[:1])
-    return {name: f"{name} {seed} {digest} {_digest(features[layer])}" for name, layer in layers.items()}
+        with writing(folder):
+            network.linear[name].save(_fitted_file(folder, name))
 
 
 def _digest(tensor: Tensor) -> str:
@@ -190,12 +176,8 @@ def random_weights(module: nn.Module, seed: int) -> nn.Module:
 
 def linear_document(decoder: LinearDecoder) -> dict[str, Any]:
     """Return what a decoder tells of its layer besides the errors of its estimates, fit for JSON."""
-    document: dict[str, Any] = {
-        "ridge": decoder.weights.ridge,
-        "fit": decoder.weights.status,
-        "note": decoder.weights.note or None,
-    }
-    explained = decoder.explained
+    weights, explained = decoder.weights, decoder.explained
+    document: dict[str, Any] = {"ridge": weights.ridge, "fit": weights.status, "note": weights.note or None}
     if explained is not None:
         document["explained_variance"] = {
             "edges": explained.edges.tolist(),
@@ -207,8 +189,13 @@ def linear_document(decoder: LinearDecoder) -> dict[str, Any]:
     return document
 
 
-def fitted_file(folder: str | Path, layer: str) -> Path:
-    """Return where the decoder of a layer lies in a folder."""
+def find_fitted(name: str, *folders: str | Path | None) -> Path | None:
+    """Return the file of a fitted decoder in the first folder that has one; ``None`` where none has."""
+    files = (_fitted_file(folder, name) for folder in folders if folder is not None)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _fitted_file(folder: str | Path, layer: str) -> Path:
     return Path(folder) / ("".join(c if c.isalnum() or c in ".-_" else "_" for c in layer) + ".safetensors")
 
 
@@ -224,10 +211,10 @@ def under_test(images: ImageStream, shape: tuple[int, ...]) -> Tensor:
 
 
 def references_for(
-    network: Network, x: Tensor, tested: Tensor, folder: str | Path | None, seed: int
+    network: Network, images: ImageStream, shape: tuple[int, ...], folder: str | Path | None, seed: int
 ) -> tuple[Tensor, list[str]]:
-    """Return reference images as the network receives them, none of them under test, and remarks."""
-    shape = tuple(x.shape[1:])
+    """Return reference images as the network receives them, none of the images under test, and remarks."""
+    tested = under_test(images, shape)
     if folder is not None:
         stream = ImageStream(find_images(folder), network.preprocess, BATCH, root=folder)
         batches = [batch.inputs for batch in stream if tuple(batch.inputs.shape[1:]) == shape]

@@ -34,8 +34,9 @@ class Judge:
 
     def same_class(self, x: Tensor, estimates: Tensor, true: Tensor, shown: Tensor) -> list[float]:
         """Return 1 for every estimate of the image's top-1 class, else 0; ``true`` and ``shown`` are their pixels."""
-        if self.preprocess is not None:
-            x, estimates = (torch.stack([self._prepared(p) for p in pixels]).to(x) for pixels in (true, shown))
+        if (prepare := self.preprocess) is not None:
+            pictures = ([TF.to_pil_image(p.expand(3, -1, -1)) for p in pixels] for pixels in (true, shown))
+            x, estimates = (torch.stack([prepare(p) for p in some]).to(x) for some in pictures)
         return (self.classes(x) == self.classes(estimates)).double().tolist()
 
     @torch.no_grad()
@@ -45,10 +46,6 @@ class Judge:
         if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] < 2:
             raise UnconvError(f"{self.name} gives no class scores (N, classes), so top-1 classes are not compared")
         return scores.argmax(1)
-
-    def _prepared(self, pixels: Tensor) -> Tensor:
-        assert self.preprocess is not None
-        return self.preprocess(TF.to_pil_image(pixels.expand(3, -1, -1)))
 
 
 def choose_judge(

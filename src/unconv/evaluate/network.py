@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from unconv.block_extraction import find_conv_blocks
 from unconv.conv_block import ConvBlock, ConvBlocks
-from unconv.errors import UnconvError, UsageError
+from unconv.errors import UnconvError, UsageError, check_whole
 from unconv.graph import trace
-from unconv.images import Batch, ImageStream, InMemoryImages, SkippedImage, find_images, sample_photographs
+from unconv.images import Batch, ImageStream, InMemoryImages, SkippedImage, find_images, none_left, sample_photographs
 from unconv.inversion.box import Box
 from unconv.inversion.frozen_network import LayerFunction
 from unconv.io import one_line
@@ -199,18 +199,13 @@ def _select(batch: Batch, places: Sequence[int]) -> Batch:
 
 def same_path(network: Network, captured: Captured) -> tuple[list[int], list[SkippedImage]]:
     """Return the places of images that take the conv blocks' path through the network, and the others by name."""
-    places, skipped = [], []
-    for i, name in enumerate(captured.batch.names):
-        x = captured.batch.inputs[i : i + 1].to(network.device)
-        blocks, inputs = captured.blocks, captured.inputs
-        if blocks.branches and (
-            any(h.shape[1:] != blocks.get(n).input_shape for n, h in inputs.items())
-            or trace(network.module, x).path != blocks.path
-        ):
-            skipped.append(SkippedImage(name, OTHER_PATH))
-        else:
-            places.append(i)
-    return places, skipped
+    batch, blocks = captured.batch, captured.blocks
+    places = list(range(len(batch.names)))
+    if blocks.branches:
+        alike = all(h.shape[1:] == blocks.get(name).input_shape for name, h in captured.inputs.items())
+        inputs = batch.inputs.to(network.device)
+        places = [i for i in places if alike and trace(network.module, inputs[i : i + 1]).path == blocks.path]
+    return places, [SkippedImage(name, OTHER_PATH) for i, name in enumerate(batch.names) if i not in places]
 
 
 @dataclass
@@ -224,22 +219,23 @@ class CapturedStream:
     images: ImageStream
     inputs: Sequence[str] = ()  # conv blocks whose inputs are kept
     layers: Sequence[str] = ()  # layers whose features are kept
-    skipped: list[SkippedImage] = field(default_factory=list)  # what the last pass, so far, left out
+    _refused: list[SkippedImage] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> list[SkippedImage]:
+        """What the last pass, so far, left out."""
+        return [*self.images.skipped, *self._refused]
 
     def __iter__(self) -> Iterator[Captured]:
         """Yield batches; raise UnconvError if no image is left and one is needed."""
-        refused: list[SkippedImage] = []
-        passed = 0
+        self._refused, passed = [], False
         for batch in self.images:
-            parts = self.network.in_parts(range(len(batch.names)), partial(self._capture, batch))
-            for places, part, reason in parts:
+            for places, part, reason in self.network.in_parts(range(len(batch.names)), partial(self._capture, batch)):
                 if part is None:
-                    refused.append(SkippedImage(batch.names[places[0]], reason))
-                    continue
-                passed += len(places)
-                self.skipped = [*self.images.skipped, *refused]
-                yield part
-        self.skipped = [*self.images.skipped, *refused]
+                    self._refused.append(SkippedImage(batch.names[places[0]], reason))
+                else:
+                    passed = True
+                    yield part
         if not passed and self.images.need_one:
             raise UnconvError(none_left(len(self.images), self.skipped))
 
@@ -251,12 +247,6 @@ class CapturedStream:
         inputs = capture_inputs(module, self.inputs, x) if self.inputs else {}
         blocks = self.network.conv_blocks(x) if self.inputs else ConvBlocks(())
         return Captured(batch, blocks, features, inputs)
-
-
-def none_left(count: int, skipped: Sequence[SkippedImage]) -> str:
-    """Return the message for images of which none could be used."""
-    first = "".join(f"; the first, {s.file}: {s.reason}" for s in skipped[:1])
-    return f"none of the {count} images could be used{first}"
 
 
 @dataclass(frozen=True)
@@ -288,36 +278,27 @@ class Opened:
 
     def covered(self, names: Sequence[str], wanted: Sequence[str] | None) -> tuple[list[str], list[dict[str, str]]]:
         """Return those of some layers, in execution order, that the weights reach, and what was left out."""
-        kept: list[str] = []
-        skipped: list[dict[str, str]] = []
-        gap: UnconvError | None = None
-        for name in names:
+        for place, name in enumerate(names):
             try:
                 check_covered(self.loaded, [name])
-            except UnconvError as error:
-                gap = gap or error
-            if gap is None:
-                kept.append(name)
-            elif wanted is not None and name in wanted:
-                raise gap
-            else:
-                skipped.append({"module": name, "reason": str(gap)})
-        if not kept and gap is not None:
-            raise gap
-        return kept, skipped
+            except UnconvError as gap:
+                left = names[place:]
+                if not place or any(name in left for name in wanted or ()):
+                    raise
+                return list(names[:place]), [{"module": name, "reason": str(gap)} for name in left]
+        return list(names), []
 
     def blocks(self, x: Tensor, wanted: Sequence[str] | None) -> list[ConvBlock]:
         """Return the conv blocks of some names, in execution order; all that the weights reach where ``None``."""
         found = self.network.conv_blocks(x)
-        chosen = None if wanted is None else {found.get(name).name for name in wanted}
-        kept, skipped = self.covered(found.names, sorted(chosen) if chosen is not None else None)
+        chosen = {found.get(name).name for name in (found.names if wanted is None else wanted)}
+        kept, skipped = self.covered(found.names, None if wanted is None else sorted(chosen))
         for left_out in skipped:
             print(f"note: {left_out['module']} is left out: {left_out['reason']}", file=sys.stderr)
-        names = [name for name in kept if chosen is None or name in chosen]
-        if not names:
-            first = "".join(f"; {s.module}: {s.reason}" for s in found.skipped[:1])
-            raise UnconvError(f"the network has no conv block{first}")
-        return [found.get(name) for name in names]
+        if blocks := [found.get(name) for name in kept if name in chosen]:
+            return blocks
+        first = "".join(f"; {s.module}: {s.reason}" for s in found.skipped[:1])
+        raise UnconvError(f"the network has no conv block{first}")
 
 
 def open_network(
@@ -341,10 +322,9 @@ def open_network(
     if not (isinstance(seed, int) and 0 <= seed < 2**63):
         raise UsageError(f"seed is {seed!r}; expected a whole number, at least 0 and below 2^63")
     batch = 4 if batch is None else batch
-    for name, number in (("batch", batch), ("limit", 1 if limit is None else limit)):
-        if number < 1:
-            raise UsageError(f"{name} is {number}; it counts images, so it is at least 1")
+    check_whole(batch=batch, limit=limit)
     in_memory = None if images is None or _are_files(images) else images
+    tensors = in_memory if _only_tensors_in(in_memory) else None
     sources, paths = [], []
     if in_memory is None:  # listed before the model is built, which can take long
         sources = [] if images is None else [images] if isinstance(images, str | Path) else list(images)  # pyright: ignore
@@ -353,24 +333,23 @@ def open_network(
         if preprocess is not None:
             raise UsageError("a named model brings its own preprocess; leave it out, or give size, mean and std")
         target = open_device(device or "cpu")  # before the weights are read, which can take long
-        loaded = load_model(
-            model, weights=weights, size=size, mean=mean, std=std, download=download and weights is not None
-        )
+        download = download and weights is not None
+        loaded = load_model(model, weights=weights, size=size, mean=mean, std=std, download=download)
     else:
         if weights is not None:
             raise UsageError("weights belong to a named model; this network has its own")
-        tensors = (*model.parameters(), *model.buffers())
-        target = open_device(device or (str(tensors[0].device) if tensors else "cpu"))
+        held = next((t for t in (*model.parameters(), *model.buffers())), None)
+        target = open_device(device or ("cpu" if held is None else str(held.device)))
         loaded = adopt_model(model, preprocess=preprocess, size=size, mean=mean, std=std)
-        if loaded.notes and in_memory is not None and _only_tensors_in(in_memory):
-            loaded = replace(loaded, preprocess=_of_tensors(in_memory), notes=())  # pyright: ignore
+        if loaded.notes and tensors is not None:
+            loaded = replace(loaded, preprocess=_of_tensors(tensors), notes=())  # pyright: ignore
     notes = loaded.notes
     if loaded.weights.random:
         notes = (*notes, f"{loaded.name} has random weights, since none were given; give weights for a trained network")
-    if in_memory is not None and _only_tensors_in(in_memory):
+    if tensors is not None:
         if size is not None:
             raise UsageError("size has no effect on tensors, which the network receives as they are; leave it out")
-        notes = (*notes, *_looks_of(in_memory, loaded.preprocess))  # pyright: ignore
+        notes = (*notes, *_looks_of(tensors, loaded.preprocess))  # pyright: ignore
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     network = Network(loaded.module.to(target), loaded.preprocess, target)
@@ -448,7 +427,6 @@ def _only_tensors(image: Image.Image) -> Tensor:
 
 
 def _size(path: Path) -> int | str:
-    """Return the size of a file in bytes; a dash where it cannot be asked for."""
     try:
         return path.stat().st_size
     except OSError:

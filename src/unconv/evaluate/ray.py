@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from unconv.errors import UnconvError
 from unconv.evaluate.budget import Clock
+from unconv.evaluate.evaluation import Job, Part, Plan, Previous, compute_block
 from unconv.evaluate.network import Network
 from unconv.images import ImageStream
 
-if TYPE_CHECKING:
-    from unconv.evaluate.evaluation import Job, Part, Plan, Previous
-
 RETRIES = 10  # of a block whose worker or node has died
-Work = tuple[range, list["Job"], "Previous"]
+Work = tuple[range, list[Job], Previous]
 
 
 class RayCluster:
@@ -65,9 +65,8 @@ class RayCluster:
         try:
             return self.ray.get(finished)
         except self.ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, UnconvError):
-                raise cause from None
+            if isinstance(error.cause, UnconvError):
+                raise error.cause from None
             raise
         except self.ray.exceptions.RayError as error:
             line = str(error).splitlines()[0]
@@ -77,9 +76,5 @@ class RayCluster:
 def _compute(
     network: Network, images: ImageStream, plan: Plan, block: range, jobs: list[Job], previous: Previous
 ) -> list[Part]:
-    import torch
-
-    from unconv.evaluate.evaluation import compute_block
-
     torch.set_num_threads(1)
     return list(compute_block(network, images, block, jobs, plan, previous))

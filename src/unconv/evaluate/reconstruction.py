@@ -7,26 +7,24 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
 
 from unconv.conv_block import IMAGE, SIDE_INFO, SideInfo
 from unconv.errors import UnconvError, UsageError, check_choice
+from unconv.evaluate.metrics import perceptual
 from unconv.evaluate.network import OTHER_PATH, Captured, Network, same_path
 from unconv.images import quality
+from unconv.inversion.calibration import Refinement
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION
 from unconv.inversion.gauss_newton import GaussNewtonConfig
 from unconv.inversion.invert import invert_features
 from unconv.inversion.misfit import best_fit
 from unconv.io import finite
-from unconv.linalg import norms, relative_norm
+from unconv.linalg import column, norms, relative_norm
 from unconv.sparsity import CodeKind
-
-if TYPE_CHECKING:
-    from unconv.inversion.calibration import Refinement
 
 Recover = Literal["image", "input"]
 
@@ -48,8 +46,7 @@ class Task:
 
     layer: str  # the layer; for recover="input" and codes of the paper, a conv block
     recover: Recover = "image"  # "image", or "input": the conv block's own input
-    # "network": what the network computes; "paper": unit filters, no bias, magnitude pooling, k regions
-    # (Table 3)
+    # "network": what the network computes; "paper": unit filters, no bias, magnitude pooling, k regions (Table 3)
     code: CodeKind = "network"
     method: str = "gauss-newton"  # one of METHODS
     side_info: SideInfo = "none"  # "none", "switches" or "gates"
@@ -104,8 +101,7 @@ class Reconstruction(NamedTuple):
     estimate: Tensor | None  # what was recovered, as the network counts; None where nothing was
     reference: Tensor | None  # what it should be, the same shape; None where only features are known
     picture: Tensor | None  # the estimate in pixels, shape (C, H, W), where it is an image
-    # expected error of each pixel as a picture, shape (1, H, W), where the solver tells
-    error_map: Tensor | None = None
+    error_map: Tensor | None = None  # expected error of each pixel, shape (1, H, W), where the solver tells
 
 
 class Solved(NamedTuple):
@@ -132,27 +128,16 @@ def with_noise(features: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
     """Return features with noise; that of an image depends on its seed alone. Shape ``(N, *shape)``."""
     if not noise:
         return features
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    each = [add_noise(y[None], noise, generator) for y, generator in zip(features, generators, strict=True)]
-    return torch.cat(each)
+    pairs = zip(features, seeds, strict=True)
+    return torch.cat([add_noise(y[None], noise, torch.Generator().manual_seed(seed)) for y, seed in pairs])
 
 
 def add_noise(features: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """Return features ``y + noise * rms(y) * n`` with ``n`` of the normal distribution. Shape ``(N, *shape)``."""
     if not noise:
         return features
-    size = features.flatten(1).square().mean(1).sqrt().reshape(-1, *[1] * (features.ndim - 1))
+    size = column(features.flatten(1).square().mean(1).sqrt(), features)
     return features + noise * size * torch.randn(features.shape, generator=generator).to(features)
-
-
-def inputs_needed(network: Network, x: Tensor, task: Task) -> tuple[str, ...]:
-    """Return the conv blocks whose inputs a task of a code reads, the image's side first."""
-    blocks = network.conv_blocks(x)
-    if task.recover == "input":
-        return (blocks.get(task.layer).name,)
-    from unconv.inversion.chain import chain_to_image
-
-    return tuple(block.name for block in chain_to_image(blocks, task.layer))
 
 
 def reconstruct(
@@ -217,14 +202,9 @@ def reconstruct_features(
         errors = relative_norm(function(solved.estimate) - features, features).tolist()
     pictures = network.preprocess.to_pixels(solved.estimate).cpu().clamp(0, 1)
     results = []
-    for i, error in enumerate(errors):
-        numbers = dict.fromkeys(NUMBERS) | {
-            "feature_error": finite(error),
-            "seconds": solved.seconds,
-            "passes": solved.passes[i],
-            "status": solved.status[i],
-        }
-        results.append(Reconstruction(numbers, solved.estimate[i].cpu(), None, pictures[i]))
+    for i, (passes, status) in enumerate(zip(solved.passes, solved.status, strict=True)):
+        numbers = {"feature_error": finite(errors[i]), "seconds": solved.seconds, "passes": passes, "status": status}
+        results.append(Reconstruction(dict.fromkeys(NUMBERS) | numbers, solved.estimate[i].cpu(), None, pictures[i]))
     return results
 
 
@@ -290,7 +270,8 @@ def _from_features(
 def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: bool) -> list[Reconstruction]:
     # relative_error = ||x^ - x|| / ||x|| on the tensor that the network receives; PSNR and SSIM on pixels in [0, 1]
     errors = relative_norm(solved.estimate - reference, reference).tolist()
-    pictures, scores = None, None
+    pictures, maps = None, None
+    scores: dict[str, Sequence[float] | None] = {}
     if is_image:
         true = network.preprocess.to_pixels(reference, reference).cpu().clamp(0, 1)
         pictures = network.preprocess.to_pixels(solved.estimate, reference).cpu().clamp(0, 1)
@@ -300,16 +281,13 @@ def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: b
             scores = {
                 "psnr": decibels.tolist(),
                 "ssim": similarity.tolist(),
+                "lpips": perceptual(true, pictures),
                 "same_class": judge and judge.same_class(reference, solved.estimate, true, pictures),
             }
-            if find_spec("torchmetrics") is not None:
-                from unconv.evaluate.metrics import perceptual
-
-                scores["lpips"] = perceptual(true, pictures)
-    maps, expected = None, None
     if solved.expected is not None:
         # of all C values of a pixel, relative to the image: sqrt(C sum e^2) / ||x||
-        expected = ((solved.expected * reference.shape[1]).flatten(1).sum(1).sqrt() / norms(reference)).tolist()
+        expected = (solved.expected * reference.shape[1]).flatten(1).sum(1).sqrt() / norms(reference)
+        scores["expected_error"] = expected.tolist()
         preprocess = network.preprocess
         unit = preprocess.to_pixels(reference + 1, reference) - preprocess.to_pixels(reference, reference)
         size = unit.square().mean(1).sqrt() * solved.expected.sqrt()  # in pixels' units
@@ -319,11 +297,7 @@ def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: b
         numbers = dict.fromkeys(NUMBERS) | {"status": solved.status[i]}
         if math.isfinite(error) and reference[i].any():
             numbers |= {"relative_error": error, "seconds": solved.seconds, "passes": solved.passes[i]}
-            if scores is not None:
-                found = {name: values[i] for name, values in scores.items() if values is not None}
-                numbers |= {name: finite(value) for name, value in found.items()}
-            if expected is not None and math.isfinite(expected[i]):
-                numbers["expected_error"] = expected[i]
+            numbers |= {name: finite(values[i]) for name, values in scores.items() if values is not None}
         else:
             numbers["status"] = "what is to be recovered is zero, so there is no relative error"
         picture = None if pictures is None else pictures[i]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from unconv.evaluate.network import CapturedStream, Network, Opened, same_path
 from unconv.evaluate.reconstruction import IN_PASSES, Settings, Task, noisy_name
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.inversion.calibration import Refinement
+from unconv.io import writing
 
 LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note")
 THEORY_SHARE = 0.1  # of a budget that certificates get
@@ -41,7 +42,7 @@ class ReportRun:
     x: Tensor  # the first image that the network takes; shape (1, C, H, W)
     layers: Sequence[str]  # names of the layers, in execution order
     tasks: Sequence[Task]
-    settings: Settings  # what reconstruction is told besides; region is also that of the model-RIP
+    region: int  # side of the max pooling imposed on a conv block without pooling, also for the model-RIP
     samples: int
     pictures: int  # images whose reconstructions are kept as pictures
     budget: float | None  # seconds; no limit where None
@@ -60,7 +61,7 @@ class ReportRun:
         self.network, self.images = self.opened.network, len(self.opened.images)
         self.clock, self.blocks = Clock(self.budget, self.started), self._blocks()
         passes = dict.fromkeys(self.layers, 0)
-        plan = Plan(tuple(self.tasks), passes, self.settings, rounds=True, pictures=self.pictures)
+        plan = Plan(tuple(self.tasks), passes, Settings(self.region), rounds=True, pictures=self.pictures)
         self.evaluation = Evaluation(self.network, self.opened.images, plan, self.run)
         self.left_out: list[dict[str, str]] = []
         self.explained_at_random: dict[str, Any] = {}  # by linear decoders of random weights
@@ -72,8 +73,7 @@ class ReportRun:
         """Return the conv blocks among the layers, by layer."""
         found = self.network.layers(self.x)
         named = [name for name in self.layers if found.get(name).block and not self.audit]
-        blocks = self.network.conv_blocks(self.x) if named else None
-        return {} if blocks is None else {name: blocks.get(name) for name in named}
+        return {name: self.network.conv_blocks(self.x).get(name) for name in named}
 
     def go(self, progress: Callable[..., None], ray: Any = None) -> tuple[dict[str, Any], list[Row], Path]:
         """Do everything that is missing; return the document, the rows and the page.
@@ -89,7 +89,7 @@ class ReportRun:
         self._fit(say)
         if any(task.code == "paper" for task in self.tasks):
             fractions = {name: measured["regions"] for name, measured in self._nonzeros.items()}
-            evaluation.plan = replace(evaluation.plan, settings=replace(self.settings, fractions=fractions))
+            evaluation.plan = replace(evaluation.plan, settings=Settings(self.region, fractions=fractions))
         evaluation.go(self.clock, say, ray=ray, rounds=1)
         self._publish()  # the linear page, before anything else
         self.clock.reserved = LAST_PAGE * self.page_seconds
@@ -143,7 +143,7 @@ class ReportRun:
                 most = min(budget.MOST_PASSES, int(budget.SHARE * share / seconds))
                 tried = budget.calibration_passes(len(kinds[layer, noise]))
                 if tried * per_pass[layer] > CALIBRATION_SHARE * share:
-                    most = min(most, budget.most_without_robust())
+                    most = min(most, budget.MOST_WITHOUT_ROBUST)
             say(f"calibrating {layer}", 0)
             about = {"most": most, "noise": noise, "folder": self.run.path / "decoders"}
             refinement = linear_fit.calibrated(self.network, layer, kinds[layer, noise], **about)
@@ -154,8 +154,7 @@ class ReportRun:
     def _bound_leakage(self, per_pass: Mapping[str, float], say: Progress) -> None:
         """Bound what any attacker gets of the layers' noisy features, as far as a share of the budget goes."""
         levels = sorted({task.noise for task in self.tasks if task.noise}) or [leakage.SUPPOSED]
-        share = float("inf") if self.budget is None else LEAKAGE_SHARE * self.budget
-        started, beside = self.clock.elapsed(), 0.0
+        share, started, beside = LEAKAGE_SHARE * self.clock.budget, self.clock.elapsed(), 0.0
         images = linear_fit.under_test(self.opened.images, tuple(self.x.shape[1:]))
         missing = [layer for layer in self.layers if not self.run.has(self._part("leakage", layer))]
         for layer in sorted(missing, key=lambda name: per_pass[name]):
@@ -187,12 +186,11 @@ class ReportRun:
 
     def _fit(self, say: Progress) -> None:
         folder = self.run.path / "decoders"
-        given = [f for f in (self.decoders, folder) if f is not None]
         wanted = dict.fromkeys((t.noise, t.layer) for t in self.tasks if t.method in {"linear", "gauss-newton"})
         missing = [
             layer
             for noise, layer in wanted
-            if not any(linear_fit.fitted_file(f, noisy_name(layer, noise)).is_file() for f in given)
+            if linear_fit.find_fitted(noisy_name(layer, noise), self.decoders, folder) is None
         ]
         if self.budget is not None and missing:
             missing = [*missing, *(layer for _, layer in wanted if self.control)]
@@ -223,8 +221,8 @@ class ReportRun:
         folder.mkdir(exist_ok=True)
         about = {"folder": folder, "reference_folder": self.reference_images, "seed": self.seed}
         linear_fit.fit_linear(control, self.opened.images, self.x, layers, **about)
-        found = {layer: linear_fit.linear_document(decoder) for layer, decoder in control.linear.items()}
-        self.explained_at_random = {layer: document.get("explained_variance") for layer, document in found.items()}
+        for layer, decoder in control.linear.items():
+            self.explained_at_random[layer] = linear_fit.linear_document(decoder).get("explained_variance")
 
     def _passes(self, per_pass: Mapping[str, float], refinements: Mapping[str, Refinement]) -> dict[str, int] | None:
         """Return whole passes per layer, decided before refinement starts."""
@@ -266,15 +264,12 @@ class ReportRun:
         refined = [task for task in self.tasks if task.method in IN_PASSES]
         unrefined = dict.fromkeys(task.layer for task in refined if not plan.passes[task.layer])
         notes = [f"no time to refine {', '.join(unrefined)}; a larger budget goes on with that"] if unrefined else []
-        vain: dict[str, list[str]] = {}
-        for task in refined:
-            if plan.limit(task) == 0:
-                vain.setdefault(task.side_info, []).append(task.layer)
-        notes += [
-            f"{', '.join(layers)}: refinement, side information {kind}, gains nothing on reference images, so the "
-            f"estimate that it starts from stands"
-            for kind, layers in vain.items()
-        ]
+        vain = [task for task in refined if plan.limit(task) == 0]
+        for kind in dict.fromkeys(task.side_info for task in vain):
+            notes.append(
+                f"{', '.join(task.layer for task in vain if task.side_info == kind)}: refinement, side information "
+                f"{kind}, gains nothing on reference images, so the estimate that it starts from stands"
+            )
         return notes
 
     @cached_property
@@ -284,7 +279,7 @@ class ReportRun:
         stream = CapturedStream(self.network, self.opened.images, names)
 
         def count() -> dict[str, Any]:
-            statistics, skipped = theory.count_nonzeros(stream, names, self.settings.region)
+            statistics, skipped = theory.count_nonzeros(stream, names, self.region)
             blocks = {
                 name: {
                     "sparsity": theory.sparsity_document(statistics, name),
@@ -300,32 +295,28 @@ class ReportRun:
 
     def _regions(self, block: ConvBlock) -> tuple[Any, int]:
         """Return the regions of a block's sparsity model, and how many of them the images use."""
-        return theory.regions_and_k(block, self._nonzeros[block.name]["regions"], self.settings.region or 1)
+        return theory.regions_and_k(block, self._nonzeros[block.name]["regions"], self.region)
 
     def _cheap_theory(self, progress: Progress) -> None:
         """Measure sparsity, coherence and the sampled model-RIP of the chosen conv blocks."""
-        if not self.blocks:
-            return
         for layer, block in self.blocks.items():
-            sparsity = self._nonzeros[block.name]["sparsity"]
-
-            def measure(block: ConvBlock = block, sparsity: dict[str, float] = sparsity) -> dict[str, Any]:
-                region, k = self._regions(block)
-                return {
-                    "sparsity": sparsity,
-                    "coherence": theory.coherence_document(block, self.seed),
-                    "rip": theory.ratios_document(block, region, k, self.samples, self.seed),
-                }
-
             progress(f"measuring {block.name}", 0)
-            self.run.part(self._part("theory", layer), measure)
+            self.run.part(self._part("theory", layer), partial(self._measured, block))
             progress(f"measured {block.name}", 1)
+
+    def _measured(self, block: ConvBlock) -> dict[str, Any]:
+        region, k = self._regions(block)
+        return {
+            "sparsity": self._nonzeros[block.name]["sparsity"],
+            "coherence": theory.coherence_document(block, self.seed),
+            "rip": theory.ratios_document(block, region, k, self.samples, self.seed),
+        }
 
     def _certify(self, progress: Progress) -> None:
         """Certify the conv blocks whose certificates fit into their share of the budget, the cheapest first."""
-        if not self.blocks or (self.budget is not None and self.clock.left() <= 0):
+        if not self.blocks or self.clock.left() <= 0:
             return
-        config, costs = theory.CertificateConfig(seed=self.seed), self._certificates()
+        costs = self._certificates()
         self.run.write_config(certified=len(costs))
         missing = [layer for layer in costs if not self.run.has(self._part("certificate", layer))]
         names = [self.blocks[layer].name for layer in missing]
@@ -333,7 +324,7 @@ class ReportRun:
         for captured in CapturedStream(self.network, self.opened.images, names) if missing else ():
             places, _ = same_path(self.network, captured)
             examples += [captured.select([place]) for place in places]
-            if len(examples) >= config.images:
+            if len(examples) >= theory.CERTIFIED:
                 break
         for layer in missing:
             block = self.blocks[layer]
@@ -349,7 +340,9 @@ class ReportRun:
                 return path
 
             progress(f"certifying {block.name}", 0)
-            part = theory.certificate_document(self.network, block, region, k, examples[: config.images], save, config)
+            part = theory.certificate_document(
+                self.network, block, region, k, examples[: theory.CERTIFIED], save, self.seed
+            )
             self.run.write_part(self._part("certificate", layer), part)
             self.certifying -= costs[layer]
             progress(f"certified {block.name}", 1)
@@ -357,9 +350,8 @@ class ReportRun:
     def _certificates(self) -> dict[str, float]:
         """Return the conv blocks that are certified, the cheapest first, and the seconds that each takes."""
         per_pass = self.run.read("seconds_per_pass")
-        costs = {layer: per_pass[layer] * theory.CertificateConfig().passes for layer in self.blocks}
-        left = float("inf") if self.budget is None else THEORY_SHARE * self.budget
-        chosen = {}
+        costs = {layer: per_pass[layer] * theory.CERTIFICATE_PASSES for layer in self.blocks}
+        left, chosen = THEORY_SHARE * self.clock.budget, {}
         for layer in sorted(costs, key=lambda name: costs[name]):
             left -= costs[layer]
             if left >= 0:
@@ -375,35 +367,41 @@ class ReportRun:
             return None
         measured = self.run.read(self._part("theory", layer)) or dict.fromkeys(("sparsity", "coherence", "rip"))
         certificate = self.run.read(self._part("certificate", layer))
-        return theory.block_document(block) | measured | {"certificate": certificate}
+        return {
+            "name": block.name,
+            "kind": block.kind,
+            "input_shape": list(block.input_shape),
+            "code_shape": list(block.code_shape),
+            **measured,
+            "certificate": certificate,
+        }
 
-    def document(self) -> dict[str, Any]:
+    def document(self, rows: list[Row]) -> dict[str, Any]:
         """Return what has been found so far, as ``report --json`` prints it."""
         evaluation, loaded = self.evaluation, self.opened.loaded
-        tasks = [task for task in self.tasks if not task.noise]
-        summaries = summarise(evaluation.rows(), tasks)
+        summaries = summarise(rows, [task for task in self.tasks if not task.noise])
         layers = []
         for layer in self.layers:
             inversion = [{k: v for k, v in s.items() if k != "layer"} for s in summaries if s["layer"] == layer]
-            linear = next((s for s in inversion if s["method"] == "linear"), None)
+            linear = next(({k: s[k] for k in LINEAR} for s in inversion if s["method"] == "linear"), None)
             decoder = self.network.linear.get(layer)
-            about = None if linear is None or decoder is None else linear_fit.linear_document(decoder)
-            if about is not None and self.control:
-                about["control"] = self.explained_at_random.get(layer)
+            if linear is not None and decoder is not None:
+                linear |= linear_fit.linear_document(decoder)
+                linear |= {"control": self.explained_at_random.get(layer)} if self.control else {}
             found = self.network.layers(self.x).get(layer)
             layers.append({
                 "layer": layer,
                 "kind": found.kind,
                 "shape": list(found.shape),
-                "linear": None if linear is None else {k: linear[k] for k in LINEAR} | (about or {}),
+                "linear": linear,
                 "inversion": inversion,
                 "block": self._block_document(layer),
             })
         skipped = {image.file: asdict(image) for image in evaluation.skipped()}
         # one that could be read again has rows, whatever an earlier pass over the images said
-        used = {row["file"] for row in evaluation.rows()}
+        used = {row["file"] for row in rows}
         skipped |= {s["file"]: s for s in self.left_out if s["file"] not in skipped and s["file"] not in used}
-        bounds = self._leakage(list(evaluation.rows()))
+        bounds = self._leakage(rows)
         return {
             "run": str(self.run.path),
             "layers": layers,
@@ -418,23 +416,22 @@ class ReportRun:
             "command": self.command,
             "notes": [*self.notes, *self.plan_notes],
             "stopped": evaluation.stopped,
-            "audit": self._audit(bounds["table"]),
+            "audit": self._audit(rows, bounds["table"]) if self.audit else None,
             "leakage": bounds,
             "control": "random" if self.control else None,
         }
 
-    def _audit(self, bounds: list[dict[str, Any]]) -> dict[str, Any] | None:
-        if not self.audit:
-            return None
+    def _audit(self, rows: list[Row], bounds: list[dict[str, Any]]) -> dict[str, Any]:
         flat = self.run.part("mean-colour", lambda: mean_colours(self.opened.images, self.network.preprocess))
-        audit = audit_document(self.evaluation.rows(), self.tasks, flat)
+        audit = audit_document(rows, self.tasks, flat)
         audit["can_conclude"] += leakage.sentences(bounds) if audit["noise"] else []
         return audit
 
     def _publish(self) -> tuple[dict[str, Any], list[Row], Path]:
-        document, rows, start = self.document(), list(self.evaluation.rows()), self.clock.elapsed()
+        rows = list(self.evaluation.rows())
+        document, start = self.document(rows), self.clock.elapsed()
         self.run.write_results(rows)
-        with self.run.writing():
+        with writing(self.run.path):
             page = self.write_page(document, rows)
         self.published = self.clock.elapsed()
         self.page_seconds = self.published - start

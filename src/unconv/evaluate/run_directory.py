@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -14,10 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from filelock import FileLock, Timeout
+from safetensors.torch import load, save
 
 from unconv.errors import UnconvError
-from unconv.io import LEFTOVER, cannot_write, display_name, replacing, write_json
+from unconv.images import save_image
+from unconv.io import LEFTOVER, display_name, replacing, write_json, writing
 
 PACKAGES = ("numpy", "pillow", "pyarrow", "safetensors", "scikit-image", "torch", "torchvision", "unconv")
 STRINGS = ("file", "layer", "recover", "code", "method", "side_info", "status", "picture", "error_map")
@@ -36,9 +38,9 @@ GROWING = ("passes", "budget", "certified")  # settings that may grow when a run
 class RunDirectory:
     """A directory that one process fills, part by part, and that the same command completes after a crash.
 
-    Each part is computed once: it is written under a temporary name, flushed and renamed, so it is there whole or
-    not at all. A directory of other settings is refused, except for a larger budget; a second writer too. ``config`` is
-    everything that decides the results, ``previous`` the settings of the run so far, where it goes on.
+    A part is computed once, and is there whole or not at all. A directory of other settings than ``config``, which is
+    everything that decides the results, is refused, except for a larger budget; a second writer too. ``previous`` has
+    the settings of the run so far, where it goes on.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
@@ -46,7 +48,7 @@ class RunDirectory:
         self.path, self.config = Path(path), json.loads(json.dumps(config))
         self.previous: dict[str, Any] = {}
         name = display_name(self.path)
-        with self.writing():
+        with writing(self.path):
             self._check_settings(name)
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.path / ".lock")
@@ -59,9 +61,8 @@ class RunDirectory:
                 self._check_settings(name)
                 # first what says that this is a run: one that stops right after it can be resumed
                 self.write_config()
-                for folder in FOLDERS:
-                    (self.path / folder).mkdir(exist_ok=True)
-                for folder in (self.path, *(self.path / f for f in FOLDERS)):
+                for folder in (self.path, *(self.path / name for name in FOLDERS)):
+                    folder.mkdir(exist_ok=True)
                     for file in [p for p in folder.iterdir() if LEFTOVER.fullmatch(p.name)]:
                         file.unlink()
                 write_json(self.path / "environment.json", environment())
@@ -93,21 +94,13 @@ class RunDirectory:
     def write_config(self, **more: Any) -> None:
         """Write the settings, with what was decided since."""
         self.config |= json.loads(json.dumps(more))
-        with self.writing():
+        with writing(self.path):
             # what a run had measured once stays, until it is decided anew
             write_json(self.path / "config.json", self.previous | self.config)
 
     def close(self) -> None:
         """Let another process write here; a process that dies does so too."""
         self._lock.release()
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turn an OSError in here (no room, no permission) into an UnconvError of one line."""
-        try:
-            yield
-        except OSError as error:
-            raise UnconvError(cannot_write(self.path, error)) from error
 
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return a finished part, or compute it and write it; either way as JSON gives it back."""
@@ -136,33 +129,27 @@ class RunDirectory:
 
     def write_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
         """Write the tensors that belong to a part."""
-        from safetensors.torch import save
-
         self._store(f"{name}.safetensors", save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}))
 
     def read_tensors(self, name: str) -> dict[str, Any]:
         """Return the tensors that belong to a part."""
-        from safetensors.torch import load
-
         return load(self._load(f"{name}.safetensors"))
 
     def _load(self, file: str) -> bytes:
         return (self.path / "parts" / file).read_bytes()
 
     def _store(self, file: str, content: bytes) -> None:
-        with self.writing(), replacing(self.path / "parts" / file) as temporary:
+        with writing(self.path), replacing(self.path / "parts" / file) as temporary:
             temporary.write_bytes(content)
 
     def write_picture(self, path: str, pixels: Any) -> None:
         """Write a picture, pixels ``(C, H, W)`` in ``[0, 1]``, at a path within the run."""
-        from unconv.images import save_image
-
         save_image(pixels, self.path / path)
 
     def write_results(self, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write ``results.parquet`` from rows that come image after image; return the file."""
         file = self.path / "results.parquet"
-        with self.writing(), replacing(file) as temporary, pq.ParquetWriter(temporary, RESULTS) as table:
+        with writing(self.path), replacing(file) as temporary, pq.ParquetWriter(temporary, RESULTS) as table:
             left = iter(rows)
             while some := [{name: row.get(name) for name in RESULTS.names} for row in islice(left, AT_ONCE)]:
                 table.write_table(pa.Table.from_pylist(some, schema=RESULTS))
@@ -198,8 +185,6 @@ class InMemoryRun(RunDirectory):
 
 def environment() -> dict[str, Any]:
     """Return versions and machine, as far as they can move a number."""
-    import torch  # the only thing here that needs it, and it takes seconds
-
     return {
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},

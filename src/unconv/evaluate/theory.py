@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -19,11 +19,11 @@ from unconv.certify.upper_bound import layer_bounds
 from unconv.conv_block import IMAGE, ConvBlock
 from unconv.errors import UnconvError
 from unconv.evaluate.block_reconstruction import coded_block, paper_k
-from unconv.evaluate.network import Captured, CapturedStream, Network, none_left, same_path
-from unconv.images import SkippedImage
+from unconv.evaluate.network import Captured, CapturedStream, Network, same_path
+from unconv.images import SkippedImage, none_left
 from unconv.inversion.jacobian import Jacobian
 from unconv.io import finite
-from unconv.linalg import norms
+from unconv.linalg import norms, tiny
 from unconv.measure.coherence import coherence
 from unconv.measure.rip import Boundary, RatioSummary, named_before, sample_ratios
 from unconv.measure.sparsity import SparsityStatistics
@@ -32,25 +32,14 @@ from unconv.operators import ConvOperator, LinearOperator
 from unconv.sparsity import AveragePool, Code, Pooled, Window
 
 IMPOSED = "imposed "
+# how much work a certificate is
+CERTIFIED = 3  # images whose codes are certified
+STEPS = 120  # of Lanczos; half as many more of conjugate gradients, once per block, for a direction
+SEARCH = 0.1  # effort of the search for a lower bound on delta_k
+TOLERANCE = 0.05  # share of the smallest singular value that its residual has to fall below
+CERTIFICATE_PASSES = 2 * STEPS * (CERTIFIED + 1)  # of one image up to the block, forward and backward, roughly
 Progress = Callable[[str, int], None]
 SavePicture = Callable[[int, Tensor], str | None]
-
-
-@dataclass(frozen=True)
-class CertificateConfig:
-    """How much work a certificate is."""
-
-    images: int = 3  # images whose codes are certified
-    steps: int = 120  # Lanczos steps; half as many more of conjugate gradients, once per block, for a direction
-    search: float = 0.1  # effort of the search for a lower bound on delta_k
-    tolerance: float = 0.05  # share of the smallest singular value that its residual has to fall below
-    refine: bool = True  # whether the upper bounds use their slowest argument
-    seed: int = 0  # seed of searches and starts
-
-    @property
-    def passes(self) -> int:
-        """Roughly, the work of a block in forward and backward passes of one image up to it."""
-        return self.images * 2 * self.steps + 2 * self.steps
 
 
 def count_nonzeros(
@@ -59,10 +48,9 @@ def count_nonzeros(
     region: int | None = None,
     progress: Progress = lambda message, units: None,
 ) -> tuple[SparsityStatistics, list[SkippedImage]]:
-    """Count the non-zeros of conv blocks over images, in constant memory.
+    """Count the non-zeros of conv blocks over images; return the counts, and the images that were left out.
 
-    With ``region``, blocks without pooling are also counted behind an imposed pooling, under ``IMPOSED`` and their
-    name. Returns the counts, and the images that take another path through the network.
+    With ``region``, blocks without pooling are also counted behind an imposed one, under ``IMPOSED`` and their name.
     """
     statistics, skipped = SparsityStatistics(), []
     for captured in stream:
@@ -99,16 +87,6 @@ def pooled_fraction(statistics: SparsityStatistics, name: str) -> float:
     return statistics[imposed if imposed in statistics.blocks else name].pooled.fraction
 
 
-def block_document(block: ConvBlock) -> dict[str, Any]:
-    """Return what every list of conv blocks says of one."""
-    return {
-        "name": block.name,
-        "kind": block.kind,
-        "input_shape": list(block.input_shape),
-        "code_shape": list(block.code_shape),
-    }
-
-
 def sparsity_document(statistics: SparsityStatistics, name: str) -> dict[str, float]:
     """Return the share of non-zeros of a block after activation and after pooling, in percent."""
     counted = statistics[name]
@@ -143,12 +121,19 @@ def ratios_document(block: ConvBlock, region: Window | int, k: int, samples: int
     for boundary in boundaries:
         for filters in ("learned", "normalised", "gaussian"):
             bank = filter_bank(op, filters, seed)
-            ratios = sample_ratios(bank, Pooled(region), k, samples, seed=seed, boundary=boundary)
-            found = RatioSummary.of(ratios)
-            quantiles = {"p01": found.p01, "p50": found.p50, "p99": found.p99}
-            typical = typical_document(ratios, f"random codes with k = {k}")
+            _, quantiles, typical = _sampled(bank, region, k, samples, boundary, seed)
             documents.append({"filters": filters, "boundary": boundary, "k": k} | quantiles | {"typical": typical})
     return documents
+
+
+def _sampled(
+    operator: ConvOperator, region: Window | int, k: int, samples: int, boundary: Boundary, seed: int
+) -> tuple[RatioSummary, dict[str, float], dict[str, Any] | None]:
+    """Return ratios over random codes, their quantiles, and what is typical of them."""
+    ratios = sample_ratios(operator, Pooled(region), k, samples, seed=seed, boundary=boundary)
+    found = RatioSummary.of(ratios)
+    quantiles = {"p01": found.p01, "p50": found.p50, "p99": found.p99}
+    return found, quantiles, typical_document(ratios, f"random codes with k = {k}")
 
 
 def typical_document(ratios: Tensor, codes: str) -> dict[str, Any] | None:
@@ -201,8 +186,7 @@ def rip_document(
     regions, measured = regions_and_k(block, fraction, region)
     k = k or measured
     op = filter_bank(block.operator, filters, seed)
-    sampled = sample_ratios(op, Pooled(regions), k, samples, seed=seed, boundary=boundary)
-    ratios = RatioSummary.of(sampled)
+    ratios, quantiles, typical = _sampled(op, regions, k, samples, boundary, seed)
     lower, upper, how = ratios.delta, None, "sampled"
     if effort > 0:
         try:
@@ -210,17 +194,14 @@ def rip_document(
         except UnconvError as error:
             raise UnconvError(f"conv block {block.name!r}: {error}; or give effort=0, which only samples") from None
         lower, upper, how = min(max(lower, found.lower), found.upper), found.upper, found.how
-    typical = [
-        typical_document(sampled, f"random codes with k = {k}"),
-        typical_document(of_images, f"codes of images like these {len(of_images)}"),
-    ]
+    of_codes = typical_document(of_images, f"codes of images like these {len(of_images)}")
     return {
         "layer": block.name,
         "k": k,
-        "ratio": {"p01": ratios.p01, "p50": ratios.p50, "p99": ratios.p99},
+        "ratio": quantiles,
         "delta": {"lower": lower, "upper": upper},
         "delta_how": how,
-        "typical": [one for one in typical if one],
+        "typical": [one for one in (typical, of_codes) if one],
     }
 
 
@@ -231,19 +212,17 @@ def certificate_document(
     k: int,
     examples: Sequence[Captured],
     save: SavePicture = lambda image, pixels: None,
-    config: CertificateConfig | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Return what is proven of one conv block; what cannot be said is ``None``, with the reason among the notes.
 
-    ``delta_k`` and ``delta_2k`` of the filters at unit norm (``{"k", "lower", "upper", "ratio", "how"}``);
-    ``input`` and ``image``, what the code fixes of the block's own input and of the image, the worst over the
-    ``images``; ``direction``, a change of the first image that the code shows least. ``examples``: each one image.
+    ``delta_k`` and ``delta_2k`` of the filters at unit norm; what the code fixes of the block's own ``input`` and of
+    the ``image``, the worst over ``examples`` of one image each; ``direction``: a change that the code shows least.
     """
-    config = config or CertificateConfig()
     notes: list[str] = []
     document: dict[str, Any] = dict.fromkeys(("delta_k", "delta_2k", "direction"))
     try:
-        document |= _deltas(block.operator.to("cpu").normalised(), region, k, config)
+        document |= _deltas(block.operator.to("cpu").normalised(), region, k, seed)
     except UnconvError as error:
         notes.append(f"no bounds on delta: {error}")
     entries: list[dict[str, Any]] = []
@@ -251,9 +230,10 @@ def certificate_document(
         about = {"image": example.batch.indices[0], "file": example.batch.names[0]}
         try:
             first = document["direction"] is None
-            for entry, found in _codes(network, example.blocks.get(block.name), example, config, notes, picture=first):
-                entries.append(about | entry)
-                if first and entry["of"] == "image":
+            own = example.blocks.get(block.name)
+            for of, known, found in _certified(network, own, example, notes, seed, picture=first):
+                entries.append(about | _entry(of, known, found))
+                if first and of == "image":
                     document["direction"] = _direction(found, about, example.batch.inputs[0], save)
         except UnconvError as error:
             notes.append(f"{about['file']}: {error}")
@@ -262,52 +242,44 @@ def certificate_document(
     return document | {"images": entries, "notes": list(dict.fromkeys(notes))}
 
 
-def _deltas(operator: ConvOperator, region: Region, k: int, config: CertificateConfig) -> dict[str, Any]:
+def _deltas(operator: ConvOperator, region: Region, k: int, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, upper in zip(
-        ("delta_k", "delta_2k"), layer_bounds(operator, region, k, refine=config.refine), strict=True
-    ):
-        twice = name == "delta_2k"
-        search = lower_bound(operator, region, k, twice=twice, effort=config.search, seed=config.seed)
+    for name, upper in zip(("delta_k", "delta_2k"), layer_bounds(operator, region, k), strict=True):
+        search = lower_bound(operator, region, k, twice=name == "delta_2k", effort=SEARCH, seed=seed)
         lower = min(search.delta, upper.value)
         ratio = upper.value / lower if lower > 0 else None
         found[name] = {"k": k, "lower": lower, "upper": upper.value, "ratio": ratio, "how": upper.how}
     return found
 
 
-def _codes(
-    network: Network,
-    block: ConvBlock,
-    example: Captured,
-    config: CertificateConfig,
-    notes: list[str],
-    *,
-    picture: bool,
-) -> list[tuple[dict[str, Any], StabilityCertificate]]:
+def _certified(
+    network: Network, block: ConvBlock, example: Captured, notes: list[str], seed: int, *, picture: bool
+) -> list[tuple[str, str, StabilityCertificate]]:
     """Return what one code fixes of the block's input and of the image; ``picture``: the image's direction too."""
     x = example.inputs[block.name]
     code = block.encode(x)
 
-    def certified(
-        of: str, known: str, operator: LinearOperator, mask: Tensor, start: Tensor | None = None
-    ) -> tuple[dict[str, Any], StabilityCertificate]:
-        options: dict[str, Any] = {"steps": config.steps, "tolerance": config.tolerance, "seed": config.seed}
-        seek = math.ceil(1.5 * config.steps) if start is not None and picture else 0
-        found = certify(operator, mask, start=start, seek=seek, whole=4 * config.steps, **options)
-        return _entry(of, known, found), found
+    def certified(operator: LinearOperator, mask: Tensor, start: Tensor | None = None) -> StabilityCertificate:
+        seek = math.ceil(1.5 * STEPS) if start is not None and picture else 0
+        options: dict[str, Any] = {"steps": STEPS, "tolerance": TOLERANCE, "whole": 4 * STEPS, "seed": seed}
+        return certify(operator, mask, start=start, seek=seek, **options)
 
+    known, operator, mask = _own_map(block, x, code)
     if block.source == IMAGE and block.input_shape == tuple(example.batch.inputs.shape[1:]):
-        entry, found = certified("input", *_own_map(block, x, code), x[0])
-        return [(entry, found), (entry | {"of": "image"}, found)]
-    own = certified("input", *_own_map(block, x, code))
+        found = certified(operator, mask, x[0])
+        return [("input", known, found), ("image", known, found)]
+    own = "input", known, certified(operator, mask)
     if block.output is None:
         notes.append("the block ends in a function, not a module, so its code is not traced back to the image")
         return [own]
     images = example.batch.inputs.to(x)
     function = network.function(block.output, images.shape[1:])
+    if not function.differentiable:
+        notes.append("no gradient passes from the block to the image, so its code is not traced back to the image")
+        return [own]
     gates = function.record(images, "gates" if "gates" in function.side_info_kinds else "none")
     through = Jacobian(lambda v: function(v, gates), images)
-    return [own, certified("image", "switches and gates", through, _equations(block, code), images[0])]
+    return [own, ("image", "switches and gates", certified(through, _equations(block, code), images[0]))]
 
 
 def _own_map(block: ConvBlock, x: Tensor, code: Code) -> tuple[str, LinearOperator, Tensor]:
@@ -346,21 +318,14 @@ def _worst(entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the weakest promise over the images."""
     if not entries:
         return None
-    lowers = [entry["moves"]["lower"] for entry in entries]
-    uppers = [entry["moves"]["upper"] for entry in entries]
+    weakest = {"equations": min, "unknowns": max, "undetermined": max, "exact": all, "proven": all}
+    moves = {end: [entry["moves"][end] for entry in entries] for end in ("lower", "upper")}
     return {
         "known": entries[0]["known"],
         "images": len(entries),
-        "equations": min(entry["equations"] for entry in entries),
-        "unknowns": max(entry["unknowns"] for entry in entries),
-        "undetermined": max(entry["undetermined"] for entry in entries),
-        "exact": all(entry["exact"] for entry in entries),
-        "proven": all(entry["proven"] for entry in entries),
+        **{name: of_all(entry[name] for entry in entries) for name, of_all in weakest.items()},
         "sigma": {end: min(entry["sigma"][end] for entry in entries) for end in ("lower", "upper")},
-        "moves": {
-            "lower": None if None in lowers else max(lowers),
-            "upper": None if None in uppers else max(uppers),
-        },
+        "moves": {end: None if None in found else max(found) for end, found in moves.items()},
     }
 
 
@@ -373,7 +338,7 @@ def _direction(
     pattern = found.direction.detach().cpu()
     # the middle grey is no change; a few extreme entries may saturate so that the others are seen
     entries = pattern.abs().flatten()
-    scale = entries.kthvalue(math.ceil(0.995 * len(entries))).values.clamp_min(torch.finfo(pattern.dtype).tiny)
+    scale = entries.kthvalue(math.ceil(0.995 * len(entries))).values.clamp_min(tiny(pattern))
     return {
         "picture": save(about["image"], (0.5 + pattern / (2 * scale)).clamp(0, 1)),
         "file": about["file"],

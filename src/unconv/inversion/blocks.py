@@ -45,10 +45,9 @@ class BlockGrid:
     @property
     def extra(self) -> tuple[tuple[int, int], ...]:
         """Per axis, positions that are added before the first and after the last one."""
-        pairs = []
-        for n, m, s, start in zip(self.image, self.positions, self.stride, self._starts, strict=True):
-            pairs.append((max(0, math.ceil(start / s)), max(0, math.ceil((n - start - m * s) / s))))
-        return tuple(pairs)
+        axes = zip(self.image, self.positions, self.stride, self._starts, strict=True)
+        ends = [(start / s, (n - start - m * s) / s) for n, m, s, start in axes]
+        return tuple((max(0, math.ceil(before)), max(0, math.ceil(after))) for before, after in ends)
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -62,13 +61,9 @@ class BlockGrid:
     @property
     def _overhang(self) -> tuple[tuple[int, int], ...]:
         # pixels of the grid outside the image, before and after
-        pairs = []
-        for n, s, g, start, (before, _) in zip(
-            self.image, self.stride, self.grid, self._starts, self.extra, strict=True
-        ):
-            first = before * s - start
-            pairs.append((first, g * s - n - first))
-        return tuple(pairs)
+        firsts = [a * s - start for (a, _), s, start in zip(self.extra, self.stride, self._starts, strict=True)]
+        axes = zip(firsts, self.grid, self.stride, self.image, strict=True)
+        return tuple((first, g * s - n - first) for first, g, s, n in axes)
 
     def to_blocks(self, x: Tensor) -> Tensor:
         """Return images, ``(N, C, *image)``, as one vector per position, ``(N, C * prod(block), *grid)``."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,18 +70,15 @@ class Refinement:
         """Return the kind of side information, of those known, with which refinement comes nearest; all if untried."""
         if side_info not in self.errors:
             return side_info
-        known: tuple[SideInfo, ...] = SIDE_INFO[: SIDE_INFO.index(side_info) + 1]
-        foretold: dict[SideInfo, float] = {
-            kind: self.foretold(kind, passes) for kind in reversed(known) if self.errors.get(kind)
-        }
-        return min(foretold, key=lambda kind: foretold[kind])
+        known = SIDE_INFO[: SIDE_INFO.index(side_info) + 1]
+        tried: list[SideInfo] = [kind for kind in reversed(known) if self.errors.get(kind)]
+        return min(tried, key=lambda kind: self.foretold(kind, passes))
 
     def best(self, side_info: SideInfo, most: int) -> int:
         """Return the number of passes with the least error as far as that was tried, 0 where none pay."""
         errors = self._tried(side_info)
-        tried = errors[: most + 1]
-        least = min(reversed(range(len(tried))), key=tried.__getitem__)
-        if not tried[least] <= (1 - self.least_gain) * errors[0]:
+        least = min(reversed(range(min(most + 1, len(errors)))), key=errors.__getitem__)
+        if not errors[least] <= (1 - self.least_gain) * errors[0]:
             return 0
         return most if least == len(errors) - 1 else least
 
@@ -109,7 +107,6 @@ def calibrate(
     kinds: Sequence[SideInfo] = ("none",),
     *,
     most: int = 150,
-    compare: bool = False,
     features: Tensor | None = None,
     solver: GaussNewtonConfig | None = None,
     config: CalibrationConfig | None = None,
@@ -118,19 +115,20 @@ def calibrate(
     """Try refinement on reference images, so that what is chosen has not seen any image under test.
 
     Gauss-Newton makes a few passes with one level of noise after the other, and more with the best one. Where these do
-    not pay, or only so many of them, it makes still more, and each kind of side information is tried too (``compare``:
-    in any case). ``images`` and a linear decoder's ``estimates`` of them, both ``(N, C, *spatial)``, had no part in the
-    preconditioner or the decoder. ``most``: passes that will be made at most; ``features``: of the images where they
-    are not the function's own, such as noisy ones; ``known``: what was found before, only its gaps are tried.
+    not pay, or only so many of them, it makes still more, and each kind of side information is tried too. ``images``
+    and a linear decoder's ``estimates`` of them, both ``(N, C, *spatial)``, had no part in the preconditioner or the
+    decoder. ``most``: passes that will be made at most; ``features``: of the images where they are not the function's
+    own, such as noisy ones; ``known``: what was found before, only its gaps are tried.
     """
     config, solver = config or CalibrationConfig(), solver or GaussNewtonConfig()
     with torch.no_grad():
         features = function(images) if features is None else features
-    linear = relative_norm(estimates - images, images).clamp_min(tiny(images))
+    start = relative_norm(estimates - images, images)
+    linear = start.clamp_min(tiny(images))
 
-    def solve(kind: SideInfo, passes: int, solver: GaussNewtonConfig) -> list[Tensor]:
-        """Return the images after every pass, the first ones included."""
-        seen = [estimates]
+    def errors_after(kind: SideInfo, passes: int, **changes: Any) -> list[Tensor]:
+        """Return the relative errors of the estimates and after every pass, with changes of the solver."""
+        errors = [start, start]  # the first pass only looks
         gauss_newton(
             function,
             features,
@@ -138,24 +136,20 @@ def calibrate(
             initial=estimates,
             passes=passes,
             preconditioner=preconditioner,
-            config=solver,
-            watch=lambda x: seen.append(x.clone()),
+            config=replace(solver, **changes),
+            watch=lambda x: errors.append(relative_norm(x - images, images)),
         )
-        return seen
+        return errors
 
     def shares(noise: float, kind: SideInfo, passes: int) -> Tensor:
         """Return ``||e_n|| / ||e_0||`` after every pass. Shape ``(passes + 1, N)``."""
-        seen = solve(kind, passes, replace(solver, noise=noise))
-        left = [relative_norm(x - images, images) / linear for x in (estimates, *seen)]  # the first pass only looks
+        left = [error / linear for error in errors_after(kind, passes, noise=noise)]
         return torch.stack([*left, *[left[-1]] * (passes + 1 - len(left))])
 
-    def mean_left(noise: float) -> float:
-        return shares(noise, "none", config.trial).mean(1).min().item()
-
-    def errors(kind: SideInfo, passes: int) -> tuple[float, ...]:
-        return tuple((linear.mean() * shares(found.noise, kind, passes).amax(1)).tolist())
-
-    found = known or Refinement(_best_noise(mean_left, config), least_gain=config.least_gain)
+    if known is None:
+        noise = _best_noise(lambda level: shares(level, "none", config.trial).mean(1).min().item(), config)
+        known = Refinement(noise, least_gain=config.least_gain)
+    found = known
     for kind in ("none", *kinds):
         for length in config.lengths(most):
             # with more side information refinement pays wherever it does without
@@ -165,16 +159,17 @@ def calibrate(
             if tried and not _may_gain(tried, length):
                 break
             if length >= len(tried):
-                found = replace(found, errors=found.errors | {kind: errors(kind, length)})
+                errors = linear.mean() * shares(found.noise, kind, length).amax(1)
+                found = replace(found, errors=found.errors | {kind: tuple(errors.tolist())})
 
     def robust_pays(kind: SideInfo) -> bool:
         """Return whether a robust loss comes nearer than squares in as many passes."""
-        passes, left = solver.robust_after + config.robust_trial, []
-        for robust in (False, True):
-            last = solve(kind, passes, replace(solver, noise=found.noise, robust=robust))[-1]
-            left.append(relative_norm(last - images, images).mean().item())
+        passes = solver.robust_after + config.robust_trial
+        squares, forgiven = (
+            errors_after(kind, passes, noise=found.noise, robust=robust)[-1].mean().item() for robust in (False, True)
+        )
         # known branches lose nothing beside guessed ones, for which it does pay
-        return left[1] < left[0] * (1 - config.robust_gain if kind == "none" else 1 + config.robust_gain)
+        return forgiven < squares * (1 - config.robust_gain if kind == "none" else 1 + config.robust_gain)
 
     # noisy features are fitted no nearer than their noise, which a robust loss does not tell
     if most >= config.robust_from and solver.tolerance <= GaussNewtonConfig.tolerance:

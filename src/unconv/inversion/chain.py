@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,14 +13,8 @@ from unconv.errors import UnconvError
 from unconv.solvers.solution import Solution, Status
 from unconv.sparsity import Code, CodeKind
 
-
-@dataclass(frozen=True)
-class Trail:
-    """What the blocks on the way from the image left behind, as far as a decoder may know it."""
-
-    # the network's code of each block, of which only switches (and, with gates, the zeros) are used
-    codes: dict[str, Code]
-    gates: dict[str, Tensor]  # on/off pattern of each block; shape (N, K, *spatial), bool
+Trail = dict[str, tuple[Code, Tensor | None]]
+"""By block, its code and what a decoder may know of its gates: an on/off pattern, shape ``(N, K, *spatial)``, bool."""
 
 
 def chain_to_image(blocks: ConvBlocks, name: str) -> tuple[ConvBlock, ...]:
@@ -37,19 +30,17 @@ def chain_to_image(blocks: ConvBlocks, name: str) -> tuple[ConvBlock, ...]:
     return tuple(chain)
 
 
-def follow(chain: tuple[ConvBlock, ...], inputs: Mapping[str, Tensor]) -> Trail:
+def follow(chain: Sequence[ConvBlock], inputs: Mapping[str, Tensor]) -> Trail:
     """Return codes and gates of every block of a chain, from the inputs of each, ``(N, M, *spatial)``."""
-    codes, gates = {}, {}
+    trail: Trail = {}
     for block in chain:
         preactivation = block.preactivation(inputs[block.name])
-        codes[block.name] = block.pool(block.activate(preactivation))
-        gates[block.name] = preactivation > 0
-    return Trail(codes, gates)
+        trail[block.name] = block.pool(block.activate(preactivation)), preactivation > 0
+    return trail
 
 
 def decode_chain(
-    chain: tuple[ConvBlock, ...],
-    code: Code,
+    chain: Sequence[ConvBlock],
     trail: Trail,
     method: str,
     *,
@@ -58,26 +49,20 @@ def decode_chain(
 ) -> Solution[Tensor]:
     """Return the image from the code of the last block: each block's estimate is the code of the block before.
 
-    Estimates behind a ReLU are clipped at zero before they count as a code. With gates known, values of units that
-    were off are zero; with switches known, values go where the true maxima were.
+    Of the blocks before, only switches (and, with gates, the zeros) of the true code are used. Estimates behind a ReLU
+    are clipped at zero before they count as a code, values of units that were off are zero where gates are known.
     """
     estimate: Solution[Tensor] | None = None
     ended = []
     for block in reversed(chain):
+        code, gates = trail[block.name]
         if estimate is not None:
-            true = trail.codes[block.name]
             values = estimate.value.clamp_min(0) if block.activation.name == "relu" else estimate.value
             if side_info == "gates":
-                values = torch.where(true.values != 0, values, 0.0)
-            code = Code(values, true.switches, true.shape, true.pooling)
-        estimate = decode_block(
-            block,
-            code,
-            method,
-            code_kind=reading if estimate is None else "network",
-            side_info=side_info,
-            gates=trail.gates.get(block.name),
-        )
+                values = torch.where(code.values != 0, values, 0.0)
+            code = Code(values, code.switches, code.shape, code.pooling)
+        kind = reading if estimate is None else "network"
+        estimate = decode_block(block, code, method, code_kind=kind, side_info=side_info, gates=gates)
         ended.append(estimate.status)
     assert estimate is not None
     status: tuple[Status, ...] = tuple(

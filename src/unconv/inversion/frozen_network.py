@@ -27,12 +27,7 @@ from unconv.sparsity import Window
 TOLERANCE = 1e-3  # of the largest feature, between the network's own features and those that are followed
 ROUNDINGS = 8  # in the type of the features, where that is more: bfloat16 has three digits
 
-MAX_POOLS = {
-    f"{kind}_pool{d}d{suffix}": f"{kind}_pool{d}d"
-    for kind in ("max", "adaptive_max")
-    for d in (1, 2, 3)
-    for suffix in ("", "_with_indices")
-}
+MAX_POOLS = [f"{kind}_pool{d}d" for kind in ("max", "adaptive_max") for d in (1, 2, 3)]
 PIECEWISE_LINEAR = ("relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid", "prelu")
 
 
@@ -66,10 +61,9 @@ class LayerFunction:
     """
 
     def __init__(self, model: nn.Module, layer: str, input_shape: Sequence[int], example: Tensor | None = None) -> None:
-        """Prepare the function, by two forward passes for one image: an ``example`` that reaches the layer, or noise.
+        """Prepare the function by two forward passes for an ``example`` that reaches the layer, or noise.
 
-        UsageError if the network has no such layer; UnconvError if it is not reached, or gives no floating-point
-        tensor.
+        UsageError if there is no such layer; UnconvError if it is not reached, or gives no floating-point tensor.
         """
         self.model = model
         self.layer = layer
@@ -87,7 +81,7 @@ class LayerFunction:
         try:
             own = self._run(x, None)
             tolerance = max(TOLERANCE, ROUNDINGS * torch.finfo(self._precision).eps)
-            mode = _NonlinearityMode()
+            mode = _FollowingMode()
             y = self(x.requires_grad_(), mode=mode)
         except UnconvError:
             raise
@@ -112,7 +106,7 @@ class LayerFunction:
                 )
 
     def __call__(
-        self, x: Tensor, known: SideInformation = NO_SIDE_INFORMATION, *, mode: _NonlinearityMode | None = None
+        self, x: Tensor, known: SideInformation = NO_SIDE_INFORMATION, *, mode: _FollowingMode | None = None
     ) -> Tensor:
         """The features ``(N, *shape)`` of images ``(N, *input_shape)``, differentiable once and twice.
 
@@ -120,17 +114,16 @@ class LayerFunction:
         """
         # oneDNN and cuDNN have their fastest convolutions in channels_last, on the CPU up to twice as fast
         x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-        return self._run(x, mode or _FrozenMode(known))
+        return self._run(x, mode or _FollowingMode(known))
 
     def with_violations(self, x: Tensor, known: SideInformation) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """The features, and how far images are from the known branches being the network's own.
+        """The features, and how far images are from taking the known branches.
 
         For each known pooling and activation ``||own - known||^2``, between what the network itself and what the known
-        branches make of their input, beside ``||known||^2``, each of shape ``(N,)``; the first vanish at images that
-        take the known branches.
+        branches make of its input (0 at images that take them), and ``||known||^2``. Each of shape ``(N,)``.
         """
-        mode = _FrozenMode(known, violations=True)
-        return self(x, mode=mode), mode.violations
+        violations: list[tuple[Tensor, Tensor]] = []
+        return self(x, mode=_FollowingMode(known, violations=violations)), violations
 
     def with_margins(self, x: Tensor, known: SideInformation) -> tuple[Tensor, list[Tensor]]:
         """The features, and by how much each gate and each switch holds, on the known branches.
@@ -139,8 +132,8 @@ class LayerFunction:
         entry that won less each entry of its region, ``(N, K, *pooled, entries)``. A branch changes where one changes
         sign. UnconvError if a pooling's regions differ in size.
         """
-        mode = _FrozenMode(known, margins=True)
-        return self(x, mode=mode), mode.margins
+        margins: list[Tensor] = []
+        return self(x, mode=_FollowingMode(known, margins=margins)), margins
 
     def record(self, x: Tensor, side_info: SideInfo) -> SideInformation:
         """Return the side information of a kind of true images ``(N, *input_shape)``."""
@@ -150,7 +143,7 @@ class LayerFunction:
         self(x.detach(), mode=mode)
         return SideInformation(side_info, tuple(mode.switches), tuple(mode.gates))
 
-    def _run(self, x: Tensor, mode: _NonlinearityMode | None) -> Tensor:
+    def _run(self, x: Tensor, mode: _FollowingMode | None) -> Tensor:
         output: list[Any] = []
 
         def stop(_: nn.Module, __: Any, y: Any) -> None:
@@ -189,20 +182,15 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max().clamp_min(tiny(b))).item()
 
 
-def _fixed_batch_norm(
-    x: Tensor,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
+def _fixed_batch_norm(args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
     # with fixed statistics one multiply-add, and so are its derivatives; torch's second derivative is twenty of them
-    if training or mean is None or variance is None:
-        return F.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
-    scale = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    said = dict(zip(names, args, strict=False)) | options
+    x, (mean, variance, weight, bias) = said["input"], (said.get(name) for name in names[1:5])
+    if said.get("training") or mean is None or variance is None:
+        return F.batch_norm(*args, **options)
+    scale = torch.rsqrt(variance + said.get("eps", 1e-5))
+    scale = scale if weight is None else weight * scale
     shift = -mean * scale if bias is None else bias - mean * scale
     column = (-1, *[1] * (x.ndim - 2))
     return torch.addcmul(shift.view(column), x, scale.view(column))
@@ -213,22 +201,23 @@ def _hardsigmoid(h: Tensor) -> Tensor:
     return F.hardtanh(h / 6 + 0.5, 0.0, 1.0)
 
 
-class _NonlinearityMode(TorchFunctionMode):
-    """Sees every max pooling and every piecewise linear activation of a forward pass, in order.
+class _FollowingMode(TorchFunctionMode):
+    """Sees every max pooling and every piecewise linear activation, in order, and takes the branches that are known."""
 
-    Attributes:
-        write_back: Whether activations in place change the tensor that they were given.
-        pools, activations: How many there were so far.
-        pooling: Name and options of the last pooling.
-        kinks: Where the last activation bends.
-    """
-
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        known: SideInformation = NO_SIDE_INFORMATION,
+        *,
+        violations: list[tuple[Tensor, Tensor]] | None = None,
+        margins: list[Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        self.write_back = False
-        self.pools = self.activations = 0
-        self.pooling: tuple[str, dict[str, Any]] = ("", {})
-        self.kinks: tuple[float, ...] = ()
+        self.known = known
+        self.violations, self.margins = violations, margins  # where they go, if anywhere
+        self.write_back = False  # whether activations in place change the tensor that they were given
+        self.pools = self.activations = 0  # how many there were so far
+        self.pooling: tuple[str, dict[str, Any]] = ("", {})  # name and options of the last pooling
+        self.kinks: tuple[float, ...] = ()  # where the last activation bends
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -236,9 +225,9 @@ class _NonlinearityMode(TorchFunctionMode):
         options = kwargs or {}
         own_name = getattr(func, "__name__", "")
         name = own_name.strip("_")
-        if name in MAX_POOLS and not (name.endswith("with_indices") or options.get("return_indices", False)):
+        if name in MAX_POOLS and not options.get("return_indices", False):
             options = {k: v for k, v in options.items() if k != "return_indices"}
-            pooling = getattr(F, MAX_POOLS[name])
+            pooling = getattr(F, name)
             h, *numbers = args or (options.pop("input"),)
             numbers = numbers[: 5 if name.startswith("max") else 1]
             self.pools += 1
@@ -252,28 +241,72 @@ class _NonlinearityMode(TorchFunctionMode):
             function = _hardsigmoid if name == "hardsigmoid" else getattr(F, name)
             self.activations += 1
             self.kinks = _kinks(name, numbers, options)
-            if in_place and self.write_back:
-                return h.copy_(self.activate(h.clone(), lambda h: function(h, *numbers, **options)))
-            return self.activate(h, lambda h: function(h, *numbers, **options))
+            write_back = in_place and self.write_back
+            y = self.activate(h.clone() if write_back else h, lambda h: function(h, *numbers, **options))
+            return h.copy_(y) if write_back else y
         if name in CONVOLUTIONS:
             return fixed_convolution(func, args, options)
         if func is F.scaled_dot_product_attention:
             with sdpa_kernel(SDPBackend.MATH):  # the fused ones have no second derivative
                 return func(*args, **options)
         if func is F.batch_norm:
-            return _fixed_batch_norm(*args, **options)
+            return _fixed_batch_norm(args, options)
         return func(*args, **options)
 
     def pool(self, h: Tensor, pooling: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         """Run a max pooling, given as a function that returns values and switches."""
-        return pooling(h)[0]
+        if self.known.side_info == "none":
+            return pooling(h)[0]
+        switches = self._next(self.known.switches, self.pools, "switches", h)
+        if h.ndim != 4:
+            values = h.flatten(2).gather(2, switches.flatten(2)).reshape(switches.shape)
+        else:
+            # places before channels, as they lie in memory
+            places = switches.permute(0, 2, 3, 1)
+            values = h.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.flatten(1, 2))
+            values = values.unflatten(1, places.shape[1:3]).permute(0, 3, 1, 2)
+        if self.margins is not None:
+            places, inside = (part.to(h.device) for part in _regions(*self.pooling, h.shape[2:]))
+            # what lies beyond the border never wins: the winner stands in its place
+            entries = h.flatten(2)[:, :, places.clamp(0, math.prod(h.shape[2:]) - 1)]
+            self.margins.append((values[..., None] - entries) * inside)
+        return self._compared(values, lambda: pooling(h)[0])
 
     def activate(self, h: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Run a piecewise linear activation, out of place."""
-        return function(h)
+        if self.known.side_info != "gates":
+            return function(h)
+        slope, offset = self._next(self.known.gates, self.activations, "gates", h)
+        y = h * slope
+        if self.margins is not None:
+            self.margins.append(torch.stack([h - kink for kink in self.kinks], -1))
+        return self._compared(y if offset is None else y + offset, lambda: function(h))
 
     def finish(self) -> None:
         """End the forward pass."""
+        known = len(self.known.switches)
+        if self.known.side_info != "none" and known != self.pools:
+            raise UnconvError(
+                f"switches of {known} poolings are given, the network has {self.pools} up to there; give its own"
+            )
+
+    def _compared(self, values: Tensor, own: Callable[[], Tensor]) -> Tensor:
+        if self.violations is not None:
+            excess = own() - values
+            self.violations.append((excess.square().flatten(1).sum(1), values.detach().square().flatten(1).sum(1)))
+        return values
+
+    def _next(self, known: tuple[Any, ...], count: int, what: str, h: Tensor) -> Any:
+        if count > len(known):
+            raise UnconvError(f"the {what} of {len(known)} layers only are given, and the network has more")
+        entry = known[count - 1]
+        first = entry if isinstance(entry, Tensor) else entry[0]
+        axes = 2 if what == "switches" else None
+        if first.shape[:axes] != h.shape[:axes]:
+            raise UnconvError(
+                f"the {what} have shape {tuple(first.shape)} where the network has {tuple(h.shape)}; give its own"
+            )
+        return entry
 
 
 def _kinks(name: str, numbers: Sequence[Any], options: dict[str, Any]) -> tuple[float, ...]:
@@ -299,7 +332,7 @@ def _regions(name: str, options: dict[str, Any], spatial: Sequence[int]) -> tupl
     return places, inside
 
 
-class _RecordingMode(_NonlinearityMode):
+class _RecordingMode(_FollowingMode):
     """Keeps the switches, and where asked the gates."""
 
     def __init__(self, *, gates: bool) -> None:
@@ -323,67 +356,3 @@ class _RecordingMode(_NonlinearityMode):
         offset = (y - slope * leaf).detach()
         self.gates.append((slope, offset if offset.any() else None))
         return y.detach()
-
-
-class _FrozenMode(_NonlinearityMode):
-    """Reads known switches and takes known branches."""
-
-    def __init__(self, known: SideInformation, *, violations: bool = False, margins: bool = False) -> None:
-        super().__init__()
-        self.known = known
-        self.violations: list[tuple[Tensor, Tensor]] = []
-        self.margins: list[Tensor] = []
-        self._wanted, self._margins = violations, margins
-
-    def pool(self, h: Tensor, pooling: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-        if self.known.side_info == "none":
-            return pooling(h)[0]
-        switches = self._next(self.known.switches, self.pools, "switches", h)
-        if h.ndim != 4:
-            values = h.flatten(2).gather(2, switches.flatten(2)).reshape(switches.shape)
-        else:
-            # places before channels, as they lie in memory
-            places = switches.permute(0, 2, 3, 1)
-            values = h.permute(0, 2, 3, 1).flatten(1, 2).gather(1, places.flatten(1, 2))
-            values = values.unflatten(1, places.shape[1:3]).permute(0, 3, 1, 2)
-        if self._margins:
-            places, inside = (part.to(h.device) for part in _regions(*self.pooling, h.shape[2:]))
-            # what lies beyond the border never wins: the winner stands in its place
-            entries = h.flatten(2)[:, :, places.clamp(0, math.prod(h.shape[2:]) - 1)]
-            self.margins.append((values[..., None] - entries) * inside)
-        return self._compared(values, lambda: pooling(h)[0])
-
-    def activate(self, h: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        if self.known.side_info != "gates":
-            return function(h)
-        slope, offset = self._next(self.known.gates, self.activations, "gates", h)
-        if slope.shape != h.shape:
-            raise UnconvError(f"the gates have shape {tuple(slope.shape)}, the network {tuple(h.shape)}; give its own")
-        y = h * slope
-        if self._margins:
-            self.margins.append(torch.stack([h - kink for kink in self.kinks], -1))
-        return self._compared(y if offset is None else y + offset, lambda: function(h))
-
-    def finish(self) -> None:
-        known = len(self.known.switches)
-        if self.known.side_info != "none" and known != self.pools:
-            raise UnconvError(
-                f"switches of {known} poolings are given, the network has {self.pools} up to there; give its own"
-            )
-
-    def _compared(self, values: Tensor, own: Callable[[], Tensor]) -> Tensor:
-        if self._wanted:
-            excess = own() - values
-            self.violations.append((excess.square().flatten(1).sum(1), values.detach().square().flatten(1).sum(1)))
-        return values
-
-    def _next(self, known: tuple[Any, ...], count: int, what: str, h: Tensor) -> Any:
-        if count > len(known):
-            raise UnconvError(f"the {what} of {len(known)} layers only are given, and the network has more")
-        entry = known[count - 1]
-        first = entry if isinstance(entry, Tensor) else entry[0]
-        if first.shape[:2] != h.shape[:2]:
-            raise UnconvError(
-                f"the {what} have shape {tuple(first.shape)} where the network has {tuple(h.shape)}; give its own"
-            )
-        return entry

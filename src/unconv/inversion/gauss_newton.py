@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,53 +17,37 @@ from unconv.solvers.lbfgs import LbfgsConfig, Metric, lbfgs
 from unconv.solvers.solution import Solution
 from unconv.stationary import StationaryPreconditioner
 
-Watch = Callable[[Tensor], None]
-DEFAULTS = LbfgsConfig()
-
 
 @dataclass(frozen=True)
 class GaussNewtonConfig:
-    """How Gauss-Newton works.
+    """How Gauss-Newton works."""
 
-    Attributes:
-        passes: Most passes per image, one forward and one backward each, where none are given.
-        tolerance: An image has converged once ``||f(x) - y|| <= tolerance * ||y||``; said only while squares count.
-        noise: Variance ``nu`` of a feature around its linearisation that is expected at the first image, in units of
-            what the residuals of the linear decoder give a feature on average, ``mean(diag H) * mean(diag C)``. Large
-            values keep to what the covariance holds for likely, small ones trust the average of ``J^T J``;
-            ``calibrate`` finds a layer's.
-        noise_power: ``nu`` falls with this power of ``||f(x) - y||``: what the linearisation cannot explain falls too.
-        noise_floor: Least share of the first ``nu``; below it, weak directions would be filled with what is left of
-            the misfit.
-        noise_power_known: ``noise_power`` where switches or gates are known and nothing is ``robust``.
-        noise_floor_known: ``noise_floor`` where switches or gates are known: fewer units are then on another branch
-            than the true image's, and ``nu`` can all but vanish.
-        robust: Whether large residuals count linearly in the end, and all branches are the network's own. Most features
-            then fit, and the few on wrong branches no longer bend the image where the others hardly see it.
-            ``calibrate`` finds whether that pays.
-        robust_after: Passes that count squares before.
-        outlier: Where residuals become large, as a share of their root mean square.
-        noise_robust: Share of the first ``nu`` from then on.
-        speck: Contrast of the noise that is begun with where there is no first image; without biases every ReLU is
-            off at zero, and nothing says where to go.
-        seed: Seed of that noise, the same for every image.
-        steps: How the quasi-Newton steps are made.
-    """
-
-    passes: int = 150
-    tolerance: float = 1e-5
+    passes: int = 150  # most passes per image, one forward and one backward each, where none are given
+    tolerance: float = 1e-5  # converged once ||f(x) - y|| <= tolerance * ||y||; said only while squares count
+    # variance nu of a feature around its linearisation that is expected at the first image, in units of what the
+    # residuals of the linear decoder give a feature on average, mean(diag H) * mean(diag C). Large values keep to what
+    # the covariance holds for likely, small ones trust the average of J^T J; calibrate finds a layer's.
     noise: float = 10.0
+    # nu falls with this power of ||f(x) - y||: what the linearisation cannot explain falls too
     noise_power: float = 1.0
+    # least share of the first nu; below it, weak directions would be filled with what is left of the misfit
     noise_floor: float = 2e-3
+    # the same two where switches or gates are known and nothing is robust: fewer units are then on another branch than
+    # the true image's, and nu can all but vanish
     noise_power_known: float = 1.5
     noise_floor_known: float = 1e-6
+    # whether large residuals count linearly in the end, and all branches are the network's own. Most features then fit,
+    # and the few on wrong branches no longer bend the image where the others hardly see it; calibrate finds whether
+    # that pays.
     robust: bool = False
-    robust_after: int = 30
-    outlier: float = 0.03
-    noise_robust: float = 2e-5
+    robust_after: int = 30  # passes that count squares before
+    outlier: float = 0.03  # where residuals become large, as a share of their root mean square
+    noise_robust: float = 2e-5  # share of the first nu from then on
+    # contrast of the noise that is begun with where there is no first image; without biases every ReLU is off at zero,
+    # and nothing says where to go
     speck: float = 1e-3
-    seed: int = 0
-    steps: LbfgsConfig = DEFAULTS
+    seed: int = 0  # seed of that noise, the same for every image
+    steps: LbfgsConfig = field(default_factory=LbfgsConfig)  # how the quasi-Newton steps are made
 
 
 def gauss_newton(
@@ -77,7 +61,7 @@ def gauss_newton(
     passes: int | None = None,
     preconditioner: StationaryPreconditioner | None = None,
     config: GaussNewtonConfig | None = None,
-    watch: Watch | None = None,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Solution[Tensor]:
     """Find images with given features ``y``, shape ``(N, *function.shape)``.
 
@@ -124,7 +108,7 @@ def gauss_newton(
 
         metric = None
         if preconditioner is not None:
-            metric = _stationary(preconditioner, _noise(config, first, places, known.side_info, robust=robust))
+            metric = _stationary(preconditioner, config, first, places, known.side_info, robust=robust)
         return lbfgs(
             evaluate,
             start[places],
@@ -149,28 +133,27 @@ def gauss_newton(
     return solution if box is None else replace(solution, value=box.project(solution.value))
 
 
-def _noise(
-    config: GaussNewtonConfig, first: Tensor, places: Tensor, side_info: SideInfo, *, robust: bool
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return ``nu``, in its unit, of misfits and their rows at ``places``; ``first``: misfits of linear estimates."""
+def _stationary(
+    preconditioner: StationaryPreconditioner,
+    config: GaussNewtonConfig,
+    first: Tensor,
+    places: Tensor,
+    side_info: SideInfo,
+    *,
+    robust: bool,
+) -> Metric:
+    """Return products with ``M / nu = (H + nu C^-1)^-1``; ``first``: misfits of all at the linear estimates."""
     power, floor = config.noise_power, config.noise_floor
     if side_info != "none" and not config.robust:
         power, floor = config.noise_power_known, config.noise_floor_known
 
-    def noise(value: Tensor, rows: Tensor) -> Tensor:
-        if robust:
-            return torch.full_like(value, config.noise * config.noise_robust)
-        share = (value / first[places[rows]].clamp_min(tiny(value))).pow(power / 2)
-        return config.noise * share.clamp(floor, 1.0)
-
-    return noise
-
-
-def _stationary(preconditioner: StationaryPreconditioner, noise: Callable[[Tensor, Tensor], Tensor]) -> Metric:
-    """Return products with ``M / nu = (H + nu C^-1)^-1``."""
-
     def metric(v: Tensor, value: Tensor, rows: Tensor) -> Tensor:
-        nu = preconditioner.unit * noise(value, rows)
+        if robust:
+            noise = torch.full_like(value, config.noise * config.noise_robust)
+        else:
+            share = (value / first[places[rows]].clamp_min(tiny(value))).pow(power / 2)
+            noise = config.noise * share.clamp(floor, 1.0)
+        nu = preconditioner.unit * noise
         return preconditioner.apply(v, nu) / column(nu, v)
 
     return metric

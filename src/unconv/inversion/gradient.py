@@ -12,23 +12,17 @@ from unconv.inversion.box import Box, contrast
 from unconv.inversion.frozen_network import NO_SIDE_INFORMATION, LayerFunction, SideInformation
 from unconv.inversion.misfit import check_features, is_constant
 from unconv.linalg import column, norms
-from unconv.solvers.solution import Solution, Status
+from unconv.solvers.solution import Solution, Status, statuses
 
 
 @dataclass(frozen=True)
 class GradientConfig:
-    """How gradient descent works.
+    """How gradient descent works."""
 
-    Attributes:
-        learning_rate: Adam's, in units of the image's contrast (a quarter of the box's width, 1 without a box); it
-            falls to zero along a cosine.
-        tolerance: An image has converged once ``||f(x) - y|| <= tolerance * ||y||``.
-        max_steps: Number of steps, a pass each.
-    """
-
+    # Adam's, in units of the image's contrast (a quarter of the box's width, 1 without a box); falls along a cosine
     learning_rate: float = 0.1
-    tolerance: float = 1e-3
-    max_steps: int = 200
+    tolerance: float = 1e-3  # an image has converged once ||f(x) - y|| <= tolerance * ||y||
+    max_steps: int = 200  # number of steps, a pass each
 
 
 def gradient_descent(
@@ -77,7 +71,7 @@ def gradient_descent(
         if box is not None:
             with torch.no_grad():
                 x.copy_(box.project(x))
-    pairs = zip(constant.tolist(), met.tolist(), strict=True)
-    status: list[Status] = ["constant" if c and not m else "converged" if m else "max_steps" for c, m in pairs]
+    pairs = zip(constant.tolist(), statuses(met), strict=True)
+    status: list[Status] = ["constant" if c and how != "converged" else how for c, how in pairs]
     made = tuple(int(n) for n in spent.tolist())
     return Solution(best if box is None else box.project(best), torch.stack(history), tuple(status), made)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unconv.inversion.gradient import GradientConfig
 
 Method = Literal["linear", "gauss-newton", "gradient"]
-METHODS: tuple[Method, ...] = ("linear", "gauss-newton", "gradient")
+METHODS: tuple[Method, ...] = get_args(Method)
 Decoder = Callable[[Tensor, Sequence[int]], Tensor]
 """Maps features and the shape of one image to estimates, such as a ``LinearDecoder``."""
 
@@ -62,32 +62,17 @@ def invert_features(
     if decoder is not None:
         linear = decoder(features, function.input_shape).to(features)
         linear = linear if box is None else box.project(linear)
-    if initial is None or method == "linear":
-        initial = linear
+    start = linear if initial is None else initial
+    options: dict[str, Any] = {"initial": start, "box": box, "passes": passes, "config": config, "watch": progress}
     if method == "linear":
-        assert initial is not None
-        solution = _evaluated(function, features, initial)
+        assert linear is not None
+        solution = _evaluated(function, features, linear)
     elif method == "gradient":
-        from unconv.inversion.gradient import GradientConfig, gradient_descent
+        from unconv.inversion.gradient import gradient_descent
 
-        config = config if isinstance(config, GradientConfig) else None
-        solution = gradient_descent(
-            function, features, known, initial=initial, box=box, passes=passes, config=config, watch=progress
-        )
+        solution = gradient_descent(function, features, known, **options)
     else:
-        config = config if isinstance(config, GaussNewtonConfig) else None
-        solution = gauss_newton(
-            function,
-            features,
-            known,
-            initial=initial,
-            linear=linear,
-            box=box,
-            passes=passes,
-            preconditioner=preconditioner,
-            config=config,
-            watch=progress,
-        )
+        solution = gauss_newton(function, features, known, linear=linear, preconditioner=preconditioner, **options)
     if not torch.isfinite(solution.value).all():
         raise UnconvError(f"inverting layer {function.layer!r} by {method} gave NaN or infinite values")
     return solution

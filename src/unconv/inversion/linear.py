@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,10 +57,8 @@ class LinearDecoder:
         channels, *spatial = (int(n) for n in image_shape)
         weights = self.weights
         if channels != self.channels or len(spatial) != len(weights.block):
-            raise UnconvError(
-                f"image shape {tuple(image_shape)} does not fit a decoder of {self.channels} channels "
-                f"and {len(weights.block)} spatial axes"
-            )
+            fitted = f"a decoder of {self.channels} channels and {len(weights.block)} spatial axes"
+            raise UnconvError(f"image shape {tuple(image_shape)} does not fit {fitted}")
         if weights.kind == "map":
             return _decode_map(weights, features, spatial)
         flat = features.flatten(1)
@@ -88,12 +85,15 @@ class LinearDecoder:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; residuals, which only enter averages, in half precision."""
-        tensors: dict[str, Tensor] = {}
-        numbers = _without_tensors(asdict(self), "", tensors)
-        kept = {name: t.half() if name in HALF else t for name, t in tensors.items()}
+        parts, tensors = asdict(self), {}
+        inner = {f"{name}.": parts[name] for name in PARTS if parts[name] is not None}
+        for prefix, part in ({"": parts} | inner).items():
+            for name in [name for name, value in part.items() if isinstance(value, Tensor)]:
+                value = part.pop(name).detach().cpu().contiguous().clone()
+                tensors[prefix + name] = value.half() if prefix + name in HALF else value
         with replacing(Path(path)) as temporary:
             # as bytes: where a disk is full, an OSError says so, and safetensors' own writer an error of its own
-            temporary.write_bytes(save(kept, {"linear_decoder": json.dumps(numbers)}))
+            temporary.write_bytes(save(tensors, {"linear_decoder": json.dumps(parts)}))
 
     @staticmethod
     def load(path: str | Path) -> LinearDecoder:
@@ -117,18 +117,6 @@ class LinearDecoder:
 PARTS = {"weights": Weights, "explained": ExplainedVariance, "error_model": ErrorModel, "refinement": Refinement}
 
 
-def _without_tensors(part: dict[str, Any], prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Move the tensors of nested dictionaries into one, by their dotted names; return what is left."""
-    tensors |= {
-        prefix + name: v.detach().cpu().contiguous().clone() for name, v in part.items() if isinstance(v, Tensor)
-    }
-    return {
-        name: _without_tensors(value, f"{prefix}{name}.", tensors) if isinstance(value, dict) else value
-        for name, value in part.items()
-        if not isinstance(value, Tensor)
-    }
-
-
 def _decode_map(weights: Weights, features: Tensor, spatial: Sequence[int]) -> Tensor:
     positions = as_map(features, spatial)
     expected = weights.near.shape[1] - 1 if weights.projection is None else weights.projection.shape[1]
@@ -136,13 +124,11 @@ def _decode_map(weights: Weights, features: Tensor, spatial: Sequence[int]) -> T
         raise UnconvError(f"features of shape {tuple(features.shape)} do not fit a decoder of {expected} channels")
     grid = BlockGrid(tuple(spatial), tuple(positions.shape[2:]), weights.stride, weights.block)
     convolve = CONVOLVE[len(spatial)]
-    near = positions if weights.projection is None else project(weights.projection.to(positions), positions)
-    padded = grid.surround(near, weights.near.shape[2] // 2)
-    blocks = convolve(padded, weights.near.to(positions), weights.bias.to(positions))
-    if weights.far is not None and weights.far_projection is not None:
-        far = project(weights.far_projection.to(positions), positions)
-        padded = grid.surround(far, weights.far.shape[2] // 2)[:, :-1]
-        blocks = blocks + convolve(padded, weights.far.to(positions))
+    near = grid.surround(project(weights.projection, positions), weights.near.shape[2] // 2)
+    blocks = convolve(near, weights.near.to(positions), weights.bias.to(positions))
+    if weights.far is not None:
+        far = grid.surround(project(weights.far_projection, positions), weights.far.shape[2] // 2)[:, :-1]
+        blocks = blocks + convolve(far, weights.far.to(positions))
     return grid.to_image(blocks)
 
 
@@ -170,48 +156,42 @@ def fit_linear_decoders(
         raise UnconvError("no reference images; give at least one")
     if len({batch.shape[1:] for batch in batches}) > 1:
         raise UnconvError("reference images have different shapes; give them all one")
-    count = sum(len(batch) for batch in batches)
+    sizes = [len(batch) for batch in batches]
+    count = sum(sizes)
+    every = min(config.held_out_every, count)
+    held_out = (torch.arange(count) % every == every - 1) & (count > 1)
     regressions: dict[str, MapRegression | VectorRegression] = {}
-    for first, x, features in _captured(capture, batches, layers):
-        held_out = torch.tensor([_is_held_out(first + i, count, config) for i in range(len(x))])
+    for (x, features), unseen in zip(_captured(capture, batches, layers), held_out.split(sizes), strict=True):
         for name in layers:
             if name not in regressions:
                 if as_map(features[name], x.shape[2:]) is None:
                     regressions[name] = VectorRegression(x, config)
                 else:
                     regressions[name] = MapRegression(features[name], x, count, config)
-            regressions[name].add(x, features[name], held_out)
+            regressions[name].add(x, features[name], unseen)
     channels = batches[0].shape[1]
     decoders, judged = {}, {}
     for name in layers:
         whole, fitted = regressions.pop(name).solve()
         decoders[name], judged[name] = LinearDecoder(whole, channels), LinearDecoder(fitted, channels)
-    held_out = [n for n in range(count) if _is_held_out(n, count, config)]
-    if not held_out:
+    images = torch.cat(batches)[held_out]
+    if not len(images):
         return decoders
-    kept = min(config.kept_residuals, len(held_out))
     # evenly over all of them
-    images = torch.cat(batches)[[held_out[i * len(held_out) // kept] for i in range(kept)]]
-    return _with_held_out(decoders, judged, capture, images)
-
-
-def _is_held_out(index: int, count: int, config: LinearConfig) -> bool:
-    every = min(config.held_out_every, count)
-    return count > 1 and index % every == every - 1
+    kept = min(config.kept_residuals, len(images))
+    return _with_held_out(decoders, judged, capture, images[torch.arange(kept) * len(images) // kept])
 
 
 def _captured(
     capture: Capture, batches: Sequence[Tensor], layers: Sequence[str]
-) -> Iterator[tuple[int, Tensor, Mapping[str, Tensor]]]:
-    first = 0
+) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
     for x in batches:
         with torch.no_grad():
             features = capture(x)
         missing = [name for name in layers if name not in features]
         if missing:
             raise UnconvError(f"no features of {', '.join(missing)}; give layers that the forward pass reaches")
-        yield first, x, features
-        first += len(x)
+        yield x, features
 
 
 def _with_held_out(
@@ -219,14 +199,13 @@ def _with_held_out(
 ) -> dict[str, LinearDecoder]:
     """What is missed in held-out images, by decoders that have not seen them; features are taken once more."""
     estimates: dict[str, list[Tensor]] = {name: [] for name in decoders}
-    for _, x, features in _captured(capture, images.split(4), list(decoders)):
+    for x, features in _captured(capture, images.split(4), list(decoders)):
         for name, decoder in judged.items():
             finite = torch.nan_to_num(features[name].detach().float().cpu(), posinf=0.0, neginf=0.0)
             estimates[name].append(decoder(finite, x.shape[1:]))
     images = images.float().cpu()
     # the first ones calibrate refinement, what is missed in the others is its covariance
     examples = images[: max(1, min(EXAMPLES, len(images) // 2))].half().float()
-    complete = {}
     for name, decoder in decoders.items():
         estimate = torch.cat(estimates[name])
         # as they come back from a file, so that a run that goes on with it ends in the same numbers
@@ -234,5 +213,7 @@ def _with_held_out(
         blocks = decoder.weights.stride or [n // 16 for n in images.shape[2:]]
         model = ErrorModel.of(estimate, residuals, reach=max(2, *blocks))
         explained = explained_variance(images, estimate)
-        complete[name] = LinearDecoder(decoder.weights, decoder.channels, residuals, examples, explained, model)
-    return complete
+        decoders[name] = replace(
+            decoder, residuals=residuals, examples=examples, explained=explained, error_model=model
+        )
+    return decoders

@@ -91,7 +91,7 @@ def _drawn(count: int, shape: tuple[int, ...], config: DeadLeavesConfig, seed: i
 
 
 def _draw(shape: tuple[int, ...], config: DeadLeavesConfig, rng: np.random.Generator) -> np.ndarray:
-    channels, *spatial = shape
+    spatial = shape[1:]
     longest = max(spatial)
     least = min(max(1.0, config.smallest * longest), config.largest * longest)
     # inverse of the distribution function of density r^-a between the least and the largest radius
@@ -99,7 +99,7 @@ def _draw(shape: tuple[int, ...], config: DeadLeavesConfig, rng: np.random.Gener
     ends = np.array([least, config.largest * longest]) ** power
     radii = (ends[0] + (ends[1] - ends[0]) * rng.random(config.shapes)) ** (1 / power)
     textures = [_power_law_noise(spatial, rng.uniform(0.5, 1.5), rng) for _ in range(3)]
-    image = _colour(channels, config, rng).reshape(-1, *[1] * len(spatial)) * np.ones(shape)
+    image = _colour(shape, config, rng) * np.ones(shape)
     # a second, larger set of shapes first: no place stays bare
     for radius in np.concatenate([np.sort(radii)[::-1][: config.shapes // 4], rng.permutation(radii)]):
         _paint(image, radius, textures[rng.integers(3)], config, rng)
@@ -110,7 +110,8 @@ def _draw(shape: tuple[int, ...], config: DeadLeavesConfig, rng: np.random.Gener
     return np.clip(image, 0, 1).astype(np.float32)
 
 
-def _colour(channels: int, config: DeadLeavesConfig, rng: np.random.Generator) -> np.ndarray:
+def _colour(shape: Sequence[int], config: DeadLeavesConfig, rng: np.random.Generator) -> np.ndarray:
+    channels = (shape[0], *[1] * (len(shape) - 1))
     return rng.beta(1.2, 1.2) + config.colour * rng.gamma(1.0) * rng.standard_normal(channels)
 
 
@@ -134,7 +135,7 @@ def _paint(
     # the edge is one pixel wide: the share of a pixel that the shape covers
     cover = np.clip((1 - distance) * radius + 0.5, 0, 1)
     slope = sum(a * s for a, s in zip(along, config.gradient / 2 * rng.uniform(-1, 1, dims)))
-    paint = _colour(len(image), config, rng).reshape(-1, *[1] * dims) + slope
+    paint = _colour(image.shape, config, rng) + slope
     paint = paint + config.texture * rng.random() ** 2 * texture[box]
     image[(slice(None), *box)] += cover * (paint - image[(slice(None), *box)])
 

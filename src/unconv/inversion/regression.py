@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -128,9 +128,8 @@ class MapRegression:
         self.projection = self.far_projection = None
         kept, few = self.reading.kept, self.reading.components
         if kept < width or few:
-            ordered = _components(
-                positions, self.grid.to_blocks(x.float().cpu()), max(few, kept if kept < width else 0)
-            )
+            needed = max(few, kept if kept < width else 0)
+            ordered = _components(positions, self.grid.to_blocks(x.float().cpu()), needed)
             self.projection = ordered[:kept] if kept < width else None
             self.far_projection = ordered[:few] if few else None
         targets = self.channels * math.prod(block)
@@ -171,8 +170,8 @@ class MapRegression:
 
     def _read(self, positions: Tensor, chosen: Tensor | None) -> Tensor:
         read = self.reading
-        near = positions if self.projection is None else project(self.projection, positions)
-        parts = [neighbourhoods(self.grid.surround(near, read.near // 2), read.near, chosen)]
+        near = self.grid.surround(project(self.projection, positions), read.near // 2)
+        parts = [neighbourhoods(near, read.near, chosen)]
         if self.far_projection is not None:
             padded = self.grid.surround(project(self.far_projection, positions), read.far // 2)[:, :-1]
             far = neighbourhoods(padded, read.far, chosen)
@@ -188,13 +187,8 @@ class MapRegression:
             status = "features are constant" if self.finite else "features are not finite"
             weights = mean_image(mean, (1,) * len(self.grid.image), status)
             return weights, weights
-        ridge, weight = choose_on_held_out(
-            self.fitted,
-            self.held_out,
-            start=self.config.ridge,
-            step=self.config.ridge_step,
-            within=self.config.ridge_range,
-        )
+        start, step, within = self.config.ridge, self.config.ridge_step, self.config.ridge_range
+        ridge, weight = choose_on_held_out(self.fitted, self.held_out, start=start, step=step, within=within)
         return self._weights(RidgeSolver(total).weight(ridge), ridge), self._weights(weight, ridge)
 
     def _weights(self, solution: Tensor, ridge: float) -> Weights:
@@ -259,14 +253,12 @@ class VectorRegression:
         through = len(samples) < samples.shape[1]
         near = (found.coefficients.T if through else weight).float().contiguous()
         projection = centred.float() if through else None
-        return replace(
-            mean_image(bias, self.coarse, "fitted"), kind="vector", near=near, projection=projection, ridge=found.ridge
-        )
+        return Weights("vector", near, bias, projection, None, None, (), self.coarse, found.ridge)
 
 
-def project(projection: Tensor, positions: Tensor) -> Tensor:
-    """Components of a map. Shapes ``(K, C)`` and ``(N, C, *positions)`` to ``(N, K, *positions)``."""
-    return torch.einsum("kc,nc...->nk...", projection, positions)
+def project(projection: Tensor | None, positions: Tensor) -> Tensor:
+    """Components of a map, or all channels. Shapes ``(K, C)`` and ``(N, C, *positions)`` to ``(N, K, *positions)``."""
+    return positions if projection is None else torch.einsum("kc,nc...->nk...", projection.to(positions), positions)
 
 
 def _components(positions: Tensor, blocks: Tensor, count: int) -> Tensor:

@@ -31,7 +31,6 @@ def explained_variance(images: Tensor, estimates: Tensor, *, bands: int = 6) -> 
     window), so that the jump between opposite borders is not taken for detail.
     """
     dims = images.ndim - 2
-    axes = tuple(range(1, images.ndim))[-dims:]
     mean = images.mean((0, *range(2, images.ndim)), keepdim=True)
     pair = torch.stack([images - mean, estimates - images]).double()
     window = torch.ones(images.shape[2:], dtype=torch.float64)
@@ -46,14 +45,14 @@ def explained_variance(images: Tensor, estimates: Tensor, *, bands: int = 6) -> 
     band = torch.bucketize(frequency, edges[1:-1], right=True).flatten()
     shares, totals = [], []
     for part in (luminance, pair - luminance):
-        power = torch.fft.fftn(part * window, dim=[a - images.ndim for a in axes]).abs().square().sum((1, 2)).flatten(1)
+        spectrum = torch.fft.fftn(part * window, dim=list(range(-dims, 0)))
+        power = spectrum.abs().square().sum((1, 2)).flatten(1)
         total = torch.zeros(2, bands, dtype=torch.float64).index_add_(1, band, power)
         nothing = total[0] <= 1e-12 * pair[0].square().sum()
         shares.append(torch.where(nothing, torch.nan, 1 - total[1] / total[0].clamp_min(tiny(total))))
         whole = part[0].square().sum()
-        totals.append(
-            (1 - part[1].square().sum() / whole).item() if images.shape[1] > 1 or not totals else float("nan")
-        )
+        colourless = images.shape[1] == 1 and len(totals) == 1
+        totals.append(float("nan") if colourless else (1 - part[1].square().sum() / whole).item())
     return ExplainedVariance(edges, shares[0], shares[1], totals[0], totals[1])
 
 
@@ -72,15 +71,8 @@ class ErrorModel:
     @staticmethod
     def of(estimates: Tensor, residuals: Tensor, *, reach: int, bins: int = 16) -> ErrorModel:
         """Return the model of estimates ``(N, C, *spatial)`` of images that took no part in the fit."""
-        contrast = _local_deviation(estimates, reach).flatten()
-        squares = residuals.square().mean(1).flatten()
-        order = contrast.argsort()
-        parts = [part for part in order.tensor_split(bins) if len(part)]
-        return ErrorModel(
-            torch.stack([contrast[part].mean() for part in parts]),
-            torch.stack([squares[part].mean() for part in parts]),
-            reach,
-        )
+        contrast, variance = _binned(_local_deviation(estimates, reach), residuals.square().mean(1), bins)
+        return ErrorModel(contrast, variance, reach)
 
     def __call__(self, estimates: Tensor) -> Tensor:
         """Return the squared error to expect at each pixel, a mean over channels: ``(N, *spatial)``."""
@@ -95,10 +87,14 @@ class ErrorModel:
 
     def calibration(self, images: Tensor, estimates: Tensor, *, bins: int = 10) -> tuple[Tensor, Tensor]:
         """Return mean expected and mean true squared errors, in equally full bins of what is expected."""
-        expected = self(estimates).flatten()
-        true = (images - estimates).square().mean(1).flatten()
-        parts = [part for part in expected.argsort().tensor_split(bins) if len(part)]
-        return torch.stack([expected[p].mean() for p in parts]), torch.stack([true[p].mean() for p in parts])
+        return _binned(self(estimates), (images - estimates).square().mean(1), bins)
+
+
+def _binned(x: Tensor, y: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Return the means of two quantities in equally full bins of the first."""
+    x, y = x.flatten(), y.flatten()
+    parts = [part for part in x.argsort().tensor_split(bins) if len(part)]
+    return torch.stack([x[part].mean() for part in parts]), torch.stack([y[part].mean() for part in parts])
 
 
 def _local_deviation(x: Tensor, reach: int) -> Tensor:

@@ -21,8 +21,7 @@ BLOCK_ENTRIES = 2**24  # of one block of inner products: 64 MB in float32
 class Coherence:
     """Largest cosines between the filters of one bank; pairs with a filter of zeros have none and do not count."""
 
-    # maximum of the cosine over pairs of whole filters i != j; Table 4's learned row; 0 without a pair
-    signed: float
+    signed: float  # maximum of the cosine over pairs of whole filters i != j (Table 4's learned row); 0 without a pair
     absolute: float  # maximum of its magnitude
     # maximum of the magnitude over all pairs and all relative shifts that two rows of W can have, also of one
     # filter with its own non-zero shifts: the coherence of the rows of W away from the border
@@ -74,7 +73,7 @@ def correlation_table(operator: ConvOperator) -> Tensor:
     weight = operator.weight
     groups, each = operator.groups, len(weight) // operator.groups
     steps = list(zip(operator.stride, operator.dilation, strict=True))
-    reach = [d * (k - 1) // t for k, (t, d) in zip(weight.shape[2:], steps, strict=True)]
+    reach = operator.reach
     table = weight.new_zeros(groups, each, groups, each, *(2 * r + 1 for r in reach))
     group = torch.arange(groups, device=weight.device)
     for shift, start, block in _inner_products(operator):

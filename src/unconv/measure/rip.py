@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -33,9 +33,7 @@ class SparseCodes:
     """A batch of model-k-sparse codes, by their active entries."""
 
     channels: Tensor  # channel of each entry; shape (N, k), int64
-    # flat index of its place in the channel's map; shape (N, k), int64; no entry is named twice in one code with
-    # non-zero values.
-    places: Tensor
+    places: Tensor  # flat index of its place in the channel's map; shape (N, k), int64; of non-zero values, all differ
     values: Tensor  # its value; shape (N, k)
     shape: tuple[int, ...]  # shape of the dense activation, (K, *spatial)
 
@@ -109,19 +107,16 @@ def sample_ratios(
         raise UsageError("method 'gram' needs whole filters; use boundary 'full', or method 'dense'")
     if method == "auto":
         method = _choose_method(operator, k)
-    adjoint_norms = _adjoint_norms(operator, method)
-    codes = draw_codes(operator, model, k, samples, seed=seed, batch=_batch_size(operator, k, method))
-    return torch.cat([adjoint_norms(z) / z.norms for z in codes])
+    table = F.pad(correlation_table(operator.to(torch.float64)), (1, 1) * operator.dims) if method == "gram" else None
+    ratios = []
+    for z in draw_codes(operator, model, k, samples, seed=seed, batch=_batch_size(operator, k, method)):
+        adjoint_norms = norms(operator.adjoint(z.dense())) if table is None else _gram_norms(table, z)
+        ratios.append(adjoint_norms / z.norms)
+    return torch.cat(ratios)
 
 
 def draw_codes(
-    operator: ConvOperator,
-    model: Pooled,
-    k: int,
-    samples: int,
-    *,
-    seed: int = 0,
-    batch: int | None = None,
+    operator: ConvOperator, model: Pooled, k: int, samples: int, *, seed: int = 0, batch: int | None = None
 ) -> Iterator[SparseCodes]:
     """Random model-k-sparse codes: ``k`` regions without replacement, a place in each, values uniform on [-1, 1].
 
@@ -163,24 +158,15 @@ def _choose_method(operator: ConvOperator, k: int) -> Method:
     """Return ``"gram"`` where pairs of active entries are far fewer than the multiply-adds of ``W^T z``."""
     filters, shared = operator.weight.shape[:2]
     # full overlap of two patches per axis, and one border of zeros on each side
-    reach = (d * (n - 1) // t for n, t, d in zip(operator.weight.shape[2:], operator.stride, operator.dilation))
-    table_bytes = 8 * filters**2 * math.prod(2 * r + 3 for r in reach)
+    table_bytes = 8 * filters**2 * math.prod(2 * r + 3 for r in operator.reach)
     multiply_adds = math.prod(operator.output_shape) * shared * math.prod(operator.weight.shape[2:])
     pairs = k * (k + 1) / 2 * operator.dims
     small = table_bytes <= TABLE_BYTES and PAIR_COST * pairs <= multiply_adds
     return "gram" if small and not any(operator.padding) else "dense"
 
 
-def _adjoint_norms(operator: ConvOperator, method: Method) -> Callable[[SparseCodes], Tensor]:
-    """Return ``z -> ||W^T z||`` by one of the methods, with what it needs of the filters prepared once."""
-    if method == "dense":
-        return lambda z: norms(operator.adjoint(z.dense()))
-    table = F.pad(correlation_table(operator.to(torch.float64)), (1, 1) * operator.dims)
-    return lambda z: _gram_norms(table, z)
-
-
 def _gram_norms(table: Tensor, z: SparseCodes) -> Tensor:
-    """``||W^T z||`` from the inner products of the rows of ``W``, in float64."""
+    """``||W^T z||`` from the inner products of the rows of ``W``, a border of zeros around them, in float64."""
     flat, (by_row, by_column, *by_axis) = table.flatten(), table.stride()
     # entries first, so that each step below reads whole rows; 32 bits, for index arithmetic is most of the work
     channels, values = z.channels.T.int().contiguous(), z.values.T.double().contiguous()

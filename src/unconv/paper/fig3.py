@@ -17,6 +17,7 @@ from unconv.evaluate.theory import pooled_fraction
 from unconv.inversion.blocks import pad_widths
 from unconv.linalg import norms, relative_norm
 from unconv.measure.rip import RatioSummary, sample_ratios
+from unconv.operators import Boundary
 from unconv.paper.context import Context, Result, Table, draw_share, histogram, label, numbering, regions_of
 from unconv.paper.paper_values import FIGURE_3, FIGURE_3_CHECKED
 from unconv.recover.activation import activation_recovery
@@ -102,19 +103,12 @@ def choose_layer(context: Context) -> str:
 
 def _random_codes(context: Context, block: ConvBlock, k: int, samples: int) -> dict[str, Tensor]:
     banks = {"random codes": block.operator.normalised(), "gaussian": block.operator.gaussian(context.seed)}
+    boundaries: tuple[Boundary, ...] = ("full", "cropped") if any(block.operator.padding) else ("full",)
     ratios = {}
-    for bank, boundary in product(banks, ("full", "cropped")):
-        if boundary == "full" or any(block.operator.padding):
-            row = bank if (bank, boundary) == ("random codes", "full") else f"{bank}, {boundary}"
-            ratios[row] = sample_ratios(
-                banks[bank],
-                regions_of(block),
-                k,
-                samples,
-                seed=context.seed,
-                boundary=boundary,  # pyright: ignore
-            )
-            context.progress(f"model-RIP, {row}")
+    for (bank, operator), boundary in product(banks.items(), boundaries):
+        row = bank if (bank, boundary) == ("random codes", "full") else f"{bank}, {boundary}"
+        ratios[row] = sample_ratios(operator, regions_of(block), k, samples, seed=context.seed, boundary=boundary)
+        context.progress(f"model-RIP, {row}")
     return ratios
 
 

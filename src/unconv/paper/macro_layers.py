@@ -20,7 +20,7 @@ from unconv.decode.what_where import encode_chain
 from unconv.errors import UnconvError
 from unconv.evaluate.block_reconstruction import paper_k
 from unconv.evaluate.decoders import OpenedDecoder, decoder_chain
-from unconv.evaluate.linear_fit import BATCH, references_for, under_test
+from unconv.evaluate.linear_fit import BATCH, references_for
 from unconv.evaluate.network import Captured
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
 from unconv.linalg import column, norms
@@ -105,37 +105,27 @@ def one_step_estimate(block: ConvBlock, x: Tensor, k: int) -> Tensor:
     return transpose(block.operator, paper_code(block, x, k), norm=norms(x))
 
 
-def fit_linear(context: Context, layers: Sequence[MacroLayer]) -> dict[tuple[str, str], LinearDecoder]:
-    """Fit linear decoders by (pooled block, kind): of its pooled values, and of these sorted by its switches.
+def fit_linear(context: Context, layers: Sequence[MacroLayer]) -> dict[str, LinearDecoder]:
+    """Fit linear decoders by "block kind": of a block's pooled values, and of these sorted by its switches.
 
     Fitted in closed form to reference images of the packaged kind, none of them under test.
     """
     context.progress("fitting linear decoders")
-    example = torch.empty(1, *context.shape)
-    tested = under_test(context.images, context.shape)
-    references, _ = references_for(context.network, example, tested, None, context.seed)
+    references, _ = references_for(context.network, context.images, context.shape, None, context.seed)
     pools = list(dict.fromkeys(layer.reads for layer in layers))
+
+    seen = [(name, kind) for name in pools for kind in _kinds(context.blocks, name)]
 
     def features(x: Tensor) -> dict[str, Tensor]:
         inputs = capture_inputs(context.network.module, pools, x.to(context.network.device))
-        return {
-            f"{name} {kind}": values
-            for name in pools
-            for kind, values in _seen(context.blocks, name, inputs[name]).items()
-        }
+        codes = {name: context.blocks.get(name).encode(inputs[name]) for name in pools}
+        return {f"{name} {kind}": _read(kind, codes[name], codes[name].values) for name, kind in seen}
 
-    names = [f"{name} {kind}" for name in pools for kind in _kinds(context.blocks, name)]
-    fitted = fit_linear_decoders(features, references.split(BATCH), names)
-    return {(name.rpartition(" ")[0], name.rpartition(" ")[2]): decoder for name, decoder in fitted.items()}
+    return fit_linear_decoders(features, references.split(BATCH), [f"{name} {kind}" for name, kind in seen])
 
 
 def _kinds(blocks: ConvBlocks, name: str) -> tuple[str, ...]:
     return ("linear", "linear_switches") if isinstance(blocks.get(name).pooling, Window) else ("linear",)
-
-
-def _seen(blocks: ConvBlocks, name: str, x: Tensor) -> dict[str, Tensor]:
-    code = blocks.get(name).encode(x)
-    return {kind: _read(kind, code, code.values) for kind in _kinds(blocks, name)}
 
 
 def _read(kind: str, code: Code, values: Tensor) -> Tensor:
@@ -152,7 +142,7 @@ def image_decoders(
     captured: Captured,
     layer: MacroLayer,
     trained: Mapping[str, OpenedDecoder],
-    linear: Mapping[tuple[str, str], LinearDecoder],
+    linear: Mapping[str, LinearDecoder],
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return by name what makes images of activations in place of ``pool(i)``'s, with the true image's switches."""
     images = captured.batch.inputs.to(captured.inputs[layer.name])
@@ -164,5 +154,5 @@ def image_decoders(
     if shape == context.shape:
         code = captured.blocks.get(layer.reads).encode(captured.inputs[layer.reads])
         for kind in _kinds(captured.blocks, layer.reads):
-            found[kind] = lambda x, kind=kind: linear[layer.reads, kind](_read(kind, code, x), shape)
+            found[kind] = lambda x, kind=kind: linear[f"{layer.reads} {kind}"](_read(kind, code, x), shape)
     return found

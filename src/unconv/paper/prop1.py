@@ -47,10 +47,9 @@ def run(context: Context) -> Result:
     ]
     if grouped:
         notes.append(f"Left out, since few filters see the same channels: {', '.join(grouped)}.")
-    paper = {"with_pairs": 0.0, "pairing": "trained filters tend to come in +/- pairs (Shang et al. 2016)"}
     return {
         "name": "prop1",
-        "paper": paper,
+        "paper": {"with_pairs": 0.0, "pairing": "trained filters tend to come in +/- pairs (Shang et al. 2016)"},
         "ours": {"reconstruction": errors, "pairing": pairing},
         "notes": notes,
     }
@@ -67,9 +66,8 @@ def orthonormal_operator(seed: int) -> ConvOperator:
 def rectified_reconstruction(operator: ConvOperator, x: Tensor, *, pairs: bool) -> Tensor:
     """Return ``Psi ReLU(Psi^T x)`` with ``Psi = [W^T, -W^T]`` if ``pairs``, otherwise with ``W^T`` alone."""
     h = operator.forward(x)
-    if pairs:
-        return operator.adjoint(h.relu()) - operator.adjoint((-h).relu())
-    return operator.adjoint(h.relu())
+    positive = operator.adjoint(h.relu())
+    return positive - operator.adjoint((-h).relu()) if pairs else positive
 
 
 def most_negative_cosines(weight: Tensor) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from unconv.operators import LinearOperator
 from unconv.recover.fista import fista
 from unconv.recover.iht import SparseRecovery
-from unconv.solvers.solution import Solution, statuses
+from unconv.solvers.solution import Solution, Status
 from unconv.sparsity import SparsityModel
 
 
@@ -34,7 +33,7 @@ def activation_recovery(
     kept = model.project(first.value.code.dense())
     # (3) as (1), zero off the projection's support
     second = fista(operator, x, weight=weight, support=kept.support(), tolerance=tolerance, max_steps=max_steps)
-    pairs = zip(first.status, second.status, strict=True)
-    converged = torch.tensor([a == b == "converged" for a, b in pairs], dtype=torch.bool)
     code = kept.with_values(second.value.code.dense())
-    return Solution(SparseRecovery(code, second.value.reconstruction), second.history, statuses(converged))
+    pairs = zip(first.status, second.status, strict=True)
+    status: tuple[Status, ...] = tuple(after if before == "converged" else before for before, after in pairs)
+    return Solution(SparseRecovery(code, second.value.reconstruction), second.history, status)

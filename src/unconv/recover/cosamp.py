@@ -14,12 +14,7 @@ from unconv.sparsity import Pooled, SparsityModel, keep_largest
 
 
 def cosamp(
-    operator: LinearOperator,
-    x: Tensor,
-    model: SparsityModel,
-    *,
-    tolerance: float = 1e-6,
-    max_steps: int = 50,
+    operator: LinearOperator, x: Tensor, model: SparsityModel, *, tolerance: float = 1e-6, max_steps: int = 50
 ) -> Solution[SparseRecovery]:
     """Compressive sampling matching pursuit (Needell and Tropp 2009), model-based (Baraniuk et al. 2010).
 

@@ -73,7 +73,8 @@ def fista(
             break
         # z = prox(y + W (x - W^T y) / L), L raised until it bounds the curvature along the step
         while True:
-            ahead = _shrink(y + gradient / column(lipschitz, y), lam / lipschitz)
+            ahead, threshold = y + gradient / column(lipschitz, y), column(lam / lipschitz, y)
+            ahead = ahead - ahead.clamp(-threshold, threshold)
             step = ahead - y
             moved = operator.adjoint(step)
             ratio = norms(moved).square() / norms(step).square().clamp_min(tiny(x))
@@ -106,12 +107,6 @@ def fista(
         converged = converged | (history[-1] <= tolerance)
     code = Code(best, None, tuple(operator.output_shape))
     return Solution(SparseRecovery(code, best_image), torch.stack(history), statuses(converged))
-
-
-def _shrink(h: Tensor, threshold: Tensor) -> Tensor:
-    """The proximal map of the l1 norm: every entry moved towards zero by the threshold of its input."""
-    limit = column(threshold, h)
-    return h - h.clamp(-limit, limit)
 
 
 def _dual_value(x: Tensor, residual: Tensor, correlation: Tensor, weight: Tensor) -> Tensor:

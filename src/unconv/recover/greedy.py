@@ -41,11 +41,7 @@ class Iterate:
         """Return this iterate for the inputs of a mask, another for the rest. ``mask``: shape ``(N,)``, bool."""
         if mask.all():
             return self
-        pairs = (
-            (self.z, other.z),
-            (self.reconstruction, other.reconstruction),
-            (self.residual, other.residual),
-        )
+        pairs = ((self.z, other.z), (self.reconstruction, other.reconstruction), (self.residual, other.residual))
         parts = (torch.where(column(mask, a), a, b) for a, b in pairs)
         return Iterate(self.code.where(mask, other.code), *parts)
 
@@ -56,13 +52,7 @@ Step = Callable[[Iterate, Tensor], tuple[Iterate, Tensor]]
 
 
 def run_greedy(
-    operator: LinearOperator,
-    x: Tensor,
-    model: SparsityModel,
-    step: Step,
-    *,
-    tolerance: float,
-    max_steps: int,
+    operator: LinearOperator, x: Tensor, model: SparsityModel, step: Step, *, tolerance: float, max_steps: int
 ) -> Solution[SparseRecovery]:
     """Repeat a step from ``z = 0``, keep each input's best iterate, and let each input stop by itself."""
     check_input(operator, x, max_steps)
@@ -91,13 +81,7 @@ def run_greedy(
 
 
 def fit(
-    operator: LinearOperator,
-    x: Tensor,
-    support: Tensor,
-    start: Tensor,
-    *,
-    skip: Tensor,
-    tolerance: float,
+    operator: LinearOperator, x: Tensor, support: Tensor, start: Tensor, *, skip: Tensor, tolerance: float
 ) -> Tensor:
     """Return values on a support that bring ``W^T z`` nearest to ``x``, ten times as accurate as the solver."""
     accuracy = 0.1 * tolerance

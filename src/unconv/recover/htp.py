@@ -15,12 +15,7 @@ from unconv.sparsity import SparsityModel
 
 
 def htp(
-    operator: LinearOperator,
-    x: Tensor,
-    model: SparsityModel,
-    *,
-    tolerance: float = 1e-6,
-    max_steps: int = 100,
+    operator: LinearOperator, x: Tensor, model: SparsityModel, *, tolerance: float = 1e-6, max_steps: int = 100
 ) -> Solution[SparseRecovery]:
     """Hard thresholding pursuit (Foucart 2011), for any union of subspaces.
 

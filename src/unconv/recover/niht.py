@@ -19,19 +19,13 @@ FLAT = 1e-3  # slope on the support, relative to the whole slope, below which th
 
 
 def niht(
-    operator: LinearOperator,
-    x: Tensor,
-    model: SparsityModel,
-    *,
-    tolerance: float = 1e-6,
-    max_steps: int = 300,
+    operator: LinearOperator, x: Tensor, model: SparsityModel, *, tolerance: float = 1e-6, max_steps: int = 300
 ) -> Solution[SparseRecovery]:
     """Normalised IHT: ``z = M(z + mu W (x - W^T z))`` (Blumensath and Davies 2010).
 
-    The step size ``mu`` is the exact line search along the gradient on the current support. Where the support
-    changes, the step is halved until it passes their acceptance test, which bounds it by
-    ``0.99 ||z' - z||^2 / ||W^T (z' - z)||^2``; so for exact projections the residual never rises, whatever the scale
-    of the operator.
+    The step size ``mu`` is the exact line search along the gradient on the current support. Where the support changes,
+    the step is halved until it passes their acceptance test, ``mu <= 0.99 ||z' - z||^2 / ||W^T (z' - z)||^2``; so for
+    exact projections the residual never rises, whatever the scale of the operator.
 
     ``x``: inputs, shape ``(N, *input_shape)``. An input has converged once ``||x - W^T z|| <= tolerance * ||x||``, and
     stalled once its iterate no longer moves, or its best residual has not fallen by a millionth within ten steps.

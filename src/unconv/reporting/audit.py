@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from unconv.reporting import text as words
 from unconv.reporting.data import Report
-from unconv.reporting.style import COLOURS, MARKERS, Drawing, Table, axes_of, caption, fit, name_layers, width
+from unconv.reporting.style import COLOURS, MARKERS, Drawing, Table, caption, fit, name_layers, panels, reference, width
 
 PANELS = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 Entry = Mapping[str, Any]
@@ -24,7 +24,7 @@ def attack_chart(report: Report) -> Drawing | None:
         return None
     entries = [entry for entry in audit["table"] if not entry["noise"]]
     figure = Figure((width(report), 5.6), layout="constrained")
-    for n, (axes, (metric, name)) in enumerate(zip(axes_of(figure, 2, 1), PANELS.items())):
+    for n, (axes, (metric, name)) in enumerate(zip(panels(figure, 2), PANELS.items())):
         for k, attacker in enumerate(audit["attackers"]):
             mine = [e for e in entries if e["attacker"] == attacker and e[metric] is not None]
             places = [report.names.index(e["layer"]) + 0.08 * (k - (len(audit["attackers"]) - 1) / 2) for e in mine]
@@ -32,19 +32,18 @@ def attack_chart(report: Report) -> Drawing | None:
             worst = [e[metric]["worst"] for e in mine]
             axes.plot(places, worst, color=COLOURS[k], marker="_", markersize=9, linestyle="")
         if (flat := audit["mean_colour"].get(metric)) is not None:
-            axes.axhline(flat, color="#777777", linewidth=0.9, linestyle="--", label="mean colour")
+            reference(axes, flat, "mean colour")
         axes.plot([], [], color="#777777", marker="_", markersize=9, linestyle="", label="most exposed image")
         if not n and entries:
             # over the means: intervals of few images would squeeze them
             means = [e[metric][part] for e in entries if e[metric] for part in ("mean", "worst")]
             axes.set_ylim(min([0, *means]) - 1, 1.1 * max([10, *means]))
         axes.set_ylabel(name)
-        name_layers(axes, report, range(len(report.names)), last=n == 1)
+        name_layers(axes, report.names, last=n == 1)
         if not n:
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-    caption(
-        figure, report, f"Means; bars: {audit['interval']}, cut at the frame. Hollow: not converged for every image."
-    )
+    text = f"Means; bars: {audit['interval']}, cut at the frame. Hollow: not converged for every image."
+    caption(figure, report, text)
     return figure, _numbers(entries)
 
 
@@ -53,31 +52,26 @@ def noise_chart(report: Report) -> Drawing | None:
     audit = report.document.get("audit")
     if not audit or not audit["noise"]:
         return None
-    attackers = list(dict.fromkeys(e["attacker"] for e in audit["table"] if e["noise"]))
-    layers = list(dict.fromkeys(e["layer"] for e in audit["table"] if e["noise"]))
+    attackers, layers = (
+        list(dict.fromkeys(e[name] for e in audit["table"] if e["noise"])) for name in ("attacker", "layer")
+    )
     columns = min(4, len(layers))
     figure = Figure((max(6.6, 1.9 * columns + 0.6), 2.1 * math.ceil(len(layers) / columns) + 0.9), layout="constrained")
-    places = axes_of(figure, math.ceil(len(layers) / columns), columns)
+    places = panels(figure, len(layers), columns)
+    measured = sorted((e for e in audit["table"] if e["relative_error"]), key=lambda e: e["noise"])
     # one scale for all panels, over the means: intervals of few images would squeeze them
-    top = max([1.05, *(1.05 * e["relative_error"]["mean"] for e in audit["table"] if e["relative_error"])])
+    top = max([1.05, *(1.05 * e["relative_error"]["mean"] for e in measured)])
     shown = []
     for n, (axes, layer) in enumerate(zip(places, layers)):
         for k, attacker in enumerate(attackers):
-            mine = [
-                e for e in audit["table"] if (e["layer"], e["attacker"]) == (layer, attacker) and e["relative_error"]
-            ]
-            mine.sort(key=lambda e: e["noise"])
+            mine = [e for e in measured if (e["layer"], e["attacker"]) == (layer, attacker)]
             shown += mine
             _line(axes, [e["noise"] for e in mine], mine, "relative_error", k, attacker)
-        if "relative_error" in report.baseline:
-            axes.axhline(
-                report.baseline["relative_error"], color="#777777", linewidth=0.9, linestyle="--", label="mean colour"
-            )
+        if (flat := report.baseline.get("relative_error")) is not None:
+            reference(axes, flat, "mean colour")
         axes.set_ylim(0, top)
         axes.set_title(fit(layer, 24))
         axes.tick_params(labelleft=n % columns == 0)
-    for axes in places[len(layers) :]:
-        axes.set_axis_off()
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=7)
     figure.supylabel("relative error", fontsize=8)
     text = f"By relative noise. Bars: {audit['interval']}, cut at the frame. Hollow: not converged."

@@ -64,7 +64,7 @@ def error_by_layer(report: Report) -> Drawing | None:
         return None
     methods = list(dict.fromkeys(series.method for series in report.series))
     figure = Figure((style.width(report), 2.6 * len(panels) + 0.4), layout="constrained")
-    for n, (axes, (group, metric)) in enumerate(zip(style.axes_of(figure, len(panels), 1), panels)):
+    for n, (axes, (group, metric)) in enumerate(zip(style.panels(figure, len(panels)), panels)):
         for series, points in report.series.items():
             if series.group != group:
                 continue
@@ -80,14 +80,14 @@ def error_by_layer(report: Report) -> Drawing | None:
                 counts = record["images"], record["converged"]
                 table.append([report.names[i], *series, metric, mean, *(ends or (None, None)), *counts])
         if group[0] == "image" and metric in report.baseline:
-            axes.axhline(report.baseline[metric], color="#777777", linewidth=0.9, linestyle="--", label="mean colour")
+            style.reference(axes, report.baseline[metric], "mean colour")
         if metric == "relative_error":
-            axes.axhline(1, color="#777777", linewidth=0.9, linestyle=":", label="all-zero answer")
+            style.reference(axes, 1, "all-zero answer", ":")
             axes.set_ylim(0, max(1.05, axes.get_ylim()[1]))
         axes.set_ylabel(words.METRIC_NAMES[metric])
         axes.set_title(words.group_name(group).capitalize())
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-        style.name_layers(axes, report, range(len(report.names)), last=n == len(panels) - 1)
+        style.name_layers(axes, report.names, last=n == len(panels) - 1)
     style.caption(figure, report, f"Mean; bars: {words.spread_name(report)}. Hollow: not converged for every image.")
     return figure, table
 
@@ -106,9 +106,8 @@ def retained_detail(report: Report) -> Drawing | None:
                 table.append([report.names[i], weights, low, high, *shares])
     shown = _spread(list(found))
     columns = min(4, len(shown))
-    lines = math.ceil(len(shown) / columns)
-    figure = Figure((7.2, 1.6 * lines + 0.7), layout="constrained")
-    places = style.axes_of(figure, lines, columns)
+    figure = Figure((7.2, 1.6 * math.ceil(len(shown) / columns) + 0.7), layout="constrained")
+    places = style.panels(figure, len(shown), columns)
     for n, (axes, i) in enumerate(zip(places, shown)):
         explained = found[i]
         for of, suffix, line in ((found, "", "-"), (control, ", random weights", "--")):
@@ -122,8 +121,6 @@ def retained_detail(report: Report) -> Drawing | None:
         ticks = range(0, len(explained["luminance"]), 2)
         axes.set_xticks(ticks, [f"1/{round(1 / explained['edges'][t + 1])}" for t in ticks])
         axes.tick_params(labelleft=n % columns == 0, labelbottom=n >= len(shown) - columns)
-    for axes in places[len(shown) :]:
-        axes.set_axis_off()
     figure.legend(handles=places[0].lines, loc="outside upper right", ncols=4, fontsize=7)
     figure.supylabel("share of variance explained", fontsize=8)
     style.caption(figure, report, "Linear decoder, by spatial frequency up to (cycles per pixel), coarse to fine.")

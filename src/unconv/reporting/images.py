@@ -14,7 +14,7 @@ from unconv.errors import UnconvError
 
 EDGE = 256  # pixels of the longer side, at most
 LOSSLESS = 96  # pixels up to which a picture is PNG, so that every pixel stays as it is
-QUALITY = 85
+QUALITY = 85  # of a JPEG
 
 
 @dataclass
@@ -48,7 +48,7 @@ def data_uri(picture: Image.Image) -> str:
     """Return an RGB picture as PNG up to 96 pixels, where every pixel counts, and as JPEG above."""
     buffer = io.BytesIO()
     kind = "png" if max(picture.size) <= LOSSLESS else "jpeg"
-    picture.save(buffer, kind, optimize=True, **({"quality": QUALITY} if kind == "jpeg" else {}))
+    picture.save(buffer, kind, optimize=True, quality=QUALITY)
     return encode(buffer.getvalue(), f"image/{kind}")
 
 

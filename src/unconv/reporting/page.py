@@ -22,9 +22,9 @@ from unconv.reporting.audit import audit_table, leakage_table
 from unconv.reporting.data import METRICS, Record, Report, Series, printable, read_report, start_at
 from unconv.reporting.figures import draw_figures
 from unconv.reporting.images import EDGE, EmbeddedImages, data_uri, embed_images, encode, load
+from unconv.reporting.style import COLOURS
 from unconv.reporting.text import number, typical
 
-COLOURS = 7
 EXPECTED_IMAGES = 2  # of which the map of expected errors is shown
 LONGEST = 200  # characters of a setting
 MOST_BYTES, SPARE = 10_000_000, 100_000  # of the whole page, and of what pictures leave free in it
@@ -66,10 +66,8 @@ def write_page(run: Path, report: Report, figures: Mapping[str, Path], most: int
 def _render(
     report: Report, pictures: EmbeddedImages, directions: list[tuple[str, str, str]], figures: Mapping[str, Path]
 ) -> str:
-    here = files("unconv.reporting")
-
     def read(name: str) -> str:
-        return (here / name).read_text(encoding="utf-8")
+        return (files("unconv.reporting") / name).read_text(encoding="utf-8")
 
     css = read("vendored/uPlot.min.css") + read("page.css")
     js = f"/*\n{read('vendored/uPlot.LICENSE')}\n*/\n{read('vendored/uPlot.iife.min.js')}\n{read('page.js')}"
@@ -78,9 +76,7 @@ def _render(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     jinja.filters["number"] = number
-    series = list(report.series)
-    start = start_at(report)
-    sheet = _sheet(report, pictures, series)
+    start, sheet = start_at(report), _sheet(report, pictures)
     skipped = [("module", s["module"], s["reason"]) for s in report.document.get("skipped_modules") or []]
     skipped += [("image", s["file"], s["reason"]) for s in report.document.get("skipped_images") or []]
     return jinja.get_template("template.html.j2").render(
@@ -89,11 +85,9 @@ def _render(
         policy=_policy(css, js),
         css=css,
         js=js,
-        answer=words.answer(report),
-        payload=_json(_payload(report, series, sheet, start)),
+        payload=_json(_payload(report, sheet, start)),
         tables=_tables(report),
         expected=_expected(report, pictures),
-        audit=report.document.get("audit"),
         attacks=audit_table(report),
         leakage=leakage_table(report),
         numbers=encode(_numbers(report).encode(), KINDS[".csv"]),
@@ -102,7 +96,7 @@ def _render(
         columns=sorted({
             i for image in sheet for i, cells in image["cells"].items() if any(c["uri"] for c in cells.values())
         }),
-        series=series,
+        series=list(report.series),
         start=start[0] if start else None,
         sheet=sheet,
         pictures=pictures,
@@ -113,14 +107,13 @@ def _render(
             for name, svg in figures.items()
         },
         skipped=skipped,
-        terms=words.definitions(report),
         settings={"Settings": _settings(report.config), "Environment": _settings(report.environment)},
     )
 
 
-def _sheet(report: Report, pictures: EmbeddedImages, series: Sequence[Series]) -> list[dict[str, Any]]:
+def _sheet(report: Report, pictures: EmbeddedImages) -> list[dict[str, Any]]:
     """Return the images shown: name, original, and cells by place of the layer and of the series."""
-    sheet = []
+    sheet, series = [], list(report.series)
     for picture in report.pictures[: pictures.images]:
         cells: dict[int, dict[int, dict[str, Any]]] = {}
         for (i, key), row in picture.rows.items():
@@ -131,20 +124,18 @@ def _sheet(report: Report, pictures: EmbeddedImages, series: Sequence[Series]) -
     return sheet
 
 
-def _payload(
-    report: Report, series: Sequence[Series], sheet: Sequence[Mapping[str, Any]], start: tuple[Series, int] | None
-) -> dict[str, Any]:
+def _payload(report: Report, sheet: Sequence[Mapping[str, Any]], start: tuple[Series, int] | None) -> dict[str, Any]:
     """Return what the script draws from; the pictures themselves stay in the document."""
+    series = list(report.series)
     methods = list(dict.fromkeys(s.method for s in series))
     shown = ("images", "failed", "spread", *METRICS)
     return {
-        "model": report.model,
         "layers": [{"name": name, "facts": _facts(layer)} for name, layer in zip(report.names, report.layers)],
         "series": [
             {
                 "key": [s.recover, s.code, s.side_info, s.method],
                 "name": words.series_name(s),
-                "colour": methods.index(s.method) % COLOURS,
+                "colour": methods.index(s.method) % len(COLOURS),
                 "dash": DASHES.get(s.side_info, 2),
             }
             for s in series
@@ -284,9 +275,7 @@ def _theory(report: Report) -> dict[str, Any]:
 
 def _typical(found: Mapping[str, Any] | None) -> Cell:
     """Return how many random codes keep their norm within which share; see ``TypicalRatio``."""
-    if not found:
-        return None, []
-    return found["within"], [typical(found)]
+    return (found["within"], [typical(found)]) if found else (None, [])
 
 
 def _null_space(image: Mapping[str, Any]) -> Cell:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -41,9 +41,12 @@ Table = list[list[Any]]
 Drawing = tuple[Figure, Table]
 
 
-def axes_of(figure: Figure, rows: int, columns: int) -> list[Axes]:
-    """Return the axes of a grid, row after row."""
-    return [axes for row in figure.subplots(rows, columns, squeeze=False) for axes in row]
+def panels(figure: Figure, count: int, columns: int = 1) -> list[Axes]:
+    """Return the axes of so many panels, row after row."""
+    places = list(figure.subplots(math.ceil(count / columns), columns, squeeze=False).flat)
+    for axes in places[count:]:
+        axes.set_axis_off()
+    return places[:count]
 
 
 def width(report: Report) -> float:
@@ -52,18 +55,26 @@ def width(report: Report) -> float:
 
 
 def caption(figure: Figure, report: Report, rest: str) -> None:
-    """Write what was measured below a figure: model, number of images, budget, and the rest."""
-    figure.supxlabel(words.caption(report, rest).replace(". ", ".\n", 1), fontsize=7, x=0.01, ha="left")
+    """Write what was measured below a figure: model, weights, number of images, budget, and the rest."""
+    weights = f" ({PurePath(report.weights).name})" if report.weights else ""
+    budget = f", {name}" if (name := words.budget_name(report)) else ""
+    text = f"{report.model}{weights}, n = {report.images}{budget}. {rest}"
+    figure.supxlabel(text.replace(". ", ".\n", 1), fontsize=7, x=0.01, ha="left")
 
 
-def name_layers(axes: Axes, report: Report, layers: Sequence[int], *, last: bool = True) -> None:
-    """Name the layers below an axis, no more of them than can be read."""
-    places = list(range(0, len(layers), math.ceil(len(layers) / MOST_NAMES) or 1))
-    names = [fit(report.names[layers[n]], 18) if last else "" for n in places]
-    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_xlim(-0.5, len(layers) - 0.5)
+def reference(axes: Axes, value: float, label: str, line: str = "--") -> None:
+    """Draw what a trivial answer gets."""
+    axes.axhline(value, color="#777777", linewidth=0.9, linestyle=line, label=label)
+
+
+def name_layers(axes: Axes, names: list[str], *, last: bool) -> None:
+    """Name the layers below an axis, the last of several, no more of them than can be read."""
+    places = range(0, len(names), math.ceil(len(names) / MOST_NAMES))
+    shown = [fit(names[n], 18) if last else "" for n in places]
+    axes.set_xticks(places, shown, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.5, len(names) - 0.5)
 
 
 def fit(name: str, most: int) -> str:
     """Return a name cut to a number of characters."""
-    return name if len(name) <= max(6, most) else f"{name[: max(6, most) - 1]}…"
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from unconv.reporting.data import (
@@ -110,13 +109,6 @@ def state(record: Record) -> str:
         return f"{record['images'] - record['converged']} of {record['images']} not converged{passes}"
     ended = f", it ended{passes}" if record["passes"] else ""
     return f"more refinement gains nothing on reference images{ended}"
-
-
-def caption(report: Report, rest: str = "") -> str:
-    """Return the caption of a figure: model, weights, number of images, budget."""
-    weights = f" ({PurePath(report.weights).name})" if report.weights else ""
-    budget = budget_name(report)
-    return f"{report.model}{weights}, n = {report.images}{f', {budget}' if budget else ''}. {rest}".strip()
 
 
 def budget_name(report: Report) -> str:

@@ -13,17 +13,11 @@ Product = Callable[[Tensor], Tensor]
 
 
 def conjugate_gradients(
-    product: Product,
-    right: Tensor,
-    preconditioner: Product,
-    *,
-    tolerance: Tensor,
-    max_steps: int | Tensor,
+    product: Product, right: Tensor, preconditioner: Product, *, tolerance: Tensor, max_steps: int | Tensor
 ) -> tuple[Tensor, Tensor]:
     """Solve ``A d = b`` from zero, ``A`` symmetric and positive semi-definite (Hestenes and Stiefel 1952)."""
-    # ``preconditioner``: products with M, an approximate inverse of A. An input is done once the M norm of its residual
-    # has fallen by ``tolerance``, shape (N,), or its ``max_steps`` products are made. Returned are the solutions, and
-    # the products made, shape (N,).
+    # ``preconditioner``: products with M, about the inverse of A. An input is done once the M norm of its residual has
+    # fallen by ``tolerance``, shape (N,), or its ``max_steps`` products are made. Returned: solutions, products made.
     solution = torch.zeros_like(right)
     residual = right
     direction = steepest = preconditioner(residual)

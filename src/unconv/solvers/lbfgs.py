@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,9 +25,8 @@ class LbfgsConfig:
     memory: int = 10  # number of past steps kept
     armijo: float = 1e-4  # share of the decrease promised by the slope that a step has to make
     shrink: tuple[float, float] = (0.1, 0.5)  # least and largest factor of a step that was too long
-    # an input is done where its value has fallen by less than this share in patience evaluations
-    stalled: float = 1e-4
-    patience: int = 10  # see stalled
+    stalled: float = 1e-4  # an input is done where its value has fallen by less than this share
+    patience: int = 10  # in so many evaluations
 
 
 @dataclass
@@ -113,8 +112,7 @@ def lbfgs(
         turned = _direction(gradient, pairs, metric, value, progress.running)
         direction = torch.where(mask, turned, run.direction)
         length = torch.where(good, 1.0, shorter)
-        run = replace(run, x=x, value=value, gradient=gradient, direction=direction, length=length)
-        run = replace(run, slope=dots(gradient, direction))
+        run = _Running(x, value, gradient, direction, dots(gradient, direction), length)
         values = [*values, value][-config.patience - 1 :]
         best[progress.running] = x
         progress.record((2 * value).sqrt() / size[progress.running])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unconv.inversion.blocks import largest_divisors
 from unconv.inversion.jacobian import Jacobian
 from unconv.linalg import norms
 from unconv.stationary import Blocks, StationaryConfig, StationaryPreconditioner, average_normal_operator
@@ -30,7 +31,7 @@ def normal_matrix(function: PixelFunction, image: Tensor) -> Tensor:
 def whole_jacobian(function: PixelFunction, image: Tensor, product: Callable[[Jacobian, Tensor], Tensor]) -> Tensor:
     """Return what a product with the Jacobian makes of every unit vector, one flat row each."""
     shape, numbers = image.shape[1:], image.numel()
-    batch = max(b for b in range(1, BATCH + 1) if numbers % b == 0)
+    (batch,) = largest_divisors([numbers], BATCH)
     jacobian = Jacobian(function, image.expand(batch, *shape).contiguous())
     eye = torch.eye(numbers, dtype=image.dtype, device=image.device).reshape(numbers, *shape)
     return torch.cat([product(jacobian, part).flatten(1) for part in eye.split(batch)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,12 +29,12 @@ class ImagePrior:
         if count <= channels:
             raise UnconvError(f"{count} reference images are too few for a covariance; give 16 or more")
         pixels = pixels.double().cpu()
-        mean = pixels.mean((0, *range(2, pixels.ndim)))
-        spectrum = cosine_transform(pixels - mean.reshape(-1, *[1] * (pixels.ndim - 2))).movedim(1, -1).movedim(0, -1)
+        mean = pixels.mean((0, *range(2, pixels.ndim))).reshape(-1, *[1] * (pixels.ndim - 2))
+        spectrum = cosine_transform(pixels - mean).movedim(1, -1).movedim(0, -1)
         covariance = spectrum @ spectrum.mT / count
         least = covariance.diagonal(dim1=-2, dim2=-1).mean().clamp_min(torch.finfo(torch.float32).tiny)
         eye = torch.eye(channels, dtype=torch.float64)
-        return ImagePrior(mean.reshape(-1, *[1] * (pixels.ndim - 2)), covariance + LEAST_VARIANCE * least * eye)
+        return ImagePrior(mean, covariance + LEAST_VARIANCE * least * eye)
 
     @property
     def variance(self) -> float:
@@ -94,15 +93,8 @@ class ImagePrior:
 
 
 def cosine_transform(x: Tensor, *, inverse: bool = False) -> Tensor:
-    """Return the orthonormal cosine transform (DCT-II) over places of ``(N, C, *spatial)``, or its inverse."""
-    for axis in range(2, x.ndim):
-        matrix = _cosines(x.shape[axis]).to(x)
-        x = torch.movedim(torch.movedim(x, axis, -1) @ (matrix if inverse else matrix.T), -1, axis)
-    return x
+    """Return the orthonormal cosine transform (DCT-II) of ``(N, C, *spatial)`` on the CPU, or its inverse."""
+    from scipy import fft  # takes a while to import
 
-
-def _cosines(n: int) -> Tensor:
-    places = torch.arange(n, dtype=torch.float64)
-    matrix = torch.cos(math.pi / n * places[:, None] * (places + 0.5)) * math.sqrt(2 / n)
-    matrix[0] /= math.sqrt(2)
-    return matrix
+    transform = fft.idctn if inverse else fft.dctn
+    return torch.from_numpy(transform(x.numpy(force=True), axes=range(2, x.ndim), norm="ortho"))

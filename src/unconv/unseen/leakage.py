@@ -110,11 +110,7 @@ class Leakage:
         return 10 * math.log10(self.best[1] / self.bound.bayes)
 
     def document(self) -> dict[str, Any]:
-        """The result as ``unconv unseen --json`` prints it.
-
-        Returns:
-            JSON's types only; ``None`` for what is infinite or not known.
-        """
+        """Return the result as ``unconv unseen --json`` prints it; ``None`` for what is infinite or not known."""
         bound = self.bound
         return {
             "layer": self.layer,
@@ -203,8 +199,7 @@ class LinearModel:
         ``probes``: backward passes; more where images are small, for as many samples as matrices need.
         """
         shape = tuple(images.shape[1:])
-        size = max(b for b in range(1, BLOCK + 1) if all(n % b == 0 for n in shape[1:]))
-        blocks = Blocks(shape, (size,) * (len(shape) - 1))
+        blocks = Blocks.of(shape, [math.gcd(*shape[1:])] * (len(shape) - 1), BLOCK)
         smoothing = min(2, max(0, min(blocks.grid) // 8))
         samples = (2 * smoothing + 1) ** len(blocks.grid)
         probes = max(probes, math.ceil(4 * blocks.width / samples))
@@ -305,8 +300,6 @@ def _check_information(
 def _multiplicity(blocks: Blocks) -> Tensor:
     """Return how often each frequency of ``rfftn`` stands in the whole transform."""
     last = blocks.grid[-1]
-    once = torch.full((last // 2 + 1,), 2.0, dtype=torch.float64)
-    once[0] = 1.0
-    if last % 2 == 0:
-        once[-1] = 1.0
-    return once.expand(*blocks.grid[:-1], -1)
+    # all but the first stand for their conjugates too, and, where their number is even, all but the last
+    twice = [0 < wave < last / 2 for wave in range(last // 2 + 1)]
+    return (1.0 + torch.tensor(twice).double()).expand(*blocks.grid[:-1], -1)

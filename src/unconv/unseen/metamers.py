@@ -61,11 +61,7 @@ class Metamer:
         return self.relative_difference <= self.tolerance
 
     def document(self) -> dict[str, Any]:
-        """The result as ``unconv unseen --json`` prints it.
-
-        Returns:
-            JSON's types only.
-        """
+        """Return the result as ``unconv unseen --json`` prints it, of JSON's types only."""
         return {
             "layer": self.layer,
             "psnr": self.psnr,
@@ -106,18 +102,16 @@ def find_metamer(
     left, wanted = passes, psnr
     while left > 0 and (best is None or best[0] > tolerance):
         distance = peak * 10 ** (-wanted / 20)
-        found, spent = _search(
-            function, image, model, distance, tolerance, left if best else math.ceil(left / 2), generator
-        )
+        most = left if best else math.ceil(left / 2)
+        found, spent = _search(function, image, model, distance, tolerance, most, generator)
         difference = relative_norm(verify(found) - features, features).item()
         if best is None or difference < best[0]:
             best = difference, found
         left, wanted = left - spent, wanted + 5
     assert best is not None
-    hidden, visibility, nullity = image[:0], torch.zeros(0), None
-    if directions:
-        hidden, visibility, nullity = hidden_directions(function, image, directions)
+    hidden = hidden_directions(function, image, directions) if directions else (image[:0], torch.zeros(0), None)
     mean = (best[1] - image).double().square().mean().item()
+    failed = f"none was found in {passes} passes, which does not show that there is none; give more passes"
     return Metamer(
         layer=function.function.layer,
         image=image[0],
@@ -125,13 +119,11 @@ def find_metamer(
         psnr=10 * math.log10(peak**2 / mean) if mean > 0 else math.inf,
         relative_difference=best[0],
         tolerance=tolerance,
-        directions=hidden,
-        visibility=visibility,
-        nullity=nullity,
+        directions=hidden[0],
+        visibility=hidden[1],
+        nullity=hidden[2],
         passes=passes - left,
-        note=""
-        if best[0] <= tolerance
-        else f"none was found in {passes} passes, which does not show that there is none; give more passes",
+        note="" if best[0] <= tolerance else failed,
     )
 
 

@@ -78,11 +78,7 @@ class Uniqueness:
         return True if self.sigma[0] > 0 else False if self.undetermined else None
 
     def document(self) -> dict[str, Any]:
-        """The result as ``unconv unseen --json`` prints it.
-
-        Returns:
-            JSON's types only.
-        """
+        """Return the result as ``unconv unseen --json`` prints it, of JSON's types only."""
         return {
             "layer": self.layer,
             "comparisons": self.comparisons,
@@ -127,46 +123,57 @@ def find_uniqueness(
 ) -> Uniqueness:
     """Find the radius without changes around an image, and the smallest singular value of the layer there.
 
-    On images of more than 1024 numbers ``||grad m_i||`` of every margin is bounded from random images ``v``: of ``k``
-    values ``<grad m_i, v>^2`` the sum is ``||grad m_i||^2`` times a chi-squared variable of ``k`` degrees of freedom,
+    On images of more than 1024 numbers ``||grad m_i||`` of every margin is bounded from random images ``v``: the sum of
+    ``k`` values ``<grad m_i, v>^2`` is ``||grad m_i||^2`` times a chi-squared variable of ``k`` degrees of freedom,
     which for no margin is below its quantile but for a chance of 1e-9 (union bound). The nearest planes by that bound
-    get their gradient, until the next one is farther than the nearest plane that is known, 256 at most.
-    Images of at most ``whole`` numbers get ``J^T J`` and its eigenvalues. All in float64; ``UnconvError`` if a margin
-    is not finite, or a pooling's regions differ in size.
+    get their gradient, 256 at most, until the next one is farther than the nearest that is known. Images of at most
+    ``whole`` numbers get all of ``J^T J``. In float64; ``UnconvError`` for margins that are not finite, or regions of a
+    pooling that differ in size.
     """
     layer, numbers = function.function, image.numel()
-    known = layer.record(function.to_input(image), "gates")
+    branch = _Branch(function, layer.record(function.to_input(image), "gates"))
     with torch.no_grad():
-        features, margins = _margins(function, known, image)
+        features, margins = branch.margins(image)
     generator = torch.Generator().manual_seed(seed)
     count = sum(m.numel() for m in margins)
     if not all(m.isfinite().all() for m in [features, *margins]):
         raise UnconvError(f"the features of layer {layer.layer!r} hold NaN or infinite values")
     note, radius, certain, witness = "", None, numbers <= DIRECT, None
-    if not _is_affine(function, known, image, [features, *margins], generator):
+    if not _is_affine(branch, image, [features, *margins], generator):
         note = OTHER if count else NONE_TO_FLIP
     elif not count:
         radius, certain = (math.inf, math.inf), True
     else:
-        bounds = _gradient_norms(function, known, image, margins, probes, generator)
-        radius, witness = _nearest(function, known, image, margins, bounds)
+        bounds = _gradient_norms(branch, image, margins, probes, generator)
+        radius, witness = _nearest(branch, image, margins, bounds)
     sigma, proven, undetermined = _least_singular_value(function, image, features.numel(), whole, seed)
     return Uniqueness(layer.layer, count, radius, certain, witness, sigma, proven, undetermined, note)
 
 
-def _margins(function: PixelFunction, known: SideInformation, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return features and margins of images, the branches being those of one image."""
-    known = known.select(torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device))
-    return function.function.with_margins(function.to_input(pixels), known)
+@dataclass(frozen=True)
+class _Branch:
+    """A layer with the gates and switches of one image."""
+
+    function: PixelFunction
+    known: SideInformation
+
+    def margins(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return features and margins of images in this branch."""
+        known = self.known.select(torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device))
+        return self.function.function.with_margins(self.function.to_input(pixels), known)
+
+    def is_left(self, pixels: Tensor) -> bool:
+        """Return whether an image takes another branch."""
+        there, known = self.function.function.record(self.function.to_input(pixels), "gates"), self.known
+        switches = any(not torch.equal(a, b) for a, b in zip(there.switches, known.switches, strict=True))
+        return switches or any(not torch.equal(a, b) for (a, _), (b, _) in zip(there.gates, known.gates, strict=True))
 
 
-def _is_affine(
-    function: PixelFunction, known: SideInformation, image: Tensor, here: list[Tensor], generator: torch.Generator
-) -> bool:
+def _is_affine(branch: _Branch, image: Tensor, here: list[Tensor], generator: torch.Generator) -> bool:
     """Return whether features and margins are affine once branches are fixed, by a random line through the image."""
     v = torch.randn(image.shape, generator=generator, dtype=image.dtype).to(image.device)
     with torch.no_grad():
-        unit, *ends = [_margins(function, known, image + t * v) for t in (1.0, *LINE)]
+        unit, *ends = [branch.margins(image + t * v) for t in (1.0, *LINE)]
     for own, first, *others in zip(here, *([features, *margins] for features, margins in (unit, *ends)), strict=True):
         slope = first - own
         size = AFFINE * max(own.abs().max().item(), slope.abs().max().item())
@@ -178,12 +185,7 @@ def _is_affine(
 
 
 def _gradient_norms(
-    function: PixelFunction,
-    known: SideInformation,
-    image: Tensor,
-    margins: list[Tensor],
-    probes: int,
-    generator: torch.Generator,
+    branch: _Branch, image: Tensor, margins: list[Tensor], probes: int, generator: torch.Generator
 ) -> list[Tensor]:
     """Return ``||grad m_i||`` of small images, of larger ones what it is below but for a chance of 1e-9."""
     from scipy.stats import chi2
@@ -194,12 +196,11 @@ def _gradient_norms(
     batch = max(1, min(BATCH, ENTRIES // count))
     for rows in torch.arange(numbers if direct else probes).split(batch):
         if direct:
-            v = torch.zeros(len(rows), numbers, dtype=image.dtype)
-            v[torch.arange(len(rows)), rows] = 1.0
+            v = torch.nn.functional.one_hot(rows, numbers).to(image.dtype)
         else:
             v = torch.randn(len(rows), numbers, generator=generator, dtype=image.dtype)
         with torch.no_grad():
-            _, there = _margins(function, known, image + v.reshape(-1, *image.shape[1:]).to(image.device))
+            _, there = branch.margins(image + v.reshape(-1, *image.shape[1:]).to(image.device))
         # affine: m(x + v) - m(x) = <grad m, v>
         for square, own, other in zip(squares, margins, there, strict=True):
             square += (other - own).square().sum(0, keepdim=True)
@@ -208,11 +209,7 @@ def _gradient_norms(
 
 
 def _nearest(
-    function: PixelFunction,
-    known: SideInformation,
-    image: Tensor,
-    margins: list[Tensor],
-    bounds: list[Tensor],
+    branch: _Branch, image: Tensor, margins: list[Tensor], bounds: list[Tensor]
 ) -> tuple[tuple[float, float], Tensor | None]:
     """Return the distance of the nearest plane, from below and above, and an image behind it."""
     distances = []
@@ -227,7 +224,7 @@ def _nearest(
     floor, best, witness = math.inf, math.inf, None
     with torch.enable_grad():
         x = image.detach().requires_grad_()
-        _, found = _margins(function, known, x)
+        _, found = branch.margins(x)
         for rank, (distance, place) in enumerate(zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)):
             if distance >= best or rank == GRADIENTS:
                 floor = min(floor, distance)
@@ -246,17 +243,10 @@ def _nearest(
             for beyond, sign in product(BEYOND, signs):
                 away = sign * gradient.detach() / length
                 reached = max(abs(margin.item()) / length * (1 + beyond), 1e-3 * beyond)
-                if reached < best and _changes(function, known, image + reached * away):
+                if reached < best and branch.is_left(image + reached * away):
                     best, witness = reached, (image + reached * away)[0]
                     break
     return (min(floor, best), best), witness
-
-
-def _changes(function: PixelFunction, known: SideInformation, pixels: Tensor) -> bool:
-    """Return whether an image takes another branch than the known ones."""
-    there = function.function.record(function.to_input(pixels), "gates")
-    switches = any(not torch.equal(a, b) for a, b in zip(there.switches, known.switches, strict=True))
-    return switches or any(not torch.equal(a, b) for (a, _), (b, _) in zip(there.gates, known.gates, strict=True))
 
 
 def _least_singular_value(
