@@ -14,7 +14,6 @@ from torch.nn import grad as conv_grad
 
 from unconv.errors import UsageError, check_choice
 from unconv.linalg import norms, tiny
-from unconv.solvers.lanczos import bidiagonalise
 from unconv.solvers.solution import System
 
 Boundary = Literal["full", "cropped"]
@@ -196,6 +195,8 @@ class ConvOperator:
         Raises:
             UsageError: If ``max_steps`` is below 1 or ``tolerance`` below 0.
         """
+        from unconv.solvers.lanczos import bidiagonalise  # which inversion has no use for
+
         if max_steps < 1 or not tolerance >= 0:
             raise UsageError(f"max_steps is {max_steps} and tolerance {tolerance}; expected at least 1 and at least 0")
         scale = self.weight.abs().max().item()

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from unconv.conv_block import SIDE_INFO
 from unconv.errors import UnconvError
-from unconv.evaluate.block_reconstruction import blocks_read
 from unconv.evaluate.budget import Clock
 from unconv.evaluate.network import Captured, CapturedStream, Network
 from unconv.evaluate.reconstruction import (
@@ -155,10 +154,13 @@ def compute_block(
     coded = [job.task for job in jobs if not job.task.of_features]
     part_of = images.block(block)
     inputs: dict[str, None] = {}
-    for batch in part_of if coded else ():
-        for task in coded:
-            with contextlib.suppress(UnconvError):  # reconstruction says why
-                inputs |= dict.fromkeys(each.name for each in blocks_read(network, batch.inputs[:1], task))
+    if coded:
+        from unconv.evaluate.block_reconstruction import blocks_read
+
+        for batch in part_of:
+            for task in coded:
+                with contextlib.suppress(UnconvError):  # reconstruction says why
+                    inputs |= dict.fromkeys(each.name for each in blocks_read(network, batch.inputs[:1], task))
     stream = CapturedStream(network, part_of, list(inputs), layers)
     pieces = list(stream)
     skipped = [asdict(image) for image in stream.skipped]

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from unconv.conv_block import IMAGE, SIDE_INFO, SideInfo
 from unconv.errors import UnconvError, UsageError, check_choice
-from unconv.evaluate.metrics import perceptual
 from unconv.evaluate.network import OTHER_PATH, Captured, Network, same_path
 from unconv.images import quality
 from unconv.inversion.calibration import Refinement
@@ -281,9 +281,12 @@ def _compare(network: Network, solved: Solved, reference: Tensor, *, is_image: b
             scores = {
                 "psnr": decibels.tolist(),
                 "ssim": similarity.tolist(),
-                "lpips": perceptual(true, pictures),
                 "same_class": judge and judge.same_class(reference, solved.estimate, true, pictures),
             }
+            if find_spec("torchmetrics") is not None:
+                from unconv.evaluate.metrics import perceptual
+
+                scores["lpips"] = perceptual(true, pictures)
     if solved.expected is not None:
         # of all C values of a pixel, relative to the image: sqrt(C sum e^2) / ||x||
         expected = (solved.expected * reference.shape[1]).flatten(1).sum(1).sqrt() / norms(reference)
