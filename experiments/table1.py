@@ -37,8 +37,6 @@ NOTES = (
     "where batch norm does not turn the sign, and less to compute. Flipped and shifted images, label smoothing, scores "
     "averaged over an image and its mirror image; without the held-out images. The cycles of three blocks were run one "
     "by one, each behind a look at the accuracy of the last.",
-    "Cells whose command begins with python -m unconv.experiments.table1, those of one block among them, are of an "
-    "earlier script: convolution, ReLU, batch norm, pooling, and Adam for the classifier or for everything.",
 )
 
 
