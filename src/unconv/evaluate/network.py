@@ -219,7 +219,7 @@ class CapturedStream:
     images: ImageStream
     inputs: Sequence[str] = ()  # conv blocks whose inputs are kept
     layers: Sequence[str] = ()  # layers whose features are kept
-    _refused: list[SkippedImage] = field(default_factory=list)
+    _refused: list[SkippedImage] = field(init=False, default_factory=list)
 
     @property
     def skipped(self) -> list[SkippedImage]:

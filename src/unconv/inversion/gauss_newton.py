@@ -88,6 +88,7 @@ def gauss_newton(
     constant = is_constant(features)
     estimates = initial if linear is None else linear
     misfit.weigh(estimates)
+    # misfits at the linear estimates; where these are the first images, nan until the solver has looked at them
     first = torch.full_like(misfit.size, torch.nan)
     if preconditioner is not None and estimates is not initial:
         with torch.no_grad():
@@ -98,7 +99,7 @@ def gauss_newton(
 
         def evaluate(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             value, gradient = misfit.with_gradient(x, places[rows])
-            if first[places[rows]].isnan().any():  # the first images are the linear estimates
+            if first[places[rows]].isnan().any():
                 first[places[rows]] = value
             return value, gradient
 

@@ -32,8 +32,7 @@ NOTES = (
     "softmax regression in 12 steps of its own solver (one epoch).",
     "Learned filters: pooling before batch norm and ReLU, flipped and shifted images, label smoothing, scores averaged "
     "over an image and its mirror image.",
-    "Sizes 3 and 5 and up to 1024 channels were tried here, 5000 held-out training images deciding; by the paper sizes "
-    "3, 5, 7 and up to 2048 channels.",
+    "Sizes 3 and 5 and up to 1024 channels here; the paper searched sizes 3, 5, 7 and up to 2048 channels.",
 )
 
 
