@@ -15,7 +15,7 @@ from unconv.commands import format_table, print_skipped
 from unconv.errors import UnconvError, UsageError, check_whole
 from unconv.evaluate.network import open_network
 from unconv.evaluate.run_directory import environment
-from unconv.io import write_json
+from unconv.io import write_json, writing
 from unconv.options import Reproduce, command_line
 from unconv.paper import paper_values
 from unconv.paper.context import Context, Result, context_of
@@ -121,7 +121,7 @@ def _write(options: Reproduce, result: Result, out: Path) -> None:
     settings = {key: value for key, value in vars(options).items() if key not in {"out", "json", "debug"}}
     settings |= {name: [str(path) for path in settings[name]] for name in ("images", "decoders")}
     document = _document(result) | {"command": command_line("reproduce", options), "config": settings}
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{result['name']}.json", document | {"environment": environment()})
         experiment = EXPERIMENTS[result["name"]]
@@ -131,8 +131,6 @@ def _write(options: Reproduce, result: Result, out: Path) -> None:
         if figure is not None:
             with matplotlib.rc_context({name: STYLE[name] for name in ("svg.hashsalt", "svg.fonttype")}):
                 figure.savefig(file, dpi=PIXELS_PER_INCH, metadata=metadata)
-    except OSError as error:
-        raise UnconvError(f"cannot write to {out}: {error.strerror}") from error
 
 
 def _document(result: Result) -> Result:

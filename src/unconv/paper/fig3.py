@@ -199,6 +199,6 @@ def draw(result: Result) -> Figure:
             draw_share(panel, ours["ratios"][row]["histogram"], row)
         panel.axvline(1, color="k", linewidth=0.8, linestyle=":")
         panel.set_title(f"{title}, {ours['layer']} ({ours['block']})", fontsize=9)
-        panel.set_xlabel("|W'z| / |z|")
+        panel.set(xlabel="|W'z| / |z|", ylabel="share of codes")
         panel.legend(fontsize=7)
     return figure
