@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
+CODE := src tests benchmarks experiments docs
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-faults e2e lint format bench gpu-tests docs package clean
@@ -23,13 +24,13 @@ e2e: $(VENV)/installed
 	$(BIN)/pytest -rs tests/reporting/test_page_in_browser.py
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/pyright
 
 format: $(VENV)/installed
-	$(BIN)/ruff check --fix src tests benchmarks docs
-	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 # our steps beside bare torch calls, and other people's solvers to equal error (docs/benchmarks.md)
 bench: $(VENV)/installed

@@ -134,6 +134,23 @@ def test_a_blocks_input_is_what_its_parts_compute(network, folder):
     assert "<img" not in found._repr_html_()
 
 
+@pytest.mark.parametrize("method", ["convex", "min-norm"])
+def test_steps_of_a_block_are_passes_and_running_out_of_them_is_said(network, folder, method):
+    options = {"recover": "input", "method": method, "side_info": "switches"}
+    few = unconv.invert(network, "3", tensors(folder), passes=3, **options)
+    assert tuple(few.passes) == (3, 3)
+    assert set(few.status) == {"max_steps"}
+    more = unconv.invert(network, "3", tensors(folder), passes=1000, **options)
+    assert set(more.status) == {"converged"}
+    assert all(3 < passes < 1000 for passes in more.passes)
+
+
+def test_without_calibration_no_gain_is_never_claimed(network, folder):
+    options = {"recover": "input", "method": "convex", "side_info": "none"}
+    assert "no_gain" not in unconv.invert(network, "3", tensors(folder), **options).status
+    assert "no_gain" not in unconv.invert(network, "2", tensors(folder), method="gradient").status
+
+
 def test_the_papers_code_measures_its_k(network, folder):
     found = [
         unconv.invert(network, "0", tensors(folder), recover="input", code="paper", side_info="switches", k=k)
@@ -250,6 +267,7 @@ def test_tensors_that_look_unprepared_are_named(network, capsys):
         (lambda net, x: unconv.invert(net, "0", x, size=8), "^size has no effect on tensors"),
         (lambda net, x: unconv.invert(net, "0", x, k=3), "^region and k have no effect on gauss-newton"),
         (lambda net, x: unconv.invert(net, "0", x, method="linear", passes=3), "no effect on linear"),
+        (lambda net, x: unconv.invert(net, "0", x, recover="input", budget=3), "^a budget has no effect on convex"),
         (lambda net, x: unconv.invert(3, "0", x), "model is of type int; give an nn.Module"),
         (lambda net, x: unconv.invert("cases:vgg", "0", x, preprocess=abs), "brings its own preprocess"),
         (lambda net, x: unconv.invert(net, "0", x, effort=2), "no argument 'effort'"),

@@ -26,7 +26,7 @@ from unconv.api_options import (
 from unconv.conv_block import SIDE_INFO, SideInfo
 from unconv.errors import UnconvError, UsageError, check_whole
 from unconv.evaluate.network import Images, Network, Opened
-from unconv.evaluate.reconstruction import DECODER, IN_PASSES, Recover, Settings, Task, reconstruct_features
+from unconv.evaluate.reconstruction import DECODER, IN_PASSES, IN_STEPS, Recover, Settings, Task, reconstruct_features
 from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
 from unconv.results import InvertResult
 from unconv.tracing import Layers
@@ -86,7 +86,8 @@ def invert(
         code: What the network computes, or the paper's code (Table 3): unit filters, no bias, magnitude pooling.
         region: Side of the max pooling imposed on a block that has none.
         k: Regions that the paper's code keeps; from the measured sparsity where ``None``.
-        passes: Most forward and backward passes per image; the method's own where ``None``.
+        passes: Most forward and backward passes per image; ``"min-norm"`` and ``"convex"`` count those of each conv
+            block that they decode. The method's own where ``None``.
         budget: Seconds, turned into whole passes before work starts.
         config: Of the solver, such as a ``GaussNewtonConfig``. It is used as it is: what calibration finds (``noise``,
             ``robust``, where refinement stops paying) is left out.
@@ -110,8 +111,10 @@ def invert(
         raise UsageError(
             f"region and k have no effect on {method}; they belong to a block's input and the paper's code"
         )
-    if (passes, budget) != (None, None) and method not in IN_PASSES:
-        raise UsageError(f"passes and budget have no effect on {method}; leave them out, or use gauss-newton")
+    if passes is not None and method not in (*IN_PASSES, *IN_STEPS):
+        raise UsageError(f"passes have no effect on {method}, which is one step; leave them out")
+    if budget is not None and method not in IN_PASSES:
+        raise UsageError(f"a budget has no effect on {method}; leave it out")
     if None not in (passes, budget):
         raise UsageError("passes and budget both say how much work is done; give one of them")
     out = options.get("out")

@@ -62,7 +62,7 @@ def _text(document: dict[str, Any], options: Invert) -> str:
         f"{OF_FEATURES if rows[-1]['relative_error'] is None else OF_IMAGES}; seconds per image",
     ]
     if any(row["status"] == "max_steps" for row in rows):
-        lines.append("max_steps: the solver was stopped by its passes; a larger --budget or --passes gives it more")
+        lines.append("max_steps: the solver ran out of passes before it converged; more of them take it further")
     if any(row["status"] == "no_gain" for row in rows):
         lines.append("no_gain: on reference images more passes made estimates worse, so refinement ended there")
     if options.out is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,18 +40,20 @@ def decode_block(
     code_kind: CodeKind = "network",
     side_info: SideInfo = "switches",
     gates: Tensor | None = None,
+    max_steps: int | None = None,
 ) -> Solution[Tensor]:
-    """The block's input from its code."""
+    """The block's input from its code; ``max_steps``: of methods that take steps, their own default where ``None``."""
     check_choice(METHODS, method=method)
     check_code(block, code)
+    steps: dict[str, Any] = {} if max_steps is None else {"max_steps": max_steps}
     if method == "convex":
-        return convex(block, code, code_kind=code_kind, switches=side_info != "none")
+        return convex(block, code, code_kind=code_kind, switches=side_info != "none", **steps)
     if side_info == "none" and code.switches is not None:
         code = code.with_fixed_switches()
     if method in {"iht", "transpose"}:
         estimate, history = _at_best_scale(block, code, transpose(block.operator, code))
         return Solution(estimate, history, ("converged",) * len(estimate))
-    return min_norm(equations(block, code, gates=gates if side_info == "gates" else None))
+    return min_norm(equations(block, code, gates=gates if side_info == "gates" else None), **steps)
 
 
 def _at_best_scale(block: ConvBlock, code: Code, estimate: Tensor) -> tuple[Tensor, Tensor]:

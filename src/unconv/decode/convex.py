@@ -65,21 +65,26 @@ def convex(
     smoothing = smooth(spatial, POWER, zero)
     preconditioner = Covariance() if prior is None else smoothing
     start, used = zero, 0
+    made = [(0,) * len(zero)]
     if isinstance(said, UnknownSwitches):
         spread = replace(objective, constraints=said.spread())
         steps = min(GUESS_STEPS, max_steps)
         guess = nonlinear_cg(spread, zero, smoothing, tolerance=tolerance, max_steps=steps)
         start, used = guess.value, guess.steps
+        made.append(guess.passes)
     steps = max_steps - used if prior != "gaussian" else min(FIRST_STEPS, max_steps - used)
     found = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
+    made.append(found.passes)
     if prior == "gaussian":
         preconditioner = with_channels(smooth(spatial, CENTRED_POWER, zero), found.value)
         start = found.value.mean(tuple(range(2, zero.ndim)), keepdim=True).expand_as(zero)
         steps = max_steps - used - found.steps
         second = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
+        made.append(second.passes)
         found = replace(second, history=torch.cat([found.history, second.history[1:]]))
     # behind a ReLU the input is not negative
-    return replace(found, value=found.value.clamp_min(0)) if block.nonnegative_input else found
+    value = found.value.clamp_min(0) if block.nonnegative_input else found.value
+    return replace(found, value=value, passes=tuple(map(sum, zip(*made, strict=True))))
 
 
 def _negativity(block: ConvBlock) -> float:

@@ -121,6 +121,7 @@ def nonlinear_cg(
             break
         old_gradient, old_slope, old_value = gradient, slope, iterate.value
         iterate = _line_search(objective, iterate, direction, along)
+        progress.spend()
         stuck = iterate.value >= old_value
         progress.record(iterate.violation / size[progress.running])
     result[progress.running] = iterate.x

@@ -42,8 +42,10 @@ def blocks_read(network: Network, x: Tensor, task: Task) -> tuple[ConvBlock, ...
     return (blocks.get(task.layer),) if task.recover == "input" else chain_to_image(blocks, task.layer)
 
 
-def solve_code(network: Network, captured: Captured, x: Tensor, task: Task, settings: Settings) -> Solved:
-    """Return a conv block's input, or the image, from its code."""
+def solve_code(
+    network: Network, captured: Captured, x: Tensor, task: Task, settings: Settings, passes: int | None = None
+) -> Solved:
+    """Return a conv block's input, or the image, from its code; ``passes``: at most so many of each block."""
     chain = blocks_read(network, x, task)
     block = chain[-1]
     if task.method == DECODER:
@@ -55,6 +57,7 @@ def solve_code(network: Network, captured: Captured, x: Tensor, task: Task, sett
         with torch.no_grad():
             estimate = decoder(codes[-1].values, codes, x.shape[2:])
         status: Sequence[str] = ("converged",) * len(x)
+        made: Sequence[int | None] = (None,) * len(x)
     else:
         block = coded_block(block, task.code, settings.region)
         given = captured.inputs[block.name]
@@ -66,7 +69,9 @@ def solve_code(network: Network, captured: Captured, x: Tensor, task: Task, sett
         trail = follow(chain[:-1], captured.inputs) | {block.name: (code, gates)}
         start = time.perf_counter()
         chain = (*chain[:-1], block)
-        solution = decode_chain(chain, trail, task.method, reading=task.code, side_info=task.side_info)
-        estimate, status = solution.value, solution.status
+        solution = decode_chain(
+            chain, trail, task.method, reading=task.code, side_info=task.side_info, max_steps=passes
+        )
+        estimate, status, made = solution.value, solution.status, solution.passes or (None,) * len(x)
     seconds = (time.perf_counter() - start) / len(x)
-    return Solved(estimate, status, (None,) * len(x), seconds)
+    return Solved(estimate, status, made, seconds)

@@ -19,6 +19,7 @@ from unconv.evaluate.budget import Clock
 from unconv.evaluate.network import Captured, CapturedStream, Network
 from unconv.evaluate.reconstruction import (
     IN_PASSES,
+    IN_STEPS,
     ITERATIVE,
     NO_GAIN,
     QUALITY,
@@ -62,7 +63,7 @@ class Plan:
     def targets(self, task: Task) -> list[int | None]:
         """Return the total passes after each round of a task."""
         if task.method not in IN_PASSES:
-            return [None]
+            return [self.passes if task.method in IN_STEPS and isinstance(self.passes, int) else None]
         total = self.passes if isinstance(self.passes, int | None) else self.passes[task.layer]
         if total == 0:
             return []
@@ -207,7 +208,7 @@ def _add(
         row: Row = {"image": index, "file": file} | job.task.fields() | result.numbers
         if job.made and row["passes"] is not None:
             row |= {name: row[name] + rows[index][name] for name in ("passes", "seconds")}
-        if row["status"] == "max_steps" and job.target == plan.limit(job.task):
+        if row["status"] == "max_steps" and job.target is not None and job.target == plan.limit(job.task):
             row["status"] = NO_GAIN
         for name, ending, pixels in (("picture", "", result.picture), ("error_map", "-expected", result.error_map)):
             row[name] = None

@@ -35,6 +35,7 @@ METHODS = (*FEATURES_METHODS, DECODER, *BLOCK_METHODS)
 ITERATIVE = ("gauss-newton", "gradient", "convex")  # what takes time; the others are one step
 NO_GAIN = "no_gain"  # the status of images whose refinement ended where more passes lost on reference images
 IN_PASSES = ("gauss-newton", "gradient")
+IN_STEPS = ("min-norm", "convex")  # a pass of theirs is one through each conv block that is decoded
 QUALITY = ("psnr", "ssim", "lpips", "same_class")
 ERROR_WHITE = 0.25  # expected error that is white in its picture, as a share of the range of pixels
 NUMBERS = ("relative_error", *QUALITY, "expected_error", "feature_error", "seconds", "passes")
@@ -167,7 +168,7 @@ def reconstruct(
 
             if same_path(network, some)[1]:
                 raise UnconvError(OTHER_PATH)
-            solved = solve_code(network, some, x, task, settings)
+            solved = solve_code(network, some, x, task, settings, passes)
         if not torch.isfinite(solved.estimate).all():
             raise UnconvError(f"inverting {task.layer} by {task.method} gave NaN or infinite values; check the weights")
         is_image = task.recover == "image" or network.conv_blocks(x).get(task.layer).source == IMAGE

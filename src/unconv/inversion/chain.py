@@ -46,6 +46,7 @@ def decode_chain(
     *,
     reading: CodeKind = "network",
     side_info: SideInfo = "switches",
+    max_steps: int | None = None,
 ) -> Solution[Tensor]:
     """Return the image from the code of the last block: each block's estimate is the code of the block before.
 
@@ -53,7 +54,7 @@ def decode_chain(
     are clipped at zero before they count as a code, values of units that were off are zero where gates are known.
     """
     estimate: Solution[Tensor] | None = None
-    ended = []
+    ended, made = [], []
     for block in reversed(chain):
         code, gates = trail[block.name]
         if estimate is not None:
@@ -62,10 +63,13 @@ def decode_chain(
                 values = torch.where(code.values != 0, values, 0.0)
             code = Code(values, code.switches, code.shape, code.pooling)
         kind = reading if estimate is None else "network"
-        estimate = decode_block(block, code, method, code_kind=kind, side_info=side_info, gates=gates)
+        estimate = decode_block(
+            block, code, method, code_kind=kind, side_info=side_info, gates=gates, max_steps=max_steps
+        )
         ended.append(estimate.status)
+        made.append(estimate.passes)
     assert estimate is not None
     status: tuple[Status, ...] = tuple(
         next((s for s in statuses if s != "converged"), "converged") for statuses in zip(*ended, strict=True)
     )
-    return Solution(estimate.value, estimate.history, status)
+    return Solution(estimate.value, estimate.history, status, tuple(map(sum, zip(*made, strict=True))))

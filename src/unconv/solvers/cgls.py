@@ -37,9 +37,11 @@ def cgls(
     converged = (norms(residual) <= tolerance * size) | (slope <= limit)
     if skip is not None:
         converged = converged | skip
+    passes = torch.zeros_like(converged, dtype=torch.int64)
     for _ in range(max_steps):
         if converged.all():
             break
+        passes += ~converged
         # x += alpha p,  r -= alpha A p  with  alpha = ||A^T r||^2 / ||A p||^2
         image = system.forward(direction)
         length = torch.where(converged, 0.0, slope**2 / norms(image).square().clamp_min(tiny(slope)))
@@ -52,4 +54,4 @@ def cgls(
         converged = converged | (history[-1] <= tolerance) | (new_slope <= limit)
         direction = gradient + column((new_slope / slope.clamp_min(tiny(slope))).square(), x) * direction
         slope = new_slope
-    return Solution(x, torch.stack(history), statuses(converged))
+    return Solution(x, torch.stack(history), statuses(converged), tuple(passes.tolist()))
