@@ -54,7 +54,10 @@ def relu(result: dict[str, Any]) -> str:
     radii = ", ".join(f"{row['radius']:g}" for row in result["relu"])
     lower = ", ".join(f"{row['lower']:.3g}" for row in result["relu"])
     upper = f"{result['relu'][0]['upper']:.3g}"
-    return f"Middle within {radii} of the photograph: at least {lower} times the distance. Some: by only {upper}."
+    return (
+        f"If the middle of two images is within {radii} of the photograph, their features differ by at least {lower} "
+        f"times their distance. Some pairs near the photograph differ by only {upper} times it."
+    )
 
 
 TABLES: dict[str, tuple[Callable[..., str], str]] = {
