@@ -14,7 +14,7 @@ from unconv.decode.constraints import UnknownSwitches, constraints
 from unconv.decode.nonlinear_cg import Objective, nonlinear_cg
 from unconv.decode.priors import Covariance, Prior, smooth, with_channels
 from unconv.errors import check_choice, check_whole
-from unconv.solvers.solution import Solution
+from unconv.solvers.solution import Solution, total_passes
 from unconv.sparsity import Code, CodeKind
 
 GUESS_STEPS = 30  # of a first guess that spreads each value over its region, where switches are unknown
@@ -65,26 +65,26 @@ def convex(
     smoothing = smooth(spatial, POWER, zero)
     preconditioner = Covariance() if prior is None else smoothing
     start, used = zero, 0
-    made = [(0,) * len(zero)]
+    parts: list[Solution[Tensor]] = []
     if isinstance(said, UnknownSwitches):
         spread = replace(objective, constraints=said.spread())
         steps = min(GUESS_STEPS, max_steps)
         guess = nonlinear_cg(spread, zero, smoothing, tolerance=tolerance, max_steps=steps)
         start, used = guess.value, guess.steps
-        made.append(guess.passes)
+        parts.append(guess)
     steps = max_steps - used if prior != "gaussian" else min(FIRST_STEPS, max_steps - used)
     found = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
-    made.append(found.passes)
+    parts.append(found)
     if prior == "gaussian":
         preconditioner = with_channels(smooth(spatial, CENTRED_POWER, zero), found.value)
         start = found.value.mean(tuple(range(2, zero.ndim)), keepdim=True).expand_as(zero)
         steps = max_steps - used - found.steps
         second = nonlinear_cg(objective, start, preconditioner, tolerance=tolerance, max_steps=steps)
-        made.append(second.passes)
+        parts.append(second)
         found = replace(second, history=torch.cat([found.history, second.history[1:]]))
     # behind a ReLU the input is not negative
     value = found.value.clamp_min(0) if block.nonnegative_input else found.value
-    return replace(found, value=value, passes=tuple(map(sum, zip(*made, strict=True))))
+    return replace(found, value=value, passes=total_passes(parts))
 
 
 def _negativity(block: ConvBlock) -> float:

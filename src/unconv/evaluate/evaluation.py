@@ -20,9 +20,9 @@ from unconv.evaluate.network import Captured, CapturedStream, Network
 from unconv.evaluate.reconstruction import (
     IN_PASSES,
     IN_STEPS,
-    ITERATIVE,
     NO_GAIN,
     QUALITY,
+    SLOW,
     Settings,
     Task,
     noisy_name,
@@ -97,7 +97,7 @@ class Plan:
             less = made.get((task.layer, task.noise), []) if chained else []
             targets, jobs = self.targets(task), []
             depth = SIDE_INFO.index(task.side_info) if chained else 0
-            for number, target in enumerate(targets, task.method in ITERATIVE):
+            for number, target in enumerate(targets, task.method in SLOW):
                 starts, key = jobs[-1:], (number, places[task.layer] if jobs else 0, depth)
                 if jobs:
                     starts += less[len(jobs) : len(jobs) + 1]
@@ -327,7 +327,7 @@ class Evaluation:
         self.stopped = self.stopped or clock.left() <= 0
 
     def _time_for(self, job: Job, block: range, clock: Clock) -> bool:
-        if job.task.method in ITERATIVE and clock.left() < self.pace * self._foretold(job, block):
+        if job.task.method in SLOW and clock.left() < self.pace * self._foretold(job, block):
             self.stopped = True
         return not self.stopped
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from unconv.conv_block import ConvBlock, ConvBlocks, SideInfo
 from unconv.decode.block_input import decode_block
 from unconv.errors import UnconvError
-from unconv.solvers.solution import Solution, Status
+from unconv.solvers.solution import Solution, Status, total_passes
 from unconv.sparsity import Code, CodeKind
 
 Trail = dict[str, tuple[Code, Tensor | None]]
@@ -54,7 +54,7 @@ def decode_chain(
     are clipped at zero before they count as a code, values of units that were off are zero where gates are known.
     """
     estimate: Solution[Tensor] | None = None
-    ended, made = [], []
+    parts: list[Solution[Tensor]] = []
     for block in reversed(chain):
         code, gates = trail[block.name]
         if estimate is not None:
@@ -66,10 +66,10 @@ def decode_chain(
         estimate = decode_block(
             block, code, method, code_kind=kind, side_info=side_info, gates=gates, max_steps=max_steps
         )
-        ended.append(estimate.status)
-        made.append(estimate.passes)
+        parts.append(estimate)
     assert estimate is not None
     status: tuple[Status, ...] = tuple(
-        next((s for s in statuses if s != "converged"), "converged") for statuses in zip(*ended, strict=True)
+        next((s for s in statuses if s != "converged"), "converged")
+        for statuses in zip(*(part.status for part in parts), strict=True)
     )
-    return Solution(estimate.value, estimate.history, status, tuple(map(sum, zip(*made, strict=True))))
+    return Solution(estimate.value, estimate.history, status, total_passes(parts))

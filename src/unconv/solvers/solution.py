@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -56,6 +57,11 @@ class Solution(Generic[T]):
     def __repr__(self) -> str:
         ended = ", ".join(f"{self.status.count(s)} {s}" for s in dict.fromkeys(self.status))
         return f"Solution({ended}; {self.steps} steps, worst residual {self.residual.max().item():.3g})"
+
+
+def total_passes(parts: Sequence[Solution[Any]]) -> tuple[int, ...]:
+    """Return the passes of each input over solutions that follow each other; empty where they are not counted."""
+    return tuple(map(sum, zip(*(part.passes for part in parts), strict=True)))
 
 
 def statuses(converged: Tensor, stalled: Tensor | None = None) -> tuple[Status, ...]:
