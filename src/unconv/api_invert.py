@@ -34,6 +34,8 @@ from unconv.tracing import Layers
 if TYPE_CHECKING:
     from unconv.inversion.calibration import Refinement
 
+FROM_LINEAR = ("linear", "gauss-newton")  # methods that begin with the layer's linear decoder
+
 
 def layers(model: Model, image: Images | None = None, **options: Unpack[ModelOptions]) -> Layers:
     """List every module whose output can be inverted, in execution order, and what is left out and why.
@@ -150,9 +152,9 @@ def invert(
     ):
         opened.network.say = lambda message: bar(message, 0)
         settings = Settings(region, k, _fractions(opened, run, task, region, k, progress), config)
-        notes += _fit_linear(opened, x, task, folder, options)
+        notes += _fit_linear(opened, x, [layer], folder, options) if method in FROM_LINEAR else []
         if budget is not None:
-            passes = _planned(opened.network, x, task, count, budget, run)
+            passes = _planned(opened.network, x, task, count, opened.images.batch_size, budget, run)
         refinements = {} if config is not None else _calibrated(opened.network, x.shape[1:], task, passes, folder)
         pictures = 0 if out is None else count
         plan = Plan((task,), passes, settings, pictures=pictures, keep=True, refinements=refinements)
@@ -205,18 +207,30 @@ def _fractions(
     return run.part("fractions", count)
 
 
-def _fit_linear(opened: Opened, x: Tensor, task: Task, folder: Path | None, options: RunOptions) -> list[str]:
-    """Fit the layer's linear decoder, where the task reads it; Gauss-Newton starts from it."""
-    if task.method not in {"linear", "gauss-newton"}:
-        return []
+def fit_together(model: Model, names: Sequence[str], images: Images | None, **options: Unpack[RunOptions]) -> None:
+    """Fit the linear decoders of several layers in one pass over the reference images; ``invert`` finds its own.
+
+    Arguments and errors are those of ``invert``.
+    """
+    opened, progress = open_model(model, images, options, RunOptions)
+    x = opened.example()
+    for name in names:
+        opened.network.layers(x).get(name)
+    with progress_bar(len(names), progress) as bar:
+        opened.network.say = lambda message: bar(message, 0)
+        _fit_linear(opened, x, names, None, options)
+
+
+def _fit_linear(opened: Opened, x: Tensor, names: Sequence[str], folder: Path | None, options: RunOptions) -> list[str]:
+    """Fit the linear decoders of layers; return remarks."""
     from unconv.evaluate.linear_fit import fit_linear
 
-    opened.network.say(f"fitting the linear decoder of {task.layer}")
+    opened.network.say(f"fitting the linear decoder{'s' if len(names) > 1 else ''} of {', '.join(names)}")
     return fit_linear(
         opened.network,
         opened.images,
         x,
-        [task.layer],
+        names,
         folder=folder,
         given=linear_folder(options.get("decoders")),
         reference_folder=options.get("reference_images"),
@@ -224,11 +238,12 @@ def _fit_linear(opened: Opened, x: Tensor, task: Task, folder: Path | None, opti
     )
 
 
-def _planned(network: Network, x: Tensor, task: Task, images: int, budget: float, run: RunDirectory) -> int:
+def _planned(network: Network, x: Tensor, task: Task, images: int, batch: int, budget: float, run: RunDirectory) -> int:
     """Return the whole passes that fit into a budget, at least one; the run keeps them."""
     from unconv.evaluate.budget import MOST_WITHOUT_ROBUST, calibration_passes, plan_passes, seconds_per_pass
 
-    layer, per_pass = task.layer, run.part("seconds", lambda: seconds_per_pass(network, x, [task.layer]))
+    layer, batch = task.layer, min(images, batch)
+    per_pass = run.part("seconds", lambda: seconds_per_pass(network, x, [layer], batch=batch))
     kinds = _known_kinds(network, x.shape[1:], task)
 
     def planned(calibration: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import io
 import json
@@ -31,6 +32,8 @@ unconv says how much of an image is still in each layer of a convolutional netwo
 In Python: import unconv; unconv.invert("cifar-vgg", "features.3", "photos/")"""
 DESCRIPTION = "How much of the input is still in a layer of a CNN, and what does it look like?"
 GOES_ON = "the same command goes on from what is finished"
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of mallopt's settings in malloc.h
+KEPT = 2**30  # bytes: what glibc keeps of freed memory, and from which on it asks the system for memory anew
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(words)
         if options is None:
             return 0
+        _keep_freed_memory()
         document, text = importlib.import_module(f"unconv.commands.{words[0].replace('-', '_')}").run(options)
         with contextlib.suppress(AttributeError):  # the name of a folder may hold bytes that are no text
             sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
@@ -66,6 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # the contract: one line, and the traceback only under --debug
         kind = type(error).__name__
         return _fail(f"unexpected {kind}: {error}; run again with --debug and report what it prints", 1, debug)
+
+
+def _keep_freed_memory() -> None:
+    """Keep the memory of large tensors for the next ones: cleared anew for each, it took a sixth of the time."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # only glibc has mallopt
+        library = ctypes.CDLL(None)
+        library.mallopt(MMAP_THRESHOLD, KEPT)
+        library.mallopt(TRIM_THRESHOLD, KEPT)
 
 
 def overview() -> str:

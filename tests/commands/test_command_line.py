@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from unconv.commands import format_table
 from unconv.errors import UsageError
+from unconv.evaluate import linear_fit
 from unconv.options import OPTIONS, VERBS, Invert, Reproduce, command_line, in_options, parse_time
 
 
@@ -188,6 +189,20 @@ def test_several_layers_and_pictures(call, photographs, tmp_path):
     for layer in ("2", "8"):
         assert len(list((tmp_path / layer / "images").glob("*.png"))) >= 3
         assert (tmp_path / layer / "results.parquet").exists()
+
+
+def test_several_layers_are_fitted_in_one_pass_over_the_reference_images(call, photographs, monkeypatch):
+    fitted, fit = [], linear_fit.fit_linear_decoders
+    monkeypatch.setattr(linear_fit, "fit_linear_decoders", lambda *args: fitted.append(args[2]) or fit(*args))
+    words = ("invert", "cases:vgg", "--images", photographs, "--seed", 7, "--method", "linear")
+    both = call(*words, "--layers", "2", "8", "--json").document["layers"]
+    assert fitted == [["2", "8"]]
+    linear_fit._fitted.clear()
+    alone = [call(*words, "--layer", layer, "--json").document for layer in ("2", "8")]
+    assert fitted[1:] == [["2"], ["8"]]
+    for one, other in zip(both, alone, strict=True):
+        assert one["summary"]["relative_error"] == pytest.approx(other["summary"]["relative_error"], rel=1e-5)
+    assert "no layer 'nowhere'" in call(*words, "--layers", "2", "nowhere").message
 
 
 def test_features_in_place_of_images(call, tmp_path):

@@ -24,6 +24,7 @@ from unconv.tracing import capture
 MOST_PASSES = 150  # of a layer; from there on refinement gains next to nothing
 STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, MOST_PASSES)  # numbers of passes that a layer may get
 MOST_WITHOUT_ROBUST = CalibrationConfig.robust_from - 1  # passes for which calibration does not try a robust loss
+CALIBRATION_SHARE = 0.4  # of what is left after the linear part that finding out how far refinement pays may take
 SHARE = 0.85  # of what is left after the linear part that is planned; the rest is slack
 # what else takes time, in multiply-adds: drawing all references, a value of the image; reading a number of a sample
 DRAWING, READING = 2e6, 800
@@ -33,20 +34,25 @@ TIMING_SHARE = 0.01  # of a budget that timing the calls of one kind takes, at m
 
 
 def seconds_per_pass(
-    network: Network, x: Tensor, layers: Sequence[str], budget: float | None = None
+    network: Network, x: Tensor, layers: Sequence[str], budget: float | None = None, *, batch: int = 1
 ) -> dict[str, float]:
-    """Measure a forward and a backward pass up to each layer, for one image ``(1, C, H, W)``."""
+    """Measure a forward and a backward pass up to each layer, per image, for as many at a time as will be refined.
+
+    ``x``: one image ``(1, C, H, W)``.
+    """
+    batch = batch if network.max_batch is None else min(batch, network.max_batch)
+    x = x.detach().to(network.device).expand(batch, *x.shape[1:])
 
     def once(function: LayerFunction) -> None:
-        image = x.detach().to(network.device).clone().requires_grad_()
-        y = function(image)
+        images = x.clone().requires_grad_()
+        y = function(images)
         if y.requires_grad:
-            torch.autograd.grad(y.square().sum(), image)
+            torch.autograd.grad(y.square().sum(), images)
         if network.device.type == "cuda":
             torch.cuda.synchronize()
 
     timed = _timed(budget, len(layers))
-    return {layer: _seconds(partial(once, network.function(layer, x.shape[1:])), timed) for layer in layers}
+    return {layer: _seconds(partial(once, network.function(layer, x.shape[1:])), timed) / batch for layer in layers}
 
 
 def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int, budget: float) -> float:
@@ -132,6 +138,20 @@ def calibration_passes(robust_kinds: int = 0) -> int:
     """Return the passes of one image that calibration takes where refinement pays; a robust loss is tried for kinds."""
     config = CalibrationConfig()
     return config.cost(EXAMPLES) + config.robust_cost(EXAMPLES, robust_kinds) + StationaryConfig().probes
+
+
+def passes_to_try(seconds: float, share: float, images: int, kinds: int) -> int:
+    """Return the passes for which it is found out how far refinement of a layer pays, 0 where there is no time.
+
+    ``seconds`` per pass of one image, ``share``: seconds that the layer has for that and for the refinement of all
+    images with each of some kinds of side information; a layer that could not be refined then is not tried either.
+    """
+    trial, everywhere = calibration_passes() * seconds, images * kinds * seconds
+    if trial > CALIBRATION_SHARE * share or trial + STEPS[0] * everywhere > share:
+        return 0
+    most = int(min(MOST_PASSES, SHARE * share / everywhere))
+    robust = calibration_passes(kinds) * seconds <= CALIBRATION_SHARE * share
+    return most if robust else min(most, MOST_WITHOUT_ROBUST)
 
 
 def check_linear(needed: float, clock: Clock, budget: float) -> None:

@@ -25,7 +25,6 @@ from unconv.io import writing
 
 LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note")
 THEORY_SHARE = 0.1  # of a budget that certificates get
-CALIBRATION_SHARE = 0.4  # of what is left after the linear part that finding out how far refinement pays may take
 LAST_PAGE = 2.0  # times what the linear page took are kept for the last one, which shows more
 LEAKAGE_SHARE = 0.05  # that bounds of any attacker get
 PAGE_SHARE = 0.1  # of the time, at most, goes into pages between the first and the last; figures take seconds
@@ -95,7 +94,8 @@ class ReportRun:
         self.clock.reserved = LAST_PAGE * self.page_seconds
         self._cheap_theory(say)
         per_pass = self.run.part(
-            "seconds_per_pass", lambda: budget.seconds_per_pass(self.network, self.x, self.layers, self.budget)
+            "seconds_per_pass",
+            lambda: budget.seconds_per_pass(self.network, self.x, self.layers, self.budget, batch=self._batch),
         )
         self._bound_leakage(per_pass, say)
         refinements = self._calibrate(per_pass, say)
@@ -122,6 +122,11 @@ class ReportRun:
             left = min(left, foretold)
         return max(0.0, left) if math.isfinite(left) else None
 
+    @property
+    def _batch(self) -> int:
+        """How many images are refined at a time."""
+        return min(self.images, self.opened.images.batch_size)
+
     def _calibrate(self, per_pass: Mapping[str, float], say: Progress) -> dict[str, Refinement]:
         """Return how far refinement of each layer pays, the cheapest layers first, as far as there is time."""
         found = {}
@@ -129,24 +134,22 @@ class ReportRun:
         for task in self.tasks:
             if task.method == "gauss-newton":
                 kinds.setdefault((task.layer, task.noise), []).append(task.side_info)
-        layers = sorted(kinds, key=lambda key: per_pass[key[0]])
+        layers, pace = sorted(kinds, key=lambda key: per_pass[key[0]]), 1.0
         for number, (layer, noise) in enumerate(layers):
             decoder = self.network.linear.get(noisy_name(layer, noise))
             unknown = decoder is None or decoder.refinement is None
-            share = self.clock.left() / (len(layers) - number)
-            if unknown and budget.calibration_passes() * per_pass[layer] > CALIBRATION_SHARE * share:
+            share, count = self.clock.left() / (len(layers) - number), len(kinds[layer, noise])
+            most = budget.passes_to_try(pace * per_pass[layer], share, self.images, count)
+            if unknown and not most:
                 self.untried.append(layer)
                 continue
-            most = (self.run.config.get("passes") or {}).get(layer, budget.MOST_PASSES)
-            if self.budget is not None:
-                seconds = per_pass[layer] * self.images * len(kinds[layer, noise])
-                most = min(budget.MOST_PASSES, int(budget.SHARE * share / seconds))
-                tried = budget.calibration_passes(len(kinds[layer, noise]))
-                if tried * per_pass[layer] > CALIBRATION_SHARE * share:
-                    most = min(most, budget.MOST_WITHOUT_ROBUST)
+            if self.budget is None:
+                most = (self.run.config.get("passes") or {}).get(layer, budget.MOST_PASSES)
             say(f"calibrating {layer}", 0)
-            about = {"most": most, "noise": noise, "folder": self.run.path / "decoders"}
+            started, about = self.clock.elapsed(), {"most": most, "noise": noise, "folder": self.run.path / "decoders"}
             refinement = linear_fit.calibrated(self.network, layer, kinds[layer, noise], **about)
+            if unknown and most <= budget.MOST_WITHOUT_ROBUST:
+                pace = max(1.0, (self.clock.elapsed() - started) / (budget.calibration_passes() * per_pass[layer]))
             if refinement is not None:
                 found[noisy_name(layer, noise)] = refinement
         return found
