@@ -67,6 +67,18 @@ def test_rounds_begin_with_what_is_cheap():
     assert len(Plan(TASKS, passes={"2": 0, "8": 0}, rounds=True).jobs()) == 1
 
 
+def test_rounds_go_by_passes_whatever_those_are_that_a_layer_begins_with():
+    tasks = tuple(Task(layer, side_info=kind) for layer in ("2", "8") for kind in ("none", "gates"))
+    # at layer 8 the first passes lose: without side information up to 31 of them, with gates up to 11
+    curves = {kind: (0.5, 0.5, *[0.6] * most, 0.4) for kind, most in (("none", 29), ("gates", 9))}
+    plan = Plan(tasks, passes=150, rounds=True, refinements={"8": Refinement(1.0, curves)})
+    assert [plan.targets(task) for task in tasks] == [[8, 32, 128, 150]] * 2 + [[32, 128, 150]] * 2
+    jobs = [job for group in plan.jobs() for job in group]
+    assert [job.target for job in jobs] == [8, 8, 32, 32, 32, 32, 128, 128, 128, 128, 150, 150, 150, 150]
+    for place, job in enumerate(jobs):
+        assert set(job.starts) <= set(jobs[:place])
+
+
 def test_no_more_passes_are_made_than_pay():
     falls, rises = (0.5, 0.5, 0.4, 0.3, 0.2, 0.3), (0.5, 0.5, 0.6)
     for errors, last in ({"none": falls, "gates": rises}, 4), ({"none": rises, "gates": falls}, 0):

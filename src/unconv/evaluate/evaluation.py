@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -81,6 +82,12 @@ class Plan:
         best = None if found is None else found.best(task.side_info, WITHOUT_LIMIT)
         return None if best == WITHOUT_LIMIT else best
 
+    def _round(self, task: Task, target: int | None) -> int:
+        """Return the round in which a task gets that far: 0 for what takes one step, then those of ``ROUNDS``."""
+        if task.method not in SLOW:
+            return 0
+        return 1 + bisect_left(ROUNDS, target) if self.rounds and target else 1
+
     def jobs(self) -> list[list[Job]]:
         """Return the jobs of every round: what takes one step for all layers first, then refinement.
 
@@ -91,22 +98,23 @@ class Plan:
         """
         rounds: dict[tuple[int, int, int], list[Job]] = {}
         places = {layer: place for place, layer in enumerate(dict.fromkeys(task.layer for task in self.tasks), 1)}
-        made: dict[tuple[str, float], list[Job]] = {}  # of the kind of side information before
+        made: dict[tuple[str, float], list[tuple[int, Job]]] = {}  # of the kind before, with their rounds
         for index, task in enumerate(self.tasks):
             chained = self.rounds and task.method == "gauss-newton"
             less = made.get((task.layer, task.noise), []) if chained else []
-            targets, jobs = self.targets(task), []
+            jobs: list[tuple[int, Job]] = []
             depth = SIDE_INFO.index(task.side_info) if chained else 0
-            for number, target in enumerate(targets, task.method in SLOW):
-                starts, key = jobs[-1:], (number, places[task.layer] if jobs else 0, depth)
+            for target in self.targets(task):
+                number, place, starts = self._round(task, target), 0, less[:1]
                 if jobs:
-                    starts += less[len(jobs) : len(jobs) + 1]
-                elif target:
-                    starts = less[:1]
-                elif less:
-                    starts, key = less[-1:], (len(ROUNDS), 0, depth)
-                jobs.append(Job(index, task, target, tuple(starts)))
-                rounds.setdefault(key, []).append(jobs[-1])
+                    # as far as less side information has come by then
+                    number, place = max(number, jobs[-1][0]), places[task.layer]
+                    starts = [jobs[-1], *[job for job in less if job[0] <= number][-1:]]
+                elif less and not target:
+                    number, starts = len(ROUNDS), less[-1:]
+                number = max([number, *[other for other, _ in starts[:1]]])
+                jobs.append((number, Job(index, task, target, tuple(job for _, job in starts))))
+                rounds.setdefault((number, place, depth), []).append(jobs[-1][1])
             if chained and jobs:
                 made[task.layer, task.noise] = jobs
         return [rounds[key] for key in sorted(rounds)]
