@@ -205,6 +205,13 @@ def test_the_first_paragraph_answers_the_question(make: Make) -> None:
         "From layer2 on, it was not recovered within the budget: SSIM 0.400 and 18.0 dB there, SSIM 0.200 and" in first
     )
     assert "means over 2 images; at layer2 and fc the budget (at most 64 passes, 600 s) ended before" in first
+    report.config["most_passes"] = 64
+    all_made = page_of(report).summary
+    assert (
+        "at layer2 and fc the most passes that a report makes (64; unconv invert --passes takes more) end" in all_made
+    )
+    report.document["stopped"] = True
+    assert page_of(report).summary == first
     report.document["layers"][-1]["inversion"] = [
         r | {"no_gain": r["images"] - r["converged"]} for r in report.document["layers"][-1]["inversion"]
     ]

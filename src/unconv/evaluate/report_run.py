@@ -242,7 +242,7 @@ class ReportRun:
     def _set_passes(self, passes: dict[str, int] | None) -> None:
         plan = self.evaluation.plan = replace(self.evaluation.plan, passes=passes)
         if self.budget is not None:
-            self.run.write_config(passes=passes)
+            self.run.write_config(passes=passes, most_passes=budget.MOST_PASSES)
             self.plan_notes = self._notes_of(plan)
 
     def _planned_before(self) -> bool:
