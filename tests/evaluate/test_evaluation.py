@@ -56,11 +56,13 @@ def test_rounds_begin_with_what_is_cheap():
     assert [[job.task.method for job in jobs] for jobs in rounds] == [
         ["linear", "min-norm"],
         ["gauss-newton", "gradient"],
-        *([["gauss-newton"]] * 5),
+        ["gauss-newton"],
+        *([["gauss-newton"] * 2] * 2),
     ]
-    assert [jobs[0].target for jobs in rounds[1:]] == [8, 8, 32, 32, 40, 40]
+    assert [[job.target for job in jobs] for jobs in rounds[2:]] == [[8], [32, 32], [40, 40]]
     # more side information begins where less of it ended its first round, and goes on from the better of the two
-    none, gates = ([jobs[0] for jobs in rounds[1:][start::2]] for start in (0, 1))
+    refined = [job for jobs in rounds for job in jobs if job.task.layer == "2" and job.task.method == "gauss-newton"]
+    none, gates = ([job for job in refined if job.task.side_info == kind] for kind in ("none", "gates"))
     assert [job.starts for job in none] == [(), (none[0],), (none[1],)]
     assert [job.starts for job in gates] == [(none[0],), (gates[0], none[1]), (gates[1], none[2])]
     # no passes, no refinement
@@ -79,6 +81,33 @@ def test_rounds_go_by_passes_whatever_those_are_that_a_layer_begins_with():
         assert set(job.starts) <= set(jobs[:place])
 
 
+def test_a_budget_that_ends_leaves_an_image_with_as_many_passes_for_each_kind_of_side_information(opened):
+    class Counted(Clock):
+        """Time for some jobs."""
+
+        def __init__(self, seconds):
+            super().__init__(1.0)
+            self.seconds = seconds
+
+        def left(self):
+            return self.seconds
+
+    ended = set()
+    for seconds in range(0, 360, 30):
+        clock = Counted(float(seconds))
+        done = evaluation(opened, passes=40, per_pass={"2": 1.0, "8": 1e-9})
+        done._compare = lambda foretold, took, clock=clock: setattr(clock, "seconds", clock.seconds - foretold)
+        done.go(clock)
+        passes = {}
+        for row in done.rows():
+            if row["layer"] == "2" and row["method"] == "gauss-newton":
+                passes.setdefault(row["image"], {})[row["side_info"]] = row["passes"]
+        made = [kinds for kinds in passes.values() if len(kinds) == 2]
+        assert all(kinds["none"] == kinds["gates"] for kinds in made), passes
+        ended |= {kinds["none"] for kinds in made}
+    assert ended == {8, 32, 40}
+
+
 def test_no_more_passes_are_made_than_pay():
     falls, rises = (0.5, 0.5, 0.4, 0.3, 0.2, 0.3), (0.5, 0.5, 0.6)
     for errors, last in ({"none": falls, "gates": rises}, 4), ({"none": rises, "gates": falls}, 0):
@@ -94,7 +123,7 @@ def test_rows_hold_what_is_measured(opened):
     done = evaluation(opened, keep=True)
     pages = []
     done.go(publish=lambda: pages.append(len(list(done.rows()))))
-    assert pages == [6, 12, 15, 15, 15, 15]
+    assert pages == [6, 12, 15, 15, 15]
     rows = list(done.rows())
     assert [(row["image"], row["method"]) for row in rows[:5]] == [(0, task.method) for task in TASKS]
     assert [s.file for s in done.skipped()] == ["broken.png"]

@@ -94,7 +94,8 @@ class Plan:
         In rounds, refinement with more side information begins where that with less of it ended its first round (those
         passes are not counted again); where it does not pay by itself, where that ended at last. Later rounds go on
         from their own estimate or from that with less side information, whichever fits all that is known better; they
-        go layer by layer, so that a budget that ends leaves each layer with as many passes for every kind of it.
+        go layer by layer, all kinds of it together, so that a budget that ends leaves an image with as many passes for
+        each of them.
         """
         rounds: dict[tuple[int, int, int], list[Job]] = {}
         places = {layer: place for place, layer in enumerate(dict.fromkeys(task.layer for task in self.tasks), 1)}
@@ -114,7 +115,7 @@ class Plan:
                     number, starts = len(ROUNDS), less[-1:]
                 number = max([number, *[other for other, _ in starts[:1]]])
                 jobs.append((number, Job(index, task, target, tuple(job for _, job in starts))))
-                rounds.setdefault((number, place, depth), []).append(jobs[-1][1])
+                rounds.setdefault((number, place, 0 if place else depth), []).append(jobs[-1][1])
             if chained and jobs:
                 made[task.layer, task.noise] = jobs
         return [rounds[key] for key in sorted(rounds)]
@@ -183,6 +184,7 @@ def compute_block(
         for captured in pieces:
             names = [start.part(block) for start in job.starts]
             _add(part, network, captured, job, plan, [previous[name] for name in names if name in previous])
+        previous = {**previous, part.name: ({"rows": part.rows}, part.tensors)}
         yield part
 
 
@@ -305,8 +307,12 @@ class Evaluation:
         for block, missing in self._pending(jobs):
             previous = self._previous(block, missing)
             parts = compute_block(self.network, self.images, block, missing, self.plan, previous)
+            # at one layer there is time for all kinds of side information, or for none
+            together = len({job.task.layer for job in missing}) == 1
+            if together and not self._time_for(missing, block, clock):
+                return
             for job in missing:
-                if not self._time_for(job, block, clock):
+                if not together and not self._time_for([job], block, clock):
                     return
                 started = clock.elapsed()
                 part = next(parts)
@@ -334,8 +340,9 @@ class Evaluation:
             yield part, by_name[part.name]
         self.stopped = self.stopped or clock.left() <= 0
 
-    def _time_for(self, job: Job, block: range, clock: Clock) -> bool:
-        if job.task.method in SLOW and clock.left() < self.pace * self._foretold(job, block):
+    def _time_for(self, jobs: Sequence[Job], block: range, clock: Clock) -> bool:
+        slow = [job for job in jobs if job.task.method in SLOW]
+        if slow and clock.left() < self.pace * sum(self._foretold(job, block) for job in slow):
             self.stopped = True
         return not self.stopped
 
