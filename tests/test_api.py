@@ -38,6 +38,28 @@ def tensors(folder):
     return torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1).float() / 255 for p in pictures])
 
 
+def test_linear_decoders_are_those_of_invert_and_say_what_they_miss(network, folder, tmp_path):
+    batch = tensors(folder)
+    decoders = unconv.linear(network, ["2", "8"], batch, seed=3)
+    features = unconv.capture(network, ["2", "8"], batch)
+    for name, decoder in decoders.items():
+        inverted = unconv.invert(network, name, batch, method="linear", seed=3)
+        estimates = decoder(features[name], batch.shape[1:])
+        # invert knows that pixels are between 0 and 1
+        assert torch.allclose(estimates.clamp(0, 1), torch.stack(inverted.estimates), atol=1e-5)
+        assert len(decoder.explained.luminance) == len(decoder.explained.edges) - 1
+        assert decoder.expected_squared_error(estimates).shape == (2, *batch.shape[2:])
+    assert decoders["2"].explained.luminance_total > decoders["8"].explained.luminance_total
+    # what is in a folder is taken from there, whatever the seed
+    decoders["2"].save(tmp_path / "2.safetensors")
+    again = unconv.linear(network, "2", batch, seed=4, decoders=tmp_path)["2"]
+    assert torch.equal(again.weights.near, decoders["2"].weights.near)
+    with pytest.raises(unconv.UsageError, match="there is no layer 'nowhere'"):
+        unconv.linear(network, ["2", "nowhere"], batch)
+    with pytest.raises(unconv.UsageError, match="there is no argument 'passes'"):
+        unconv.linear(network, "2", batch, passes=3)
+
+
 IMPORTS = """
 import sys, unconv
 assert "torch" not in sys.modules and callable(unconv.invert)

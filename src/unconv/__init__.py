@@ -1,10 +1,10 @@
 """How much of the input is still in a layer of a CNN, and what does it look like?
 
 ``unconv.invert``, ``unconv.report``, ``unconv.audit`` and ``unconv.layers`` are the command line's verbs as functions
-(``unconv.api`` has the others); ``ConvOperator``, ``Code``, ``ConvBlock`` and the sparsity models (``Pooled``,
-``TopK``) are the nouns of the theory, whose functions are in modules of their own:
-``unconv.measure.coherence.coherence``, ``unconv.certify.bracket.delta_bracket``, ``unconv.recover.iht``. Nothing here
-imports torch before it is used.
+(``unconv.api`` has the others), ``unconv.linear`` gives the linear decoders of layers; ``ConvOperator``, ``Code``,
+``ConvBlock`` and the sparsity models (``Pooled``, ``TopK``) are the nouns of the theory, whose functions are in modules
+of their own: ``unconv.measure.coherence.coherence``, ``unconv.certify.bracket.delta_bracket``, ``unconv.recover.iht``.
+Nothing here imports torch before it is used.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unconv.adapters import to_deepinv, to_pylops, to_scipy
-    from unconv.api_invert import invert, layers
+    from unconv.api_invert import invert, layers, linear
     from unconv.api_report import audit, report
     from unconv.api_unseen import leakage, metamers, uniqueness
     from unconv.block_extraction import find_conv_blocks
     from unconv.conv_block import ConvBlock, ConvBlocks
     from unconv.errors import UnconvError, UsageError
+    from unconv.inversion.linear import LinearDecoder
     from unconv.models import LoadedModel, load_model
     from unconv.operators import ConvOperator
     from unconv.results import InvertResult, ReportResult
@@ -38,6 +39,7 @@ __all__ = [
     "InvertResult",
     "Layers",
     "Leakage",
+    "LinearDecoder",
     "LoadedModel",
     "Metamer",
     "Pooled",
@@ -55,6 +57,7 @@ __all__ = [
     "invert",
     "layers",
     "leakage",
+    "linear",
     "load_model",
     "metamers",
     "report",
@@ -65,7 +68,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api_invert": ("invert", "layers"),
+    "api_invert": ("invert", "layers", "linear"),
+    "inversion.linear": ("LinearDecoder",),
     "api_report": ("audit", "report"),
     "api_unseen": ("leakage", "metamers", "uniqueness"),
     "adapters": ("to_deepinv", "to_pylops", "to_scipy"),

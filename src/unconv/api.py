@@ -1,7 +1,7 @@
 """What ``import unconv`` offers, in one place: the verbs of the command line as plain functions."""
 
 from unconv.api_blocks import coherence, rip, sparsity, train_decoder
-from unconv.api_invert import invert, layers
+from unconv.api_invert import invert, layers, linear
 from unconv.api_options import ModelOptions, ReportOptions, RunOptions
 from unconv.api_report import audit, report
 
@@ -13,6 +13,7 @@ __all__ = [
     "coherence",
     "invert",
     "layers",
+    "linear",
     "report",
     "rip",
     "sparsity",

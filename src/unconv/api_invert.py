@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unconv.api_options import (
+    Files,
     Model,
     ModelOptions,
     RunOptions,
@@ -33,6 +34,7 @@ from unconv.tracing import Layers
 
 if TYPE_CHECKING:
     from unconv.inversion.calibration import Refinement
+    from unconv.inversion.linear import LinearDecoder
 
 FROM_LINEAR = ("linear", "gauss-newton")  # methods that begin with the layer's linear decoder
 
@@ -175,6 +177,50 @@ def invert(
     return _result(opened, task, rows, tensors, notes, evaluation.skipped())
 
 
+def linear(
+    model: Model,
+    layers: str | Sequence[str],
+    images: Images | None = None,
+    *,
+    decoders: Files | None = None,
+    reference_images: str | Path | None = None,
+    **options: Unpack[ModelOptions],
+) -> dict[str, LinearDecoder]:
+    """Fit the linear decoders of layers, all in one pass over reference images; no gradient, no training loop.
+
+    Args:
+        model: As for ``invert``.
+        layers: The name of a layer, or several; see ``layers``.
+        images: Images under test, as for ``invert``: they say what shape images have, and none of them is a reference
+            image.
+        decoders: A folder of decoders saved as ``LAYER.safetensors``; what is there is not fitted again.
+        reference_images: Folder of images to fit to; synthetic ones and packaged photographs where ``None``.
+        **options: How the model and the images are opened, see ``ModelOptions``.
+
+    Returns:
+        By layer, a decoder. Called with features ``(N, *shape)`` and the shape ``(C, H, W)`` of one image, it gives
+        estimates ``(N, C, H, W)`` as the network receives them, not clipped to valid pixels. ``explained`` is the
+        variance that it explains in held-out reference images, by octave of spatial frequency;
+        ``expected_squared_error`` the posterior variance of an estimate at each pixel, and
+        ``error_model.calibration`` how true that is.
+
+    Raises:
+        UsageError: If a name or an argument's value does not exist.
+        UnconvError: If no reference image is usable.
+    """
+    names = [layers] if isinstance(layers, str) else list(layers)
+    opened, progress = open_model(model, images, options)
+    x = opened.example()
+    for name in names:
+        opened.network.layers(x).get(name)
+    opened.covered(names, names)
+    with progress_bar(len(names), progress) as bar:
+        opened.network.say = lambda message: bar(message, 0)
+        for note in _fit_linear(opened, x, names, None, {"decoders": decoders, "reference_images": reference_images}):
+            print(f"note: {note}", file=sys.stderr)
+    return {name: opened.network.linear[name] for name in names}
+
+
 def _existing(network: Network, x: Tensor, task: Task) -> tuple[Task, list[str]]:
     """Return the task with side information that exists for its layer, and a remark where that is another one."""
     if not task.of_features:
@@ -207,22 +253,8 @@ def _fractions(
     return run.part("fractions", count)
 
 
-def fit_together(model: Model, names: Sequence[str], images: Images | None, **options: Unpack[RunOptions]) -> None:
-    """Fit the linear decoders of several layers in one pass over the reference images; ``invert`` finds its own.
-
-    Arguments and errors are those of ``invert``.
-    """
-    opened, progress = open_model(model, images, options, RunOptions)
-    x = opened.example()
-    for name in names:
-        opened.network.layers(x).get(name)
-    with progress_bar(len(names), progress) as bar:
-        opened.network.say = lambda message: bar(message, 0)
-        _fit_linear(opened, x, names, None, options)
-
-
 def _fit_linear(opened: Opened, x: Tensor, names: Sequence[str], folder: Path | None, options: RunOptions) -> list[str]:
-    """Fit the linear decoders of layers; return remarks."""
+    """Fit the linear decoders of layers that are in no folder; return remarks."""
     from unconv.evaluate.linear_fit import fit_linear
 
     opened.network.say(f"fitting the linear decoder{'s' if len(names) > 1 else ''} of {', '.join(names)}")
@@ -234,7 +266,7 @@ def _fit_linear(opened: Opened, x: Tensor, names: Sequence[str], folder: Path | 
         folder=folder,
         given=linear_folder(options.get("decoders")),
         reference_folder=options.get("reference_images"),
-        seed=options.get("seed", 0),
+        seed=opened.description["seed"],
     )
 
 

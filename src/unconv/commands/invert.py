@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unconv.api_invert import FROM_LINEAR, fit_together, invert
-from unconv.api_options import RunOptions
+from unconv.api_invert import FROM_LINEAR, invert, linear
+from unconv.api_options import ModelOptions
 from unconv.commands import format_table, print_skipped
 from unconv.errors import UnconvError, UsageError
 from unconv.options import Invert
@@ -28,8 +28,8 @@ def run(options: Invert) -> tuple[dict[str, Any], str]:
     of_features = options.recover == "image" and options.code == "network"
     if several and of_features and options.method in {None, *FROM_LINEAR} and options.features is None:
         arguments = options.keywords()
-        shared = {name: arguments[name] for name in arguments.keys() & RunOptions.__annotations__.keys()}
-        fit_together(options.model, options.layer, arguments.get("images"), **shared)
+        known = {"images", "decoders", "reference_images", *ModelOptions.__annotations__}
+        linear(options.model, options.layer, **{name: arguments[name] for name in arguments.keys() & known})
     documents = [_invert(options, layer, several) for layer in options.layer]
     text = "\n\n".join(_text(document, options) for document in documents)
     return {"layers": documents} if several else documents[0], text
