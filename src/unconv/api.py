@@ -1,4 +1,4 @@
-"""What ``import unconv`` offers, in one place: the verbs of the command line as plain functions."""
+"""What ``import unconv`` offers, in one place: the verbs of the command line as plain functions, and ``linear``."""
 
 from unconv.api_blocks import coherence, rip, sparsity, train_decoder
 from unconv.api_invert import invert, layers, linear

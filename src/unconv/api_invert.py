@@ -1,4 +1,4 @@
-"""The image, or a conv block's input, back from a layer, as a function."""
+"""The image, or a conv block's input, back from a layer, and the linear decoders of layers, as functions."""
 
 from __future__ import annotations
 
@@ -105,22 +105,8 @@ def invert(
         UsageError: If a name or an argument's value does not exist.
         UnconvError: If no image could be inverted; says why for the first.
     """
-    if method is None:
-        of_block = "convex" if recover == "input" else "gauss-newton"
-        method = "iht" if code == "paper" else of_block
-    task = Task(layer, recover, code, method, side_info)
-    task.check()
-    check_whole(region=region, k=k, passes=passes)
-    if (region, k) != (None, None) and (task.of_features or method == DECODER):
-        raise UsageError(
-            f"region and k have no effect on {method}; they belong to a block's input and the paper's code"
-        )
-    if passes is not None and method not in (*IN_PASSES, *IN_STEPS):
-        raise UsageError(f"passes have no effect on {method}, which is one step; leave them out")
-    if budget is not None and method not in IN_PASSES:
-        raise UsageError(f"a budget has no effect on {method}; leave it out")
-    if None not in (passes, budget):
-        raise UsageError("passes and budget both say how much work is done; give one of them")
+    task = checked_task(layer, recover, code, method, side_info, region=region, k=k, passes=passes, budget=budget)
+    method = task.method
     out = options.get("out")
     if features is not None:
         if images is not None or out is not None or options.get("ray") is not None:
@@ -156,7 +142,7 @@ def invert(
         settings = Settings(region, k, _fractions(opened, run, task, region, k, progress), config)
         notes += _fit_linear(opened, x, [layer], folder, options) if method in FROM_LINEAR else []
         if budget is not None:
-            passes = _planned(opened.network, x, task, count, opened.images.batch_size, budget, run)
+            passes = _planned(opened.network, x, task, count, budget, run)
         refinements = {} if config is not None else _calibrated(opened.network, x.shape[1:], task, passes, folder)
         pictures = 0 if out is None else count
         plan = Plan((task,), passes, settings, pictures=pictures, keep=True, refinements=refinements)
@@ -175,6 +161,38 @@ def invert(
             run.write_results(rows)
         tensors = {index: (estimate, reference) for index, estimate, reference in evaluation.tensors(0)}
     return _result(opened, task, rows, tensors, notes, evaluation.skipped())
+
+
+def checked_task(
+    layer: str,
+    recover: Recover,
+    code: Literal["network", "paper"],
+    method: str | None,
+    side_info: SideInfo,
+    *,
+    region: int | None,
+    k: int | None,
+    passes: int | None,
+    budget: float | None,
+) -> Task:
+    """Return what ``invert`` is asked for, with its default method; UsageError where that does not go together."""
+    if method is None:
+        of_block = "convex" if recover == "input" else "gauss-newton"
+        method = "iht" if code == "paper" else of_block
+    task = Task(layer, recover, code, method, side_info)
+    task.check()
+    check_whole(region=region, k=k, passes=passes)
+    if (region, k) != (None, None) and (task.of_features or method == DECODER):
+        raise UsageError(
+            f"region and k have no effect on {method}; they belong to a block's input and the paper's code"
+        )
+    if passes is not None and method not in (*IN_PASSES, *IN_STEPS):
+        raise UsageError(f"passes have no effect on {method}, which is one step; leave them out")
+    if budget is not None and method not in IN_PASSES:
+        raise UsageError(f"a budget has no effect on {method}; leave it out")
+    if None not in (passes, budget):
+        raise UsageError("passes and budget both say how much work is done; give one of them")
+    return task
 
 
 def linear(
@@ -202,7 +220,7 @@ def linear(
         estimates ``(N, C, H, W)`` as the network receives them, not clipped to valid pixels. ``explained`` is the
         variance that it explains in held-out reference images, by octave of spatial frequency;
         ``expected_squared_error`` the posterior variance of an estimate at each pixel, and
-        ``error_model.calibration`` how true that is.
+        ``error_model.calibration`` how true that is. There is none of these with a single reference image.
 
     Raises:
         UsageError: If a name or an argument's value does not exist.
@@ -214,10 +232,14 @@ def linear(
     for name in names:
         opened.network.layers(x).get(name)
     opened.covered(names, names)
+    where: RunOptions = {"decoders": decoders, "reference_images": reference_images}
+    # where values choose the way, a reference image that reaches one layer may not reach another
+    together = [[name] for name in names] if opened.network.layers(x).branches else [names]
     with progress_bar(len(names), progress) as bar:
         opened.network.say = lambda message: bar(message, 0)
-        for note in _fit_linear(opened, x, names, None, {"decoders": decoders, "reference_images": reference_images}):
-            print(f"note: {note}", file=sys.stderr)
+        notes = [note for some in together for note in _fit_linear(opened, x, some, None, where)]
+    for note in dict.fromkeys(notes):
+        print(f"note: {note}", file=sys.stderr)
     return {name: opened.network.linear[name] for name in names}
 
 
@@ -270,12 +292,11 @@ def _fit_linear(opened: Opened, x: Tensor, names: Sequence[str], folder: Path | 
     )
 
 
-def _planned(network: Network, x: Tensor, task: Task, images: int, batch: int, budget: float, run: RunDirectory) -> int:
+def _planned(network: Network, x: Tensor, task: Task, images: int, budget: float, run: RunDirectory) -> int:
     """Return the whole passes that fit into a budget, at least one; the run keeps them."""
     from unconv.evaluate.budget import MOST_WITHOUT_ROBUST, calibration_passes, plan_passes, seconds_per_pass
 
-    layer, batch = task.layer, min(images, batch)
-    per_pass = run.part("seconds", lambda: seconds_per_pass(network, x, [layer], batch=batch))
+    layer, per_pass = task.layer, run.part("seconds", lambda: seconds_per_pass(network, x, [task.layer]))
     kinds = _known_kinds(network, x.shape[1:], task)
 
     def planned(calibration: int) -> int:

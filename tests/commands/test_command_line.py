@@ -191,7 +191,7 @@ def test_several_layers_and_pictures(call, photographs, tmp_path):
         assert (tmp_path / layer / "results.parquet").exists()
 
 
-def test_several_layers_are_fitted_in_one_pass_over_the_reference_images(call, photographs, monkeypatch):
+def test_several_layers_are_fitted_in_one_pass_over_the_reference_images(call, photographs, tmp_path, monkeypatch):
     fitted, fit = [], linear_fit.fit_linear_decoders
     monkeypatch.setattr(linear_fit, "fit_linear_decoders", lambda *args: fitted.append(args[2]) or fit(*args))
     words = ("invert", "cases:vgg", "--images", photographs, "--seed", 7, "--method", "linear")
@@ -202,7 +202,15 @@ def test_several_layers_are_fitted_in_one_pass_over_the_reference_images(call, p
     assert fitted[1:] == [["2"], ["8"]]
     for one, other in zip(both, alone, strict=True):
         assert one["summary"]["relative_error"] == pytest.approx(other["summary"]["relative_error"], rel=1e-5)
+    # a run directory has them: nothing is fitted again
+    for _ in range(2):
+        linear_fit._fitted.clear()
+        assert call(*words, "--layers", "2", "8", "--out", tmp_path).status == 0
+    assert fitted[3:] == [["2", "8"]]
+    # what is wrong is said before anything is fitted
     assert "no layer 'nowhere'" in call(*words, "--layers", "2", "nowhere").message
+    assert "passes have no effect on linear" in call(*words, "--layers", "2", "8", "--passes", 3).message
+    assert len(fitted) == 4
 
 
 def test_features_in_place_of_images(call, tmp_path):

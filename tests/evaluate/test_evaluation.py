@@ -69,6 +69,15 @@ def test_rounds_begin_with_what_is_cheap():
     assert len(Plan(TASKS, passes={"2": 0, "8": 0}, rounds=True).jobs()) == 1
 
 
+def check_order(groups):
+    """A job begins from what an earlier group has finished, or from a task that knows less in its own."""
+    finished = []
+    for group in groups:
+        assert all(job.starts[0] in finished for job in group if job.starts)
+        assert all(set(job.starts) <= {*finished, *group[:place]} for place, job in enumerate(group))
+        finished += group
+
+
 def test_rounds_go_by_passes_whatever_those_are_that_a_layer_begins_with():
     tasks = tuple(Task(layer, side_info=kind) for layer in ("2", "8") for kind in ("none", "gates"))
     # at layer 8 the first passes lose: without side information up to 31 of them, with gates up to 11
@@ -77,8 +86,13 @@ def test_rounds_go_by_passes_whatever_those_are_that_a_layer_begins_with():
     assert [plan.targets(task) for task in tasks] == [[8, 32, 128, 150]] * 2 + [[32, 128, 150]] * 2
     jobs = [job for group in plan.jobs() for job in group]
     assert [job.target for job in jobs] == [8, 8, 32, 32, 32, 32, 128, 128, 128, 128, 150, 150, 150, 150]
-    for place, job in enumerate(jobs):
-        assert set(job.starts) <= set(jobs[:place])
+    check_order(plan.jobs())
+    # known switches gain nothing, so their estimate is that of no side information at the end, where gates begin
+    tasks = tuple(Task("2", side_info=kind) for kind in ("none", "switches", "gates"))
+    curves = {"none": (0.5, 0.5, 0.4), "switches": (0.5, 0.5, 0.6), "gates": (0.5, 0.5, 0.4)}
+    plan = Plan(tasks, passes=150, rounds=True, refinements={"2": Refinement(1.0, curves)})
+    assert [plan.targets(task) for task in tasks] == [[8, 32, 128, 150], [0], [8, 32, 128, 150]]
+    check_order(plan.jobs())
 
 
 def test_a_budget_that_ends_leaves_an_image_with_as_many_passes_for_each_kind_of_side_information(opened):

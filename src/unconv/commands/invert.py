@@ -9,10 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unconv.api_invert import FROM_LINEAR, invert, linear
+from unconv.api_invert import FROM_LINEAR, checked_task, invert, linear
 from unconv.api_options import ModelOptions
 from unconv.commands import format_table, print_skipped
 from unconv.errors import UnconvError, UsageError
+from unconv.evaluate.linear_fit import REMEMBERED, find_fitted
 from unconv.options import Invert
 from unconv.results import COLUMNS
 
@@ -25,14 +26,28 @@ def run(options: Invert) -> tuple[dict[str, Any], str]:
     if not options.layer:
         raise UsageError(f"--layer is missing; see unconv layers {options.model}")
     several = len(options.layer) > 1
-    of_features = options.recover == "image" and options.code == "network"
-    if several and of_features and options.method in {None, *FROM_LINEAR} and options.features is None:
-        arguments = options.keywords()
-        known = {"images", "decoders", "reference_images", *ModelOptions.__annotations__}
-        linear(options.model, options.layer, **{name: arguments[name] for name in arguments.keys() & known})
+    if several and options.features is None:
+        _fit_together(options)
     documents = [_invert(options, layer, several) for layer in options.layer]
     text = "\n\n".join(_text(document, options) for document in documents)
     return {"layers": documents} if several else documents[0], text
+
+
+def _fit_together(options: Invert) -> None:
+    """Fit the linear decoders of all layers in one pass over the reference images; ``invert`` then finds them."""
+    arguments = options.keywords()
+    limits = {name: arguments.get(name) for name in ("region", "k", "passes", "budget")}
+    asked = (options.recover, options.code, options.method, options.side_info)
+    tasks = [checked_task(layer, *asked, **limits) for layer in options.layer]
+    missing = [
+        task.layer
+        for task in tasks[:REMEMBERED]
+        if task.method in FROM_LINEAR
+        and (options.out is None or find_fitted(task.layer, options.out / task.layer / "decoders") is None)
+    ]
+    known = {"images", "decoders", "reference_images", *ModelOptions.__annotations__}
+    if len(missing) > 1:
+        linear(options.model, missing, **{name: arguments[name] for name in arguments.keys() & known})
 
 
 def _invert(options: Invert, layer: str, several: bool) -> dict[str, Any]:

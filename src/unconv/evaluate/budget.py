@@ -34,25 +34,20 @@ TIMING_SHARE = 0.01  # of a budget that timing the calls of one kind takes, at m
 
 
 def seconds_per_pass(
-    network: Network, x: Tensor, layers: Sequence[str], budget: float | None = None, *, batch: int = 1
+    network: Network, x: Tensor, layers: Sequence[str], budget: float | None = None
 ) -> dict[str, float]:
-    """Measure a forward and a backward pass up to each layer, per image, for as many at a time as will be refined.
-
-    ``x``: one image ``(1, C, H, W)``.
-    """
-    batch = batch if network.max_batch is None else min(batch, network.max_batch)
-    x = x.detach().to(network.device).expand(batch, *x.shape[1:])
+    """Measure a forward and a backward pass up to each layer, for one image ``(1, C, H, W)``."""
 
     def once(function: LayerFunction) -> None:
-        images = x.clone().requires_grad_()
-        y = function(images)
+        image = x.detach().to(network.device).clone().requires_grad_()
+        y = function(image)
         if y.requires_grad:
-            torch.autograd.grad(y.square().sum(), images)
+            torch.autograd.grad(y.square().sum(), image)
         if network.device.type == "cuda":
             torch.cuda.synchronize()
 
     timed = _timed(budget, len(layers))
-    return {layer: _seconds(partial(once, network.function(layer, x.shape[1:])), timed) / batch for layer in layers}
+    return {layer: _seconds(partial(once, network.function(layer, x.shape[1:])), timed) for layer in layers}
 
 
 def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int, budget: float) -> float:
@@ -140,16 +135,16 @@ def calibration_passes(robust_kinds: int = 0) -> int:
     return config.cost(EXAMPLES) + config.robust_cost(EXAMPLES, robust_kinds) + StationaryConfig().probes
 
 
-def passes_to_try(seconds: float, share: float, images: int, kinds: int) -> int:
+def passes_to_try(seconds: float, share: float, left: float, images: int, kinds: int) -> int:
     """Return the passes for which it is found out how far refinement of a layer pays, 0 where there is no time.
 
-    ``seconds`` per pass of one image, ``share``: seconds that the layer has for that and for the refinement of all
-    images with each of some kinds of side information; a layer that could not be refined then is not tried either.
+    ``seconds`` per pass of one image; ``share``: the layer's of the seconds that are ``left``. A layer is not tried
+    where these are too few to refine all images afterwards, with each of some kinds of side information.
     """
     trial, everywhere = calibration_passes() * seconds, images * kinds * seconds
-    if trial > CALIBRATION_SHARE * share or trial + STEPS[0] * everywhere > share:
+    if trial > CALIBRATION_SHARE * share or STEPS[0] * everywhere > SHARE * (left - trial):
         return 0
-    most = int(min(MOST_PASSES, SHARE * share / everywhere))
+    most = max(STEPS[0], int(min(MOST_PASSES, SHARE * share / everywhere)))
     robust = calibration_passes(kinds) * seconds <= CALIBRATION_SHARE * share
     return most if robust else min(most, MOST_WITHOUT_ROBUST)
 

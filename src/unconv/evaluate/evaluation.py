@@ -94,8 +94,8 @@ class Plan:
         In rounds, refinement with more side information begins where that with less of it ended its first round (those
         passes are not counted again); where it does not pay by itself, where that ended at last. Later rounds go on
         from their own estimate or from that with less side information, whichever fits all that is known better; they
-        go layer by layer, all kinds of it together, so that a budget that ends leaves an image with as many passes for
-        each of them.
+        go layer by layer, all kinds of side information together, so that a budget that ends leaves an image with the
+        same number of passes for each kind.
         """
         rounds: dict[tuple[int, int, int], list[Job]] = {}
         places = {layer: place for place, layer in enumerate(dict.fromkeys(task.layer for task in self.tasks), 1)}
@@ -104,6 +104,7 @@ class Plan:
             chained = self.rounds and task.method == "gauss-newton"
             less = made.get((task.layer, task.noise), []) if chained else []
             jobs: list[tuple[int, Job]] = []
+            group = None  # that of the job before
             depth = SIDE_INFO.index(task.side_info) if chained else 0
             for target in self.targets(task):
                 number, place, starts = self._round(task, target), 0, less[:1]
@@ -114,6 +115,9 @@ class Plan:
                 elif less and not target:
                     number, starts = len(ROUNDS), less[-1:]
                 number = max([number, *[other for other, _ in starts[:1]]])
+                if (number, place) == group:  # what it goes on from is finished before a group begins
+                    number += 1
+                group = number, place
                 jobs.append((number, Job(index, task, target, tuple(job for _, job in starts))))
                 rounds.setdefault((number, place, 0 if place else depth), []).append(jobs[-1][1])
             if chained and jobs:
@@ -128,7 +132,8 @@ class Job:
     index: int
     task: Task
     target: int | None
-    # whose estimates it may begin from: the job that it goes on from, then the same round of the task that knows less
+    # whose estimates it may begin from: the job that it goes on from, then the last one by then of the task that knows
+    # less
     starts: tuple[Job, ...] = ()
 
     @property
@@ -179,12 +184,14 @@ def compute_block(
         pixels = network.preprocess.to_pixels(batch.inputs, batch.inputs).clamp(0, 1)
         pairs = zip(batch.indices, pixels, strict=True)
         originals |= {f"images/{index:04d}.png": x for index, x in pairs if index < plan.pictures}
+    beginnings = {start.part(block) for job in jobs for start in job.starts}
     for job in jobs:
         part = Part(job.part(block), [], skipped, {}, dict(originals))
         for captured in pieces:
             names = [start.part(block) for start in job.starts]
             _add(part, network, captured, job, plan, [previous[name] for name in names if name in previous])
-        previous = {**previous, part.name: ({"rows": part.rows}, part.tensors)}
+        if part.name in beginnings:
+            previous = {**previous, part.name: ({"rows": part.rows}, part.tensors)}
         yield part
 
 

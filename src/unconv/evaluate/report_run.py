@@ -94,8 +94,7 @@ class ReportRun:
         self.clock.reserved = LAST_PAGE * self.page_seconds
         self._cheap_theory(say)
         per_pass = self.run.part(
-            "seconds_per_pass",
-            lambda: budget.seconds_per_pass(self.network, self.x, self.layers, self.budget, batch=self._batch),
+            "seconds_per_pass", lambda: budget.seconds_per_pass(self.network, self.x, self.layers, self.budget)
         )
         self._bound_leakage(per_pass, say)
         refinements = self._calibrate(per_pass, say)
@@ -122,11 +121,6 @@ class ReportRun:
             left = min(left, foretold)
         return max(0.0, left) if math.isfinite(left) else None
 
-    @property
-    def _batch(self) -> int:
-        """How many images are refined at a time."""
-        return min(self.images, self.opened.images.batch_size)
-
     def _calibrate(self, per_pass: Mapping[str, float], say: Progress) -> dict[str, Refinement]:
         """Return how far refinement of each layer pays, the cheapest layers first, as far as there is time."""
         found = {}
@@ -134,24 +128,26 @@ class ReportRun:
         for task in self.tasks:
             if task.method == "gauss-newton":
                 kinds.setdefault((task.layer, task.noise), []).append(task.side_info)
-        layers, pace = sorted(kinds, key=lambda key: per_pass[key[0]]), 1.0
+        layers = sorted(kinds, key=lambda key: per_pass[key[0]])
         for number, (layer, noise) in enumerate(layers):
-            decoder = self.network.linear.get(noisy_name(layer, noise))
-            unknown = decoder is None or decoder.refinement is None
-            share, count = self.clock.left() / (len(layers) - number), len(kinds[layer, noise])
-            most = budget.passes_to_try(pace * per_pass[layer], share, self.images, count)
-            if unknown and not most:
-                self.untried.append(layer)
+            name, left = noisy_name(layer, noise), self.clock.left()
+            decoder = self.network.linear.get(name)
+            known = None if decoder is None else decoder.refinement
+            share, count = left / (len(layers) - number), len(kinds[layer, noise])
+            most = budget.passes_to_try(per_pass[layer], share, left, self.images, count)
+            if not most:
+                if known is None:
+                    self.untried.append(layer)
+                else:
+                    found[name] = known
                 continue
             if self.budget is None:
                 most = (self.run.config.get("passes") or {}).get(layer, budget.MOST_PASSES)
             say(f"calibrating {layer}", 0)
-            started, about = self.clock.elapsed(), {"most": most, "noise": noise, "folder": self.run.path / "decoders"}
+            about = {"most": most, "noise": noise, "folder": self.run.path / "decoders"}
             refinement = linear_fit.calibrated(self.network, layer, kinds[layer, noise], **about)
-            if unknown and most <= budget.MOST_WITHOUT_ROBUST:
-                pace = max(1.0, (self.clock.elapsed() - started) / (budget.calibration_passes() * per_pass[layer]))
             if refinement is not None:
-                found[noisy_name(layer, noise)] = refinement
+                found[name] = refinement
         return found
 
     def _bound_leakage(self, per_pass: Mapping[str, float], say: Progress) -> None:

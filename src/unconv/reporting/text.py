@@ -165,11 +165,15 @@ def _trust(report: Report, best: dict[int, tuple[Series, Record]]) -> str:
     bound = "what is read from a layer bounds from below what it holds"
     clauses = [f"means over {images}"]
     if stopped:
-        budget = f"the budget ({name})" if (name := budget_name(report)) else "the budget"
         most, planned = report.config.get("most_passes"), report.config.get("passes") or {}
         if most and not report.document.get("stopped") and all(planned.get(name, 0) >= most for name in stopped):
-            budget = f"the most passes that a report makes ({number(most)}; unconv invert --passes takes more)"
-        clauses.append(f"at {_and(stopped)} {budget} ended before refinement converged: its limit, not the network's")
+            clause = f"refinement had not converged after {number(most)} passes, the most that a budget buys (--passes"
+            clauses.append(f"at {_and(stopped)} {clause} makes more): that is no limit of the network")
+        else:
+            budget = f" ({name})" if (name := budget_name(report)) else ""
+            clauses.append(
+                f"at {_and(stopped)} the budget{budget} ended before refinement converged: its limit, not the network's"
+            )
     if vain:
         clauses.append(f"at {_and(vain)} more refinement gained nothing on reference images")
     if len(clauses) > 1:
