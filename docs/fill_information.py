@@ -48,7 +48,7 @@ def report_errors(name: str) -> str:
     for layer in layers:
         linear = found[layer, "linear"]
         errors = (
-            _refined(found.get((layer, kind)), linear, lambda row: f"{row['relative_error']:.2g}") for kind in KINDS
+            _refined(found.get((layer, kind)), linear, lambda row: f"{row['relative_error']:.3g}") for kind in KINDS
         )
         lines.append((f"`{layer}`", f"{linear['relative_error']:.3g}", *errors))
     return markdown(("layer", "linear", "features alone", "switches", "gates"), lines)
