@@ -1,6 +1,7 @@
 """The Python functions against the parts that they are made of."""
 
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -250,6 +251,9 @@ def test_a_report_ends_within_its_budget(network, folder, tmp_path):
     found = unconv.report(network, folder, out=tmp_path / "run", layers=["2"], budget=60, size=16, samples=5)
     assert found.rows
     assert found.layers[0]["linear"] is not None
+    # there was time for all passes that a budget buys, and the run says how many these are
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["passes"] == {"2": config["most_passes"]} == {"2": 150}
     with pytest.raises(unconv.UnconvError, match=r"budget of .* is too small.* need about"):
         unconv.report(network, folder, out=tmp_path / "small", layers=["2"], budget=1e-3, size=16)
 
