@@ -42,7 +42,7 @@ def block_inputs(name: str, rows: Iterable[str] = ()) -> str:
 
 
 def report_errors(name: str) -> str:
-    """Mean relative errors of a report by layer, and how many passes were made; "linear" where none pay."""
+    """Mean relative errors of a report by layer; "linear" where refinement gains nothing."""
     layers, found = report_rows(name)
     lines = []
     for layer in layers:

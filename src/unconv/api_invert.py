@@ -27,7 +27,16 @@ from unconv.api_options import (
 from unconv.conv_block import SIDE_INFO, SideInfo
 from unconv.errors import UnconvError, UsageError, check_whole
 from unconv.evaluate.network import Images, Network, Opened
-from unconv.evaluate.reconstruction import DECODER, IN_PASSES, IN_STEPS, Recover, Settings, Task, reconstruct_features
+from unconv.evaluate.reconstruction import (
+    DECODER,
+    FROM_LINEAR,
+    IN_PASSES,
+    IN_STEPS,
+    Recover,
+    Settings,
+    Task,
+    reconstruct_features,
+)
 from unconv.evaluate.run_directory import InMemoryRun, RunDirectory
 from unconv.results import InvertResult
 from unconv.tracing import Layers
@@ -35,8 +44,6 @@ from unconv.tracing import Layers
 if TYPE_CHECKING:
     from unconv.inversion.calibration import Refinement
     from unconv.inversion.linear import LinearDecoder
-
-FROM_LINEAR = ("linear", "gauss-newton")  # methods that begin with the layer's linear decoder
 
 
 def layers(model: Model, image: Images | None = None, **options: Unpack[ModelOptions]) -> Layers:

@@ -33,7 +33,7 @@ In Python: import unconv; unconv.invert("cifar-vgg", "features.3", "photos/")"""
 DESCRIPTION = "How much of the input is still in a layer of a CNN, and what does it look like?"
 GOES_ON = "the same command goes on from what is finished"
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of mallopt's settings in malloc.h
-KEPT = (2**30, 2**25)  # bytes that glibc keeps of freed memory; before version 2.35 no more than the second
+KEPT = (2**30, 2**25)  # bytes that glibc keeps of freed memory; the second where an older one refuses the first
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,11 +9,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unconv.api_invert import FROM_LINEAR, checked_task, invert, linear
+from unconv.api_invert import checked_task, invert, linear
 from unconv.api_options import ModelOptions
 from unconv.commands import format_table, print_skipped
 from unconv.errors import UnconvError, UsageError
 from unconv.evaluate.linear_fit import REMEMBERED, find_fitted
+from unconv.evaluate.reconstruction import FROM_LINEAR
 from unconv.options import Invert
 from unconv.results import COLUMNS
 
@@ -38,12 +39,12 @@ def _fit_together(options: Invert) -> None:
     arguments = options.keywords()
     limits = {name: arguments.get(name) for name in ("region", "k", "passes", "budget")}
     asked = (options.recover, options.code, options.method, options.side_info)
-    tasks = [checked_task(layer, *asked, **limits) for layer in options.layer]
+    if checked_task(options.layer[0], *asked, **limits).method not in FROM_LINEAR:
+        return
     missing = [
-        task.layer
-        for task in tasks[:REMEMBERED]
-        if task.method in FROM_LINEAR
-        and (options.out is None or find_fitted(task.layer, options.out / task.layer / "decoders") is None)
+        layer
+        for layer in options.layer[:REMEMBERED]
+        if options.out is None or find_fitted(layer, options.out / layer / "decoders") is None
     ]
     known = {"images", "decoders", "reference_images", *ModelOptions.__annotations__}
     if len(missing) > 1:

@@ -109,8 +109,8 @@ class Plan:
             for target in self.targets(task):
                 number, place, starts = self._round(task, target), 0, less[:1]
                 if jobs:
-                    # as far as less side information has come by then
                     number, place = max(number, jobs[-1][0]), places[task.layer]
+                    # the second: as far as less side information has come by then
                     starts = [jobs[-1], *[job for job in less if job[0] <= number][-1:]]
                 elif less and not target:
                     number, starts = len(ROUNDS), less[-1:]

@@ -29,6 +29,7 @@ from unconv.sparsity import CodeKind
 Recover = Literal["image", "input"]
 
 FEATURES_METHODS = ("linear", "gauss-newton", "gradient")
+FROM_LINEAR = ("linear", "gauss-newton")  # that begin with the layer's linear decoder
 BLOCK_METHODS = ("iht", "transpose", "min-norm", "convex")
 DECODER = "decoder"
 METHODS = (*FEATURES_METHODS, DECODER, *BLOCK_METHODS)

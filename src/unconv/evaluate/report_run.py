@@ -18,7 +18,7 @@ from unconv.evaluate.audit import audit_document, mean_colours
 from unconv.evaluate.budget import Clock
 from unconv.evaluate.evaluation import Evaluation, Plan, Progress, Row, summarise
 from unconv.evaluate.network import CapturedStream, Network, Opened, same_path
-from unconv.evaluate.reconstruction import IN_PASSES, Settings, Task, noisy_name
+from unconv.evaluate.reconstruction import FROM_LINEAR, IN_PASSES, Settings, Task, noisy_name
 from unconv.evaluate.run_directory import RunDirectory
 from unconv.inversion.calibration import Refinement
 from unconv.io import writing
@@ -185,7 +185,7 @@ class ReportRun:
 
     def _fit(self, say: Progress) -> None:
         folder = self.run.path / "decoders"
-        wanted = dict.fromkeys((t.noise, t.layer) for t in self.tasks if t.method in {"linear", "gauss-newton"})
+        wanted = dict.fromkeys((t.noise, t.layer) for t in self.tasks if t.method in FROM_LINEAR)
         missing = [
             layer
             for noise, layer in wanted
