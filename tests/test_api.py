@@ -39,7 +39,7 @@ def tensors(folder):
     return torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1).float() / 255 for p in pictures])
 
 
-def test_linear_decoders_are_those_of_invert_and_say_what_they_miss(network, folder, tmp_path):
+def test_linear_decoders_are_those_of_invert_and_say_what_they_miss(network, folder, tmp_path, capsys):
     batch = tensors(folder)
     decoders = unconv.linear(network, ["2", "8"], batch, seed=3)
     features = unconv.capture(network, ["2", "8"], batch)
@@ -55,6 +55,7 @@ def test_linear_decoders_are_those_of_invert_and_say_what_they_miss(network, fol
     decoders["2"].save(tmp_path / "2.safetensors")
     again = unconv.linear(network, "2", batch, seed=4, decoders=tmp_path)["2"]
     assert torch.equal(again.weights.near, decoders["2"].weights.near)
+    assert "see that they were not fitted to images under test" in capsys.readouterr().err
     with pytest.raises(unconv.UsageError, match="there is no layer 'nowhere'"):
         unconv.linear(network, ["2", "nowhere"], batch)
     with pytest.raises(unconv.UsageError, match="there is no argument 'passes'"):

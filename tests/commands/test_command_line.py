@@ -191,6 +191,14 @@ def test_several_layers_and_pictures(call, photographs, tmp_path):
         assert (tmp_path / layer / "results.parquet").exists()
 
 
+def test_no_image_under_test_is_a_reference_image_however_many_there_are(call, smooth_pictures, tmp_path):
+    smooth_pictures(tmp_path, 70, (20, 20))
+    words = ("invert", "cases:vgg", "--images", tmp_path, "--layer", "2", "--size", 16, "--method", "linear")
+    ended = call(*words, "--reference-images", tmp_path)
+    assert ended.status == 1
+    assert "holds no usable image of shape (3, 16, 16) that is not under test" in ended.err[-1]
+
+
 def test_several_layers_are_fitted_in_one_pass_over_the_reference_images(call, photographs, tmp_path, monkeypatch):
     fitted, fit = [], linear_fit.fit_linear_decoders
     monkeypatch.setattr(linear_fit, "fit_linear_decoders", lambda *args: fitted.append(args[2]) or fit(*args))

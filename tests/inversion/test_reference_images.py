@@ -10,6 +10,7 @@ from unconv.errors import UnconvError
 from unconv.inversion.reference_images import (
     DeadLeavesConfig,
     dead_leaves,
+    other_images,
     packaged_photographs,
     reference_images,
     shows_one_of,
@@ -83,3 +84,14 @@ def test_a_photograph_under_test_is_dropped_whatever_its_crop_and_preprocessing(
     found = reference_images((3, 32, 32), synthetic=0, photographs=4, exclude=under_test)
     assert found.dropped == 1
     assert len(found.images) == 4
+
+
+def test_images_under_test_and_copies_of_them_are_no_reference_images(tmp_path):
+    astronaut, chelsea, coffee = (
+        F.interpolate(photograph(path), (64, 64), mode="area") for path in packaged_photographs()[:3]
+    )
+    Image.fromarray((astronaut[0].permute(1, 2, 0) * 255).byte().numpy()).save(tmp_path / "copy.jpg", quality=60)
+    flat = torch.full_like(coffee, 0.5)
+    images = torch.cat([astronaut, photograph(tmp_path / "copy.jpg"), chelsea, coffee, flat, flat + 0.01])
+    kept = other_images(images, iter([torch.cat([flat, coffee]), astronaut]))
+    assert torch.equal(kept, images[[2, 5]])

@@ -22,7 +22,7 @@ from unconv.evaluate.reconstruction import add_noise, noisy_name, solver_config
 from unconv.images import ImageStream, find_images
 from unconv.inversion.calibration import Refinement, calibrate
 from unconv.inversion.linear import LinearDecoder, fit_linear_decoders
-from unconv.inversion.reference_images import reference_images
+from unconv.inversion.reference_images import other_images, reference_images
 from unconv.io import finite, writing
 from unconv.preprocessing import Preprocess
 from unconv.tracing import capture
@@ -60,9 +60,13 @@ def fit_linear(
             missing[name] = layer
         else:
             network.linear[name] = LinearDecoder.load(file)
+    notes = []
+    if given is not None and any(find_fitted(noisy_name(layer, noise), given) for layer in layers):
+        notes.append(f"linear decoders are read from {given}; see that they were not fitted to images under test")
     if not missing:
-        return []
-    references, notes = draw()
+        return notes
+    references, drawn = draw()
+    notes += drawn
     references = references.to(network.device)
     if branches:
         shapes = {layer: network.layers(x).get(layer).shape for layer in missing.values()}
@@ -199,8 +203,8 @@ def _fitted_file(folder: str | Path, layer: str) -> Path:
     return Path(folder) / ("".join(c if c.isalnum() or c in ".-_" else "_" for c in layer) + ".safetensors")
 
 
-def under_test(images: ImageStream, shape: tuple[int, ...]) -> Tensor:
-    """Return the first images of a shape, which are to be no reference images."""
+def first_images(images: ImageStream, shape: tuple[int, ...]) -> Tensor:
+    """Return the first images under test of a shape."""
     inputs = []
     for batch in images:
         if tuple(batch.inputs.shape[1:]) == shape:
@@ -214,16 +218,16 @@ def references_for(
     network: Network, images: ImageStream, shape: tuple[int, ...], folder: str | Path | None, seed: int
 ) -> tuple[Tensor, list[str]]:
     """Return reference images as the network receives them, none of the images under test, and remarks."""
-    tested = under_test(images, shape)
     if folder is not None:
         stream = ImageStream(find_images(folder), network.preprocess, BATCH, root=folder)
-        batches = [batch.inputs for batch in stream if tuple(batch.inputs.shape[1:]) == shape]
-        kept = [y for batch in batches for y in batch if not any(torch.equal(y, t) for t in tested)]
-        if not kept:
+        found = [y for batch in stream if tuple(batch.inputs.shape[1:]) == shape for y in batch.inputs]
+        under_test = (batch.inputs for batch in images if tuple(batch.inputs.shape[1:]) == shape)
+        kept = other_images(torch.stack(found), under_test) if found else ()
+        if not len(kept):
             raise UnconvError(f"reference_images holds no usable image of shape {shape} that is not under test")
-        dropped = sum(map(len, batches)) - len(kept)
-        notes = [f"{dropped} reference images are under test, and were left out"] if dropped else []
-        return torch.stack(kept), notes
+        dropped = len(found) - len(kept)
+        return kept, [f"{dropped} reference images are under test, and were left out"] if dropped else []
+    tested = first_images(images, shape)
     references = reference_images(shape, exclude=tested, seed=seed)
     dropped = references.dropped
     notes = [f"packaged photographs left out, since they show what is under test: {dropped}"] if dropped else []

@@ -154,7 +154,7 @@ class ReportRun:
         """Bound what any attacker gets of the layers' noisy features, as far as a share of the budget goes."""
         levels = sorted({task.noise for task in self.tasks if task.noise}) or [leakage.SUPPOSED]
         share, started, beside = LEAKAGE_SHARE * self.clock.budget, self.clock.elapsed(), 0.0
-        images = linear_fit.under_test(self.opened.images, tuple(self.x.shape[1:]))
+        images = linear_fit.first_images(self.opened.images, tuple(self.x.shape[1:]))
         missing = [layer for layer in self.layers if not self.run.has(self._part("leakage", layer))]
         for layer in sorted(missing, key=lambda name: per_pass[name]):
             passes, before = leakage.PASSES * len(levels) * per_pass[layer], self.clock.elapsed()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -19,6 +19,8 @@ from unconv.errors import UnconvError
 from unconv.linalg import norms
 
 SYNTHETIC, PHOTOGRAPHS = 40, 40  # how many there are of each kind
+SIDE = 16  # pixels of a thumbnail, by which images are told apart
+COPY = 0.1  # farthest that the thumbnail of a copy is off, as a share of the contrast of the other one
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,28 @@ def _developed(window: Tensor, rng: np.random.Generator) -> Tensor:
     return ((luminance + rng.uniform(0.7, 1.3) * (window - luminance)) * cast).clamp(0, 1)
 
 
-def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85, side: int = 16) -> bool:
+def other_images(images: Tensor, under_test: Iterable[Tensor]) -> Tensor:
+    """Return the images ``(N, C, *spatial)`` that are not under test, batches of that shape, nor a copy of one.
+
+    A copy, as another file format leaves one, has nearly the same thumbnail.
+    """
+    thumbnails = _thumbnails(images)
+    other = torch.ones(len(images), dtype=torch.bool)
+    for batch in under_test:
+        tested = _thumbnails(batch)
+        contrast = norms(tested - tested.mean(1, keepdim=True))
+        distances = torch.cdist(thumbnails, tested, compute_mode="donot_use_mm_for_euclid_dist")
+        other &= (distances > COPY * contrast).all(1)
+    return images[other]
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """Images at no more than ``SIDE`` values per axis, flat."""
+    shrink = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[images.ndim - 3]
+    return shrink(images.detach().float().cpu(), [min(n, SIDE) for n in images.shape[2:]]).flatten(1)
+
+
+def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85) -> bool:
     """Whether one of some images was cut out of a photograph ``(C, H, W)``: whatever the crop, scale and preprocessing.
 
     The images ``(N, C', H', W')``, made small, are looked for in the photograph at a series of sizes by normalised
@@ -234,7 +257,7 @@ def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85,
     if images.ndim != 4 or not len(images):
         return False
     height, width = images.shape[2:]
-    shrink = side / min(height, width)
+    shrink = SIDE / min(height, width)
     size = [max(1, round(n * shrink)) for n in (height, width)]
     templates = F.interpolate(images.detach().float().cpu().mean(1, keepdim=True), size, mode="area")
     templates = torch.cat([templates, templates.flip(-1)])
