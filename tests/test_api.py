@@ -56,6 +56,9 @@ def test_linear_decoders_are_those_of_invert_and_say_what_they_miss(network, fol
     again = unconv.linear(network, "2", batch, seed=4, decoders=tmp_path)["2"]
     assert torch.equal(again.weights.near, decoders["2"].weights.near)
     assert "see that they were not fitted to images under test" in capsys.readouterr().err
+    for wrong, says in (("2.safetensors", "decoders are files"), ("nowhere", "no decoders .*nowhere")):
+        with pytest.raises(unconv.UsageError, match=says):
+            unconv.linear(network, "2", batch, decoders=tmp_path / wrong)
     with pytest.raises(unconv.UsageError, match="there is no layer 'nowhere'"):
         unconv.linear(network, ["2", "nowhere"], batch)
     with pytest.raises(unconv.UsageError, match="there is no argument 'passes'"):

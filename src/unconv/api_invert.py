@@ -286,6 +286,9 @@ def _fit_linear(opened: Opened, x: Tensor, names: Sequence[str], folder: Path | 
     """Fit the linear decoders of layers that are in no folder; return remarks."""
     from unconv.evaluate.linear_fit import fit_linear
 
+    decoders = options.get("decoders")
+    if (given := linear_folder(decoders)) is None and decoders:
+        raise UsageError("decoders are files; give a folder with LAYER.safetensors for linear decoders")
     opened.network.say(f"fitting the linear decoder{'s' if len(names) > 1 else ''} of {', '.join(names)}")
     return fit_linear(
         opened.network,
@@ -293,7 +296,7 @@ def _fit_linear(opened: Opened, x: Tensor, names: Sequence[str], folder: Path | 
         x,
         names,
         folder=folder,
-        given=linear_folder(options.get("decoders")),
+        given=given,
         reference_folder=options.get("reference_images"),
         seed=opened.description["seed"],
     )

@@ -89,8 +89,11 @@ def use_decoders(opened: Opened, x: Tensor, tasks: Sequence[Task], decoders: Fil
 
 
 def linear_folder(decoders: Files | None) -> Path | None:
-    """Return the folder with linear decoders, where one is given."""
-    return next((path for path in _paths(decoders) if path.is_dir()), None)
+    """Return the folder with linear decoders, where one is given; UsageError for what is not there."""
+    paths = _paths(decoders)
+    if missing := [path for path in paths if not path.exists()]:
+        raise UsageError(f"no decoders {missing[0]}; give a folder of linear decoders, or unconv train-decoder's files")
+    return next((path for path in paths if path.is_dir()), None)
 
 
 def _paths(files: Files | None) -> list[Path]:
