@@ -25,7 +25,9 @@ from unconv.io import writing
 
 LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note")
 THEORY_SHARE = 0.1  # of a budget that certificates get
-LAST_PAGE = 2.0  # times what the linear page took are kept for the last one, which shows more
+# times what the linear page took, and what a later one took, that are kept for the last one, which shows more
+LAST_PAGE = 2.0
+AFTER_PAGE = 1.3
 LEAKAGE_SHARE = 0.05  # that bounds of any attacker get
 PAGE_SHARE = 0.1  # of the time, at most, goes into pages between the first and the last; figures take seconds
 WritePage = Callable[[dict[str, Any], list[Row]], Path]
@@ -106,6 +108,7 @@ class ReportRun:
             due = self.clock.elapsed() - self.published >= self.page_seconds / PAGE_SHARE
             if due and self.clock.left() > self.page_seconds:
                 self._publish()
+                self.clock.reserved = max(self.clock.reserved, AFTER_PAGE * self.page_seconds)
 
         evaluation.go(self.clock, say, publish, ray)
         if self._plan_rest():
@@ -153,7 +156,7 @@ class ReportRun:
     def _bound_leakage(self, per_pass: Mapping[str, float], say: Progress) -> None:
         """Bound what any attacker gets of the layers' noisy features, as far as a share of the budget goes."""
         levels = sorted({task.noise for task in self.tasks if task.noise}) or [leakage.SUPPOSED]
-        share, started, beside = LEAKAGE_SHARE * self.clock.budget, self.clock.elapsed(), 0.0
+        share, started, beside = min(LEAKAGE_SHARE * self.clock.budget, self.clock.left()), self.clock.elapsed(), 0.0
         images = linear_fit.first_images(self.opened.images, tuple(self.x.shape[1:]))
         missing = [layer for layer in self.layers if not self.run.has(self._part("leakage", layer))]
         for layer in sorted(missing, key=lambda name: per_pass[name]):
@@ -327,7 +330,7 @@ class ReportRun:
                 break
         for layer in missing:
             block = self.blocks[layer]
-            if self.clock.left() < costs[layer]:
+            if self.clock.left() < self.evaluation.pace * costs[layer]:
                 break
             region, k = self._regions(block)
 
@@ -349,7 +352,11 @@ class ReportRun:
     def _certificates(self) -> dict[str, float]:
         """Return the conv blocks that are certified, the cheapest first, and the seconds that each takes."""
         per_pass = self.run.read("seconds_per_pass")
-        costs = {layer: per_pass[layer] * theory.CERTIFICATE_PASSES for layer in self.blocks}
+
+        def measure() -> dict[str, float]:
+            return {layer: theory.certificate_seconds(self.blocks[layer], per_pass[layer]) for layer in self.blocks}
+
+        costs = self.run.part("certificate_seconds", measure)
         left, chosen = THEORY_SHARE * self.clock.budget, {}
         for layer in sorted(costs, key=lambda name: costs[name]):
             left -= costs[layer]

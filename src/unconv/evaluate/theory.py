@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -37,7 +38,6 @@ CERTIFIED = 3  # images whose codes are certified
 STEPS = 120  # of Lanczos; half as many more of conjugate gradients, once per block, for a direction
 SEARCH = 0.1  # effort of the search for a lower bound on delta_k
 TOLERANCE = 0.05  # share of the smallest singular value that its residual has to fall below
-CERTIFICATE_PASSES = 2 * STEPS * (CERTIFIED + 1)  # of one image up to the block, forward and backward, roughly
 Progress = Callable[[str, int], None]
 SavePicture = Callable[[int, Tensor], str | None]
 
@@ -203,6 +203,17 @@ def rip_document(
         "delta_how": how,
         "typical": [one for one in (typical, of_codes) if one],
     }
+
+
+def certificate_seconds(block: ConvBlock, per_pass: float) -> float:
+    """Return roughly how long a certificate takes, by a product of the block and the seconds of a pass up to it."""
+    operator = block.operator.to(torch.float64)
+    x = torch.ones(1, *operator.input_shape, dtype=torch.float64, device=operator.device)
+    start = time.perf_counter()
+    operator.adjoint(operator.forward(x))
+    product = time.perf_counter() - start
+    # Lanczos for the block's input and for the image, and conjugate gradients for one direction
+    return CERTIFIED * STEPS * (product + per_pass) + 1.5 * STEPS * per_pass
 
 
 def certificate_document(
