@@ -251,6 +251,19 @@ def test_a_report_of_a_module_and_again(network, folder, tmp_path):
     assert max(row["passes"] for row in more.rows if row["passes"]) > 10
 
 
+def test_without_time_for_theory_a_report_says_so_and_a_larger_budget_goes_on(network, folder, tmp_path, monkeypatch):
+    options = {"layers": ["2", "8"], "size": 16, "samples": 50, "out": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        patch.setattr("unconv.evaluate.report_run.THEORY_SHARE", 0.0)
+        report = unconv.report(network, folder, budget=60, **options)
+    assert [layer["block"]["sparsity"] for layer in report.layers] == [None, None]
+    assert [layer["block"]["certificate"] for layer in report.layers] == [None, None]
+    assert "no time for the theory of 0, 6; a larger budget goes on with that" in report.document["notes"]
+    again = unconv.report(network, folder, budget=61, **options)
+    assert all(layer["block"]["sparsity"] for layer in again.layers)
+    assert not any("theory" in note for note in again.document["notes"])
+
+
 def test_a_report_ends_within_its_budget(network, folder, tmp_path):
     found = unconv.report(network, folder, out=tmp_path / "run", layers=["2"], budget=60, size=16, samples=5)
     assert found.rows

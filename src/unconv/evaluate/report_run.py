@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,10 @@ class ReportRun:
         evaluation.go(self.clock, say, ray=ray, rounds=1)
         self._publish()  # the linear page, before anything else
         self.clock.reserved = LAST_PAGE * self.page_seconds
-        self._cheap_theory(say)
         per_pass = self.run.part(
             "seconds_per_pass", lambda: budget.seconds_per_pass(self.network, self.x, self.layers, self.budget)
         )
+        self._cheap_theory(per_pass, say)
         self._bound_leakage(per_pass, say)
         refinements = self._calibrate(per_pass, say)
         evaluation.plan = replace(evaluation.plan, per_pass=per_pass, refinements=refinements)
@@ -299,12 +299,22 @@ class ReportRun:
         """Return the regions of a block's sparsity model, and how many of them the images use."""
         return theory.regions_and_k(block, self._nonzeros[block.name]["regions"], self.region)
 
-    def _cheap_theory(self, progress: Progress) -> None:
-        """Measure sparsity, coherence and the sampled model-RIP of the chosen conv blocks."""
-        for layer, block in self.blocks.items():
+    def _cheap_theory(self, per_pass: Mapping[str, float], progress: Progress) -> None:
+        """Measure sparsity, coherence and model-RIP of the chosen conv blocks, as far as a share of the budget goes."""
+        share, started = min(THEORY_SHARE * self.clock.budget, self.clock.left()), self.clock.elapsed()
+        # sparsity takes a pass over all images, once for all blocks
+        dearest = max((per_pass[layer] for layer in self.blocks), default=0.0)
+        counting = 0.0 if self.run.has("sparsity") else self.images * dearest
+        for layer in self._unmeasured():
+            if self.clock.elapsed() - started + counting > share:
+                break
+            block, counting = self.blocks[layer], 0.0
             progress(f"measuring {block.name}", 0)
-            self.run.part(self._part("theory", layer), partial(self._measured, block))
+            self.run.write_part(self._part("theory", layer), self._measured(block))
             progress(f"measured {block.name}", 1)
+
+    def _unmeasured(self) -> list[str]:
+        return [layer for layer in self.blocks if not self.run.has(self._part("theory", layer))]
 
     def _measured(self, block: ConvBlock) -> dict[str, Any]:
         region, k = self._regions(block)
@@ -357,6 +367,7 @@ class ReportRun:
             return {layer: theory.certificate_seconds(self.blocks[layer], per_pass[layer]) for layer in self.blocks}
 
         costs = self.run.part("certificate_seconds", measure)
+        costs = {layer: cost for layer, cost in costs.items() if layer not in self._unmeasured()}
         left, chosen = THEORY_SHARE * self.clock.budget, {}
         for layer in sorted(costs, key=lambda name: costs[name]):
             left -= costs[layer]
@@ -408,6 +419,10 @@ class ReportRun:
         used = {row["file"] for row in rows}
         skipped |= {s["file"]: s for s in self.left_out if s["file"] not in skipped and s["file"] not in used}
         bounds = self._leakage(rows)
+        notes = [*self.notes, *self.plan_notes]
+        if self.planned and (unmeasured := self._unmeasured()):
+            names = ", ".join(self.blocks[layer].name for layer in unmeasured)
+            notes.append(f"no time for the theory of {names}; a larger budget goes on with that")
         return {
             "run": str(self.run.path),
             "layers": layers,
@@ -420,7 +435,7 @@ class ReportRun:
                 "input_shape": list(self.x.shape[1:]),
             },
             "command": self.command,
-            "notes": [*self.notes, *self.plan_notes],
+            "notes": notes,
             "stopped": evaluation.stopped,
             "audit": self._audit(rows, bounds["table"]) if self.audit else None,
             "leakage": bounds,
