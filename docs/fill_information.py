@@ -2,9 +2,10 @@
 
 ``FILE`` is under ``experiments/results``, without ``.json``. ``<!-- block: FILE CHOICE -->``, of
 ``experiments/decoding.py``, stands before a table from the code of each conv block to the block's own input; ``CHOICE``
-may name the conv blocks, ``rows``, that it shows. ``<!-- errors: FILE -->`` and ``<!-- quality: FILE CHOICE -->``, of
-``experiments/report_summary.py``, are a report's relative errors by layer, and PSNR, SSIM and same classes of two
-reports, ``FILE-10min`` and ``FILE-hour``; ``CHOICE`` may give ``names`` of layers and ``kinds`` of side information.
+may name the conv blocks, ``rows``, that it shows. ``<!-- errors: FILE CHOICE -->`` and
+``<!-- quality: FILE CHOICE -->``, of ``experiments/report_summary.py``, are a report's relative errors by layer, and
+PSNR, SSIM and same classes of two reports, ``FILE-10min`` and ``FILE-hour``; ``CHOICE`` may give ``kinds`` of side
+information and, of the latter, ``names`` of layers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 from tables import RESULTS, fill_page, markdown, read
 
-KINDS = ("none", "switches", "gates")
+SAID = {"none": "features alone", "switches": "switches", "gates": "gates"}
+KINDS = tuple(SAID)
 METHODS = {
     "iht": "one-step",
     "min-norm": "minimum norm",
@@ -41,26 +43,25 @@ def block_inputs(name: str, rows: Iterable[str] = ()) -> str:
     return markdown(("conv block", "equations per unknown", *shown.values()), lines)
 
 
-def report_errors(name: str) -> str:
+def report_errors(name: str, kinds: Iterable[str] = KINDS) -> str:
     """Mean relative errors of a report by layer; "linear" where refinement gains nothing."""
     layers, found = report_rows(name)
     lines = []
     for layer in layers:
         linear = found[layer, "linear"]
         errors = (
-            _refined(found.get((layer, kind)), linear, lambda row: f"{row['relative_error']:.3g}") for kind in KINDS
+            _refined(found.get((layer, kind)), linear, lambda row: f"{row['relative_error']:.3g}") for kind in kinds
         )
         lines.append((f"`{layer}`", f"{linear['relative_error']:.3g}", *errors))
-    return markdown(("layer", "linear", "features alone", "switches", "gates"), lines)
+    return markdown(("layer", "linear", *(SAID[kind] for kind in kinds)), lines)
 
 
 def report_quality(name: str, names: Mapping[str, str] | None = None, kinds: Iterable[str] = KINDS) -> str:
     """PSNR, SSIM and, of a classifier, in how many images the class is the same, after ten minutes and an hour."""
     (layers, short), (_, long) = (report_rows(f"{name}-{budget}") for budget in ("10min", "hour"))
-    said = {"none": "features alone", "switches": "switches", "gates": "gates"}
     header = ["layer", "linear"]
     for kind in kinds:
-        header += [f"{said[kind]}, 10 min", "1 h"]
+        header += [f"{SAID[kind]}, 10 min", "1 h"]
     lines = []
     for layer in layers:
         cells = [(names or {}).get(layer, f"`{layer}`"), _quality(short[layer, "linear"])]

@@ -33,7 +33,8 @@ def main() -> None:
     paths = find_images(options.images)[:: options.every][: options.limit]
     files = [str(path) for path in paths]
     config = {name: value for name, value in vars(options).items() if name not in {"images", "out"}}
-    result: dict[str, Any] = {"config": config, "images": [path.name for path in paths], "environment": environment()}
+    names = [str(path.relative_to(options.images)) for path in paths]
+    result: dict[str, Any] = {"config": config, "images": names, "environment": environment()}
     result["layers"] = {}
     for layer in options.layers:
         row: dict[str, Any] = {}
