@@ -222,7 +222,7 @@ def references_for(
         stream = ImageStream(find_images(folder), network.preprocess, BATCH, root=folder)
         found = [y for batch in stream if tuple(batch.inputs.shape[1:]) == shape for y in batch.inputs]
         under_test = (batch.inputs for batch in images if tuple(batch.inputs.shape[1:]) == shape)
-        kept = other_images(torch.stack(found), under_test) if found else ()
+        kept = other_images(torch.stack(found), under_test) if found else torch.zeros(0, *shape)
         if not len(kept):
             raise UnconvError(f"reference_images holds no usable image of shape {shape} that is not under test")
         dropped = len(found) - len(kept)

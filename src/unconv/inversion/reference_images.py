@@ -244,8 +244,8 @@ def other_images(images: Tensor, under_test: Iterable[Tensor]) -> Tensor:
 
 def _thumbnails(images: Tensor) -> Tensor:
     """Images at no more than ``SIDE`` values per axis, flat."""
-    shrink = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[images.ndim - 3]
-    return shrink(images.detach().float().cpu(), [min(n, SIDE) for n in images.shape[2:]]).flatten(1)
+    small = F.interpolate(images.detach().float().cpu(), [min(n, SIDE) for n in images.shape[2:]], mode="area")
+    return small.flatten(1)
 
 
 def shows_one_of(photograph: Tensor, images: Tensor, *, threshold: float = 0.85) -> bool:
