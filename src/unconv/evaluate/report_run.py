@@ -24,7 +24,7 @@ from unconv.inversion.calibration import Refinement
 from unconv.io import writing
 
 LINEAR = ("relative_error", "psnr", "ssim", "seconds", "images", "failed", "note")
-THEORY_SHARE = 0.1  # of a budget that certificates get
+THEORY_SHARE = 0.1  # of a budget that measures of conv blocks get, and as much again certificates
 # times what the linear page took, and what a later one took, that are kept for the last one, which shows more
 LAST_PAGE = 2.0
 AFTER_PAGE = 1.3
@@ -302,16 +302,17 @@ class ReportRun:
     def _cheap_theory(self, per_pass: Mapping[str, float], progress: Progress) -> None:
         """Measure sparsity, coherence and model-RIP of the chosen conv blocks, as far as a share of the budget goes."""
         share, started = min(THEORY_SHARE * self.clock.budget, self.clock.left()), self.clock.elapsed()
-        # sparsity takes a pass over all images, once for all blocks
+        # the first block waits for sparsity, a pass over all images; then each takes about what the one before took
         dearest = max((per_pass[layer] for layer in self.blocks), default=0.0)
-        counting = 0.0 if self.run.has("sparsity") else self.images * dearest
+        expected = 0.0 if self.run.has("sparsity") else self.images * dearest
         for layer in self._unmeasured():
-            if self.clock.elapsed() - started + counting > share:
+            block, begun = self.blocks[layer], self.clock.elapsed()
+            if begun - started + expected > share:
                 break
-            block, counting = self.blocks[layer], 0.0
             progress(f"measuring {block.name}", 0)
             self.run.write_part(self._part("theory", layer), self._measured(block))
             progress(f"measured {block.name}", 1)
+            expected = self.clock.elapsed() - begun
 
     def _unmeasured(self) -> list[str]:
         return [layer for layer in self.blocks if not self.run.has(self._part("theory", layer))]
@@ -366,8 +367,8 @@ class ReportRun:
         def measure() -> dict[str, float]:
             return {layer: theory.certificate_seconds(self.blocks[layer], per_pass[layer]) for layer in self.blocks}
 
-        costs = self.run.part("certificate_seconds", measure)
-        costs = {layer: cost for layer, cost in costs.items() if layer not in self._unmeasured()}
+        costs, unmeasured = self.run.part("certificate_seconds", measure), self._unmeasured()
+        costs = {layer: cost for layer, cost in costs.items() if layer not in unmeasured}
         left, chosen = THEORY_SHARE * self.clock.budget, {}
         for layer in sorted(costs, key=lambda name: costs[name]):
             left -= costs[layer]

@@ -210,7 +210,7 @@ def certificate_seconds(block: ConvBlock, per_pass: float) -> float:
     operator = block.operator.to(torch.float64)
     x = torch.ones(1, *operator.input_shape, dtype=torch.float64, device=operator.device)
     start = time.perf_counter()
-    operator.adjoint(operator.forward(x))
+    operator.adjoint(operator.forward(x)).sum().item()  # which waits for a GPU
     product = time.perf_counter() - start
     # Lanczos for the block's input and for the image, and conjugate gradients for one direction
     return CERTIFIED * STEPS * (product + per_pass) + 1.5 * STEPS * per_pass
