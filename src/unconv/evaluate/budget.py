@@ -47,7 +47,7 @@ def seconds_per_pass(
             torch.cuda.synchronize()
 
     timed = _timed(budget, len(layers))
-    return {layer: _seconds(partial(once, network.function(layer, x.shape[1:])), timed) for layer in layers}
+    return {layer: seconds_of_call(partial(once, network.function(layer, x.shape[1:])), timed) for layer in layers}
 
 
 def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: int, budget: float) -> float:
@@ -64,9 +64,9 @@ def linear_seconds(network: Network, x: Tensor, layers: Sequence[str], images: i
         # half of the Gram matrix and the targets; what is read; about eight factorisations; two solutions, in float64
         work += rows * n * (0.65 * n + targets + READING) + 8 * 2 / 3 * n**3 + 4 * n**2 * targets
     timed = _timed(budget, 2)
-    forward = _seconds(lambda: capture(network.module, layers, x), timed)
+    forward = seconds_of_call(lambda: capture(network.module, layers, x), timed)
     a = torch.ones(512, 512)
-    product = _seconds(lambda: torch.mm(a, a), timed)
+    product = seconds_of_call(lambda: torch.mm(a, a), timed)
     return forward * (1.3 * references + 2 * images) + OVERHEAD * work * product / 512**3
 
 
@@ -75,7 +75,7 @@ def _timed(budget: float | None, calls: int) -> float:
     return TIMED if budget is None else min(TIMED, TIMING_SHARE * budget / calls)
 
 
-def _seconds(do: Callable[[], object], timed: float) -> float:
+def seconds_of_call(do: Callable[[], object], timed: float) -> float:
     """Return the mean seconds of a call, over a time in which others on the machine have their turns."""
     do()  # the first one warms up
     start, calls = time.perf_counter(), 0

@@ -65,7 +65,8 @@ def fit_linear(
         notes.append(f"linear decoders are read from {given}; see that they were not fitted to images under test")
     if not missing:
         return notes
-    references, drawn = draw()
+    # those of another level of noise are drawn already
+    references, drawn = (network.references, []) if isinstance(network.references, Tensor) else draw()
     notes += drawn
     references = references.to(network.device)
     if branches:

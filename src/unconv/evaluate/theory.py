@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -20,6 +19,7 @@ from unconv.certify.upper_bound import layer_bounds
 from unconv.conv_block import IMAGE, ConvBlock
 from unconv.errors import UnconvError
 from unconv.evaluate.block_reconstruction import coded_block, paper_k
+from unconv.evaluate.budget import seconds_of_call
 from unconv.evaluate.network import Captured, CapturedStream, Network, same_path
 from unconv.images import SkippedImage, none_left
 from unconv.inversion.jacobian import Jacobian
@@ -209,9 +209,7 @@ def certificate_seconds(block: ConvBlock, per_pass: float) -> float:
     """Return roughly how long a certificate takes, by a product of the block and the seconds of a pass up to it."""
     operator = block.operator.to(torch.float64)
     x = torch.ones(1, *operator.input_shape, dtype=torch.float64, device=operator.device)
-    start = time.perf_counter()
-    operator.adjoint(operator.forward(x)).sum().item()  # which waits for a GPU
-    product = time.perf_counter() - start
+    product = seconds_of_call(lambda: operator.adjoint(operator.forward(x)).sum().item(), 0.0)  # waits for a GPU
     # Lanczos for the block's input and for the image, and conjugate gradients for one direction
     return CERTIFIED * STEPS * (product + per_pass) + 1.5 * STEPS * per_pass
 
